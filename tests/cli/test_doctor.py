@@ -27,7 +27,7 @@ from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils.plain import merge
 
 
-def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
+def run_doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
     """Exit status, stdout, lines of stderr."""
     status = 0
     try:
@@ -54,10 +54,10 @@ def pictures(tmp_path: Path) -> str:
 def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
     with Path(texts).open("a") as file:
         file.write(",no\n")
-    status, out, err = leave(capsys, texts)
+    status, out, err = run_doctor(capsys, texts)
     assert (status, err) == (0, ["inferred: text from column 'text', label from column 'label'"])
     assert "serious: 1 of 41 rows have a text that cannot be used" in out
-    status, out, _ = leave(capsys, texts, "--json")
+    status, out, _ = run_doctor(capsys, texts, "--json")
     result = json.loads(out)
     assert result["splits"] == {"train": {"rows": 40, "source": texts}}
     assert [(f["name"], f["count"], f["of"]) for f in result["findings"]] == [("unusable_text", 1, 41)]
@@ -110,7 +110,9 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
 def test_bad_input_is_one_line(
     arguments: list[str], first: str, texts: str, pictures: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = leave(capsys, *(a.replace("{texts}", texts).replace("{pictures}", pictures) for a in arguments))
+    status, out, err = run_doctor(
+        capsys, *(a.replace("{texts}", texts).replace("{pictures}", pictures) for a in arguments)
+    )
     assert (status, out, len(err)) == (2, "", 1)
     assert err[0].startswith(first.replace("{texts}", texts))
 
@@ -137,7 +139,7 @@ def test_the_preview_of_texts_is_what_training_reads(
     monkeypatch.setattr(ClassifierTrainer, "training_step", recording)
     main_command(["train", texts, "--config", str(config), "--model", checkpoint, "--output", str(tmp_path / "run")])
     capsys.readouterr()
-    status, out, _ = leave(capsys, texts, "--show-augmentation", str(config), "--rows", "20", "--json")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", str(config), "--rows", "20", "--json")
     result = json.loads(out)
     assert status == 0 and result["seed"] == 5 and len(result["rows"]) == 20 and len(read) == 60
     tokenizer = load_tokenizer(checkpoint, max_length=64, sample=[])
@@ -171,7 +173,7 @@ def test_the_preview_of_images_is_what_training_reads(pictures: str, tmp_path: P
 def test_images_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, output = str(tiny_image_checkpoint(tmp_path / "vit", "vit")), tmp_path / "new" / "folder"
     asked = ["--show-augmentation", "[{type: Flip, p: 1.0}]", "--model", checkpoint, "--output", str(output)]
-    status, out, _ = leave(capsys, pictures, *asked, "--rows", "3", "--views", "2")
+    status, out, _ = run_doctor(capsys, pictures, *asked, "--rows", "3", "--views", "2")
     assert status == 0
     assert out.splitlines()[-1] == f"3 images, 2 views of each -> {output / 'augmentation.png'}"
     assert [path.name for path in output.iterdir()] == ["augmentation.png"]
@@ -182,12 +184,12 @@ def test_images_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: py
 
 
 def test_texts_are_printed_with_their_operations(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = leave(capsys, texts, "--show-augmentation", "SwapWords", "--rows", "2", "--seed", "4")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", "SwapWords", "--rows", "2", "--seed", "4")
     lines = out.splitlines()
     assert (status, lines[0]) == (0, "SwapWords(); seed 4")
     assert sum(line.startswith("row ") for line in lines) == 2
-    assert out == leave(capsys, texts, "--show-augmentation", "[SwapWords]", "--rows", "2", "--seed", "4")[1]
-    assert out != leave(capsys, texts, "--show-augmentation", "[SwapWords]", "--rows", "2", "--seed", "5")[1]
+    assert out == run_doctor(capsys, texts, "--show-augmentation", "[SwapWords]", "--rows", "2", "--seed", "4")[1]
+    assert out != run_doctor(capsys, texts, "--show-augmentation", "[SwapWords]", "--rows", "2", "--seed", "5")[1]
 
 
 def test_a_recipe_is_shown_on_other_data(texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +200,7 @@ def test_a_recipe_is_shown_on_other_data(texts: str, tmp_path: Path, capsys: pyt
         "    data = TextData(path='far/away', text='sentence', test='unlabelled', augment=(SwapWords(p=0.5),))\n"
         "    return Recipe(name='mine', data=data, model=Model(checkpoint='far/model'), train=Train(seed=9))\n"
     )
-    status, out, _ = leave(capsys, texts, "--show-augmentation", str(tmp_path / "mine.py"), "--json")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", str(tmp_path / "mine.py"), "--json")
     assert status == 0
     result = json.loads(out)
     assert (result["operations"], result["seed"], len(result["rows"])) == (["SwapWords(p=0.5)"], 9, 6)
@@ -206,7 +208,7 @@ def test_a_recipe_is_shown_on_other_data(texts: str, tmp_path: Path, capsys: pyt
 
 def test_stored_copies_are_shown(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = "data: {augment: [SwapWords], augment_copies: 2}"
-    status, out, _ = leave(capsys, texts, "--show-augmentation", asked, "--json")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", asked, "--json")
     assert status == 0 and json.loads(out)["views"] == ["copy 1", "copy 2"]
 
 
@@ -214,7 +216,7 @@ def test_of_what_a_language_model_changes_as_many_copies_are_shown_as_views(
     texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = f"[{{type: SubstituteByModel, checkpoint: {masked_model(tmp_path / 'mlm', good=20.0)}, p: 1.0}}]"
-    status, out, _ = leave(capsys, texts, "--show-augmentation", asked, "--views", "2", "--rows", "2", "--json")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", asked, "--views", "2", "--rows", "2", "--json")
     result = json.loads(out)
     assert status == 0 and result["views"] == ["copy 1", "copy 2"]
     assert all("good" in row["views"]["copy 2"] for row in result["rows"])
@@ -227,7 +229,7 @@ def test_phases_are_those_of_the_steps_that_are_given(texts: str, capsys: pytest
 
     def capitals(train: str) -> list[bool]:
         asked = "{" + fields % train + "}"
-        status, out, _ = leave(capsys, texts, "--show-augmentation", asked, "--views", "2", "--json")
+        status, out, _ = run_doctor(capsys, texts, "--show-augmentation", asked, "--views", "2", "--json")
         assert status == 0
         shown = [list(row["views"].values()) for row in json.loads(out)["rows"]]
         return [all(text.isupper() for text in texts) for texts in zip(*shown, strict=True)]
@@ -236,7 +238,7 @@ def test_phases_are_those_of_the_steps_that_are_given(texts: str, capsys: pytest
     assert capitals("max_steps: 11") == [True, False]
     assert capitals("max_steps: 11, gradient_accumulation_steps: 2") == [True, True]
     by_tokens = "{" + fields % "max_steps: 10" + ", batching: {token_budget: 999}}"
-    status, out, err = leave(capsys, texts, "--show-augmentation", by_tokens)
+    status, out, err = run_doctor(capsys, texts, "--show-augmentation", by_tokens)
     assert (status, out, len(err)) == (2, "", 1)
     assert err[0].startswith("train.max_steps 10: expected train.num_train_epochs for a preview of Phases beside")
 
@@ -305,11 +307,11 @@ def test_images_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: s
 def test_a_sheet_of_mixed_images(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", str(tiny_image_checkpoint(tmp_path / "vit", "vit")), "--output", str(tmp_path), "--rows", "4"]
     asked = ["--show-augmentation", "[{type: Mixup, alpha: 1.0}]", *flags]
-    status, out, _ = leave(capsys, pictures, *asked)
+    status, out, _ = run_doctor(capsys, pictures, *asked)
     assert status == 0
     sheet = tmp_path / "augmentation.png"
     assert out == f"Mixup(alpha=1.0); seed 0\n4 images, 3 views of each, mixed with one another -> {sheet}\n"
-    result = json.loads(leave(capsys, pictures, *asked, "--json")[1])
+    result = json.loads(run_doctor(capsys, pictures, *asked, "--json")[1])
     assert (result["operations"], result["mix"], result["sheet"]) == ([], ["Mixup(alpha=1.0)"], str(sheet))
     labels = {row["row"]: row["label"] for row in result["rows"]}
     for row in result["rows"]:
@@ -320,12 +322,12 @@ def test_a_sheet_of_mixed_images(pictures: str, tmp_path: Path, capsys: pytest.C
 
 def test_of_texts_that_are_mixed_there_is_nothing_to_see(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = "objective.mix: no preview for texts, as it mixes word embeddings"
-    status, out, _ = leave(capsys, texts, "--show-augmentation", "[Mixup]")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", "[Mixup]")
     assert (status, out) == (0, f"Mixup(); seed 0\n{line}\n")
-    status, out, _ = leave(capsys, texts, "--show-augmentation", "[Mixup]", "--json")
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", "[Mixup]", "--json")
     assert json.loads(out) == {"operations": [], "mix": ["Mixup()"], "seed": 0, "rows": []}
     # Beside operations on words these are shown.
-    status, out, _ = leave(
+    status, out, _ = run_doctor(
         capsys, texts, "--show-augmentation", "{data: {augment: [SwapWords]}, objective: {mix: [Mixup]}}"
     )
     lines = out.splitlines()
@@ -335,6 +337,6 @@ def test_of_texts_that_are_mixed_there_is_nothing_to_see(texts: str, capsys: pyt
 
 def test_nothing_is_trained_or_kept(texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
-    leave(capsys, texts)
-    leave(capsys, texts, "--show-augmentation", "[SwapWords]")
+    run_doctor(capsys, texts)
+    run_doctor(capsys, texts, "--show-augmentation", "[SwapWords]")
     assert sorted(path.name for path in tmp_path.iterdir()) == before

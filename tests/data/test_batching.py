@@ -1,4 +1,4 @@
-"""Steps hold every row once, whatever the processes and the accumulation."""
+"""Steps have every row once, for any number of processes and accumulation steps."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_epochs_differ_and_repeat() -> None:
 
 
 def test_how_much_of_the_training_is_over_when_a_row_comes() -> None:
-    """On every process alike: 4 steps an epoch, 10 in all."""
+    """Equal on every process; 4 steps per epoch, 10 in total."""
     alone, shared = StepBatches(20, rows_per_step=5), StepBatches(20, rows_per_step=5, process=1, processes=2)
     over = Progress(alone, steps=10)
     for epoch in (1, 0):
@@ -65,7 +65,7 @@ def test_how_much_of_the_training_is_over_when_a_row_comes() -> None:
 
 
 def test_how_much_is_over_when_a_row_comes_again() -> None:
-    """It is another number then. Of one that has one number: the first time; of a row that is not drawn: the epoch's
+    """Repetitions have numbers of their own. Without them the first one counts; for an absent row, the epoch's
     start."""
     draw = ClassDraw(np.array([0, 1, 1, 1, 1, 1, 1, 1]), "balanced")
     drawing, alike = (StepBatches(8, rows_per_step=2, draw=draw, several_views=views) for views in (True, False))
@@ -84,7 +84,7 @@ def test_a_row_that_comes_again_is_another_number() -> None:
     assert [step.tolist() for step in number_repeats(steps, 3)] == [[2, 0, 5], [1, 8], [3]]
     labels_N = np.array([0, 1, 1, 1, 1, 1, 1, 1])
     # The lone row of its class comes four times, on whichever process.
-    found = [
+    per_process = [
         list(
             StepBatches(
                 8,
@@ -97,13 +97,13 @@ def test_a_row_that_comes_again_is_another_number() -> None:
         )
         for process in range(2)
     ]
-    drawn = [index for batches in found for batch in batches for index in batch]
+    drawn = [index for batches in per_process for batch in batches for index in batch]
     assert sorted(index for index in drawn if index % 8 == 0) == [0, 8, 16, 24]
     assert sorted(index for index in drawn if index % 8) == sorted({index % 8 for index in drawn} - {0})
 
 
 def test_sorting_saves_padding() -> None:
-    """On lengths like those of short texts, sorted steps need less than 1.1 times the real tokens, shuffled ones
+    """On lengths like those of short texts, sorted steps have less than 1.1 times the real tokens, shuffled ones
     1.5."""
     lengths = np.random.default_rng(0).geometric(0.05, 10_000) + 2
 
@@ -115,7 +115,7 @@ def test_sorting_saves_padding() -> None:
 
 
 def test_most_steps_are_of_one_length() -> None:
-    """On lengths like those of short texts: such a step needs no padding and no mask."""
+    """Steps with rows of one length need no padding and no mask."""
     lengths = np.random.default_rng(0).geometric(0.05, 10_000) + 2
     batches = list(StepBatches(10_000, rows_per_step=32, lengths=lengths))
     assert np.mean([np.ptp(lengths[b]) == 0 for b in batches]) > 0.6
@@ -123,7 +123,7 @@ def test_most_steps_are_of_one_length() -> None:
 
 
 def test_rows_of_rare_lengths_meet_others_in_every_epoch() -> None:
-    """Even where no two rows are of one length."""
+    """Even if all rows have different lengths."""
     sampler = StepBatches(1000, rows_per_step=10, lengths=np.arange(1000))
     companions = []
     for epoch in range(2):
@@ -142,7 +142,7 @@ def test_rows_of_rare_lengths_meet_others_in_every_epoch() -> None:
     st.integers(0, 3),
 )
 def test_token_budget(rows: int, budget: int, accumulation: int, processes: int, kind: str, epoch: int) -> None:
-    """Every row once and within the budget; every epoch and every process has the same number of steps."""
+    """Every row occurs once, within the budget; every epoch and process has the same number of steps."""
     rng = np.random.default_rng(rows)
     lengths = {
         "geometric": np.minimum(rng.geometric(0.05, rows) + 2, 128),

@@ -1,4 +1,4 @@
-"""Which columns are obvious, and what the refusal names when none is."""
+"""Obvious columns, and the message if none is obvious."""
 
 import pytest
 
@@ -16,11 +16,13 @@ KINDS = {
 }
 
 
-def chosen(columns: str, kind: str = "text", need_label: bool = True, place: str = "a.parquet", **asked: str) -> str:
-    """`columns` like "text:s label:i"; the answer like "text=text label=label"."""
-    found = {name: KINDS[k] for name, _, k in (c.partition(":") for c in columns.split())}
-    answer = choose_columns(found, asked, kind=kind, need_label=need_label, place=place)
-    return " ".join(f"{name}={column}" for name, column in answer.items())
+def chosen(
+    columns: str, kind: str = "text", need_label: bool = True, place: str = "a.parquet", **requested: str
+) -> str:
+    """Choose from `columns` like "text:s label:i"; returns "text=text label=label"."""
+    typed_columns = {name: KINDS[k] for name, _, k in (c.partition(":") for c in columns.split())}
+    chosen = choose_columns(typed_columns, requested, kind=kind, need_label=need_label, place=place)
+    return " ".join(f"{name}={column}" for name, column in chosen.items())
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_obvious(columns: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "asked", "expected"),
+    ("columns", "requested", "expected"),
     [
         ("sentence1:s sentence2:s label:c", {"text": "sentence2"}, "text=sentence2 label=label"),
         (
@@ -67,8 +69,8 @@ def test_obvious(columns: str, expected: str) -> None:
         ("stars:n label:s", {"text": "stars"}, "text=stars label=label"),
     ],
 )
-def test_asked(columns: str, asked: dict[str, str], expected: str) -> None:
-    assert chosen(columns, **asked) == expected
+def test_asked(columns: str, requested: dict[str, str], expected: str) -> None:
+    assert chosen(columns, **requested) == expected
 
 
 def test_images() -> None:
@@ -85,7 +87,7 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "asked", "kind", "expected"),
+    ("columns", "requested", "kind", "expected"),
     [
         (
             "text:s label:s",
@@ -177,9 +179,9 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
         ),
     ],
 )
-def test_refused(columns: str, asked: dict[str, str], kind: str, expected: str) -> None:
+def test_refused(columns: str, requested: dict[str, str], kind: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
-        chosen(columns, kind, **asked)
+        chosen(columns, kind, **requested)
     assert expected in str(caught.value)
     assert "a.parquet" in str(caught.value)
 

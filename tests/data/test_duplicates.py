@@ -1,4 +1,4 @@
-"""Digests of rows, exact duplicates, the fingerprint."""
+"""Row digests, exact duplicates, the fingerprint."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images that were decoded once give the processor's own values; a damaged or unwanted cache is no obstacle."""
+"""Cached images give the processor's own values; training also works with a damaged cache or without one."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget_all() -> None:
-    """As a process that has read no images yet."""
+    """Simulate a process that has read no images yet."""
     image_cache._OPEN.clear()
     disk_cache._PINNED.clear()
 
@@ -87,15 +87,15 @@ def test_values_are_the_processors_own(processor, rows: Dataset, cache: Path, mo
     assert len(stores(cache)) == 1
     forbid_decoding(monkeypatch)
     order = [4, 0, 3]
-    found = inputs.collate(kept[order])["pixel_values"]
-    assert found.dtype == torch.float32
-    assert torch.allclose(found, expected[order], rtol=0, atol=1e-6)
+    pixels = inputs.collate(kept[order])["pixel_values"]
+    assert pixels.dtype == torch.float32
+    assert torch.allclose(pixels, expected[order], rtol=0, atol=1e-6)
     if not type(processor).__name__.endswith("Pil"):
-        assert torch.equal(found, expected[order])
+        assert torch.equal(pixels, expected[order])
 
 
 def test_rows_keep_their_order_and_columns(rows: Dataset, cache: Path) -> None:
-    """Also those of a selection, whose indices the store must follow; a second run finds the first one's pixels."""
+    """Also for selected rows, whose indices the cache follows; a second run reuses the pixels of the first."""
     inputs = ImageInputs(PROCESSORS[0], decode_once=True)
     chosen = rows.select([3, 1])
     kept = inputs.encode(chosen)
@@ -113,36 +113,36 @@ def test_rows_keep_their_order_and_columns(rows: Dataset, cache: Path) -> None:
 def test_damaged_store_is_built_anew(rows: Dataset, cache: Path, caplog) -> None:
     inputs = ImageInputs(PROCESSORS[0], decode_once=True)
     inputs.encode(rows)
-    (found,) = stores(cache)
-    whole = (found / "pixels.bin").read_bytes()
-    (found / "pixels.bin").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (entry,) = stores(cache)
+    whole = (entry / "pixels.bin").read_bytes()
+    (entry / "pixels.bin").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     kept = inputs.encode(rows)
     assert "damaged" in caplog.text
-    assert (found / "pixels.bin").read_bytes() == whole
+    assert (entry / "pixels.bin").read_bytes() == whole
     assert torch.equal(inputs.collate(kept[:])["pixel_values"], inputs.collate(rows[:])["pixel_values"])
 
 
 def test_files_are_known_by_their_time(tmp_path: Path, cache: Path) -> None:
-    """An image that was drawn anew under its old name is another one."""
+    """A changed file of the same name is a new image."""
     path = tmp_path / "a.png"
     inputs = ImageInputs(PROCESSORS[0], decode_once=True)
     for seed in (0, 1):
         path.write_bytes(encoded(30, 30, seed)["bytes"])
         named = canonical([{"bytes": None, "path": str(path)}])
-        found = inputs.collate(inputs.encode(named)[:])["pixel_values"]
-        assert torch.equal(found, inputs.collate(named[:])["pixel_values"])
+        pixels = inputs.collate(inputs.encode(named)[:])["pixel_values"]
+        assert torch.equal(pixels, inputs.collate(named[:])["pixel_values"])
     assert len(stores(cache)) == 2
 
 
 class InFloats(transformers.ViTImageProcessor):
-    """Rescales before anything else, as some processors do."""
+    """Rescales first, as some processors do."""
 
     def resize(self, image, size, **options):
         return super().resize(image.float(), size, **options)
 
 
 class WithAnOffset(transformers.ViTImageProcessor):
-    """Does more than its options say."""
+    """Has a step that its options do not tell."""
 
     def rescale_and_normalize(self, images, *options):
         return super().rescale_and_normalize(images, *options) + 0.5
@@ -167,7 +167,7 @@ def test_unknown_processors_decode_every_time(processor, rows: Dataset, cache: P
 
 
 def test_budget(rows: Dataset, cache: Path, caplog) -> None:
-    """Too little for one store: none; enough for one: the store that was not in use goes."""
+    """A budget below one entry caches nothing; a budget of one entry evicts the one that is not in use."""
     caplog.set_level(logging.INFO, "hf_finetune.run")
     size = 5 * 3 * 24 * 24
     kept = ImageInputs(PROCESSORS[0], decode_once=True, cache_gb=(size - 1) / 1e9).encode(rows)
@@ -189,7 +189,7 @@ def test_store_is_read_when_it_was_removed_meanwhile(rows: Dataset, cache: Path)
 
 
 def test_another_process_finds_the_store_by_its_name(rows: Dataset) -> None:
-    """As a worker of the loader does that was not forked."""
+    """In a spawned worker of the loader."""
     inputs = ImageInputs(PROCESSORS[0], decode_once=True)
     kept = inputs.encode(rows)
     forget_all()
@@ -197,7 +197,7 @@ def test_another_process_finds_the_store_by_its_name(rows: Dataset) -> None:
 
 
 def test_images_of_several_sizes_are_decoded_every_time(rows: Dataset, cache: Path, caplog, monkeypatch) -> None:
-    """What the probe_indices ones did not show."""
+    """Images beyond those of `probe_indices`."""
     caplog.set_level(logging.INFO, "hf_finetune.run")
     monkeypatch.setattr(image_cache, "_chunks", lambda *_: iter([torch.zeros(5, 3, 24, 25, dtype=torch.uint8)]))
     kept = ImageInputs(PROCESSORS[0], decode_once=True).encode(rows)
@@ -234,7 +234,7 @@ OF_SEVERAL_SIZES = [(50, 50), (33, 17), (40, 80)]
 
 @pytest.mark.parametrize("look", ["change", "read"])
 def test_a_processor_that_leaves_images_their_shape_is_named_with_the_sizes(look: str) -> None:
-    """Of which one image shows nothing; images of one shape are of one size all the same."""
+    """One image alone is fine, and so are images of one shape."""
     alike = canonical([encoded(40, 80, seed) for seed in range(2)])
     assert ImageInputs(KEEPS_SHAPES).collate(alike[:])["pixel_values"].shape == (2, 3, 32, 64)
     image_processing.check_augmentable(KEEPS_SHAPES, alike["image"], "data.augment")

@@ -1,4 +1,4 @@
-"""Images of every mode become RGB; damage is found."""
+"""Images of every mode are converted to RGB; damage is detected."""
 
 import io
 from pathlib import Path
@@ -85,8 +85,8 @@ def noise(kind: str) -> bytes:
 )
 def test_damage(content: bytes, reason: str) -> None:
     image = {"bytes": content, "path": "shoe.jpg"}
-    found = damage(image)
-    assert found is not None and reason in found
+    actual = damage(image)
+    assert actual is not None and reason in actual
     with pytest.raises(InputError, match=r"^shoe\.jpg: unreadable image \(.*\); replace or remove it$"):
         decode(image)
     with pytest.raises(InputError, match=r"^an image: unreadable image"):

@@ -1,4 +1,4 @@
-"""`load`: what becomes of every kind of data, and the line that each kind of trouble gives."""
+"""`load`: every kind of data, and the message of every kind of error."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ def png(value: int) -> bytes:
     return file.getvalue()
 
 
-def complaint(path: Path | str, kind: str = "text", **options) -> str:
+def error_of(path: Path | str, kind: str = "text", **options) -> str:
     with pytest.raises(InputError) as caught:
         load(path, kind, **options)
     assert "\n" not in str(caught.value)
@@ -110,13 +110,13 @@ def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
             jsonl_file(path, [{"text": t, "label": y} for t, y in rows])
         case "parquet":
             parquet_file(path, **columns)
-    found = load(str(path))
-    assert found.fingerprint == expected.fingerprint
-    assert found.train.to_dict() == expected.train.to_dict()
+    splits = load(str(path))
+    assert splits.fingerprint == expected.fingerprint
+    assert splits.train.to_dict() == expected.train.to_dict()
 
 
 def test_fingerprint_is_pinned(tmp_path: Path) -> None:
-    """The same on every machine, whatever the paths; another split seed is other data."""
+    """Independent of machine and paths; depends on the split seed."""
     one = load(str(csv_file(tmp_path / "a.csv", texts(30))))
     assert one.fingerprint == "1a468086015b8be551dd93fc7a15736baa066668fca907a59a9a5be6cddcc105"
     assert load(str(csv_file(tmp_path / "deep/b.csv", texts(30)))).fingerprint == one.fingerprint
@@ -156,14 +156,14 @@ def test_folder_of_texts(tmp_path: Path) -> None:
     rows = {**dict(zip(splits.train["row"], splits.train["text"], strict=True))}
     assert all(text == f"about {('arts', 'tech')[row // 10]} {row % 10}\n" for row, text in rows.items())
     (tmp_path / "tech/003.txt").write_bytes(b"first\ncaf\xe9")
-    assert complaint(tmp_path) == (
+    assert error_of(tmp_path) == (
         f"{tmp_path}/tech/003.txt, line 2: byte 0xe9 is not utf-8; name the file's encoding: --data.encoding cp1252"
     )
     assert "first\ncafé" in [
         t for s in [load(str(tmp_path), encoding="cp1252")] for t in [*s.train["text"], *s.validation["text"]]
     ]
     (tmp_path / "tech/003.txt").write_text(" \n")
-    assert f"{tmp_path}/tech/003.txt, column 'text': the text is empty; correct or remove it" == complaint(tmp_path)
+    assert f"{tmp_path}/tech/003.txt, column 'text': the text is empty; correct or remove it" == error_of(tmp_path)
 
 
 def test_folder_of_images(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
     assert sniff_kind(Source(str(tmp_path))) == "image"
     (tmp_path / "train/dog/2.png").write_bytes(png(0)[:40])
     (tmp_path / "train/dog/1.png").write_bytes(b"no image")
-    assert complaint(tmp_path, "image") == (
+    assert error_of(tmp_path, "image") == (
         f"{tmp_path}/train/dog/1.png, column 'image': unreadable image (unknown format) "
         "(1 other row has a bad image too); correct or remove them"
     )
@@ -194,14 +194,14 @@ def test_parquet_with_images(tmp_path: Path) -> None:
     assert splits.columns == {"image": "img", "label": "label"}
     assert splits.train[0]["image"] == images[splits.train[0]["row"]]
     bare = parquet_file(tmp_path / "bare.parquet", scan=[p["bytes"] for p in images], label=["a", "b"] * 10)
-    found = load(str(bare), kind="image")
-    assert found.columns["image"] == "scan" and found.train[0]["image"]["bytes"] == png(found.train[0]["row"])
+    splits = load(str(bare), kind="image")
+    assert splits.columns["image"] == "scan" and splits.train[0]["image"]["bytes"] == png(splits.train[0]["row"])
 
 
 def test_images_that_are_missing_or_damaged(tmp_path: Path) -> None:
     images = [png(1), None, png(2), b"", b"junk"]
     path = parquet_file(tmp_path / "a.parquet", image=pa.array(images, pa.binary()), label=list("ababa"))
-    assert complaint(path, "image") == (
+    assert error_of(path, "image") == (
         f"{path}, row 2, column 'image': the image is missing (2 other rows have a bad image too); "
         "correct or remove them"
     )
@@ -216,7 +216,7 @@ def test_pairs(tmp_path: Path) -> None:
     assert splits.train.column_names == ["text", "text_pair", "label", "row"]
     assert {row["text_pair"] for row in splits.train if row["row"] % 3 == 0} == {""}
     csv_file(path, [*rows, ("", "h", 1, 20)], ("premise", "hypothesis", "label", "idx"))
-    assert "a.csv, row 21 (line 22), column 'premise': the text is empty; correct or remove it" in complaint(path)
+    assert "a.csv, row 21 (line 22), column 'premise': the text is empty; correct or remove it" in error_of(path)
 
 
 def test_sniff(tmp_path: Path) -> None:
@@ -238,39 +238,39 @@ def test_sniff(tmp_path: Path) -> None:
 
 def test_missing_values_are_named_and_counted(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*texts(3000), ("", "no"), (" \t", "yes"), ("x", ""), ("", "no")])
-    assert complaint(path) == (
+    assert error_of(path) == (
         f"{path}, row 3001 (line 3002), column 'text': the text is empty (2 other rows have a bad text too); "
         "correct or remove them"
     )
     path = csv_file(tmp_path / "b.csv", [*texts(5), ("x", " ")])
-    assert complaint(path) == f"{path}, row 6 (line 7), column 'label': the label is empty; correct or remove it"
+    assert error_of(path) == f"{path}, row 6 (line 7), column 'label': the label is empty; correct or remove it"
     path = parquet_file(tmp_path / "c.parquet", text=["a", None, "b"], label=["x", "y", None])
-    assert complaint(path) == f"{path}, row 2, column 'text': the text is empty; correct or remove it"
+    assert error_of(path) == f"{path}, row 2, column 'text': the text is empty; correct or remove it"
 
 
 def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(6)]
     path = jsonl_file(tmp_path / "a.jsonl", [*rows, {"txet": "b", "label": 1}])
-    assert complaint(path) == (
+    assert error_of(path) == (
         f"{path}, row 7 (line 7), column 'text': the text is empty, the row has no such key, did you mean 'txet'?; "
         "correct or remove it"
     )
     path = jsonl_file(tmp_path / "b.jsonl", [*rows, {"text": "b", "zzz": 1}])
     assert (
         "row 7 (line 7), column 'label': the label is empty, the row has no such key, only 'text', 'zzz'"
-        in complaint(path)
+        in error_of(path)
     )
 
 
 def test_text_must_be_text(tmp_path: Path) -> None:
     path = jsonl_file(tmp_path / "a.jsonl", [{"text": "a", "label": 0}, {"text": 5, "label": 1}])
-    assert complaint(path) == f"{path}, row 2 (line 2), column 'text': expected text, got 5 (int); correct or remove it"
+    assert error_of(path) == f"{path}, row 2 (line 2), column 'text': expected text, got 5 (int); correct or remove it"
     path.write_text('{"text": "a", "label": 0}\n{"text": NaN, "label": 1}')
-    assert "row 2 (line 2), column 'text': the text is empty" in complaint(path)
+    assert "row 2 (line 2), column 'text': the text is empty" in error_of(path)
     path.write_text('{"text": "a", "label": 0}\n{"text": "\\ud83d", "label": 1}')
-    assert "row 2 (line 2), column 'text': the text holds half a surrogate pair" in complaint(path)
+    assert "row 2 (line 2), column 'text': the text holds half a surrogate pair" in error_of(path)
     path = parquet_file(tmp_path / "a.parquet", text=[1, 2], label=[0, 1])
-    assert "a.parquet: column 'text' holds int64, expected text; name another by --text COL" in complaint(
+    assert "a.parquet: column 'text' holds int64, expected text; name another by --text COL" in error_of(
         path, text="text"
     )
 
@@ -337,16 +337,16 @@ def test_class_names_keep_their_order(tmp_path: Path) -> None:
 )
 def test_labels_of_no_use(tmp_path: Path, values: list, expected: str) -> None:
     path = jsonl_file(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": v} for i, v in enumerate(values)])
-    assert expected in complaint(path, label="label")
+    assert expected in error_of(path, label="label")
 
 
 def test_float_columns(tmp_path: Path) -> None:
     path = parquet_file(tmp_path / "a.parquet", text=["a", "b"], label=[0.5, 1.0])
-    assert "row 1, column 'label': the label is 0.5: regression is not supported yet, expected classes" in complaint(
+    assert "row 1, column 'label': the label is 0.5: regression is not supported yet, expected classes" in error_of(
         path
     )
     path = parquet_file(tmp_path / "b.parquet", text=["a", "b", "c"], label=[0.0, 1.0, float("nan")])
-    assert "row 3, column 'label': the label is empty" in complaint(path)
+    assert "row 3, column 'label': the label is empty" in error_of(path)
 
 
 def test_class_numbers_without_a_name(tmp_path: Path) -> None:
@@ -355,14 +355,14 @@ def test_class_numbers_without_a_name(tmp_path: Path) -> None:
         features.arrow_schema.metadata
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    assert "row 3, column 'label': the label is 7, but its 2 classes are numbered 0 to 1" in complaint(
+    assert "row 3, column 'label': the label is 7, but its 2 classes are numbered 0 to 1" in error_of(
         tmp_path / "a.parquet"
     )
     table = pa.table({"text": ["x", "y", "z"], "label": [0, 1, -1]}).replace_schema_metadata(
         features.arrow_schema.metadata
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    assert "row 3, column 'label': the label is -1, which means none" in complaint(tmp_path / "a.parquet")
+    assert "row 3, column 'label': the label is -1, which means none" in error_of(tmp_path / "a.parquet")
 
 
 def test_minus_one_is_a_class_beside_others(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def three(tmp_path: Path) -> Path:
 
 def test_a_label_that_train_does_not_know(three: Path) -> None:
     csv_file(three / "test.csv", [*texts(4), ("x", "yess")])
-    assert complaint(three) == (
+    assert error_of(three) == (
         f"{three}/test.csv, row 5 (line 6), column 'label': the label 'yess' is not among the 2 classes of the "
         "training rows (no, yes), did you mean 'yes'?; correct or remove it"
     )
@@ -412,18 +412,18 @@ def test_validation_and_test_by_path_and_by_name(three: Path, tmp_path: Path) ->
     assert (len(swapped.validation), swapped.test) == (4, None)
     alone = load(str(three / "train.csv"), test=str(other))
     assert (len(alone.train), len(alone.validation), len(alone.test)) == (18, 2, 3)
-    assert complaint(three, validation="validaton") == (
+    assert error_of(three, validation="validaton") == (
         f"--validation validaton: no such file or folder, and no split of {three}, did you mean 'validation'?; "
         "it has test, train, validation, validation_matched"
     )
-    assert f"--test {three}: it holds several splits (test, train, validation)" in complaint(three, test=str(three))
-    assert f"--validation: {three}/train.csv is train already; name other rows" in complaint(three, validation="train")
-    assert f"--test: {three}/test.csv is validation already" in complaint(three, validation="test", test="test")
+    assert f"--test {three}: it holds several splits (test, train, validation)" in error_of(three, test=str(three))
+    assert f"--validation: {three}/train.csv is train already; name other rows" in error_of(three, validation="train")
+    assert f"--test: {three}/test.csv is validation already" in error_of(three, validation="test", test="test")
     # The data's own files by their path, and by another spelling of it, are known for what they are.
     spelt = load(str(three), validation=f"{three}/../{three.name}/test.csv")
     assert (len(spelt.validation), spelt.test) == (4, None) and noted(spelt, "splits not used: validation")
     unlike = csv_file(tmp_path / "other/unlike.csv", [("a", "b")], ("texts", "label"))
-    assert f"{unlike}: no column 'text', which {three}/train.csv has, did you mean 'texts'?" in complaint(
+    assert f"{unlike}: no column 'text', which {three}/train.csv has, did you mean 'texts'?" in error_of(
         three, test=str(unlike)
     )
 
@@ -449,19 +449,19 @@ def test_an_unlabeled_validation_split(three: Path) -> None:
     splits = load(str(three))
     assert len(splits.validation) == 2 and noted(splits, "validation: 2 of 20 rows held out from train")
     assert "validation.csv: every label in column 'label' is empty or -1; expected labeled rows for validation" in (
-        complaint(three, validation="validation")
+        error_of(three, validation="validation")
     )
 
 
 def test_several_validation_splits_ask_for_one(three: Path) -> None:
     csv_file(three / "dev.csv", texts(2, start=500))
-    assert complaint(three) == f"{three}: several splits could be validation; name one by --validation: dev, validation"
+    assert error_of(three) == f"{three}: several splits could be validation; name one by --validation: dev, validation"
     assert len(load(str(three), validation="dev").validation) == 2
 
 
 def test_train_must_be_there(tmp_path: Path) -> None:
     csv_file(tmp_path / "test.csv", texts(4))
-    assert complaint(tmp_path) == f"{tmp_path}: no split is called train; it has test"
+    assert error_of(tmp_path) == f"{tmp_path}: no split is called train; it has test"
 
 
 def test_holding_out_test_and_validation(tmp_path: Path) -> None:
@@ -487,12 +487,12 @@ def test_reading_quotation_marks_as_text_is_said(tmp_path: Path) -> None:
 
 def test_too_few_rows_to_hold_out(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [("x", "a"), ("y", "b")])
-    assert complaint(path) == (
+    assert error_of(path) == (
         f"{path}: no validation split, and its 2 rows are too few to hold some out; a class needs two different ones; "
         "name a split by --validation"
     )
     path = csv_file(tmp_path / "b.csv", texts(10))
-    assert complaint(path, validation_fraction=0.0) == (
+    assert error_of(path, validation_fraction=0.0) == (
         "data.validation_fraction 0.0: the data has no validation split; name one by --validation, "
         "or hold out a share above 0"
     )
@@ -538,8 +538,7 @@ def test_max_train_rows(tmp_path: Path) -> None:
 
 
 def test_rows_per_class(tmp_path: Path) -> None:
-    """Of the same validation rows as ever; what is not drawn is handed over where it is asked for, and is all the
-    rest."""
+    """The validation rows do not change; the rows that are not drawn are returned on request."""
     path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
     whole = load(str(path))
     splits = load(str(path), rows_per_class=7, keep_left_out=True)
@@ -564,10 +563,10 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert load(str(path), text="two", text_pair="one", label="three").train[0]["text_pair"].startswith("a")
     assert (
         "the column of the text is not obvious, it could be 'one', 'two', 'three'; name it by --text COL"
-        in complaint(path)
+        in error_of(path)
     )
     assert f"--text twoo: {path} has no such column, did you mean 'two'?; it has 'one', 'two', 'three', 'n'" in (
-        complaint(path, text="twoo")
+        error_of(path, text="twoo")
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs that were trained on rows which are scored here, where their folders tell."""
+"""Warnings about checkpoints that were trained on evaluation rows."""
 
 import dataclasses
 import json
@@ -23,12 +23,12 @@ def with_start(recipe: Recipe, folder: str) -> Recipe:
 
 
 def split_anew(recipe: Recipe) -> Recipe:
-    """The same file, other rows held back."""
+    """The same file with another split."""
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, split_seed=1))
 
 
 def folder_of(recipe: Recipe, folder: Path, start: str | None = None) -> str:
-    """As far as a run of the recipe tells of its past."""
+    """A folder with the keys that a run of the recipe leaves."""
     (folder / "model").mkdir(parents=True)
     save_keys(folder, [load_splits(recipe.data).train], start)
     return str(folder)

@@ -1,4 +1,4 @@
-"""Drawn epochs: shares by hand, the same rows whatever the processes."""
+"""Class-balanced epochs: shares computed by hand, equal rows for any number of processes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ LABELS = np.repeat([0, 1, 3], [64, 16, 4])
 
 
 def test_quotas_by_hand() -> None:
-    """64, 16 and 4 rows: thirds of 84, or 8 : 4 : 2 parts; the class without rows stays without."""
+    """64, 16 and 4 rows: thirds of 84, or 8 : 4 : 2; the class without rows gets none."""
     counts = np.array([64, 16, 0, 4])
     assert class_quotas(counts, "none").tolist() == counts.tolist()
     assert class_quotas(counts, "balanced").tolist() == [28, 28, 0, 28]
@@ -40,7 +40,7 @@ def test_draw_repeats_rows_evenly_and_gives_all_their_turn() -> None:
     st.integers(0, 40),
 )
 def test_steps_of_drawn_rows(sampling: str, kind: str, processes: int, accumulation: int, epoch: int) -> None:
-    """The drawn rows and no others, in the same steps for any number of processes, as many every epoch."""
+    """Only drawn rows, in equal steps for any number of processes, as many in every epoch."""
     lengths = np.random.default_rng(0).integers(3, 60, len(LABELS))
     draw = ClassDraw(LABELS, sampling)
     fields = {"rows_per_step": 12, "draw": draw, "lengths": None if kind == "plain" else lengths}

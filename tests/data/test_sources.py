@@ -1,4 +1,4 @@
-"""Which splits a file or folder holds."""
+"""The splits of a file or folder."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from hf_finetune.errors import InputError
 
 
 def put(root: Path, *files: str) -> Path:
-    """Empty files, the folders above them included."""
+    """Create empty files with their folders."""
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text("text,label\na,b\n" if file.endswith("csv") else "some text")
     return root
 
 
-def complaint(path: Path | str, kind: str | None = "text", **options) -> str:
+def error_of(path: Path | str, kind: str | None = "text", **options) -> str:
     with pytest.raises(InputError) as caught:
         locate(path, kind, **options)
     assert "\n" not in str(caught.value)
@@ -26,7 +26,7 @@ def complaint(path: Path | str, kind: str | None = "text", **options) -> str:
 
 
 def files(layout: Layout) -> dict[str, list[str]]:
-    """Names by split: of data files, or of the files that a class folder reads."""
+    """Return file names by split: data files, or the files of a class folder."""
     return {
         name: [f for s in split.readers for f in (s.files if "ClassFolder" in repr(s) else [s.path.name])]
         for name, split in layout.splits.items()
@@ -64,11 +64,11 @@ def test_shards_in_a_data_folder(tmp_path: Path) -> None:
 
 def test_incomplete_or_doubled_splits(tmp_path: Path) -> None:
     put(tmp_path / "a", "train-00000-of-00002.parquet")
-    assert "a: 1 of the 2 files of split train are there; add the others" in complaint(tmp_path / "a")
+    assert "a: 1 of the 2 files of split train are there; add the others" in error_of(tmp_path / "a")
     put(tmp_path / "b", "train.csv", "train.parquet")
-    assert "b: several files for the split train" in complaint(tmp_path / "b")
+    assert "b: several files for the split train" in error_of(tmp_path / "b")
     put(tmp_path / "c", "train.csv", "train-00000-of-00001.csv")
-    assert "several files for the split train" in complaint(tmp_path / "c")
+    assert "several files for the split train" in error_of(tmp_path / "c")
 
 
 def test_class_folders(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_images_are_named_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_loose_files_have_no_class(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "2.png")
-    assert "its files have no class; expected one sub-folder per class" in complaint(tmp_path, "image")
+    assert "its files have no class; expected one sub-folder per class" in error_of(tmp_path, "image")
     assert files(locate(tmp_path, "image", labeled=False)) == {"train": ["1.png", "2.png"]}
 
 
@@ -131,30 +131,30 @@ def test_the_kind_may_be_open(tmp_path: Path) -> None:
 def test_nothing_to_read(tmp_path: Path) -> None:
     put(tmp_path / "a", "reviews.csv", "x.md")
     assert f"no file in it is called train, validation or test; name a file instead, like {tmp_path}/a/reviews.csv" in (
-        complaint(tmp_path / "a")
+        error_of(tmp_path / "a")
     )
     put(tmp_path / "b", "x.md", "y.pdf")
-    assert complaint(tmp_path / "b").endswith(
+    assert error_of(tmp_path / "b").endswith(
         "found no data; expected train, validation and test files (.csv .tsv .json .jsonl .parquet), "
         "or one sub-folder of .txt files per class; it holds x.md, y.pdf"
     )
     (tmp_path / "c").mkdir()
-    assert "one sub-folder of images per class; it holds nothing" in complaint(tmp_path / "c", "image")
+    assert "one sub-folder of images per class; it holds nothing" in error_of(tmp_path / "c", "image")
     put(tmp_path / "d", "cat/1.png", "dog/1.png")
-    assert "the folder holds images, expected texts; choose a checkpoint for images" in complaint(tmp_path / "d")
+    assert "the folder holds images, expected texts; choose a checkpoint for images" in error_of(tmp_path / "d")
     put(tmp_path / "e", "cat/1.txt", "dog/1.txt")
-    assert "the folder holds texts, expected images" in complaint(tmp_path / "e", "image")
+    assert "the folder holds texts, expected images" in error_of(tmp_path / "e", "image")
     put(tmp_path, "x.docx", "Makefile")
-    assert complaint(tmp_path / "x.docx").endswith(
+    assert error_of(tmp_path / "x.docx").endswith(
         "cannot read .docx files; expected one of .csv .tsv .json .jsonl .parquet"
     )
-    assert "cannot read files without a suffix" in complaint(tmp_path / "Makefile")
+    assert "cannot read files without a suffix" in error_of(tmp_path / "Makefile")
 
 
 def test_hub_flags_do_not_go_with_local_data(tmp_path: Path) -> None:
     put(tmp_path, "a.csv")
-    assert complaint(tmp_path / "a.csv", config_name="mnli").startswith("--config-name mnli: ")
-    assert complaint(tmp_path, revision="main") == f"--revision main: {tmp_path} is a local folder; leave the flag out"
+    assert error_of(tmp_path / "a.csv", config_name="mnli").startswith("--config-name mnli: ")
+    assert error_of(tmp_path, revision="main") == f"--revision main: {tmp_path} is a local folder; leave the flag out"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Carving and subsampling."""
+"""Held-out rows and subsamples."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_subsample() -> None:
 
 
 def test_at_most_so_many_of_each_class() -> None:
-    """Fewer of one seed are among more of it; another seed draws others."""
+    """With one seed, fewer rows are a subset of more; another seed draws other rows."""
     labels = np.repeat([0, 1, 2], [600, 390, 10])
     few, more, other = (at_most_per_class(labels, count=n, seed=(s, 2)) for n, s in ((5, 0), (20, 0), (5, 1)))
     assert np.bincount(labels[few]).tolist() == [5, 5, 5] and np.bincount(labels[more]).tolist() == [20, 20, 10]

@@ -1,4 +1,4 @@
-"""`stream`: rows for predict and evaluate, a part at a time."""
+"""`stream`: rows to predict or evaluate, in batches."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def texts(path: Path, **options) -> list[str]:
     return [t for rows in stream(str(path), **options) for t in rows["text"]]
 
 
-def complaint(path: Path, kind: str = "text", **options) -> str:
+def error_of(path: Path, kind: str = "text", **options) -> str:
     with pytest.raises(InputError) as caught:
         list(stream(str(path), kind=kind, **options))
     assert "\n" not in str(caught.value)
@@ -64,28 +64,28 @@ def test_without_labels_they_are_not_looked_at(tmp_path: Path) -> None:
 
 def test_labels_that_are_needed(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", ["a,yes", "b,maybe"])
-    assert complaint(path, **KNOWN) == (
+    assert error_of(path, **KNOWN) == (
         f"{path}, row 2 (line 3), column 'label': the label 'maybe' is not among the 2 classes of the classifier "
         "(no, yes); correct or remove it"
     )
     path = csv_file(tmp_path / "b.csv", ["a,yes", "b,"])
     assert (
-        complaint(path, **KNOWN) == f"{path}, row 2 (line 3), column 'label': the label is empty; correct or remove it"
+        error_of(path, **KNOWN) == f"{path}, row 2 (line 3), column 'label': the label is empty; correct or remove it"
     )
     path = csv_file(tmp_path / "c.csv", ["a,-1", "b,-1"])
-    assert complaint(path, **KNOWN) == (
+    assert error_of(path, **KNOWN) == (
         f"{path}: every label in column 'label' is empty or -1; only predict can use these rows"
     )
     path = csv_file(tmp_path / "d.csv", ["a", "b"], "text")
     assert (
-        complaint(path, **KNOWN)
+        error_of(path, **KNOWN)
         == f"{path}: no column holds the class of each row; there is 'text'; name it by --label COL"
     )
 
 
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*["a,x"] * 5, " ,x", ",x"])
-    assert complaint(path, batch_rows=2) == (
+    assert error_of(path, batch_rows=2) == (
         f"{path}, row 6 (line 7), column 'text': the text is empty (1 other row has a bad text too); "
         "correct or remove them"
     )
@@ -104,7 +104,7 @@ def test_the_split_is_chosen_aloud(folder: Path, caplog: pytest.LogCaptureFixtur
     assert f"{folder}: reading the split test" in caplog.text
     assert texts(folder, split="train") == ["train text"]
     assert texts(folder, split="extra") == ["extra text"]
-    assert complaint(folder, split="validation") == (
+    assert error_of(folder, split="validation") == (
         f"--split validation: {folder} has no such split; it has dev, test, train, extra"
     )
     csv_file(folder / "test.csv", ["test text,-1"])
@@ -113,7 +113,7 @@ def test_the_split_is_chosen_aloud(folder: Path, caplog: pytest.LogCaptureFixtur
     (folder / "test.csv").unlink()
     assert texts(folder) == ["dev text"]
     csv_file(folder / "val.csv", ["x,yes"])
-    assert complaint(folder) == f"{folder}: several splits could be read; name one by --split: dev, val"
+    assert error_of(folder) == f"{folder}: several splits could be read; name one by --split: dev, val"
     for name in ("dev", "val"):
         (folder / f"{name}.csv").unlink()
     assert texts(folder) == ["train text"]
@@ -135,9 +135,9 @@ def test_images(tmp_path: Path) -> None:
         (tmp_path / f"{i}.png").write_bytes(png())
     (parts,) = stream(str(tmp_path), kind="image")
     assert parts[2]["image"] == {"bytes": None, "path": str(tmp_path / "2.png")}
-    assert "its files have no class" in complaint(tmp_path, "image", **KNOWN)
+    assert "its files have no class" in error_of(tmp_path, "image", **KNOWN)
     (tmp_path / "1.png").write_bytes(b"junk")
-    assert complaint(tmp_path, "image") == (
+    assert error_of(tmp_path, "image") == (
         f"{tmp_path}/1.png, column 'image': unreadable image (unknown format); correct or remove it"
     )
     pq.write_table(pa.table({"image": [png(), png()], "label": ["yes", "no"]}), tmp_path / "a.parquet")

@@ -1,4 +1,4 @@
-"""Batches are what `tokenizer.pad` makes, and rows what `datasets` reads, without the time either takes."""
+"""Batches equal those of `tokenizer.pad`, and rows those of `datasets`."""
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +55,7 @@ def test_no_mask_for_a_model_that_takes_none() -> None:
 
 
 def test_rows_are_those_of_the_dataset(pairs: Dataset) -> None:
-    """However they were cut, picked and joined before."""
+    """Also of sliced, selected and concatenated tables."""
     inputs = TextInputs(tiny_tokenizer("bert"), 24)
     encoded = inputs.encode(pairs)
     for rows in (

@@ -1,4 +1,4 @@
-"""Rows for pretraining: each once, none that is judged by, of all splits but validation and test."""
+"""Rows for pretraining: distinct, from all splits but validation and test, without evaluation rows."""
 
 import csv
 import json
@@ -26,23 +26,23 @@ def csv_of(path: Path, column: str, *texts: str) -> str:
 
 def test_each_once_and_none_that_is_judged_by(tmp_path: Path) -> None:
     further = csv_of(tmp_path / "more.csv", "body", "c", "d", "b", "v", "d", "", "t")
-    found = read_for_pretraining(
+    result = read_for_pretraining(
         [rows("a", "b", "a"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
     )
-    assert found.rows.to_dict() == {"text": ["a", "b", "c", "d"], "row": [0, 1, 2, 3]}
-    assert found.counts == {"train": 3, "further": 1, "evaluated": 2, "repeated": 4, "unusable": 1}
+    assert result.rows.to_dict() == {"text": ["a", "b", "c", "d"], "row": [0, 1, 2, 3]}
+    assert result.counts == {"train": 3, "further": 1, "evaluated": 2, "repeated": 4, "unusable": 1}
     again = read_for_pretraining(
         [rows("a", "b"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
     )
-    assert again.fingerprint == found.fingerprint
+    assert again.fingerprint == result.fingerprint
     assert (
         read_for_pretraining([rows("a", "b")], [], evaluated=[], kind="text", columns=COLUMNS).fingerprint
-        != found.fingerprint
+        != result.fingerprint
     )
 
 
 def pretraining_texts(path: str, columns: dict[str, str] = COLUMNS) -> dict[str, list]:
-    """What is read of a source, behind two rows of its own."""
+    """Read a source, after two training rows."""
     own = Dataset.from_dict({name: ["own 1", "own 2"] for name in columns if name != "label"})
     return read_for_pretraining([own], [path], evaluated=[], kind="text", columns=columns).rows[2:]
 

@@ -1,4 +1,4 @@
-"""Rows without a label: where they come from, which are left out, and that what needs a class does without one."""
+"""Unlabeled rows for a teacher: their sources, dropped rows, and techniques that need classes."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ def write(path: Path, texts: list[str], **columns: list[str]) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, str]:
-    """Ten training rows and four of validation, in files of their own."""
+    """Ten training rows and four validation rows, in separate files."""
     classes = ["no", "yes"] * 5
     return {
         "path": write(tmp_path / "mine.csv", [f"text {i}" for i in range(10)], label=classes),
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> dict[str, str]:
 
 
 def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_path: Path) -> None:
-    """Of seven rows in two files, two are scored, one is in train, one is there twice; a column of labels is not
+    """Of seven rows in two files, two are validation rows, one is a training row, one occurs twice; labels are not
     read."""
     one = write(tmp_path / "one.csv", ["new 0", "seen 1", "text 3", "new 1"])
     other = write(tmp_path / "other.csv", ["seen 2", "new 1", "new 2"], label=["no", "neither", ""])
@@ -50,7 +50,7 @@ def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_
 
 
 def test_what_max_train_rows_leaves_can_be_answered(data: dict[str, str]) -> None:
-    """The split itself, by its name: the rows that were not drawn, without their labels."""
+    """Train by its name: the rows that are not drawn, without labels."""
     splits = load(**data, max_train_rows=4, unlabeled=("train",))
     assert splits.unlabeled_counts == {"rows": 6, "evaluated": 0, "repeated": 4, "unusable": 0}
     assert len(set(splits.train["text"][:])) == 10 and splits.train["label"][4:] == [-1] * 6
@@ -81,7 +81,7 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_empty_rows_are_left_out(data: dict[str, str], tmp_path: Path) -> None:
-    """Nobody looks at their labels, so nobody misses them; they are counted, and the first one is named."""
+    """Unusable rows are counted, and the first one is named; missing labels do not matter."""
     splits = load(**data, unlabeled=(write(tmp_path / "more.csv", ["", "new", " "]),))
     assert splits.unlabeled_counts == {"rows": 1, "evaluated": 0, "repeated": 0, "unusable": 2}
     assert splits.train["text"][-1] == "new" and splits.train["row"][-1] == 1
@@ -89,7 +89,7 @@ def test_empty_rows_are_left_out(data: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_a_column_of_another_name(data: dict[str, str], tmp_path: Path) -> None:
-    """Taken where it is obvious, and noted."""
+    """An obvious column is used, and noted."""
     (tmp_path / "other.csv").write_text("sentence,label\nnew,bad\nnewer,no class of train\n")
     splits = load(**data, unlabeled=(str(tmp_path / "other.csv"),))
     assert splits.unlabeled_counts == {"rows": 2, "evaluated": 0, "repeated": 0, "unusable": 0}
@@ -105,7 +105,7 @@ def test_an_epoch_drawn_by_class_has_each_of_them_once() -> None:
 
 
 def test_operations_that_look_at_the_class() -> None:
-    """No other half for a row of no class; which counts as one of the most frequent class where rare ones come
+    """An unlabeled row gets no half of another row; it counts as the most frequent class where rare classes come
     first."""
     labels = np.array([0, 1, 1, 1, 1, -1])
     texts = [f"a{i} b{i} c{i} d{i}" for i in range(6)]

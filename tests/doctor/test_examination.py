@@ -1,4 +1,4 @@
-"""What the doctor finds in texts: each defect put in by hand, and counted."""
+"""Findings of the doctor in texts, with every defect inserted by hand."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_lengths(tmp_path: Path) -> None:
 
 
 def test_tokens_are_counted_with_a_checkpoint(tmp_path: Path) -> None:
-    """The tiny tokenizer makes a token of a word that it knows, and of every other's characters."""
+    """The tiny tokenizer splits unknown words into characters."""
     data = tmp_path / "data"
     data.mkdir()
     checkpoint = str(tiny_text_checkpoint(tmp_path / "bert"))
@@ -110,41 +110,41 @@ def test_sizes_of_classes(tmp_path: Path) -> None:
 
 
 def test_a_word_that_gives_the_class_away(tmp_path: Path) -> None:
-    """In all 30 rows of one class and none of the other; a rarer word, or one of both classes, is none."""
+    """A telltale is in all 30 rows of one class; rarer words and words of both classes are not."""
     marked = [(f"{text} xqz" if label == "yes" else text, label) for text, label in clean(60)]
     marked = [(f"{text} seldom" if i in (1, 3, 5) else text, label) for i, (text, label) in enumerate(marked)]
-    found = by_name(examined(tmp_path, marked))
-    assert found.keys() == {"telltales"}
-    assert found["telltales"].details == ("xqz: in 30 of 30 rows of yes and 0 of 30 others",)
-    assert found["telltales"].severity == "look"
+    findings = by_name(examined(tmp_path, marked))
+    assert findings.keys() == {"telltales"}
+    assert findings["telltales"].details == ("xqz: in 30 of 30 rows of yes and 0 of 30 others",)
+    assert findings["telltales"].severity == "look"
 
 
 def test_a_word_of_half_a_class_is_a_note_where_it_decides_few_rows(tmp_path: Path) -> None:
-    """20 of 30 rows of one class: a note among 330 rows, more among 60."""
+    """In 20 of 30 rows of one class: a note among 330 rows, more severe among 60."""
     rows = clean(60)
     marked = [(f"{text} xqz" if label == "yes" and i < 40 else text, label) for i, (text, label) in enumerate(rows)]
-    (found,) = examined(tmp_path, marked).findings
-    assert (found.name, found.severity) == ("telltales", "look")
-    assert found.details == ("xqz: in 20 of 30 rows of yes and 0 of 30 others",)
+    (finding,) = examined(tmp_path, marked).findings
+    assert (finding.name, finding.severity) == ("telltales", "look")
+    assert finding.details == ("xqz: in 20 of 30 rows of yes and 0 of 30 others",)
     others = [(text, "maybe") for text, _ in clean(270, seed=7)]
-    (found,) = (f for f in examined(tmp_path, [*marked, *others]).findings if f.name == "telltales")
-    assert (found.severity, found.details) == ("note", ("xqz: in 20 of 30 rows of yes and 0 of 300 others",))
+    (finding,) = (f for f in examined(tmp_path, [*marked, *others]).findings if f.name == "telltales")
+    assert (finding.severity, finding.details) == ("note", ("xqz: in 20 of 30 rows of yes and 0 of 300 others",))
 
 
 def test_rows_that_training_would_refuse_are_named_one_by_one(tmp_path: Path) -> None:
     train = clean(40)
     train[3], train[9], train[20] = (" ", "no"), (train[9][0], ""), ("", "yes")
     report = examined(tmp_path, train, [*clean(20, seed=1), ("the river is new", "mabye")])
-    found = by_name(report)
-    assert found.keys() == {"unusable_text", "unusable_label"}
-    assert (found["unusable_text"].count, found["unusable_label"].count) == (2, 2)
-    assert found["unusable_text"].details == (
+    findings = by_name(report)
+    assert findings.keys() == {"unusable_text", "unusable_label"}
+    assert (findings["unusable_text"].count, findings["unusable_label"].count) == (2, 2)
+    assert findings["unusable_text"].details == (
         "train row 3 (line 5): the text is empty",
         "train row 20 (line 22): the text is empty",
     )
-    assert found["unusable_label"].details[0] == "train row 9 (line 11): the label is empty"
+    assert findings["unusable_label"].details[0] == "train row 9 (line 11): the label is empty"
     assert (
-        found["unusable_label"]
+        findings["unusable_label"]
         .details[1]
         .startswith("test row 20 (line 22): the label 'mabye' is not among the 2 classes")
     )
@@ -169,7 +169,7 @@ def test_without_any_usable_row_it_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_pairs(tmp_path: Path) -> None:
-    """A pair is another when its second text is; words of both count."""
+    """Pairs with different second texts differ; words of both texts count."""
     (tmp_path / "train.csv").write_text(
         "sentence1,sentence2,label\n"
         + "".join(f"the {t},the other {t},{y}\n" for t, y in clean(30))

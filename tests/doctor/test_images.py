@@ -1,4 +1,4 @@
-"""What the doctor finds in images: each defect put in by hand, and counted."""
+"""Findings of the doctor in images, with every defect inserted by hand."""
 
 import io
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, **options) -> bytes:
 
 
 def examined(folder: Path, train: Sequence[bytes], test: Sequence[bytes] = ()) -> Report:
-    """The report on these images, every other one of each class."""
+    """Return the report on images of alternating classes."""
     for name, images in (("train", train), ("test", test)):
         if images:
             columns = {
@@ -74,11 +74,11 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     train = [encoded(noise(i)) for i in range(30)]
     train[4], train[7] = b"no image", train[7][:200]
     report = examined(tmp_path, train)
-    found = by_name(report)["unusable_image"]
-    assert (found.severity, found.count, found.of) == ("serious", 2, 30)
-    assert found.details[0] == "train row 4: unreadable image (unknown format)"
-    assert found.details[1].startswith("train row 7: unreadable image (")
-    assert len(report.examples) == 28 and report.findings == (found,)
+    finding = by_name(report)["unusable_image"]
+    assert (finding.severity, finding.count, finding.of) == ("serious", 2, 30)
+    assert finding.details[0] == "train row 4: unreadable image (unknown format)"
+    assert finding.details[1].startswith("train row 7: unreadable image (")
+    assert len(report.examples) == 28 and report.findings == (finding,)
 
 
 def test_a_size_that_gives_the_class_away(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_rows_beyond_the_first_block_are_compared_too(monkeypatch: pytest.Monkey
 
 
 def test_a_chain_of_images_shares_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third is like the second alone, which is like the first: a test image like it has leaked all the same."""
+    """Near duplicates are chained: a test image like the third training image, which is like the first, has leaked."""
     pixels = np.array([[100] * 12, [103] * 12, [106] * 12, [200] * 12], dtype=np.uint8)
     for block in (4, 1):
         monkeypatch.setattr("hf_finetune.doctor.near_duplicates.BLOCK", block)

@@ -1,4 +1,4 @@
-"""Previews of augmentation: the views that training sees, and how they are shown."""
+"""Previews of augmentation: the views that training sees, as text and as a contact sheet."""
 
 import dataclasses
 import io
@@ -162,10 +162,10 @@ def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
     rows = text_rows(4)
     phases = Phases((ChangeCase(1.0, to="upper"), Compose(())))
     augmentation = Augmenter((phases,), 0, population_of(rows, ("bad", "good")))
-    found = preview_rows(rows, ("bad", "good"), [2, 0], augmentation, first_views(3, 0), epochs=3.0)
+    preview = preview_rows(rows, ("bad", "good"), [2, 0], augmentation, first_views(3, 0), epochs=3.0)
     plain = [rows["text"][row] for row in (2, 0)]
     # At 0, 1/3 and 2/3 of the training.
-    assert [view.texts for view in found.batches] == [[text.upper() for text in plain]] * 2 + [plain]
+    assert [view.texts for view in preview.batches] == [[text.upper() for text in plain]] * 2 + [plain]
 
 
 def test_rows_of_every_class_in_turn() -> None:

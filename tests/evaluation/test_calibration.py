@@ -29,7 +29,7 @@ def test_bins_sum_to_the_calibration_error() -> None:
 
 
 def drawn_from(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Labels with the probabilities that the logits state."""
+    """Draw labels with the probabilities of the logits."""
     return (metrics.softmax(logits).cumsum(axis=1) < rng.random((len(logits), 1))).sum(axis=1)
 
 
@@ -69,8 +69,8 @@ def test_refused() -> None:
 
 
 def test_the_least_log_loss_never_falls_by_a_mistake() -> None:
-    """Also from none to the first, where `temperature` says 1; and of rows all right the surer ones have the lower
-    one."""
+    """Also for the first wrong row, where `temperature` is 1 before; if all rows are correct, more confident logits
+    have the lower loss."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40, 3)) * 0.3
     labels = logits.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Metrics as `evaluate.Metric`: offline, in batches, combined, saved; and the input that evaluate would take
+"""Metrics as `evaluate.Metric`: offline, in batches, combined, saved; and input that `evaluate` would accept
 silently."""
 
 import json

@@ -1,4 +1,4 @@
-"""bfloat16 with float32 where it matters: labels are float32's, and the reported difference is true."""
+"""bfloat16 with rescoring: the labels of float32, and a correct report of the differences."""
 
 import copy
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from hf_finetune.evaluation.metrics import softmax
 
 
 class Near(nn.Module):
-    """Two logits, the second zero and the first the row's number; in bfloat16 a fixed amount is added to it."""
+    """Two logits, the row number and zero; in bfloat16 the first has a fixed error."""
 
     def __init__(self, error: float) -> None:
         super().__init__()
@@ -55,23 +55,23 @@ def collate(numbers: list[float]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("rescore", [True, False])
 def test_rows_in_doubt_are_computed_in_float32(rescore: bool) -> None:
-    """Errors of up to 40 thousandths flip rows below that margin, and no others are computed twice than twice that."""
+    """Errors of up to 0.04 flip rows with smaller margins; rows with margins up to twice that are rescored."""
     numbers = np.random.default_rng(0).permutation(np.arange(-1000, 1000)) / 1000
     model = Near(40.0)
     scorer = HalfPrecision(model, collate, batch_size=64, tokens=None, rescore=rescore)
-    found = scorer.logits(Numbers(numbers), None)
+    logits = scorer.logits(Numbers(numbers), None)
     expected = np.stack([np.round(numbers * 1000), np.zeros(2000)], -1)
     again = {int(n) for n in model.seen}
     report = scorer.report()
     if rescore:
-        assert (found.argmax(-1) == expected.argmax(-1)).all()
+        assert (logits.argmax(-1) == expected.argmax(-1)).all()
         assert {n for n in range(-39, 40)} <= again and len([n for n in again if abs(n) > 120]) <= 64
         assert np.array_equal(
-            found[[int(n) in again for n in expected[:, 0]]], expected[[int(n) in again for n in expected[:, 0]]]
+            logits[[int(n) in again for n in expected[:, 0]]], expected[[int(n) in again for n in expected[:, 0]]]
         )
         assert report["rows_compared"] == len(again) and report["rows_in_float32"] == len(again) - 64
     else:
-        assert (found.argmax(-1) != expected.argmax(-1)).any()
+        assert (logits.argmax(-1) != expected.argmax(-1)).any()
         assert len(again) == 256 == report["rows_compared"] and report["rows_in_float32"] == 0
     assert report["rows"] == 2000 and report["format"] == "bf16"
 
@@ -80,10 +80,10 @@ def test_what_is_said_of_the_difference_is_true() -> None:
     model = Near(40.0)
     scorer = HalfPrecision(model, collate, batch_size=64, tokens=None, rescore=False)
     numbers = np.arange(-20, 20) / 1000
-    found = scorer.logits(Numbers(numbers), None)
+    logits = scorer.logits(Numbers(numbers), None)
     exact = np.stack([np.round(numbers * 1000), np.zeros(40)], -1)
     report = scorer.report()
-    assert np.array_equal(found, exact), "all were compared, so all are float32's"
+    assert np.array_equal(logits, exact), "all were compared, so all are float32's"
     half = predict_logits(scorer.half, Numbers(numbers), collate)
     assert report["label_agreement"] == (half.argmax(-1) == exact.argmax(-1)).mean() < 1
     assert (
@@ -104,7 +104,7 @@ def test_one_class_is_never_in_doubt() -> None:
 
 @pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES])
 def test_every_family(tmp_path, family: str) -> None:
-    """In bfloat16 each family gives float32's logits to bfloat16's precision, and its own model is as it was."""
+    """The bfloat16 logits of each family equal those of float32 up to rounding; the model is unchanged."""
     if family in IMAGE_FAMILIES:
         folder, task = str(tiny_image_checkpoint(tmp_path, family)), "image-classification"
         inputs, rows = ImageInputs(load_image_processor(folder)), image_rows(12)
@@ -120,9 +120,9 @@ def test_every_family(tmp_path, family: str) -> None:
     assert (half is None) == (family in ("resnet", "efficientnet"))
     scorer = HalfPrecision(model, inputs.collate, batch_size=None, tokens=64, rescore=False)
     scorer.compared = 1  # as if after the first part
-    found = scorer.logits(batches, lengths)
+    logits = scorer.logits(batches, lengths)
     # 8 bits of mantissa through three layers of random weights; a wrong copy is off by the logits' own size.
-    assert np.abs(found - exact).max() < 0.12 * np.abs(exact).max() + 0.02
-    assert not np.array_equal(found, exact), "this was float32"
+    assert np.abs(logits - exact).max() < 0.12 * np.abs(exact).max() + 0.02
+    assert not np.array_equal(logits, exact), "this was float32"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())

@@ -1,4 +1,4 @@
-"""Intervals: values, coverage in simulations, behaviour at the edges, speed; paired differences and verdicts."""
+"""Intervals: values, coverage in simulations, edge cases, speed; paired differences and verdicts."""
 
 import tracemalloc
 
@@ -182,13 +182,13 @@ def test_refused_pairs(a: list, b: list, message: str) -> None:
 
 
 def answers(rng: np.random.Generator, labels: np.ndarray, right: float | np.ndarray, seeds: int) -> np.ndarray:
-    """Class ids (S, N), right with this probability and else any."""
+    """Class ids (S, N), correct with this probability, else random."""
     shape = (seeds, len(labels))
     return np.where(rng.random(shape) < right, labels, rng.integers(4, size=shape))
 
 
 def test_paired_macro_f1_by_hand() -> None:
-    """a: F1 of 2/3 and 4/5; b: of 0 and 2/3. Seeds of one kind each: their mean."""
+    """a has F1 scores of 2/3 and 4/5, b of 0 and 2/3; seeds are averaged."""
     labels, a, b = [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]
     expected = (2 / 3 + 4 / 5) / 2 - (0 + 2 / 3) / 2
     assert paired_macro_f1(labels, a, b).value == pytest.approx(expected)
@@ -205,15 +205,15 @@ def test_paired_macro_f1_is_as_wide_as_resampling_says() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(4, size=800, p=(0.6, 0.2, 0.15, 0.05))
     a, b = answers(rng, labels, 0.8, 1)[0], answers(rng, labels, 0.7, 1)[0]
-    found = paired_macro_f1(labels, a, b)
+    difference = paired_macro_f1(labels, a, b)
     score = lambda of, rows: f1_score(labels[rows], of[rows], average="macro")  # noqa: E731
-    assert found.value == pytest.approx(score(a, slice(None)) - score(b, slice(None)))
+    assert difference.value == pytest.approx(score(a, slice(None)) - score(b, slice(None)))
     resampled = [score(a, rows) - score(b, rows) for rows in rng.integers(800, size=(400, 800))]
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * np.std(resampled), rel=0.15)
+    assert (difference.high - difference.low) / 2 == pytest.approx(1.96 * np.std(resampled), rel=0.15)
 
 
 def test_paired_macro_f1_covers() -> None:
-    """Five seeds each, whose skill differs: the true difference is that of the mean skills on very many rows."""
+    """Five seeds of different skill; the true difference is that of the mean skills."""
     rng = np.random.default_rng(1)
     shares = (0.6, 0.2, 0.15, 0.05)
 

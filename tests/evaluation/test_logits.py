@@ -1,4 +1,4 @@
-"""Batches of a forward pass: by rows or by tokens, every row once, answers in row order."""
+"""Batches of forward passes: by rows or by tokens, every row once, logits in row order."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from hf_finetune.evaluation.logits import predict_logits
 
 
 class Echo(nn.Module):
-    """The row's number as its logit; remembers its batches."""
+    """Returns the row number as logit, and records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class Echo(nn.Module):
 
 def batches_of(count: int, **options) -> list[list[int]]:
     model = Echo()
-    found = predict_logits(model, range(count), lambda rows: {"row": torch.tensor(rows)}, **options)
-    assert found.tolist() == [[float(i)] for i in range(count)], "answers in row order"
+    logits = predict_logits(model, range(count), lambda rows: {"row": torch.tensor(rows)}, **options)
+    assert logits.tolist() == [[float(i)] for i in range(count)], "logits in row order"
     assert sorted(row for batch in model.batches for row in batch) == list(range(count)), "every row once"
     return model.batches
 
@@ -40,7 +40,7 @@ def test_rows_of_a_batch() -> None:
 
 
 def test_tokens_of_a_batch() -> None:
-    """Short rows in large batches, long ones in small; one that is longer than all that is by itself."""
+    """Short rows in large batches, long rows in small ones; a row above the limit is a batch by itself."""
     lengths = np.array([40, 2, 3, 3, 30, 2, 10, 11, 2])
     assert batches_of(9, batch_size=None, tokens=12, lengths=lengths) == [[1, 5, 8, 2], [3], [6], [7], [4], [0]]
     assert batches_of(9, batch_size=3, tokens=12, lengths=lengths) == [[1, 5, 8], [2, 3, 6], [7, 4, 0]]
@@ -56,7 +56,7 @@ def test_no_batch_is_larger_than_asked(tokens: int) -> None:
 
 
 class Terminal(io.StringIO):
-    """Stands for stderr at a terminal."""
+    """A stderr that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

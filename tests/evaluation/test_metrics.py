@@ -1,4 +1,4 @@
-"""Every kernel against scikit-learn, to 1e-12, and against values a person can compute."""
+"""Every metric against scikit-learn, to 1e-12, and against values computed by hand."""
 
 import math
 import warnings
@@ -26,7 +26,7 @@ cases = given(
 def draw(
     *, rows: int, num_labels: int, used: int, signal: float, decimals: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the first `used` classes only, and logits, rounded so that ties occur."""
+    """Labels of the first `used` classes, and logits rounded to produce ties."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(min(used, num_labels), size=rows)
     logits = rng.normal(size=(rows, num_labels))
@@ -92,7 +92,7 @@ def test_values_by_hand() -> None:
 
 @pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda metric: metric.name)
 def test_greater_is_better_as_the_table_says(metric: metrics.Metric) -> None:
-    """Right and certain predictions beat wrong and certain ones."""
+    """Confident correct predictions are better than confident wrong ones."""
     labels = np.array([0, 1, 2, 0, 1, 2])
     best = metrics.classification_metrics(labels, np.eye(3)[labels])[metric.name]
     worst = metrics.classification_metrics(labels, np.eye(3)[(labels + 1) % 3])[metric.name]
@@ -131,7 +131,7 @@ def test_any_class_ids_count_without_a_number_of_classes() -> None:
 
 
 def test_log_loss_of_soft_labels_is_the_mixture_of_hard_ones() -> None:
-    """By hand: a quarter of -log 0.2 and three quarters of -log 0.5."""
+    """By hand: 0.25 x -log 0.2 + 0.75 x -log 0.5."""
     probabilities = np.array([[0.2, 0.3, 0.5]])
     expected = -0.25 * math.log(0.2) - 0.75 * math.log(0.5)
     assert metrics.row_log_losses(np.array([[0.25, 0.0, 0.75]]), probabilities).tolist() == pytest.approx([expected])

@@ -1,4 +1,4 @@
-"""The text table and the confusions."""
+"""The table of metrics and the most confused classes."""
 
 import dataclasses
 

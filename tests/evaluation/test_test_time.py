@@ -1,4 +1,4 @@
-"""Several views of each row: their mean, and what it is worth."""
+"""Test-time augmentation: mean predictions of several views, and their gain."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def probabilities(predicted: list[int]) -> np.ndarray:
 
 
 def test_the_mean_is_that_of_the_probabilities() -> None:
-    """Of the logits it would be the first class: the view that is certain of it would have the say alone."""
+    """The mean of logits would give the first class, of which one view is certain."""
     views = [np.array([[0.98, 0.02]]), np.array([[0.2, 0.8]]), np.array([[0.2, 0.8]])]
     assert np.allclose(mean_probabilities(iter(views)), [[0.46, 0.54]], rtol=0, atol=1e-15)
     logits = np.log(views).mean(axis=0)
@@ -28,11 +28,11 @@ def test_one_view_is_itself() -> None:
 def test_the_gain_is_the_difference_of_accuracy_on_the_same_rows() -> None:
     labels = [0, 1] * 5
     with_views, without = probabilities([0, 1] * 4 + [0, 0]), probabilities([0, 1] * 3 + [1, 1, 0, 0])
-    found = gain(labels, with_views, without, resamples=100)
+    result = gain(labels, with_views, without, resamples=100)
     expected = paired_difference([1] * 9 + [0], [1] * 6 + [0, 1, 1, 0])
-    assert found["difference"] == {**expected.to_dict(), "verdict": verdict(expected)}
-    assert found["difference"]["value"] == pytest.approx(0.1) and found["difference"]["n"] == 10
-    metrics = {name: cell["value"] for name, cell in found["without"].items()}
+    assert result["difference"] == {**expected.to_dict(), "verdict": verdict(expected)}
+    assert result["difference"]["value"] == pytest.approx(0.1) and result["difference"]["n"] == 10
+    metrics = {name: cell["value"] for name, cell in result["without"].items()}
     assert metrics["accuracy"] == 0.8
     assert metrics == pytest.approx(classification_metrics(np.array(labels), without))
 
@@ -44,9 +44,9 @@ def test_the_verdict_is_of_the_views(better: int, worse: int, verdict: str) -> N
     without[:better], with_views[:worse] = 1, 1
     # The bootstrap wants two classes.
     labels = np.append(np.zeros(rows - 1, int), 1)
-    found = gain(labels, probabilities(list(with_views)), probabilities(list(without)), resamples=100)
-    assert found["difference"]["verdict"] == verdict
-    assert found["difference"]["value"] == pytest.approx((better - worse) / rows)
+    result = gain(labels, probabilities(list(with_views)), probabilities(list(without)), resamples=100)
+    assert result["difference"]["verdict"] == verdict
+    assert result["difference"]["value"] == pytest.approx((better - worse) / rows)
 
 
 def test_one_line_tells_gain_and_cost() -> None:

@@ -1,4 +1,4 @@
-"""Activations come back as they were written; what all stores do is tested with `store`."""
+"""Activations are read as they were written; the disk cache has tests of its own."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ LENGTHS = [2, 5, 1, 4]
 
 
 def rows(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """Four rows of 2, 5, 1 and 4 tokens: row r holds r, r + 0.5, ..."""
+    """Four rows of 2, 5, 1 and 4 tokens; row r has the values r, r + 0.5, ..."""
     return [(r + torch.arange(n * WIDTH) / 2).view(n, WIDTH).to(dtype) for r, n in enumerate(LENGTHS)]
 
 
@@ -29,12 +29,12 @@ def write(folder: Path, dtype: torch.dtype = torch.float32) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_come_back_as_they_were_written(tmp_path: Path, dtype: torch.dtype) -> None:
     write(tmp_path / "activations" / "a", dtype)
-    found = find_activations(tmp_path / "activations" / "a")
-    assert [tuple(found[i].shape) for i in range(4)] == [(n, WIDTH) for n in LENGTHS]
+    activations = find_activations(tmp_path / "activations" / "a")
+    assert [tuple(activations[i].shape) for i in range(4)] == [(n, WIDTH) for n in LENGTHS]
     for i, row in enumerate(rows(dtype)):
-        assert found[i].dtype == dtype and torch.equal(found[i], row)
-    assert found.size == 12 * WIDTH * dtype.itemsize and found.lengths_N.tolist() == LENGTHS
-    assert (tmp_path / "activations" / "a" / activation_cache.TOKENS).stat().st_size == found.size
+        assert activations[i].dtype == dtype and torch.equal(activations[i], row)
+    assert activations.size == 12 * WIDTH * dtype.itemsize and activations.lengths_N.tolist() == LENGTHS
+    assert (tmp_path / "activations" / "a" / activation_cache.TOKENS).stat().st_size == activations.size
 
 
 @pytest.mark.parametrize("change", [{"dtype": "int8"}, {"width": None}])

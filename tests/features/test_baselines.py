@@ -1,4 +1,4 @@
-"""The majority and the linear baselines on rows whose answer is plain."""
+"""The majority and linear baselines on separable rows."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ from hf_finetune.features.baselines import linear_baseline, majority
 
 
 def texts(rows: int, seed: int, signs: tuple[str, ...] = ("good", "bad", "odd"), **columns: list) -> Dataset:
-    """Random words, and the sign of the row's class among them."""
+    """Random words, and a word that tells the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(signs), size=rows)
     lines = [" ".join([*rng.choice(list("abcdefgh"), size=6), signs[label]]) for label in labels]
@@ -23,7 +23,7 @@ def texts(rows: int, seed: int, signs: tuple[str, ...] = ("good", "bad", "odd"),
 
 
 def images(rows: int, seed: int, mode: str = "RGB") -> Dataset:
-    """Noise that is bright above (class 0) or below (class 1)."""
+    """Noise with a brighter upper half (class 0) or lower half (class 1)."""
     rng = np.random.default_rng(seed)
     labels, images = rng.integers(2, size=rows), []
     for label in labels:
@@ -83,8 +83,7 @@ def test_word_order_counts() -> None:
 
 
 def paired(rows: int, seed: int) -> Dataset:
-    """The class is that of the second text; the first holds a sign that says nothing, and some second ones are
-    missing."""
+    """The second text tells the class, the first one misleads; some second texts are missing."""
     first, second = texts(rows, seed), texts(rows, seed + 100)
     pairs = [None if i % 10 == 9 else text for i, text in enumerate(second["text"])]
     return Dataset.from_dict({"text": first["text"][:], "text_pair": pairs, "label": second["label"][:]})

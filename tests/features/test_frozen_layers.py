@@ -47,14 +47,14 @@ OTHERS = {
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test's own; no peak of the processor is measured after each training."""
+    """Use a separate cache for each test, and measure no peak performance."""
     monkeypatch.setattr(flops, "measure", lambda *_, **__: None)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "activations"
 
 
 def cached(trainer: ClassifierTrainer, **options) -> TrainingRows:
-    """The trainer's rows through the cache."""
+    """Cache the trainer's rows."""
     given = {"fingerprint": "rows", "autocast": None, "budget_gb": 1.0} | options
     return cache_frozen_layers(trainer.model, trainer.inputs, trainer.train_dataset, trainer.eval_dataset, **given)
 
@@ -65,7 +65,7 @@ def use(trainer: ClassifierTrainer, rows: TrainingRows) -> ClassifierTrainer:
 
 @pytest.mark.parametrize("family", FLAT)
 def test_cached_training_equals_uncached(tmp_path: Path, family: str) -> None:
-    """Three steps with dropout: the weights, the logits of the whole model, and none of the frozen weights moved."""
+    """Three steps with dropout: equal weights and logits, unchanged frozen weights."""
     trainers = [small_trainer(tmp_path, family, rows=20, dropout=None) for _ in range(2)]
     for trainer in trainers:
         freezing.train_top(trainer.model, 1)
@@ -83,14 +83,14 @@ def test_cached_training_equals_uncached(tmp_path: Path, family: str) -> None:
     assert moved and not any(".0." in n or ".1." in n or "embedding" in n for n in moved)
     plain = Rows(trainers[0].eval_dataset, columns_of(trainers[0].inputs, labels=False))
     rows.close()
-    found = predict_logits(trainers[1].model, plain, trainers[0].inputs.collate)
-    assert np.allclose(found, trainers[0].logits(trainers[0].eval_dataset), atol=1e-3)
+    logits = predict_logits(trainers[1].model, plain, trainers[0].inputs.collate)
+    assert np.allclose(logits, trainers[0].logits(trainers[0].eval_dataset), atol=1e-3)
 
 
 @pytest.mark.parametrize("top", [0, 1])
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_heads_that_read_the_first_token_alone(tmp_path: Path, family: str, top: int) -> None:
-    """With nothing but the head to train, one token a row is kept."""
+    """If only the head trains, one token per row is cached."""
     trainers = [small_trainer(tmp_path, family, rows=20) for _ in range(3)]
     for trainer in trainers:
         freezing.train_top(trainer.model, top)
@@ -124,7 +124,7 @@ def test_families_without_a_boundary(tmp_path: Path, family: str, caplog: pytest
 
 @pytest.mark.parametrize(("family", "why"), [("ibert", "return more than rows"), ("longformer", "fail on activations")])
 def test_families_that_cannot_be_entered(tmp_path: Path, family: str, why: str) -> None:
-    """I-BERT's embeddings give a scale as well; Longformer's classifier asks for ids. They train without the cache."""
+    """I-BERT's embeddings return a scale, Longformer's classifier needs ids: both train without a cache."""
     trainer = small_trainer(tmp_path, family, rows=8, dropout=None)
     freezing.train_top(trainer.model, 1)
     rows = cached(trainer)
@@ -135,7 +135,7 @@ def test_families_that_cannot_be_entered(tmp_path: Path, family: str, why: str) 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "vit"])
 def test_validation_and_features_through_the_cache(tmp_path: Path, family: str) -> None:
-    """Rows of both kinds at once, one after the other: what a whole pass gives."""
+    """Cached and ordinary batches give the logits of a full forward pass."""
     trainer = small_trainer(tmp_path, family, rows=12)
     freezing.train_top(trainer.model, 1)
     expected = trainer.logits(trainer.eval_dataset)
@@ -213,7 +213,7 @@ def test_no_room_means_no_cache(tmp_path: Path, own_folder: Path, monkeypatch: p
 
 
 def test_resumed_equals_straight(tmp_path: Path) -> None:
-    """To the bit, also where the store is the same and the process another."""
+    """To the bit, also from the same cache in another process."""
 
     def fresh() -> ClassifierTrainer:
         trainer = small_trainer(tmp_path, "bert", rows=20, dropout=None, num_train_epochs=2.0)
@@ -244,7 +244,7 @@ def test_accumulation(tmp_path: Path) -> None:
 
 
 def test_bfloat16_store(tmp_path: Path) -> None:
-    """Half the size; enters the layers above as the float32 that they see without a cache."""
+    """Half the size; the layers above get float32, as without a cache."""
     trainer = small_trainer(tmp_path, "bert", rows=12)
     freezing.train_top(trainer.model, 1)
     rows = cached(trainer, autocast=torch.bfloat16)
@@ -262,7 +262,7 @@ def test_bfloat16_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["electra", "vit"])
 def test_adapters_above_the_frozen_layers(tmp_path: Path, family: str) -> None:
-    """Also where some lie, frozen, in the layers that are passed over."""
+    """Also with frozen adapters in the skipped layers."""
     steps = []
     for with_cache in (False, True):
         trainer = small_trainer(tmp_path, family, rows=20, dropout=None)
@@ -286,15 +286,15 @@ def test_adapters_that_train_below_leave_nothing_to_cache(tmp_path: Path) -> Non
 
 
 def test_pairs(tmp_path: Path) -> None:
-    """The second text's token types are read below the boundary only."""
+    """Token types are read only below the boundary."""
     trainer = small_trainer(tmp_path, "bert", rows=12)
     freezing.train_top(trainer.model, 1)
     for name in ("train", "validation"):
         rows = getattr(trainer.setup.data, name).select_columns(["text", "label"])
         use_data(trainer, **{name: trainer.inputs.encode(rows.add_column("text_pair", rows["text"][:]))})
     expected = trainer.logits(trainer.eval_dataset)
-    found = cached(trainer)
-    assert np.allclose(use(trainer, found).logits(found.validation), expected, atol=1e-5)
+    rows = cached(trainer)
+    assert np.allclose(use(trainer, rows).logits(rows.validation), expected, atol=1e-5)
 
 
 def test_every_family_is_named_once() -> None:

@@ -1,4 +1,4 @@
-"""Hub data sets: what a loopback Hub serves, and one line for everything that can go wrong."""
+"""Hub data sets, served by a loopback Hub, and a one-line error for every failure."""
 
 import json
 import os
@@ -40,9 +40,9 @@ def answer(work):
         return str(error)
 
 def splits(config, **options):
-    found = load(Source("nyu-mll/glue", config), "text", SplitOptions(**options))
-    sizes = [len(found.train), len(found.validation), found.test and len(found.test)]
-    return [sizes, found.labels, found.columns, found.notes, found.train[4], found.validation[0]["text"]]
+    splits = load(Source("nyu-mll/glue", config), "text", SplitOptions(**options))
+    sizes = [len(splits.train), len(splits.validation), splits.test and len(splits.test)]
+    return [sizes, splits.labels, splits.columns, splits.notes, splits.train[4], splits.validation[0]["text"]]
 
 def scored(config, **options):
     labels = ("contradiction", "entailment", "neutral")

@@ -1,4 +1,4 @@
-"""parquet files: features that `datasets` wrote, bare types, damage."""
+"""Parquet files: features of `datasets`, plain types, damage."""
 
 from pathlib import Path
 

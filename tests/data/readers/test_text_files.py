@@ -1,4 +1,4 @@
-"""csv and json files: what is read, and the one line that each kind of damage gives."""
+"""CSV and JSON files, and a one-line error for every kind of damage."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def places(source: CsvFile | JsonFile, column: str) -> list[str]:
     return [chunk.place(i) for chunk in source.chunks([column], 2) for i in range(chunk.size)]
 
 
-def complaint(source: CsvFile | JsonFile, column: str = "text") -> str:
+def error_of(source: CsvFile | JsonFile, column: str = "text") -> str:
     with pytest.raises(InputError) as caught:
         source.columns()
         values(source, column)
@@ -57,7 +57,7 @@ def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
 
 
 def test_bare_quotation_marks_of_a_tsv_are_text(tmp_path: Path) -> None:
-    """GLUE's files hold quotation marks that open fields and are never closed."""
+    """GLUE's files have unbalanced quotation marks."""
     bare = CsvFile(write(tmp_path / "a.tsv", 'text\tlabel\n"Open\tx\nsays "hi"\ty\n"a" b\tx\n'))
     assert values(bare, "text") == ['"Open', 'says "hi"', '"a" b']
     assert bare.notes == ("a.tsv: quotation marks are read as plain characters, as they do not enclose whole fields",)
@@ -74,7 +74,7 @@ def test_bare_quotation_marks_of_a_tsv_are_text(tmp_path: Path) -> None:
     ],
 )
 def test_quotation_marks_are_not_guessed_at(tmp_path: Path, name: str, content: str) -> None:
-    assert "quotation mark" in complaint(CsvFile(write(tmp_path / name, content)))
+    assert "quotation mark" in error_of(CsvFile(write(tmp_path / name, content)))
 
 
 def test_huge_field(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_huge_field(tmp_path: Path) -> None:
     ],
 )
 def test_csv_damage(tmp_path: Path, content: str | bytes, expected: str) -> None:
-    assert expected in complaint(CsvFile(write(tmp_path / "a.csv", content)))
+    assert expected in error_of(CsvFile(write(tmp_path / "a.csv", content)))
 
 
 def test_other_encodings(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_other_encodings(tmp_path: Path) -> None:
     assert values(CsvFile(write(tmp_path / "b.csv", "text,label\ncafé,e\n".encode("utf-16")), "utf-16"), "text") == [
         "café"
     ]
-    assert complaint(CsvFile(tmp_path / "a.csv", "klingon")) == (
+    assert error_of(CsvFile(tmp_path / "a.csv", "klingon")) == (
         "--data.encoding klingon: no such encoding; try utf-8, cp1252 or utf-16"
     )
-    assert "byte 0x81 is not cp1252; name the file's encoding: --data.encoding latin-1" in complaint(
+    assert "byte 0x81 is not cp1252; name the file's encoding: --data.encoding latin-1" in error_of(
         CsvFile(write(tmp_path / "c.csv", b"text,label\n\x81,e\n"), "cp1252")
     )
 
@@ -200,8 +200,8 @@ def test_jsonl_places_name_the_line(tmp_path: Path) -> None:
     ],
 )
 def test_json_damage(tmp_path: Path, name: str, content: str | bytes, expected: str) -> None:
-    assert expected in complaint(JsonFile(write(tmp_path / name, content)))
+    assert expected in error_of(JsonFile(write(tmp_path / name, content)))
 
 
 def test_missing_and_forbidden_files(tmp_path: Path) -> None:
-    assert complaint(CsvFile(tmp_path / "a.csv")) == f"{tmp_path}/a.csv: cannot be read (No such file or directory)"
+    assert error_of(CsvFile(tmp_path / "a.csv")) == f"{tmp_path}/a.csv: cannot be read (No such file or directory)"
