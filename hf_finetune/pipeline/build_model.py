@@ -65,7 +65,7 @@ def _has_two_heads(context: RunContext) -> bool:
     """Whether a DeiT learns from its teacher by its distillation token (arXiv:2012.12877).
 
     It must remain an instance of its stock class: without an adapter, which is loaded onto the class with one head, and
-    without a pooling or head of the recipe's. It also needs teacher logits, from which alone that token's head learns.
+    without a pooling or head of the recipe's. It also needs teacher logits: only these train that token's head.
 
     Raises:
         InputError: the class token's head would learn nothing.

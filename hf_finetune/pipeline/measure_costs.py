@@ -203,7 +203,7 @@ def _time_evaluation(small: Run, network: nn.Module, evaluated: Dataset) -> tupl
     """Return the seconds per row of prediction, and the seconds per row and resample of intervals."""
     rows = small.data.splits.validation
     if isinstance(small.data.inputs, TextInputs):
-        # For the peak of memory alone.
+        # Only for the peak of memory.
         characters = np.array([len(text) for text in evaluated["text"][:]])
         longest = np.argsort(-characters, kind="stable")[: small.recipe.train.per_device_eval_batch_size]
         predict(network, small, evaluated.select(longest))
@@ -265,7 +265,7 @@ def time_pretraining(run: Run) -> float:
         loop_s = loop_seconds(read_log(folder / pretrain_setup.LOG))
     share = sizes.sum() / sizes[np.unique(chosen)].sum()
     epochs = pretrain.num_train_epochs if pretrain.max_steps < 0 else pretrain.max_steps / len(steps)
-    # A held-out row goes forward alone, a third of the cost of training on it.
+    # A held-out row has no backward pass, a third of the cost of training on it.
     scored = len(rows.held_out) / len(rows.train) / 3
     return encode_s + loop_s * share * epochs * (1 + scored)
 

@@ -72,7 +72,7 @@ def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretrainin
         return run, None
     encoder = folder / ENCODER
     if is_whole(encoder):
-        logger.info("pretrained already: the run begins with %s", encoder)
+        logger.info("pretrained already: the run starts from %s", encoder)
     else:
         _pretrain(run, folder, record)
         PartialState().wait_for_everyone()

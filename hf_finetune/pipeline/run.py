@@ -175,7 +175,7 @@ def dry_run(run: Run, folder: Path, choice: KernelChoice) -> TrainedRun:
 
 
 def finalize(trained: TrainedRun) -> dict[str, Any] | None:
-    """Take the stages after training, in the main process alone."""
+    """Take the stages after training, in the main process only."""
     if not PartialState().is_main_process:
         return None
     folder, recipe = trained.folder, trained.run.recipe
@@ -191,7 +191,7 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
             publish_run(folder, recipe.hub)
             return {**result, "folder": str(folder)}
     except KeyboardInterrupt:
-        raise StoppedBySignal("stopped by a signal after training; --resume goes on from there") from None
+        raise StoppedBySignal("stopped by a signal after training; --resume continues from there") from None
 
 
 def _run_without_pretraining(trained: TrainedRun) -> None:
@@ -203,5 +203,5 @@ def _run_without_pretraining(trained: TrainedRun) -> None:
     if (without / "result.json").exists():
         return
     logger.info("the same without pretraining, with %.3g times the epochs", factor)
-    alone = replace(recipe, pretrain=Pretrain(), train=train, hub=replace(recipe.hub, repo_id=None))
-    finalize(train_recipe(alone, Launch(str(without), resume=resume)))
+    plain = replace(recipe, pretrain=Pretrain(), train=train, hub=replace(recipe.hub, repo_id=None))
+    finalize(train_recipe(plain, Launch(str(without), resume=resume)))

@@ -36,7 +36,7 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     occupied = folder.is_dir() and any(folder.iterdir())
     if occupied and not resume:
         raise InputError(
-            f"--output {folder}: the folder is not empty; name another one, or go on with its run by --resume"
+            f"--output {folder}: the folder is not empty; name another one, or continue its run by --resume"
         )
     if resume and (folder / "result.json").exists():
         raise InputError(f"--output {folder}: the run in it is finished, there is nothing to resume")
@@ -82,7 +82,7 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error).strip().splitlines()[0]
         raise TrainingError(
-            f"{folder}: cannot be written ({reason}); make room there, then --resume goes on from the last checkpoint"
+            f"{folder}: cannot be written ({reason}); make room there, then --resume continues from the last checkpoint"
         ) from error
 
 

@@ -32,7 +32,7 @@ class TeacherOutput:
 
     predictions: TeacherPredictions
     features: FeatureDistillation | None
-    """None: the student learns from predictions alone."""
+    """None: the student learns only from predictions."""
 
     def seconds_in_training(self, *, dry_run: bool) -> float:
         """Return the seconds of the teachers while the student trains.

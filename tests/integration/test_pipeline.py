@@ -1,4 +1,4 @@
-"""A whole run in this process, on tiny checkpoints: its gates hold, and what cannot end well is refused at once."""
+"""Runs in this process on tiny checkpoints: the parity gate, refusals, interruptions, resumption and the head."""
 
 import dataclasses
 import errno
@@ -38,14 +38,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def change(path: Path, name: str) -> None:
-    """Make one tensor of a saved file a little larger."""
+    """Change a tensor of a saved file a little."""
     tensors = load_file(path)
     tensors[name] += 0.01
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def damaging(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
-    """Between saving and the gate, `damage` is done to the run's folder."""
+def damage_artifacts(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
+    """Apply `damage` to the run's folder between saving and the parity gate."""
     save_artifacts = save.save_artifacts
 
     def save_badly(network, prepared, folder):
@@ -56,16 +56,16 @@ def damaging(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) ->
     monkeypatch.setattr(save, "save_artifacts", save_badly)
 
 
-def test_damaged_artifacts_are_neither_passed_nor_pushed(
+def test_damaged_artifacts_fail_the_gate_and_are_not_pushed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One tensor of the merged model changes, and one of the adapter's own head."""
+    """A tensor of the merged model is changed, and one of the adapter's head."""
 
     def damage(folder: Path) -> None:
         change(folder / "model" / "model.safetensors", "classifier.bias")
         change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
 
-    damaging(monkeypatch, damage)
+    damage_artifacts(monkeypatch, damage)
     monkeypatch.setattr(run, "check_target", lambda *_: "token")
     monkeypatch.setattr(publish, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
     published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
@@ -77,10 +77,10 @@ def test_damaged_artifacts_are_neither_passed_nor_pushed(
     assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
-def test_artifact_that_cannot_be_loaded_is_in_the_result(
+def test_an_artifact_that_cannot_be_loaded_is_reported(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damaging(monkeypatch, lambda folder: (folder / "model" / "model.safetensors").write_bytes(b"no tensors"))
+    damage_artifacts(monkeypatch, lambda folder: (folder / "model" / "model.safetensors").write_bytes(b"no tensors"))
     with pytest.raises(GateError, match="a fresh process could not load the saved folder: "):
         run.run(recipe, Launch(output=str(tmp_path / "run")))
     check = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]["reload"]
@@ -89,7 +89,7 @@ def test_artifact_that_cannot_be_loaded_is_in_the_result(
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> None:
+def test_local_data_are_named_without_their_path(tmp_path: Path) -> None:
     (tmp_path / "movie.csv").touch()
     assert document.path_name(str(tmp_path / "movie.csv"), None) == "movie.csv"
     assert document.path_name(str(tmp_path / "movie.csv"), "Movie reviews") == "Movie reviews"
@@ -97,10 +97,10 @@ def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_run_that_dies_before_its_result_can_be_resumed(
+def test_a_run_that_dies_before_its_result_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The result is the last thing written: whoever finds one finds the rest. An own run can be trained further."""
+    """result.json is written last, so its presence marks a complete run. The model of a run can be trained further."""
     write = document.write_json
 
     def die(path: Path, value) -> None:
@@ -144,7 +144,9 @@ def test_run_that_dies_before_its_result_can_be_resumed(
         ({"train": Train(extra={"label_smoothing_factor": 0.1})}, "train.extra.label_smoothing_factor"),
     ],
 )
-def test_what_cannot_end_well_is_refused_at_once(recipe: Recipe, tmp_path: Path, changes: dict, message: str) -> None:
+def test_runs_that_cannot_succeed_are_refused_before_writing(
+    recipe: Recipe, tmp_path: Path, changes: dict, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         run.run(dataclasses.replace(recipe, **changes), Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
@@ -158,7 +160,7 @@ def test_what_cannot_end_well_is_refused_at_once(recipe: Recipe, tmp_path: Path,
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 135104 vs 134992"),
     ],
 )
-def test_full_disk_is_said_in_one_line(
+def test_a_full_disk_is_an_error_of_one_line(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object) -> None:
@@ -170,7 +172,7 @@ def test_full_disk_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_interruption_before_training_leaves_nothing(
+def test_an_interruption_before_training_leaves_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "fit_head", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -180,23 +182,22 @@ def test_interruption_before_training_leaves_nothing(
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_interruption_after_training_can_be_resumed(
+def test_an_interruption_after_training_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In an empty folder `resume` starts anew; a signal during the evaluation leaves the checkpoint of the last
-    step."""
+    """`resume` starts a new run in an empty folder; a signal after training leaves the checkpoint of the last step."""
 
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(run, "save", interrupted)
-    with pytest.raises(StoppedBySignal, match="after training; --resume goes on"):
+    with pytest.raises(StoppedBySignal, match="after training; --resume"):
         run.run(recipe, Launch(output=str(tmp_path), resume=True))
     assert (tmp_path / "recipe.json").exists() and len(list((tmp_path / "checkpoints").iterdir())) == 1
-    assert capsys.readouterr().err.endswith("\n"), "the bar must not share a line with what is said next"
+    assert capsys.readouterr().err.endswith("\n"), "the bar must not share a line with the next message"
 
 
-def test_bar_ends_its_line_when_training_is_stopped(
+def test_the_progress_bar_ends_its_line_when_training_is_stopped(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stop_after(monkeypatch, 3)
@@ -206,8 +207,8 @@ def test_bar_ends_its_line_when_training_is_stopped(
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its kernels are those of recipe.json, whatever the machine would choose by then, and so are its weights."""
+def test_a_resumed_run_reuses_its_kernels(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read from recipe.json instead of measured again, and the weights are those of an uninterrupted run."""
     recipe = dataclasses.replace(
         recipe, precision=Precision(), train=dataclasses.replace(recipe.train, logging_steps=1)
     )
@@ -250,8 +251,7 @@ def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: 
 
 @pytest.mark.usefixtures("gate_here")
 def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> None:
-    """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it
-    elsewhere."""
+    """The run takes the planned steps, and plain transformers loads its model/ in the gate."""
     budgeted = dataclasses.replace(recipe, batching=Batching(token_budget=160, unpadded=True))
     result = run.run(budgeted, Launch(str(tmp_path / "run")))
     prepared = prepare(budgeted)
@@ -262,7 +262,7 @@ def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> Non
     assert result["throughput"]["train_tokens_per_s"] > 0
 
 
-def test_token_budget_that_the_processes_cannot_share_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_token_budget_too_small_for_the_processes_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     train = dataclasses.replace(recipe.train, gradient_accumulation_steps=4)
     small = dataclasses.replace(recipe, batching=Batching(token_budget=20), train=train)
     with pytest.raises(InputError, match=r"^batching.token_budget: 20 tokens make a step of 1 row"):
@@ -270,10 +270,10 @@ def test_token_budget_that_the_processes_cannot_share_is_refused(recipe: Recipe,
     assert not (tmp_path / "run").exists()
 
 
-def test_head_of_an_earlier_run_changes_no_bit(
+def test_the_cached_head_of_an_earlier_run_gives_the_same_bits(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first run fits it, the second finds it, the third finds it damaged: the weights are the same."""
+    """The first run fits the head, the second reads it from the cache, the third fits it again as the cache is damaged."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run, "finalize", lambda trained: trained.trainer.model.state_dict())
     fitted, found = [], "as an earlier run on this machine fitted it"
@@ -298,7 +298,7 @@ def test_head_of_an_earlier_run_changes_no_bit(
 def test_the_head_stays_random_where_a_fit_explains_too_little(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit as without a fit; and not so where it is taken."""
+    """The random head is the one without a fit, bit for bit; a fit that explains enough replaces it."""
     monkeypatch.setattr(
         run, "finalize", lambda trained: (trained.setup.record.head, trained.trainer.model.classifier.weight)
     )
@@ -315,8 +315,8 @@ def test_the_head_stays_random_where_a_fit_explains_too_little(
     assert torch.equal(random, left) and not torch.allclose(random, fitted, atol=1e-3)
 
 
-def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole and narrow last layer, all words and those that occur: one end, and words that never occur stay."""
+def test_shortcuts_change_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow and full last layer, sparse and dense word embeddings: the same weights, but unused words stay as they are."""
     monkeypatch.setattr(run, "finalize", lambda trained: trained.trainer.model.state_dict())
     model = dataclasses.replace(recipe.model, dropout=0.0)
 
@@ -343,44 +343,46 @@ def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monk
     assert torch.equal(frozen[table], start)
 
 
-def test_activations_that_are_computed_again(recipe: Recipe, tmp_path: Path) -> None:
-    """Draw the same dropout: to the bit the weights of a run that keeps them and draws a mask for each site. A family
-    that cannot is refused by name."""
+def test_gradient_checkpointing(recipe: Recipe, tmp_path: Path) -> None:
+    """It draws the same dropout, to the bits of a run without it and without fast dropout. A family without support for
+    it is refused."""
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, max_steps=3, learning_rate=1e-3))
     dropping = dataclasses.replace(recipe.model, dropout=0.3)
-    found = []
+    weights = []
     for name, model, extra in (
-        ("again", dropping, {"activation_checkpointing": True}),
-        ("kept", dataclasses.replace(dropping, fast_dropout=False), {}),
+        ("recomputed", dropping, {"activation_checkpointing": True}),
+        ("stored", dataclasses.replace(dropping, fast_dropout=False), {}),
     ):
         train = dataclasses.replace(recipe.train, extra=extra)
         run.run(dataclasses.replace(recipe, model=model, train=train), Launch(str(tmp_path / name)))
-        found.append(load_file(tmp_path / name / "model" / "model.safetensors"))
-    assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+        weights.append(load_file(tmp_path / name / "model" / "model.safetensors"))
+    assert weights[0].keys() == weights[1].keys() and all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
     mpnet = Model(str(tiny_text_checkpoint(tmp_path / "mpnet", "mpnet")))
     train = dataclasses.replace(recipe.train, extra={"activation_checkpointing": True})
-    with pytest.raises(InputError, match="gradient_checkpointing: expected false here: mpnet cannot"):
+    with pytest.raises(InputError, match="gradient_checkpointing: expected false here: mpnet"):
         run.run(dataclasses.replace(recipe, model=mpnet, train=train), Launch(str(tmp_path / "refused")))
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_class_that_no_drawn_row_has(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head is fitted to a row of it all the same."""
+def test_the_head_is_fitted_to_classes_that_the_sample_lacks(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of each missing class is added to the sample."""
     monkeypatch.setattr(warm_start, "MOST_ROWS", 1)
     train = dataclasses.replace(recipe.train, max_steps=1, head_least_explained=-100.0)
     result = run.run(dataclasses.replace(recipe, train=train), Launch(str(tmp_path / "run")))
     assert result is not None and result["head"]["fitted"]
 
 
-def test_a_soup_of_a_run_that_was_scored_before_its_first_step(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_soup_with_a_score_before_the_first_step(recipe: Recipe, tmp_path: Path) -> None:
     train = dataclasses.replace(recipe.train, num_train_epochs=2.0, extra={"eval_on_start": True})
     recipe = dataclasses.replace(recipe, train=train, averaging=dataclasses.replace(recipe.averaging, soup=True))
     result = run.run(recipe, Launch(str(tmp_path / "run")))
     assert result is not None and result["parity"]["reload"]["ok"]
 
 
-def test_several_gpus_add_up_dense_gradients(recipe: Recipe) -> None:
-    """NCCL adds up no sparse ones, gloo does."""
+def test_several_gpus_train_dense_embeddings(recipe: Recipe) -> None:
+    """Unlike gloo, NCCL does not add up sparse gradients."""
     prepared = prepare(recipe)
     two = dataclasses.replace(prepared.context, processes=2)
     assert has_sparse_embeddings(dataclasses.replace(prepared, context=two))
