@@ -24,7 +24,7 @@ IMAGES_PER_BATCH = 64
 TEXTS_PER_BATCH = 512
 
 
-def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmenter, copies: int) -> Dataset:
+def with_copies(rows: Dataset, inputs: Inputs, augmenter: Augmenter, copies: int) -> Dataset:
     """Return the rows followed by `copies` augmented copies of all of them; copy v of a row is its view v of epoch 0.
 
     Language models loaded for this are released.
@@ -37,11 +37,11 @@ def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmenter, copies: 
     """
     with tqdm(total=len(rows) * copies, desc="augment", unit="row", dynamic_ncols=True, disable=None) as bar:
         if isinstance(inputs, TextInputs):
-            parts = [rows, *(_text_copy(rows, augmentation, view, bar) for view in range(1, copies + 1))]
+            parts = [rows, *(_text_copy(rows, augmenter, view, bar) for view in range(1, copies + 1))]
         else:
-            parts = _image_copies(rows, inputs, augmentation, copies, bar)
-    if augmentation.paraphrase is not None:
-        augmentation.paraphrase.release()
+            parts = _image_copies(rows, inputs, augmenter, copies, bar)
+    if augmenter.paraphrase is not None:
+        augmenter.paraphrase.release()
     return concatenate_datasets(parts)
 
 
@@ -60,23 +60,23 @@ def without_scored(copied: Dataset, originals: int, scored: Sequence[Dataset]) -
     return copied.select([i for i, digest in enumerate(digests) if i < originals or digest not in known])
 
 
-def identity_of(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter) -> dict[str, Any]:
+def identity_of(rows: Dataset, inputs: ImageInputs, augmenter: Augmenter) -> dict[str, Any]:
     """Return everything that augmented images depend on except epoch and view, in JSON types."""
     return {
         "original": image_cache.cache_key(rows, inputs.processor),
         "version": version("hf_finetune"),
-        "operations": repr(augmentation.operations),
-        "seed": augmentation.seed,
-        "labels": augmentation.population.labels.tolist(),
+        "operations": repr(augmenter.operations),
+        "seed": augmenter.seed,
+        "labels": augmenter.population.labels.tolist(),
     }
 
 
-def _text_copy(rows: Dataset, augmentation: Augmenter, view: int, bar: tqdm) -> Dataset:
+def _text_copy(rows: Dataset, augmenter: Augmenter, view: int, bar: tqdm) -> Dataset:
     """Return one view of all rows, in memory."""
 
     def augment(columns: dict[str, Any], indices: list[int]) -> dict[str, list[str]]:
         bar.update(len(indices))
-        return augmentation.texts(columns, indices, 0, view).columns()
+        return augmenter.texts(columns, indices, 0, view).columns()
 
     return rows.map(
         augment,
@@ -90,7 +90,7 @@ def _text_copy(rows: Dataset, augmentation: Augmenter, view: int, bar: tqdm) -> 
     )
 
 
-def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, copies: int, bar: tqdm) -> list[Dataset]:
+def _image_copies(rows: Dataset, inputs: ImageInputs, augmenter: Augmenter, copies: int, bar: tqdm) -> list[Dataset]:
     """Return the rows and each of their copies, as pixels of the model's input size in the disk cache.
 
     The processor must not see a copy again: it might crop its border a second time.
@@ -100,10 +100,10 @@ def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, c
         for start in range(0, len(decoded), IMAGES_PER_BATCH):
             part = decoded[start : start + IMAGES_PER_BATCH]
             numbers = range(start, start + len(part["label"]))
-            yield augmentation.pixels(inputs.pixels(part["image"]), part["label"], numbers, 0, view)
+            yield augmenter.pixels(inputs.pixels(part["image"]), part["label"], numbers, 0, view)
             bar.update(len(numbers))
 
-    identity = identity_of(rows, inputs, augmentation)
+    identity = identity_of(rows, inputs, augmenter)
     try:
         decoded = image_cache.cache_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
         size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])

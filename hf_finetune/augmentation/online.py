@@ -28,13 +28,13 @@ class AugmentedRows(EpochRows):
     Args:
         rows: encoded rows that still have their source columns.
         inputs: encodes the views.
-        augmentation: makes the views.
+        augmenter: makes the views.
     """
 
-    def __init__(self, rows: Dataset, inputs: Inputs, augmentation: Augmenter) -> None:
+    def __init__(self, rows: Dataset, inputs: Inputs, augmenter: Augmenter) -> None:
         sources = ("text", "text_pair", "image", "label")
         self.rows = rows.select_columns([c for c in sources if c in rows.column_names])
-        self.inputs, self.augmentation = inputs, augmentation
+        self.inputs, self.augmenter = inputs, augmenter
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,12 +48,12 @@ class AugmentedRows(EpochRows):
     @cached_property
     def _identity(self) -> dict[str, Any]:
         assert isinstance(self.inputs, ImageInputs), "the views of texts are identified by their content"
-        return identity_of(self.rows, self.inputs, self.augmentation)
+        return identity_of(self.rows, self.inputs, self.augmenter)
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that the epoch's views of images depend on, in JSON types."""
-        progress = self.augmentation.progress
+        progress = self.augmenter.progress
         progress_N = None if progress is None else progress(self.epoch, np.arange(len(self))).tolist()
         return {**self._identity, "epoch": self.epoch, "progress": progress_N}
 
@@ -71,10 +71,10 @@ class AugmentedRows(EpochRows):
         views, rows = (part.tolist() for part in np.divmod(np.asarray(indices, dtype=int), len(self)))
         columns, inputs = self.rows[rows], self.inputs
         if isinstance(inputs, TextInputs):
-            batch = self.augmentation.texts(columns, rows, self.epoch, views)
+            batch = self.augmenter.texts(columns, rows, self.epoch, views)
             return {"text": batch.texts, "text_pair": batch.pairs, "label": columns["label"]}
         pixels_BCHW = inputs.pixels(columns["image"])
-        changed_BCHW = self.augmentation.pixels(pixels_BCHW, columns["label"], rows, self.epoch, views)
+        changed_BCHW = self.augmenter.pixels(pixels_BCHW, columns["label"], rows, self.epoch, views)
         return {"pixels": changed_BCHW, "label": columns["label"]}
 
     def encoded(self, views: dict[str, Any]) -> dict[str, Any]:

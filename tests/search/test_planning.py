@@ -20,8 +20,7 @@ from hf_finetune.search.planning import (
     too_expensive,
     trials_seconds,
 )
-from hf_finetune.search.searchers.base import halving_counts
-from hf_finetune.search.searchers.sweep import Sweep
+from hf_finetune.search.searchers.halving import Sweep, halving_counts
 
 SPACE = Space({name: SwapWords for name in "ABCDEFGH"})
 # A run of n steps takes 2 + n + 1 seconds; three pairs of them 10 + 2 4 + 6 (3 + n) = 36 + 6 n.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_finetune.search.searchers.base import RUNGS, Candidate, Rounds, Searcher, SearchSpace, Trial, at_random
+from hf_finetune.search.searchers.base import RUNGS, Candidate, Searcher, SearchSpace, Trial, at_random
+from hf_finetune.search.searchers.halving import Rounds
 
 MIN_MEMBERS, MAX_MEMBERS, TRIALS_PER_MEMBER = 4, 16, 8
 

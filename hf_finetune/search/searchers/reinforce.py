@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_finetune.search.searchers.base import Candidate, Decision, Halving, Searcher, SearchSpace, Trial, halving_counts
+from hf_finetune.search.searchers.base import Candidate, Decision, Searcher, SearchSpace, Trial
+from hf_finetune.search.searchers.halving import Halving, halving_counts
 
 WIDTH = 6
 LEARNING_RATE = 0.05

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.searchers import base
+from hf_finetune.search.searchers.base import RUNGS, Candidate, Decision, Searcher, SearchSpace, Trial
+from hf_finetune.search.searchers.halving import halving_counts, max_candidates
 
 
 def _import_optuna() -> Any:
@@ -24,7 +25,7 @@ def _import_optuna() -> Any:
     return optuna
 
 
-class Tpe(base.Searcher):
+class Tpe(Searcher):
     """Optuna's TPE (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") over all decisions, with
     asynchronous successive halving (arXiv:1810.05934): a candidate stops unless it is in the better half of those that
     have reached its rung.
@@ -33,42 +34,42 @@ class Tpe(base.Searcher):
         InputError: Optuna is not installed.
     """
 
-    def __init__(self, space: base.SearchSpace, *, trials: int, seed: int = 0) -> None:
+    def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:
         optuna = _import_optuna()
         self.space, self.remaining = space, trials
         self.pruned = optuna.trial.TrialState.PRUNED
         self.study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, base.max_candidates(trials) // 4), seed=seed),
+            sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, max_candidates(trials) // 4), seed=seed),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         self.open: Any = None
-        self.next = base.Trial((), 0)
+        self.next = Trial((), 0)
 
     @staticmethod
-    def counts(trials: int, space: base.SearchSpace) -> tuple[int, ...]:
+    def counts(trials: int, space: SearchSpace) -> tuple[int, ...]:
         """Return the expected counts, see `Searcher`."""
-        later = base.halving_counts(base.max_candidates(trials))[1:]
+        later = halving_counts(max_candidates(trials))[1:]
         return (max(1, trials - sum(later)), *later)
 
     @staticmethod
     def check_installed() -> None:
         _import_optuna()
 
-    def ask(self) -> base.Trial | None:
+    def ask(self) -> Trial | None:
         if self.remaining == 0:
             return None
         self.remaining -= 1
         if self.open is None:
             self.open = self.study.ask()
-            self.next = base.Trial((self.space.candidate(self._choose),), 0)
+            self.next = Trial((self.space.candidate(self._choose),), 0)
         return self.next
 
-    def tell(self, trial: base.Trial, score: float) -> None:
+    def tell(self, trial: Trial, score: float) -> None:
         self.open.report(score, 2**trial.rung)
-        is_last = trial.rung + 1 == base.RUNGS
+        is_last = trial.rung + 1 == RUNGS
         if not is_last and not self.open.should_prune():
-            self.next = base.Trial(trial.schedule, trial.rung + 1)
+            self.next = Trial(trial.schedule, trial.rung + 1)
             return
         if is_last:
             self.study.tell(self.open, score)
@@ -76,7 +77,7 @@ class Tpe(base.Searcher):
             self.study.tell(self.open, state=self.pruned)
         self.open = None
 
-    def _choose(self, decision: base.Decision) -> base.Candidate:
+    def _choose(self, decision: Decision) -> Candidate:
         if decision.ordered:
             return decision.options[self.open.suggest_int(decision.name, 0, len(decision.options) - 1)]
         return self.open.suggest_categorical(decision.name, decision.options)

@@ -10,9 +10,9 @@ from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.search.augmentation.policy import Move, Policy
 from hf_finetune.search.augmentation.space import Space
-from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, at_random, halving_counts, max_candidates
+from hf_finetune.search.searchers.base import RUNGS, Trial, at_random
+from hf_finetune.search.searchers.halving import Halving, Sweep, halving_counts, max_candidates
 from hf_finetune.search.searchers.population import Population
-from hf_finetune.search.searchers.sweep import Sweep
 from hf_finetune.search.searchers.table import SEARCHERS
 
 SPACE = Space({name: SwapWords for name in "ABCDEFGH"})
