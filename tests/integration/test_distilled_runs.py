@@ -280,7 +280,7 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
         prepare(dataclasses.replace(taught, data=augmented))
     pq.write_table(pq.read_table(given).slice(1), given)
     with pytest.raises(
-        InputError, match=r"^objective.teacher: .*given.parquet .* 1 of the \d+ rows of (train|validation)"
+        InputError, match=r"^objective.teacher: .* (train|validation), .*given.parquet for 1 of the \d+ rows"
     ):
         prepare(taught)
 
@@ -522,7 +522,7 @@ def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(f"objective: {written}")
         flags = ["--config", str(tmp_path / "mine.yaml"), "--teacher", "big"]
         assert parse_run(plain, flags, "x").recipe.objective == expected, written
-    with pytest.raises(InputError, match="--teacher: this is not for search"):
+    with pytest.raises(InputError, match="--teacher: .*search"):
         parse_search(["nowhere", "--text", "a", "--teacher", "big"], "x")
     with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):
         parse_train(TrainJob, ["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
