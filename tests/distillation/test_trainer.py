@@ -1,4 +1,4 @@
-"""A student's loss and its training: the teacher's logits are those of its rows, however a step is cut."""
+"""The distillation loss by hand, and training with it, whatever the micro-batches."""
 
 import math
 from dataclasses import replace
@@ -24,46 +24,45 @@ from hf_finetune.training.regularization.r_drop import RDrop
 from hf_finetune.training.setup import TrainingSetup
 
 LN2, LN3 = math.log(2), math.log(3)
-# The student says 1/2, 1/2; the teacher 1/4, 3/4.
+# Probabilities: the student's 1/2, 1/2; the teacher's 1/4, 3/4.
 STUDENT, TEACHER = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, LN3]])
 
 
-def test_kinds_and_labels_add_up() -> None:
+def test_losses_against_teacher_and_labels_add_up() -> None:
     """Two rows: 0.5 of the soft targets, 3 of the hard label, and 2 of the cross-entropy times a weight of 0.25."""
     loss = DistillationLoss(
         WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, (SoftTargets(1.0, weight=0.5), HardLabel(weight=3.0))
     )
     soft = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    taught = DistillationTargets(torch.tensor([1, 1]), TEACHER.expand(2, 2))
-    assert len(taught) == 2
-    assert float(loss(STUDENT.expand(2, 2), taught)) == pytest.approx(2 * (0.5 * soft + 3 * LN2 + 2 * 0.25 * LN2))
+    targets = DistillationTargets(torch.tensor([1, 1]), TEACHER.expand(2, 2))
+    assert len(targets) == 2
+    assert float(loss(STUDENT.expand(2, 2), targets)) == pytest.approx(2 * (0.5 * soft + 3 * LN2 + 2 * 0.25 * LN2))
 
 
-def test_labels_of_no_weight_are_not_looked_at() -> None:
+def test_labels_without_weight_are_not_used() -> None:
     loss = DistillationLoss(WeightedLoss(), 0.0, (MatchLogits(weight=2.0),))
     assert float(loss(STUDENT, DistillationTargets(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
 
 
-def test_a_labels_weight_that_changes() -> None:
-    """ln(3)^2 of the teacher, and of the labels' ln 2 nine tenths at the first step, half in the middle, one at the
-    last."""
+def test_a_scheduled_weight_of_the_labels() -> None:
+    """ln(3)^2 against the teacher; 0.9 ln 2 against the labels at the first step, 0.5 in the middle, 0.1 at the last."""
     loss = DistillationLoss(WeightedLoss(), Ramp(0.9, 0.1), (MatchLogits(weight=2.0),))
-    found = [
+    actual = [
         float(loss(STUDENT, DistillationTargets(torch.tensor([1]), TEACHER, progress))) for progress in (0.0, 0.5, 1.0)
     ]
-    assert found == pytest.approx([LN3**2 + weight * LN2 for weight in (0.9, 0.5, 0.1)])
+    assert actual == pytest.approx([LN3**2 + weight * LN2 for weight in (0.9, 0.5, 0.1)])
 
 
-def test_a_head_whose_part_is_0_now_has_a_gradient() -> None:
-    """Of 0: processes that share gradients wait for one of every weight."""
+def test_a_head_with_weight_0_has_a_gradient() -> None:
+    """Its gradient is 0: processes wait for the gradients of all weights."""
     loss = DistillationLoss(WeightedLoss(), Ramp(1.0, 0.0), (HardLabel(),))
     own, distilled = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
     loss(torch.stack([own, distilled], 1), DistillationTargets(torch.tensor([0]), TEACHER, progress=1.0)).backward()
     assert own.grad.tolist() == [[0.0, 0.0]] != distilled.grad.tolist()
 
 
-def test_each_of_two_heads_has_its_own_part() -> None:
-    """Labels ask the first, who says 1/2, 1/2; the teacher's answer, class 1, asks the second, who says 3/4, 1/4."""
+def test_two_heads_have_their_own_losses() -> None:
+    """The first head, 1/2, 1/2, learns the label; the second, 3/4, 1/4, the teacher's class 1."""
     loss = DistillationLoss(WeightedLoss(), 2.0, (HardLabel(weight=0.5),))
     logits_BHC = torch.tensor([[[0.0, 0.0], [LN3, 0.0]]], requires_grad=True)
     total = loss(logits_BHC, DistillationTargets(torch.tensor([0]), TEACHER))
@@ -73,8 +72,7 @@ def test_each_of_two_heads_has_its_own_part() -> None:
 
 
 def test_a_row_without_a_label() -> None:
-    """It costs what the kinds say, with the class that the teacher answers where one asks for a label; its neighbour
-    more."""
+    """It has only the losses against the teacher, whose prediction replaces the label; its neighbor has both."""
     kinds = (MatchLogits(weight=2.0), DecoupledKD(temperature=1.0, alpha=1.0, weight=1.0))
     loss = DistillationLoss(WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, kinds)
     target = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
@@ -94,13 +92,13 @@ LOSS = DistillationLoss(
 def student(
     model: nn.Module, args: TrainingArguments, setup: TrainingSetup, loss: DistillationLoss = LOSS
 ) -> DistillationTrainer:
-    """Taught numbers that differ from row to row."""
+    """Build a student of random logits."""
     teacher_NC = np.random.default_rng(0).normal(size=(len(setup.data.train), 2)).astype(np.float32)
     return DistillationTrainer(model, args, replace(setup, loss=loss), Teaching(teacher_NC))
 
 
 def with_everything(model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> DistillationTrainer:
-    """Rows sent twice, drawn by class, over a climb up the slope."""
+    """Build a student with R-Drop, balanced sampling and SAM."""
     hooks = (RDrop(1.0), SAM(Sharpness(0.05, False), CPU))
     balanced = replace(setup.batching, sampling="balanced")
     return student(model, args, replace(setup, hooks=hooks, batching=balanced))
@@ -111,13 +109,13 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 
 def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
-    """20 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of
-    its very rows. The labels count 3 at the first step, 2 at the second, 1 at the last."""
+    """20 rows in steps of 7 and 6, in unequal micro-batches, some without a label: each loss by hand from the logits of
+    its rows. The weight of the labels is 3 at the first step, 2 at the second, 1 at the last."""
     loss = DistillationLoss(WeightedLoss(), Ramp(3.0, 1.0), (MatchLogits(2.0),))
     fields = {"rows": 20, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=partial(student, loss=loss), **fields)
-    some = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
-    use_data(trainer, train=trainer.train_dataset.remove_columns("label").add_column("label", some))
+    labels = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
+    use_data(trainer, train=trainer.train_dataset.remove_columns("label").add_column("label", labels))
     trainer.train()
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
@@ -134,7 +132,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
 def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
-    """Five steps of 8 rows, as one batch or as four: same losses and weights, and not those without a teacher."""
+    """Five steps of 8 rows, in one batch or in four: the same losses and weights, but not those without a teacher."""
     plain = small_trainer(tmp_path, family)
     plain.train()
     whole = small_trainer(tmp_path, family, trainer=with_everything)
@@ -146,13 +144,13 @@ def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
     assert whole.work.rows == parts.work.rows == 40
 
 
-def test_a_teacher_of_no_weight_changes_nothing(tmp_path: Path) -> None:
+def test_a_teacher_without_weight_changes_nothing(tmp_path: Path) -> None:
     alone = DistillationLoss(WeightedLoss(), 1.0, (SoftTargets(weight=0.0),))
     plain = small_trainer(tmp_path, "bert")
-    taught = small_trainer(tmp_path, "bert", trainer=partial(student, loss=alone))
+    with_teacher = small_trainer(tmp_path, "bert", trainer=partial(student, loss=alone))
     plain.train()
-    taught.train()
-    assert furthest(weights(plain), weights(taught)) == 0.0
+    with_teacher.train()
+    assert furthest(weights(plain), weights(with_teacher)) == 0.0
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:

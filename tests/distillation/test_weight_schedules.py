@@ -9,14 +9,14 @@ from hf_finetune.distillation.weight_schedules import Number, Ramp, at_progress,
 
 @dataclass(frozen=True)
 class Operation:
-    """Two numbers, of which either may change."""
+    """An operation with two scheduled numbers."""
 
     weight: Number = 1.0
     temperature: Number = 2.0
 
 
-def test_by_hand() -> None:
-    """Linear: a quarter of the way is a quarter of the difference; cosine: (1 - cos 45 degrees) / 2 of it."""
+def test_ramps_by_hand() -> None:
+    """After a quarter: a quarter of the difference if linear, (1 - cos 45 degrees) / 2 of it if cosine."""
     assert [Ramp(1.0, 5.0).at(p) for p in (0.0, 0.25, 1.0)] == [1.0, 2.0, 5.0]
     assert Ramp(0.0, 1.0, "cosine").at(0.25) == pytest.approx((1 - 0.5**0.5) / 2)
     assert [Ramp(3.0, 0.0, "cosine").at(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([3.0, 1.5, 0.0])

@@ -522,7 +522,7 @@ def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(f"objective: {written}")
         flags = ["--config", str(tmp_path / "mine.yaml"), "--teacher", "big"]
         assert parse_run(plain, flags, "x").recipe.objective == expected, written
-    with pytest.raises(InputError, match="--teacher: .*search"):
+    with pytest.raises(InputError, match=r"--teacher: .*search"):
         parse_search(["nowhere", "--text", "a", "--teacher", "big"], "x")
     with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):
         parse_train(TrainJob, ["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")

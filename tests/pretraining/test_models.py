@@ -1,4 +1,4 @@
-"""A checkpoint with a head to guess with, built where it has none; and what is kept of it afterwards."""
+"""Loading checkpoints for pretraining, with new heads, and saving their encoders."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from hf_finetune.pretraining.objectives.base import Objective
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_built_head_is_tied(tmp_path: Path, family: str, tied: bool) -> None:
-    """To the very embeddings, whatever the config says; another seed gives another head on the same encoder."""
+def test_a_new_head_is_tied_to_the_embeddings(tmp_path: Path, family: str, tied: bool) -> None:
+    """Whatever the config says; another seed gives another head on the same encoder."""
     local = inspect_checkpoint(tiny_text_checkpoint(tmp_path / family, family, tie_word_embeddings=tied))
     model, other = (load_pretrainable(local, MaskedLanguage(), seed=seed) for seed in (0, 1))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -28,8 +28,8 @@ def test_a_built_head_is_tied(tmp_path: Path, family: str, tied: bool) -> None:
     assert differ and not any(n.startswith(f"{model.base_model_prefix}.") for n in differ)
 
 
-def test_a_head_that_is_there_is_kept(tmp_path: Path) -> None:
-    """Tied or not."""
+def test_the_head_of_a_checkpoint_is_used(tmp_path: Path) -> None:
+    """Also if it is not tied."""
     folder = tiny_text_checkpoint(tmp_path / "bert", tie_word_embeddings=False)
     torch.manual_seed(3)
     whole = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
@@ -51,8 +51,8 @@ def test_a_head_that_is_there_is_kept(tmp_path: Path) -> None:
         *((family, SimCLR()) for family in ("vit", "beit", "convnext", "resnet")),
     ],
 )
-def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, objective: Objective) -> None:
-    """All that was trained, and what had no part in it as the checkpoint has it: BERT's pooler."""
+def test_saved_encoders_have_the_trained_weights(tmp_path: Path, family: str, objective: Objective) -> None:
+    """And those of the checkpoint where nothing trains: BERT's pooler."""
     make = tiny_image_checkpoint if family in IMAGE_FAMILIES else tiny_text_checkpoint
     local = inspect_checkpoint(make(tmp_path / "before", family))
     model = load_pretrainable(local, objective)
@@ -78,8 +78,8 @@ def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, o
 
 
 @pytest.mark.parametrize("objective", [MaskedLanguage(), SimCSE()])
-def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path, objective: Objective) -> None:
-    """So that a classifier begins it anew, from its own seed."""
+def test_a_missing_pooler_is_not_saved(tmp_path: Path, objective: Objective) -> None:
+    """So that a classifier draws it from its own seed."""
     folder = tiny_text_checkpoint(tmp_path / "bert")
     AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
     local = inspect_checkpoint(folder)
@@ -88,8 +88,8 @@ def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path, objective: O
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"pooler"}
 
 
-def test_families_that_predict_nothing(tmp_path: Path) -> None:
-    for family, objective, said in (
+def test_families_without_the_objective_are_refused(tmp_path: Path) -> None:
+    for family, objective, message in (
         ("resnet", SimMIM(), "SimMIM expects a vit, deit or swin checkpoint, got resnet"),
         ("vit", MaskedLanguage(), "MaskedLanguage expects a bert, .* checkpoint, got vit"),
         (
@@ -98,5 +98,5 @@ def test_families_that_predict_nothing(tmp_path: Path) -> None:
             "MAE expects a vit, deit or dinov2 checkpoint, got swin",
         ),
     ):
-        with pytest.raises(InputError, match=f"pretrain.objective: {said}"):
+        with pytest.raises(InputError, match=f"pretrain.objective: {message}"):
             load_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), objective)

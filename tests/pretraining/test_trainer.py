@@ -1,4 +1,4 @@
-"""The trainers of pretraining on tiny models: the loss is the library's, and a step's whatever its micro-batches."""
+"""Pretraining on tiny models: the losses equal those of transformers, whatever the micro-batches."""
 
 import dataclasses
 from pathlib import Path
@@ -39,8 +39,8 @@ WORDS = MaskedLanguage(share=0.3)
 def small(
     folder: Path, family: str, objective: Objective, *, accumulation: int = 1, update: UpdateRule = UpdateRule()
 ) -> PretrainingTrainer:
-    """24 rows to train on, in steps of 8, and 8 held out; without dropout unless SimCSE needs it."""
-    rows = whole = (image_rows if isinstance(objective, ImageObjective) else text_rows)(32)
+    """Build a trainer of 24 rows in steps of 8, and 8 held-out rows; with dropout only for SimCSE."""
+    rows = canonical = (image_rows if isinstance(objective, ImageObjective) else text_rows)(32)
     inputs: Inputs
     if isinstance(objective, ImageObjective):
         local = inspect_checkpoint(tiny_image_checkpoint(folder / family, family))
@@ -63,7 +63,7 @@ def small(
         folder / "checkpoints", train, metric=HELD_OUT, greater_is_better=False, mixed_precision="no", device=CPU
     )
     network = load_pretrainable(local, objective, dropout=0.1 if isinstance(objective, SimCSE) else 0.0)
-    task = objective.task(network, inputs, whole, inputs.collate(rows[:1]), 0)
+    task = objective.task(network, inputs, canonical, inputs.collate(rows[:1]), 0)
     data = TrainingData(rows.select(range(24)), rows.select(range(24, 32)), inputs)
     return PretrainingTrainer(arguments, TrainingSetup(data, BatchPlan(8), update=update), task)
 
@@ -75,7 +75,7 @@ def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("objective", [kind() for kind in get_args(PretrainObjective)], ids=lambda o: type(o).__name__)
 def test_the_contract_of_objectives(tmp_path: Path, objective: Objective) -> None:
-    """A scalar loss that trains the encoder, and the same one for held-out rows whenever it is measured."""
+    """The loss is a scalar with gradients for the encoder, and that of held-out rows is reproducible."""
     trainer = small(tmp_path, "vit" if isinstance(objective, ImageObjective) else "bert", objective)
     loss = trainer.task.loss(trainer.model.train(), batch_of(trainer))
     assert loss.shape == () and loss.isfinite()
@@ -87,20 +87,19 @@ def test_the_contract_of_objectives(tmp_path: Path, objective: Objective) -> Non
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
-def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -> None:
-    """Though the head is computed for the tokens alone that are asked for; the hook leaves every other pass as it
-    is."""
+def test_the_loss_of_words_equals_transformers(tmp_path: Path, family: str) -> None:
+    """The head is computed only for the predicted tokens; other forward passes are unchanged."""
     trainer = small(tmp_path, family, WORDS)
     model, batch = trainer.model.eval(), batch_of(trainer)
-    asked = int((batch["labels"] != -100).sum())
+    num_predicted = int((batch["labels"] != -100).sum())
     with torch.no_grad():
-        ours, whole = trainer.task.loss(model, batch), model(**batch)
-    assert ours.item() / asked == pytest.approx(whole.loss.item(), rel=1e-5) and 8 <= asked < 80
-    assert whole.logits.shape[:2] == batch["input_ids"].shape
+        ours, output = trainer.task.loss(model, batch), model(**batch)
+    assert ours.item() / num_predicted == pytest.approx(output.loss.item(), rel=1e-5) and 8 <= num_predicted < 80
+    assert output.logits.shape[:2] == batch["input_ids"].shape
 
 
-def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
-    """Every image has as many left out, so the mean over images is the library's over pixels."""
+def test_the_loss_of_patches_equals_transformers(tmp_path: Path) -> None:
+    """All images have the same number of masked patches, so the means over images and over pixels are equal."""
     for family in ("vit", "swin"):
         trainer = small(tmp_path / family, family, IMAGE_OBJECTIVES[0])
         model, batch = trainer.model.eval(), batch_of(trainer)
@@ -113,42 +112,41 @@ def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers"])
-def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str) -> None:
-    """4 of 16 patches reach its layers, of each image others; what is left out can be anything, and is what is asked
-    for."""
+def test_the_encoder_sees_only_visible_patches(tmp_path: Path, family: str) -> None:
+    """4 of 16 patches reach its layers, others in each image; masked patches do not change the prediction."""
     trainer = small(tmp_path, family, IMAGE_OBJECTIVES[1])
     model, batch = trainer.model.eval(), batch_of(trainer)
     inputs, prefix = {n: x for n, x in batch.items() if n != "labels"}, model.decoder.prefix
     tokens: list[int] = []
     first = next(m for n, m in model.encoder.named_modules() if n.endswith(("q_proj", "query")))
-    first.register_forward_hook(lambda module, given, output: tokens.append(given[0].shape[1]))
-    left_out = batch["bool_masked_pos"]
-    places = left_out.view(-1, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    first.register_forward_hook(lambda module, args, output: tokens.append(args[0].shape[1]))
+    is_masked = batch["bool_masked_pos"]
+    places = is_masked.view(-1, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
     with torch.no_grad():
-        guessed, loss = model(**inputs), trainer.task.loss(model, batch)
+        predicted, loss = model(**inputs), trainer.task.loss(model, batch)
         hidden, shown = (torch.where(covered, torch.zeros(()), batch["pixel_values"]) for covered in (places, ~places))
-        assert torch.allclose(guessed, model(**{**inputs, "pixel_values": hidden}), atol=1e-5)
-        assert not torch.allclose(guessed, model(**{**inputs, "pixel_values": shown}), atol=1e-3)
-        # Of a patch of one colour 0 is to be guessed, of noise what has variance 1.
+        assert torch.allclose(predicted, model(**{**inputs, "pixel_values": hidden}), atol=1e-5)
+        assert not torch.allclose(predicted, model(**{**inputs, "pixel_values": shown}), atol=1e-3)
+        # The target is 0 for a patch of one color, and has variance 1 for noise.
         assert trainer.task.loss(model, {**batch, "pixel_values": hidden}) < 0.9 * loss
-    assert set(tokens) == {prefix + 4} and guessed.shape == (8, 12, 192)
-    assert left_out.sum(1).tolist() == [12] * 8 and len(set(map(tuple, left_out.tolist()))) > 1
+    assert set(tokens) == {prefix + 4} and predicted.shape == (8, 12, 192)
+    assert is_masked.sum(1).tolist() == [12] * 8 and len(set(map(tuple, is_masked.tolist()))) > 1
 
 
-def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
-    """It puts each state where its patch was, and the mask token elsewhere; positions tell all patches apart."""
+def test_positions_of_the_decoder(tmp_path: Path) -> None:
+    """Each state is at its patch, the mask token at all others, and all positions differ."""
     model = small(tmp_path, "vit", IMAGE_OBJECTIVES[1]).model.eval()
-    decoder, left_out = model.decoder, torch.zeros(1, 16, dtype=torch.bool)
-    left_out[0, [0, 5, 6]] = True
+    decoder, is_masked = model.decoder, torch.zeros(1, 16, dtype=torch.bool)
+    is_masked[0, [0, 5, 6]] = True
     states, seen = torch.randn(1, 14, 32), []
-    decoder.layers[0].register_forward_pre_hook(lambda module, given: seen.append(given[0][0]))
+    decoder.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
     with torch.no_grad():
-        decoder(states, left_out)
+        decoder(states, is_masked)
         tokens, known = seen[0], decoder.embed(states)[0]
         assert torch.allclose(tokens[0], known[0])
         patches = tokens[1:] - decoder.positions_PD
-        assert torch.allclose(patches[~left_out[0]], known[1:], atol=1e-6)
-        assert torch.allclose(patches[left_out[0]], decoder.mask_token.expand(3, -1), atol=1e-6)
+        assert torch.allclose(patches[~is_masked[0]], known[1:], atol=1e-6)
+        assert torch.allclose(patches[is_masked[0]], decoder.mask_token.expand(3, -1), atol=1e-6)
     assert torch.pdist(decoder.positions_PD).min() > 0.1
     # Row 1, column 2, at rates 1, 1/10, 1/100 and 1/1000 of 16 features.
     row, column = (n * torch.tensor([1.0, 0.1, 0.01, 0.001]) for n in (1, 2))
@@ -157,14 +155,13 @@ def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet"])
 def test_two_views_of_each_image(tmp_path: Path, family: str) -> None:
-    """The loss by hand, of what the family's own head reads; a row's views are of seed, row and epoch, whatever is
-    beside it."""
+    """The loss by hand from the inputs of the family's head; views depend on seed, row and epoch only."""
     trainer = small(tmp_path, family, IMAGE_OBJECTIVES[2])
     model, batch = trainer.model.train(), batch_of(trainer)
     assert batch["pixel_values"].shape == (16, 3, 32, 32) and batch["labels"].shape == (8,)
     projected: list[torch.Tensor] = []
     last = next(m for n, m in model.named_modules() if n.endswith(".2") and getattr(m, "out_features", 0) == 8)
-    last.register_forward_hook(lambda module, given, output: projected.append(output.detach()))
+    last.register_forward_hook(lambda module, args, output: projected.append(output.detach()))
     loss = trainer.task.loss(model, batch)
     loss.backward()
     z = torch.nn.functional.normalize(projected[0], dim=-1)
@@ -180,9 +177,8 @@ def test_two_views_of_each_image(tmp_path: Path, family: str) -> None:
     assert not torch.equal(alone, views.__getitems__([3])["pixels"])
 
 
-def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
-    """Without it a row's two vectors are one; a loss of the same vectors by hand says so. Padding has no part in a
-    mean."""
+def test_views_differ_only_by_dropout(tmp_path: Path) -> None:
+    """Without dropout the two embeddings of a row are equal, and the loss follows by hand. Padding is ignored."""
     trainer = small(tmp_path, "bert", SimCSE())
     batch = batch_of(trainer)
     with torch.no_grad():
@@ -200,8 +196,8 @@ def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", [WORDS, *IMAGE_OBJECTIVES[:2]], ids=lambda o: type(o).__name__)
-def test_micro_batches_change_nothing(tmp_path: Path, objective: Objective) -> None:
-    """A step's loss is the mean over its words, not the mean over its parts' means."""
+def test_the_loss_does_not_depend_on_micro_batches(tmp_path: Path, objective: Objective) -> None:
+    """It is the mean over the words of a step, not the mean of its micro-batches' means."""
     family = "bert" if objective is WORDS else "vit"
     # Adam would make rounding errors as large as any other gradient.
     whole = small(tmp_path / "a", family, objective, update=UpdateRule(SGD(momentum=0.0)))
@@ -216,27 +212,26 @@ def test_micro_batches_change_nothing(tmp_path: Path, objective: Objective) -> N
 
 
 @pytest.mark.parametrize("objective", IMAGE_OBJECTIVES, ids=lambda o: type(o).__name__)
-def test_held_out_images_cost_the_same_again(tmp_path: Path, objective: Objective) -> None:
-    """Whatever epoch training is in: they have masks and views of their own."""
+def test_the_loss_of_held_out_images_is_reproducible(tmp_path: Path, objective: Objective) -> None:
+    """They have masks and views of their own, whatever the epoch of training."""
     trainer = small(tmp_path, "vit", objective)
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1]
-    read, collate = trainer.task.dataset(trainer.eval_dataset)
-    read.set_epoch(2**32 - 1)
+    dataset, collate = trainer.task.dataset(trainer.eval_dataset)
+    dataset.set_epoch(2**32 - 1)
     with torch.no_grad():
-        loss = trainer.task.loss(trainer.model.eval(), collate(read.__getitems__(range(8))))
+        loss = trainer.task.loss(trainer.model.eval(), collate(dataset.__getitems__(range(8))))
     assert scores[0][f"eval_{HELD_OUT}"] == pytest.approx(loss.item() / 8, rel=1e-5)
 
 
-def test_held_out_rows_have_masks_of_their_own_that_stay(tmp_path: Path) -> None:
-    """Scored twice they cost the same, as the library's mean over their words; training's random numbers are left
-    alone."""
+def test_held_out_texts_have_masks_of_their_own(tmp_path: Path) -> None:
+    """Their loss is reproducible and equals transformers'; training's random numbers do not change."""
     trainer = small(tmp_path, "bert", WORDS)
     state = torch.get_rng_state()
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1] and torch.equal(state, torch.get_rng_state())
-    read, collate = trainer.task.dataset(trainer.eval_dataset)
-    read.set_epoch(2**32 - 1)
+    dataset, collate = trainer.task.dataset(trainer.eval_dataset)
+    dataset.set_epoch(2**32 - 1)
     with torch.no_grad():
-        loss = trainer.model.eval()(**collate(read.__getitems__(range(8)))).loss
+        loss = trainer.model.eval()(**collate(dataset.__getitems__(range(8)))).loss
     assert scores[0][f"eval_{HELD_OUT}"] == pytest.approx(loss.item(), rel=1e-5)

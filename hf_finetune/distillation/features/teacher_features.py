@@ -137,12 +137,12 @@ def feature_distillation(
     """
     teacher, timer = pair.teacher, Timer()
     by_index = {i: kind for i, kind in enumerate(kinds) if isinstance(kind, FeatureLoss)}
-    own, theirs = pair.required(by_index.values())
+    student_required, teacher_required = pair.required(by_index.values())
     generator = torch.Generator().manual_seed(seed)
     losses = {i: FeatureLossModule(kind, pair.networks, generator) for i, kind in by_index.items()}
 
     def embeddings(rows: Dataset | AugmentedRows, split: str) -> TeacherColumns:
-        poolings = sorted(theirs.poolings)
+        poolings = sorted(teacher_required.poolings)
         return {embedding_column(p): teacher.embeddings(rows, split, p, budget_gb=budget_gb) for p in poolings}
 
     def embeddings_of_views(views: AugmentedRows) -> TeacherColumns:
@@ -151,18 +151,20 @@ def feature_distillation(
 
     tokens: Callable[[dict[str, Any]], Features] = _no_tokens
     if online:
-        if theirs.has_tokens:
-            tokens = ComputedFeatures(pair, theirs, as_cached=True)
-        return FeatureDistillation(own, theirs.poolings, losses, tokens, embeddings_of_views, timer)
+        if teacher_required.has_tokens:
+            tokens = ComputedFeatures(pair, teacher_required, as_cached=True)
+        return FeatureDistillation(
+            student_required, teacher_required.poolings, losses, tokens, embeddings_of_views, timer
+        )
     columns = embeddings(rows, "train")
-    if theirs.has_tokens:
-        layout = TokenLayout.of(theirs, width_of(pair.networks.teacher))
-        states = _cached_states(pair, layout, theirs, rows, budget_gb)
+    if teacher_required.has_tokens:
+        layout = TokenLayout.of(teacher_required, width_of(pair.networks.teacher))
+        states = _cached_states(pair, layout, teacher_required, rows, budget_gb)
         if states is None:
-            tokens = ComputedFeatures(pair, theirs, as_cached=True)
+            tokens = ComputedFeatures(pair, teacher_required, as_cached=True)
         else:
             tokens, columns = partial(_from_column, layout), {**columns, TOKENS: states}
-    return FeatureDistillation(own, theirs.poolings, losses, tokens, columns, timer)
+    return FeatureDistillation(student_required, teacher_required.poolings, losses, tokens, columns, timer)
 
 
 def _no_tokens(batch: dict[str, Any]) -> Features:

@@ -1,5 +1,4 @@
-"""Cached logits: to the bit up to so many classes, the likeliest of more; and what a killed run has computed is not
-lost."""
+"""Cached logits are exact up to a number of classes, and the most likely ones beyond; a killed run loses one chunk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,65 +22,65 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Compute:
-    """Gives rows of `LOGITS`, and dies at a chunk when told to."""
+    """Returns rows of `LOGITS`, or fails at a chunk."""
 
-    def __init__(self, dies_at: int | None = None) -> None:
+    def __init__(self, fails_at: int | None = None) -> None:
         self.computed: list[int] = []
-        self.dies_at = dies_at
+        self.fails_at = fails_at
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        if int(numbers[0]) == self.dies_at:
+        if int(numbers[0]) == self.fails_at:
             raise KeyboardInterrupt
         self.computed += numbers.tolist()
         return LOGITS[numbers]
 
 
-def cached(compute: Compute, *, budget_gb: float = 1.0, **parts: str) -> tuple[CachedLogits, bool]:
+def load(compute: Compute, *, budget_gb: float = 1.0, **parts: str) -> tuple[CachedLogits, bool]:
     logits, is_cached = LogitCache("a", 3, 5).load(parts, 23, compute, split="train", budget_gb=budget_gb)
     return replace(logits, columns_C=(2, 0, 1)), is_cached
 
 
-def test_rows_of_any_chunk_in_any_order() -> None:
-    """Mapped, not read; classes in the order that is asked for."""
-    answers, found = cached(Compute())
-    again, found_again = cached(nobody := Compute())
-    assert (found, found_again, nobody.computed) == (False, True, [])
+def test_rows_of_all_chunks_are_read_in_any_order() -> None:
+    """Chunks are memory-mapped, and classes come in the requested order."""
+    first, is_cached = load(Compute())
+    again, is_cached_again = load(idle := Compute())
+    assert (is_cached, is_cached_again, idle.computed) == (False, True, [])
     rows = RNG.permutation(23)
-    for logits in (answers, again):
+    for logits in (first, again):
         assert len(logits) == 23 and np.array_equal(logits[rows], LOGITS[rows][:, [2, 0, 1]])
         assert all(isinstance(chunk, np.memmap) for chunk in logits.chunks) and len(logits.chunks) == 5
-    assert cached(Compute(), weights="others")[1] is False
+    assert load(Compute(), weights="others")[1] is False
     assert (
-        np.array_equal(EnsembleLogits([answers, again])[rows], mean_logits([answers[rows]] * 2))
+        np.array_equal(EnsembleLogits([first, again])[rows], mean_logits([first[rows]] * 2))
         and len(EnsembleLogits([again])) == 23
     )
 
 
 def test_a_killed_run_loses_a_chunk_at_most(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two chunks were there; one of them is damaged. The others are computed, and all together are those of one run."""
-    whole, _ = cached(Compute(), weights="whole")
+    """Of three written chunks one is damaged. It and the missing ones are computed, with the same result as one run."""
+    complete, _ = load(Compute(), weights="whole")
     with pytest.raises(KeyboardInterrupt):
-        cached(first := Compute(dies_at=15))
-    assert first.computed == list(range(15))
+        load(killed := Compute(fails_at=15))
+    assert killed.computed == list(range(15))
     (unfinished,) = cache.glob(f"{disk_cache.UNFINISHED}*")
     assert sorted(f.name for f in unfinished.iterdir()) == ["00000.npy", "00001.npy", "00002.npy"]
     (unfinished / "00001.npy").write_bytes((unfinished / "00001.npy").read_bytes()[:-4])
     with caplog.at_level("INFO"):
-        answers, found = cached(second := Compute())
-    assert second.computed == [*range(5, 10), *range(15, 23)] and not found
+        first, is_cached = load(second := Compute())
+    assert second.computed == [*range(5, 10), *range(15, 23)] and not is_cached
     assert "2 of 5 parts found in" in caplog.text
-    assert np.array_equal(answers[np.arange(23)], whole[np.arange(23)])
-    assert cached(third := Compute())[1] and third.computed == [] and not list(cache.glob(f"{disk_cache.UNFINISHED}*"))
+    assert np.array_equal(first[np.arange(23)], complete[np.arange(23)])
+    assert load(third := Compute())[1] and third.computed == [] and not list(cache.glob(f"{disk_cache.UNFINISHED}*"))
 
 
-def test_without_room_they_are_the_same(cache: Path) -> None:
-    answers, found = cached(once := Compute(), budget_gb=1e-9)
-    assert not found and once.computed == list(range(23)) and not list(cache.glob("*"))
-    assert np.array_equal(answers[np.arange(23)], LOGITS[:, [2, 0, 1]])
+def test_logits_are_the_same_without_room(cache: Path) -> None:
+    first, is_cached = load(computing := Compute(), budget_gb=1e-9)
+    assert not is_cached and computing.computed == list(range(23)) and not list(cache.glob("*"))
+    assert np.array_equal(first[np.arange(23)], LOGITS[:, [2, 0, 1]])
 
 
-def test_the_likeliest_of_many_classes() -> None:
-    """Every probability to 5e-4 where the others are even, and the same answer, also where two are as good as equal."""
+def test_most_likely_of_many_classes() -> None:
+    """Probabilities are within 5e-4 if the rest is even, and the predicted class stays, even if two are nearly equal."""
     classes = MANY + 500
     logits = np.full((40, classes), -3.0, dtype=np.float32)
     for row in logits:
@@ -91,10 +90,10 @@ def test_the_likeliest_of_many_classes() -> None:
     logits[1], logits[1, 900] = -900.0, 0.0
     small = pack(logits)
     assert small.nbytes == 40 * (2 * (TOP + 1) + 2 * TOP) and pack(LOGITS) is LOGITS
-    found = unpack(small, classes)
-    assert found.dtype == np.float32 and np.isfinite(found).all()
-    assert np.abs(softmax(found) - softmax(logits)).max() < 5e-4
-    assert np.array_equal(found.argmax(-1), logits.argmax(-1)) and found[0].argmax() == 700
+    unpacked = unpack(small, classes)
+    assert unpacked.dtype == np.float32 and np.isfinite(unpacked).all()
+    assert np.abs(softmax(unpacked) - softmax(logits)).max() < 5e-4
+    assert np.array_equal(unpacked.argmax(-1), logits.argmax(-1)) and unpacked[0].argmax() == 700
     # Hardly any likelier than the mean of the rest, below which half precision rounds it.
     uniform = np.zeros((1, 600), dtype=np.float32)
     uniform[0, 550] = 1e-6

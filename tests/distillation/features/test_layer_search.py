@@ -1,4 +1,4 @@
-"""How similarity layers are, against numbers made by hand, and the map that follows against all maps there are."""
+"""Similarity of layers against values by hand, and the best pairs against all possible pairs."""
 
 import itertools
 import math
@@ -24,17 +24,15 @@ def column(*values: float) -> torch.Tensor:
 
 
 def test_linear_cka_by_hand() -> None:
-    """Centred (-1, 0, 1) and (-1, -1, 2): 3^2 / (2 x 6). A square's corners beside one of its diagonals: 2^2 / (sqrt 8
-    x 2)."""
+    """Centered (-1, 0, 1) and (-1, -1, 2): 3^2 / (2 x 6). Corners of a square and one diagonal: 2^2 / (sqrt 8 x 2)."""
     assert linear_cka([column(0, 1, 2)], [column(0, 0, 3)]).tolist() == [[pytest.approx(0.75)]]
     square = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
-    found = linear_cka([square], [column(1, -1, 0, 0), square, column(5, 5, 5, 5)])
-    assert found.tolist() == [[pytest.approx(math.sqrt(0.5)), pytest.approx(1.0), 0.0]]
+    actual = linear_cka([square], [column(1, -1, 0, 0), square, column(5, 5, 5, 5)])
+    assert actual.tolist() == [[pytest.approx(math.sqrt(0.5)), pytest.approx(1.0), 0.0]]
 
 
-def test_what_linear_cka_does_not_see() -> None:
-    """A rotation, a factor and a shift; what stretches one feature alone it does see. Either way round it is the
-    same."""
+def test_invariances_of_linear_cka() -> None:
+    """Rotations, factors and shifts do not change it, stretching one feature does. It is symmetric."""
     generator = torch.Generator().manual_seed(0)
     x_ND, y_NE = (torch.randn(50, width, generator=generator, dtype=torch.float64) for width in (6, 4))
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
@@ -46,21 +44,21 @@ def test_what_linear_cka_does_not_see() -> None:
     assert one == pytest.approx(same) and one == pytest.approx(linear_cka([x_ND], [y_NE])[0, 0]) and 0 < one < 0.5
 
 
-def test_a_map_by_hand() -> None:
-    """The likest of each alone, 3 and 2, would cross; 3 and 4 are worth 1.4, 1 and 4 as much, and 1 is lower."""
+def test_best_pairs_by_hand() -> None:
+    """The most similar layers, 3 and 2, would cross; 3 and 4 have the sum 1.4, as 1 and 4 have, and 1 is lower."""
     likeness_SL = np.array([[0.5, 0.1, 0.5, 0.0], [0.2, 0.8, 0.6, 0.9]])
     assert best_pairs(likeness_SL) == ((1, 1), (2, 4))
-    # The last has the last, however unlike, and the others what is left before it.
+    # The last is paired with the last, however dissimilar.
     assert best_pairs(np.array([[0.0, 0.0, 1.0], [0.9, 1.0, 0.0]])) == ((1, 1), (2, 3))
     assert best_pairs(np.array([[0.3, 0.9]])) == best_pairs(np.array([[0.9, 0.3]])) == ((1, 2),)
-    # As many: each its own. Fewer: several with one.
+    # Equal numbers: one to one. Fewer teacher layers: several student layers with one.
     assert best_pairs(np.eye(3)[::-1]) == ((1, 1), (2, 2), (3, 3))
     assert best_pairs(-np.array([[0.1, 0.2], [0.3, 0.1], [0.2, 0.3]])) == ((1, 1), (2, 2), (3, 2))
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(1, 4), (3, 3), (3, 6), (4, 6), (5, 3), (2, 1)])
-def test_a_map_against_all_others(student: int, teacher: int) -> None:
-    """The largest sum of all maps in order that end with the last, on tables at random."""
+def test_best_pairs_against_all_pairs(student: int, teacher: int) -> None:
+    """Random tables: the largest sum of all ordered pairs that end with the last layers."""
     steps = (lambda a, b: a < b) if teacher >= student else (lambda a, b: a <= b)
     every = [
         (*first, teacher - 1)
@@ -74,19 +72,19 @@ def test_a_map_against_all_others(student: int, teacher: int) -> None:
         assert best_pairs(likeness_SL) == tuple((own + 1, layer + 1) for own, layer in enumerate(best))
 
 
-def test_states_of_tokens_that_are_no_padding() -> None:
-    """The padding of the first row would make the two unlike."""
+def test_padding_is_ignored() -> None:
+    """The padding of the first row would make the layers dissimilar."""
     own = torch.tensor([[[0.0], [1.0], [99.0]], [[2.0], [3.0], [4.0]]])
     theirs = torch.tensor([[[10.0], [8.0], [0.0]], [[6.0], [4.0], [2.0]]])
     similarity = HiddenStateSimilarity(0)
     of_teacher = {1: theirs.flip(1), 2: theirs}
     similarity.add(Features(MASK, {1: own}), Features(MASK, of_teacher))
-    found = similarity.similarity()
-    assert found.shape == (1, 2) and found[0, 0] < 0.99 and found[0, 1] == pytest.approx(1.0)
+    actual = similarity.similarity()
+    assert actual.shape == (1, 2) and actual[0, 0] < 0.99 and actual[0, 1] == pytest.approx(1.0)
 
 
-def test_tokens_are_drawn_by_the_seed() -> None:
-    """Up to so many of a row, the same of both networks; of a short row all; batches add up."""
+def test_tokens_are_sampled_by_the_seed() -> None:
+    """The same tokens of both networks, up to a number in each row, or all of a short row; batches add up."""
     ramp_BTD = torch.arange(3 * 40.0).view(3, 40, 1)
     mask_BT = torch.ones(3, 40)
     mask_BT[0, 5:] = 0
@@ -104,12 +102,12 @@ def test_tokens_are_drawn_by_the_seed() -> None:
 
 
 def test_attention_by_hand() -> None:
-    """One token of two attends by halves in the student; in the teacher's first layer so do both heads together, one to
-    each token, in its second both by 1/4 and 3/4. The other token attends similarity in all."""
+    """The second of two tokens attends to both by halves in the student, and so does the mean of the heads in the
+    teacher's first layer; in the second layer by 1/4 and 3/4. The first token attends alike in all."""
     far, flat = 40.0, torch.zeros(1, 2, 2)
 
     def projected(scores: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Of two heads of width 1: the second token's query meets keys that score so."""
+        """Return queries and keys of two heads of width 1 that give the second token these scores."""
         query = torch.stack([torch.zeros(2), torch.ones(2)])[None]
         return {"query": query, "key": scores[None], "value": flat}
 

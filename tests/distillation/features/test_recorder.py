@@ -1,4 +1,4 @@
-"""What the hooks take is what the library itself tells of a forward pass, in every family that is said to have it."""
+"""Recorded features equal those that transformers returns, in every family that has them."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ IMAGES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")
 ALL = frozenset(range(4))
 
 
-def made(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    """A tiny classifier without dropout, and a batch; of texts one that is padded."""
+def classifier_and_batch(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """Build a tiny classifier without dropout, and a batch, padded if it is of texts."""
     if family in TEXTS:
         checkpoint, task = tiny_text_checkpoint(folder, family), "text-classification"
         inputs = TextInputs(load_tokenizer(str(checkpoint), max_length=16, sample=[]), 16)
@@ -39,42 +39,44 @@ def made(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Te
     return load_classifier(str(checkpoint), task=task, labels=("no", "yes"), dropout=0.0, seed=0).model.eval(), batch
 
 
-def taken(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFeatures) -> Features:
-    watch = FeatureRecorder(model, required)
+def recorded(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFeatures) -> Features:
+    recorder = FeatureRecorder(model, required)
     model(**batch)
-    with watch.recording(batch) as states:
+    with recorder.recording(batch) as states:
         model(**batch)
-    watch.close()
-    with watch.recording(batch) as nothing:
+    recorder.close()
+    with recorder.recording(batch) as idle:
         model(**batch)
-    assert nothing == Features(batch.get("attention_mask"))
+    assert idle == Features(batch.get("attention_mask"))
     return states
 
 
 @pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
-def test_what_is_taken(tmp_path: Path, family: str) -> None:
-    """States as `output_hidden_states` gives them (below the final norm, for the last of those that have one),
-    attention as `output_attentions`, embeddings by hand."""
+def test_recorded_features(tmp_path: Path, family: str) -> None:
+    """Hidden states equal `output_hidden_states` (below a final norm), attention `output_attentions`, embeddings values
+    by hand."""
     assert family in HiddenStates.families
-    model, batch = made(tmp_path, family)
+    model, batch = classifier_and_batch(tmp_path, family)
     model.set_attn_implementation("eager")
     for name, parameter in model.named_parameters():
         if "relative" in name:
-            # BEiT's begin at 0: nothing is added.
+            # BEiT's position biases start at 0, and would add nothing.
             torch.nn.init.normal_(parameter)
     expected = model(**batch, output_hidden_states=True, output_attentions=True)
     layers = frozenset({1, 3}) if family in AttentionRelations.families else frozenset()
-    states = taken(model, batch, RequiredFeatures(ALL, layers, frozenset({"mean", "cls"})))
+    states = recorded(model, batch, RequiredFeatures(ALL, layers, frozenset({"mean", "cls"})))
     assert len(states.hidden) == 4
     for layer, theirs in enumerate(expected.hidden_states[:-1]):
         assert torch.equal(states.hidden[layer], theirs)
     assert states.attention.keys() == layers
     for layer in layers:
-        of = states.attention[layer]
-        found = log_attention_map(states, layer, model.config.num_attention_heads)
-        close = torch.allclose(found.exp(), expected.attentions[layer - 1], atol=1e-6)
+        projected = states.attention[layer]
+        attention = log_attention_map(states, layer, model.config.num_attention_heads)
+        close = torch.allclose(attention.exp(), expected.attentions[layer - 1], atol=1e-6)
         assert close == (family in AttentionMaps.families)
-        assert of["value"].shape == of["query"].shape and not torch.equal(of["value"], of["query"])
+        assert projected["value"].shape == projected["query"].shape and not torch.equal(
+            projected["value"], projected["query"]
+        )
     last_BTD = model.base_model(**batch).last_hidden_state
     mask_BT1 = torch.ones(last_BTD.shape[:2]) if states.mask_BT is None else states.mask_BT
     mask_BT1 = mask_BT1.clone().float()[:, :, None]
@@ -83,19 +85,19 @@ def test_what_is_taken(tmp_path: Path, family: str) -> None:
     assert torch.equal(states.pooled["cls"], last_BTD[:, 0])
 
 
-def test_tokens_before_the_patches_are_left_out(tmp_path: Path) -> None:
-    """Sixteen patches of 8 pixels, behind CLS and two registers."""
-    model, batch = made(tmp_path, "dinov2_with_registers")
+def test_tokens_before_the_patches_are_skipped(tmp_path: Path) -> None:
+    """Sixteen patches of 8 pixels follow CLS and two registers."""
+    model, batch = classifier_and_batch(tmp_path, "dinov2_with_registers")
     assert tokens_before_patches(model.config) == 3
-    states = taken(model, batch, RequiredFeatures(ALL, frozenset({2}), skipped_tokens=3))
+    states = recorded(model, batch, RequiredFeatures(ALL, frozenset({2}), skipped_tokens=3))
     assert {x.shape[1] for x in (*states.hidden.values(), *states.attention[2].values())} == {16}
-    whole = taken(model, batch, RequiredFeatures(ALL))
-    assert torch.equal(whole.hidden[1][:, 3:], states.hidden[1])
+    all_tokens_features = recorded(model, batch, RequiredFeatures(ALL))
+    assert torch.equal(all_tokens_features.hidden[1][:, 3:], states.hidden[1])
 
 
 def test_embeddings_of_a_narrowed_model(tmp_path: Path) -> None:
-    """Of all its tokens, and in the end it is as narrow as it was, and in the mode it was in."""
-    model, batch = made(tmp_path, "bert")
+    """Embeddings cover all tokens; the model stays narrowed, and in its mode."""
+    model, batch = classifier_and_batch(tmp_path, "bert")
     expected = EmbeddingModel(model, "mean")(**batch).logits
     logits = model(**batch).logits
     narrow_to_first_token(model)
@@ -108,14 +110,14 @@ def test_embeddings_of_a_narrowed_model(tmp_path: Path) -> None:
     assert torch.allclose(model(**batch).logits, logits, atol=1e-6)
 
 
-def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
-    """All others are, and give the same states."""
-    model, batch = made(tmp_path, "bert")
-    expected = taken(model, batch, RequiredFeatures(ALL, frozenset({3})))
-    watch = FeatureRecorder(model, RequiredFeatures(ALL, frozenset({3})))
+def test_a_layer_with_hooks_is_not_fused(tmp_path: Path) -> None:
+    """The other layers are fused, with the same hidden states."""
+    model, batch = classifier_and_batch(tmp_path, "bert")
+    expected = recorded(model, batch, RequiredFeatures(ALL, frozenset({3})))
+    recorder = FeatureRecorder(model, RequiredFeatures(ALL, frozenset({3})))
     with fused_layers(model, shared_masks=False):
         assert [isinstance(layer, Fused) for layer in model.base_model.encoder.layer] == [True, True, False]
-        with watch.recording(batch) as states:
+        with recorder.recording(batch) as states:
             model(**batch)
     assert all(torch.allclose(states.hidden[layer], expected.hidden[layer], atol=1e-5) for layer in range(4))
     assert torch.allclose(states.attention[3]["query"], expected.attention[3]["query"], atol=1e-5)
@@ -131,7 +133,7 @@ def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
         ("poolformer", Embedding(), "rows are pooled in bert, .* not in poolformer"),
     ],
 )
-def test_families_without_a_feature(family: str, kind: FeatureKind, reason: str) -> None:
+def test_families_without_the_features_are_refused(family: str, kind: FeatureKind, reason: str) -> None:
     known, other = PreTrainedConfig(), PreTrainedConfig()
     known.model_type, other.model_type = "bert", family
     for networks, role in ((Networks(other, known), "student"), (Networks(known, other), "teacher")):

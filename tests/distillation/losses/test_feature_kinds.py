@@ -1,4 +1,4 @@
-"""Losses between features of a student and its teacher: which layers go together, and how a step may be cut."""
+"""Feature losses: pairs of layers, values by hand, and invariance to how a step is cut."""
 
 from dataclasses import replace
 from functools import partial, reduce
@@ -41,45 +41,45 @@ from hf_finetune.training.setup import TrainingSetup
 
 
 def config(layers: int, width: int = 4, heads: int = 2) -> SimpleNamespace:
-    """Of BERT's family."""
+    """Return a config of BERT's family."""
     plain = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "model_type": "bert"}
     return SimpleNamespace(**plain, to_dict=lambda: plain)
 
 
-def compared(kind: FeatureKind, networks: Networks, student: Features, teacher: Features) -> list[float]:
+def losses_of(kind: FeatureKind, networks: Networks, student: Features, teacher: Features) -> list[float]:
     module = FeatureLossModule(kind, networks, torch.Generator().manual_seed(0))
     return module(student, teacher, 0.0).tolist()
 
 
-def test_layers_that_go_together() -> None:
-    """Three of twelve: every fourth; three of four: rounded up; a deeper student has several with one."""
+def test_pairs_of_layers() -> None:
+    """3 of 12 layers: every fourth; 3 of 4: rounded up; a deeper student: several with one teacher layer."""
     assert layer_pairs("uniform", Networks(config(3), config(12)), lowest=0) == ((1, 4), (2, 8), (3, 12))
     assert layer_pairs("uniform", Networks(config(3), config(4)), lowest=0) == ((1, 2), (2, 3), (3, 4))
     assert layer_pairs("uniform", Networks(config(4), config(2)), lowest=0) == ((1, 1), (2, 1), (3, 2), (4, 2))
     assert layer_pairs("last", Networks(config(3), config(12)), lowest=1) == ((3, 12),)
     assert layer_pairs(((0, 0), (3, 5)), Networks(config(3), config(12)), lowest=0) == ((0, 0), (3, 5))
-    for pairs, said in (
+    for pairs, message in (
         (((4, 1),), "the student has the layers 0 to 3, not 4"),
         (((1, 13),), "teacher .* 0 to 12, not 13"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             layer_pairs(pairs, Networks(config(3), config(12)), lowest=0)
     with pytest.raises(InputError, match="the student has the layers 1 to 3, not 0"):
         AttentionMaps(((0, 1),)).required(Networks(config(3), config(3)))
 
 
 def test_hidden_states_of_pairs_by_hand() -> None:
-    """Of one width the projection begins as the identity: squares of 4 for the embeddings, of 1 for the layer, 2.5
-    together."""
+    """For equal widths the projection starts as the identity: squares of 4 for the embeddings and of 1 for the layer
+    have the mean 2.5."""
     zero, one, two = (torch.full((1, 2, 4), float(x)) for x in range(3))
     student, teacher = Features(hidden={0: zero, 1: zero}), Features(hidden={0: two, 1: zero, 2: one})
-    assert compared(HiddenStates(((0, 0), (1, 2))), Networks(config(1), config(2)), student, teacher) == [2.5]
-    assert compared(HiddenStates("last"), Networks(config(1), config(2)), student, teacher) == [1.0]
+    assert losses_of(HiddenStates(((0, 0), (1, 2))), Networks(config(1), config(2)), student, teacher) == [2.5]
+    assert losses_of(HiddenStates("last"), Networks(config(1), config(2)), student, teacher) == [1.0]
 
 
 def test_a_learned_map_by_hand() -> None:
-    """At first the mean of the teacher's layers, 0 and 4: a square of 4; with the scores ln 3 and 0 a quarter of 4:
-    1."""
+    """It starts as the mean of the teacher's layers, 0 and 4: a square of 4. Scores of ln 3 and 0 give a quarter of 4:
+    a square of 1."""
     zero, four = torch.zeros(1, 2, 4), torch.full((1, 2, 4), 4.0)
     networks, kind = Networks(config(1), config(2)), HiddenStates("learned")
     module = FeatureLossModule(kind, networks, torch.Generator())
@@ -91,24 +91,26 @@ def test_a_learned_map_by_hand() -> None:
 
 
 def test_projections_between_widths() -> None:
-    """Of another width: drawn by the seed, and small enough to keep the size; rows of relations need none."""
+    """For other widths it is drawn by the seed and keeps the size of the states; RelationalKD needs none."""
     networks = Networks(config(1, width=400), config(1, width=300))
-    one, same, other = (
+    first, same, other = (
         FeatureLossModule(HiddenStates("last"), networks, torch.Generator().manual_seed(seed))
         .weights["projection_0"]
         .detach()
         for seed in (0, 0, 1)
     )
-    assert one.shape == (300, 400) and torch.equal(one, same) and not torch.equal(one, other)
-    assert float((one @ torch.ones(400)).std()) == pytest.approx(1.0, abs=0.15)
-    of_rows = (Embedding(), Contrastive(), RelationalKD())
-    sizes = [sum(p.numel() for p in FeatureLossModule(k, networks, torch.Generator()).parameters()) for k in of_rows]
+    assert first.shape == (300, 400) and torch.equal(first, same) and not torch.equal(first, other)
+    assert float((first @ torch.ones(400)).std()) == pytest.approx(1.0, abs=0.15)
+    embedding_losses = (Embedding(), Contrastive(), RelationalKD())
+    sizes = [
+        sum(p.numel() for p in FeatureLossModule(k, networks, torch.Generator()).parameters()) for k in embedding_losses
+    ]
     assert sizes == [120_000, 120_000, 0]
     assert not list(FeatureLossModule(Embedding(), Networks(config(1), config(3)), torch.Generator()).parameters())
 
 
-def test_attention_of_other_heads_is_compared_by_the_mean() -> None:
-    """The teacher's two heads attend to opposite tokens, the student's one to both alike: as their mean does."""
+def test_other_numbers_of_heads_are_compared_by_their_mean() -> None:
+    """The teacher's two heads attend to opposite tokens, the student's one head to both equally, as their mean does."""
     half = torch.zeros(1, 2, 2)
     far = torch.tensor([[[9.0, 9.0], [0.0, 0.0]]])
     query = torch.tensor([[[9.0, -9.0], [9.0, -9.0]]])
@@ -116,39 +118,39 @@ def test_attention_of_other_heads_is_compared_by_the_mean() -> None:
     teacher = Features(attention={1: {"query": query, "key": far, "value": far}})
     for form in ("kl", "mse"):
         kind = AttentionMaps("last", form)
-        assert compared(kind, Networks(config(1, 2, 1), config(1, 2, 2)), student, teacher) == pytest.approx(
+        assert losses_of(kind, Networks(config(1, 2, 1), config(1, 2, 2)), student, teacher) == pytest.approx(
             [0.0], abs=1e-6
         )
         both = Networks(config(1, 2, 2), config(1, 2, 2))
         expected = {"kl": np.log(2), "mse": 0.5}[form]
-        assert compared(kind, both, student, teacher) == pytest.approx([expected], abs=1e-4)
+        assert losses_of(kind, both, student, teacher) == pytest.approx([expected], abs=1e-4)
 
 
-def test_relations_add_up_over_queries_keys_and_values() -> None:
-    """Widths 2 and 4 in two heads: the teacher's first token relates to itself alone, the student's to both alike."""
+def test_attention_relations_by_hand() -> None:
+    """Widths 2 and 4 in two heads: the teacher's first token relates to itself only, the student's to both equally."""
     flat, sharp = torch.zeros(1, 2, 2), torch.zeros(1, 2, 4)
     sharp[0, 0] = 99.0
     student = Features(attention={1: dict.fromkeys(("query", "key", "value"), flat)})
     teacher = Features(attention={2: {"query": sharp, "key": sharp, "value": torch.zeros(1, 2, 4)}, 1: {}})
     networks = Networks(config(1, width=2), config(3, width=4))
-    found = compared(AttentionRelations(teacher_layer=2), networks, student, teacher)
+    actual = losses_of(AttentionRelations(teacher_layer=2), networks, student, teacher)
     # The first of two tokens costs ln 2 in the queries and in the keys.
-    assert found == pytest.approx([np.log(2)])
+    assert actual == pytest.approx([np.log(2)])
     with pytest.raises(InputError, match="relation_heads: expected a divisor of the student's width 2, got 3"):
         AttentionRelations(relation_heads=3).required(networks)
 
 
-def test_rows_among_one_another() -> None:
-    """Distances and angles each by their weight, and a temperature as it is at this step."""
+def test_losses_that_compare_rows() -> None:
+    """Distances and angles have their weights, and a temperature its value at this step."""
     student, teacher = Features(pooled={"cls": torch.eye(3)}), Features(pooled={"cls": torch.eye(3)[:, :2]})
     networks = Networks(config(1, width=3), config(1, width=2))
-    parts = [compared(RelationalKD(d, a, "cls"), networks, student, teacher) for d, a in ((1, 0), (0, 1), (2, 3))]
+    parts = [losses_of(RelationalKD(d, a, "cls"), networks, student, teacher) for d, a in ((1, 0), (0, 1), (2, 3))]
     assert parts[2] == pytest.approx([2 * d + 3 * a for d, a in zip(*parts[:2], strict=True)])
     assert min(map(sum, parts)) > 0
     kind = Contrastive(Ramp(1.0, 0.5), "cls")
     module = FeatureLossModule(kind, Networks(config(1, 3), config(1, 3)), torch.Generator())
-    found = [module(student, student, progress).tolist() for progress in (0.0, 1.0)]
-    assert [x[0] for x in found] == pytest.approx([np.log(1 + 2 / np.e), np.log(1 + 2 / np.e**2)])
+    actual = [module(student, student, progress).tolist() for progress in (0.0, 1.0)]
+    assert [x[0] for x in actual] == pytest.approx([np.log(1 + 2 / np.e), np.log(1 + 2 / np.e**2)])
 
 
 EVERY = [kind() for kind in (*get_args(TokenKind), *get_args(EmbeddingKind))]
@@ -191,34 +193,35 @@ def test_the_contract_of_feature_losses(kind: FeatureLoss) -> None:
 def student(
     model: nn.Module, args: TrainingArguments, setup: TrainingSetup, kinds: tuple[FeatureKind, ...] = KINDS
 ) -> DistillationTrainer:
-    """Taught by a BERT at random of another width and depth, whose embeddings are numbers that differ from row to
-    row."""
+    """Build a student of a random BERT of another width and depth, with random embeddings."""
     checkpoint = Path(args.output_dir) / "teacher"
     shape = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
     if not checkpoint.exists():
         tiny_text_checkpoint(checkpoint, "bert", seed=1, **shape)
     teacher = load_classifier(str(checkpoint), task="text-classification", labels=("no", "yes"), seed=1).model.eval()
     networks, rng = Networks(model.config, teacher.config), np.random.default_rng(0)
-    own, theirs = (reduce(or_, side) for side in zip(*(kind.required(networks) for kind in kinds), strict=True))
-    watch = FeatureRecorder(teacher, replace(theirs, poolings=frozenset()))
+    required, teacher_required = (
+        reduce(or_, side) for side in zip(*(kind.required(networks) for kind in kinds), strict=True)
+    )
+    recorder = FeatureRecorder(teacher, replace(teacher_required, poolings=frozenset()))
 
-    def inside(batch: dict[str, torch.Tensor]) -> Features:
-        given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-        with torch.no_grad(), watch.recording(given) as states:
-            teacher(**given)
+    def teacher_tokens(batch: dict[str, torch.Tensor]) -> Features:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        with torch.no_grad(), recorder.recording(inputs) as states:
+            teacher(**inputs)
         return states
 
     generator = torch.Generator().manual_seed(0)
-    insides = FeatureDistillation(
-        own,
-        theirs.poolings,
+    features = FeatureDistillation(
+        required,
+        teacher_required.poolings,
         {place: FeatureLossModule(kind, networks, generator) for place, kind in enumerate(kinds)},
-        inside,
+        teacher_tokens,
         {embedding_column("mean"): rng.normal(size=(len(setup.data.train), 48)).astype(np.float32)},
     )
     logits_NC = rng.normal(size=(len(setup.data.train), 2)).astype(np.float32)
     loss = DistillationLoss(WeightedLoss(), 0.5, kinds)
-    return DistillationTrainer(model, args, replace(setup, loss=loss), Teaching(logits_NC, insides))
+    return DistillationTrainer(model, args, replace(setup, loss=loss), Teaching(logits_NC, features))
 
 
 def losses(trainer: DistillationTrainer) -> list[float]:
@@ -226,7 +229,7 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 
 def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
-    """13 rows in steps of 7 and 6, cut into unequal thirds: the embeddings' part by hand, from the very rows of a step.
+    """13 rows in steps of 7 and 6, in unequal micro-batches: the loss by hand from the rows of each step.
 
     Its weight falls from 3 at the first step to 1 at the last.
     """
@@ -243,13 +246,13 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
         with torch.no_grad():
             own_BD = EmbeddingModel(trainer.model.eval(), "mean")(**batch).logits @ projection.T
             logits = trainer.model(**batch).logits
-        turned = 1 - torch.cosine_similarity(own_BD, teachers_ND[step])
-        expected = 0.5 * torch.nn.functional.cross_entropy(logits, labels) + weight * turned.mean()
+        difference = 1 - torch.cosine_similarity(own_BD, teachers_ND[step])
+        expected = 0.5 * torch.nn.functional.cross_entropy(logits, labels) + weight * difference.mean()
         assert logged == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_accumulation_changes_nothing(tmp_path: Path) -> None:
-    """Five steps of 8 rows, as one batch or as four: same losses and weights; what compares is gone from the model."""
+    """Five steps of 8 rows, in one batch or in four: the same losses and weights."""
     plain = small_trainer(tmp_path, "bert")
     plain.train()
     whole, parts = (
@@ -259,28 +262,31 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     whole.train()
     parts.train()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
-    assert furthest(whole_but_biases(whole), whole_but_biases(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
-    moved = [trainer.teaching.features.losses[0].weights["projection_0"].detach() for trainer in (whole, parts)]
-    assert float((moved[0] - first).abs().max()) > 1e-3 > float((moved[0] - moved[1]).abs().max())
+    assert (
+        furthest(weights_without_key_biases(whole), weights_without_key_biases(parts))
+        < 1e-3
+        < furthest(weights(whole), weights(plain))
+    )
+    trained = [trainer.teaching.features.losses[0].weights["projection_0"].detach() for trainer in (whole, parts)]
+    assert float((trained[0] - first).abs().max()) > 1e-3 > float((trained[0] - trained[1]).abs().max())
     assert float(whole.teaching.features.losses[1].weights["layer_map"].detach().abs().max()) > 1e-4
 
 
-def whole_but_biases(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
-    """Softmax cancels a key's bias: its gradient is rounding alone, which Adam makes as large as any other."""
+def weights_without_key_biases(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
+    """Leave out key biases, which softmax cancels: their gradients are rounding errors, which Adam scales up."""
     return {name: x for name, x in weights(trainer).items() if not name.endswith("key.bias")}
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     alone = small_trainer(tmp_path, "bert", trainer=student)
     alone.train()
-    one, other = trained_by_two(tmp_path, student)
-    assert furthest(one, other) == 0.0
-    shared = {name: x for name, x in one.items() if not name.endswith("key.bias")}
-    assert furthest(shared, whole_but_biases(alone)) < 1e-3
+    first, other = trained_by_two(tmp_path, student)
+    assert furthest(first, other) == 0.0
+    shared = {name: x for name, x in first.items() if not name.endswith("key.bias")}
+    assert furthest(shared, weights_without_key_biases(alone)) < 1e-3
 
 
-def test_rows_that_are_compared_depend_on_how_a_step_is_cut(tmp_path: Path) -> None:
-    """As is said of these kinds."""
+def test_losses_that_compare_rows_depend_on_the_micro_batches(tmp_path: Path) -> None:
     of_batches = partial(student, kinds=(Contrastive(weight=1.0), RelationalKD()))
     whole = small_trainer(tmp_path, "bert", trainer=of_batches)
     parts = small_trainer(tmp_path, "bert", trainer=of_batches, micro_batch=2, accumulation=4)

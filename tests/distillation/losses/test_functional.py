@@ -1,4 +1,4 @@
-"""Each loss against numbers made by hand, its gradient in float64 against differences."""
+"""Loss functions against values by hand, and their gradients in float64 against finite differences."""
 
 import math
 from collections.abc import Callable
@@ -21,18 +21,18 @@ LN3 = math.log(3)
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
 
-def compared(kind: EmbeddingKind, student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
-    """The loss between embeddings that need no projection."""
+def loss_of(kind: EmbeddingKind, student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
+    """Compute the loss between embeddings of one width."""
     return kind.compare(student_BD, teacher_BD)
 
 
-cosine = partial(compared, Embedding())
-relational_distance = partial(compared, RelationalKD(distance=1.0, angle=0.0))
-relational_angle = partial(compared, RelationalKD(distance=0.0, angle=1.0))
+cosine = partial(loss_of, Embedding())
+relational_distance = partial(loss_of, RelationalKD(distance=1.0, angle=0.0))
+relational_angle = partial(loss_of, RelationalKD(distance=0.0, angle=1.0))
 
 
 def test_squared_difference_by_hand() -> None:
-    """Token squares of 1 and 4, of which the mean is 2.5; the padding behind the first row's is not looked at."""
+    """Tokens with squares of 1 and 4 have the mean 2.5; padding is ignored."""
     student = torch.zeros(2, 3, 2)
     teacher = torch.tensor([[[1.0, 1.0], [2.0, 2.0], [99.0, 99.0]], [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]])
     assert squared_difference(student, teacher, MASK).tolist() == [2.5, 3.0]
@@ -40,16 +40,16 @@ def test_squared_difference_by_hand() -> None:
 
 
 def test_attention_by_hand() -> None:
-    """One head of width 1: query 1 gives the keys 0 and ln 3 a quarter and three quarters; the third key is padding."""
+    """One head of width 1: query 1 attends to keys 0 and ln 3 by 1/4 and 3/4; the third key is padding."""
     query, key = torch.ones(1, 3, 1), torch.tensor([[[0.0], [LN3], [5.0]]])
-    found = log_attention(query, key, MASK[:1], heads=1).exp()
-    assert found[0, 0, 0].tolist() == pytest.approx([0.25, 0.75, 0.0])
+    actual = log_attention(query, key, MASK[:1], heads=1).exp()
+    assert actual[0, 0, 0].tolist() == pytest.approx([0.25, 0.75, 0.0])
     # Two heads of width 4 each: their scores are the sums over their own features, halved.
     query = torch.ones(1, 2, 8)
     key = torch.stack([torch.zeros(8), torch.cat([torch.full((4,), LN3 / 2), torch.zeros(4)])])[None]
-    found = log_attention(query, key, heads=2).exp()
-    assert found[0, :, 0].tolist() == [pytest.approx([0.25, 0.75]), pytest.approx([0.5, 0.5])]
-    assert mean_over_heads(found.log()).exp()[0, 0, 0].tolist() == pytest.approx([0.375, 0.625])
+    actual = log_attention(query, key, heads=2).exp()
+    assert actual[0, :, 0].tolist() == [pytest.approx([0.25, 0.75]), pytest.approx([0.5, 0.5])]
+    assert mean_over_heads(actual.log()).exp()[0, 0, 0].tolist() == pytest.approx([0.375, 0.625])
 
 
 def test_attention_losses_by_hand() -> None:
@@ -96,8 +96,8 @@ def test_relational_angle_by_hand() -> None:
 
 
 @pytest.mark.parametrize("apart", [0.0, 1e-7, 1e-4])
-def test_two_rows_that_a_network_hardly_tells_apart_send_back_no_more_than_others(apart: float) -> None:
-    """As where a student cuts two texts off before they differ, and its teacher does not."""
+def test_nearly_equal_rows_have_bounded_gradients(apart: float) -> None:
+    """For example two texts that only the student truncates before they differ."""
     student, teacher = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
     student[1] = student[0] + apart
     plain, close = teacher.clone().requires_grad_(), student.requires_grad_()
@@ -107,8 +107,7 @@ def test_two_rows_that_a_network_hardly_tells_apart_send_back_no_more_than_other
 
 
 def test_contrastive_by_hand() -> None:
-    """Cosines 1 and 0 to the own and the other row's, at temperature 1 / ln 3: found with 3 to 1; a lone row is
-    found."""
+    """Cosines of 1 and 0 to the own and the other row at temperature 1 / ln 3: odds of 3 to 1; a single row costs 0."""
     student, teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
     assert contrastive(student, teacher, temperature=1 / LN3).tolist() == pytest.approx([math.log(4 / 3)] * 2)
     assert contrastive(student, teacher.flip(0), temperature=1 / LN3).tolist() == pytest.approx([math.log(4)] * 2)
@@ -116,7 +115,7 @@ def test_contrastive_by_hand() -> None:
 
 
 def through_attention(form: Callable[..., torch.Tensor], student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Queries and keys, as the two halves of the width."""
+    """Take queries and keys from the two halves of the width."""
     one, other = (log_attention(x[..., :4], x[..., 4:], MASK, heads=2) for x in (student, teacher))
     return form(one, other, MASK)
 
@@ -141,8 +140,8 @@ def test_gradients(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], s
 
 
 @pytest.mark.parametrize("loss", [cosine, relational_distance, relational_angle, partial(contrastive, temperature=0.1)])
-def test_rows_that_are_the_same_have_finite_gradients(loss: Callable[..., torch.Tensor]) -> None:
-    """Two rows of one text, and networks that agree; half precision as well."""
+def test_equal_rows_have_finite_gradients(loss: Callable[..., torch.Tensor]) -> None:
+    """Two rows of the same text, and networks that agree, in half precision too."""
     student = torch.tensor([[1.0, 2.0], [1.0, 2.0], [0.5, 1.0], [0.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
     losses = loss(student, student.detach().clone())
     losses.sum().backward()

@@ -1,4 +1,4 @@
-"""A teacher answers through its own tokenizer or processor, by the names of the classes, once; and is judged."""
+"""Teachers predict through their own tokenizer or processor, once, by class names; and the report on them."""
 
 import dataclasses
 import json
@@ -36,13 +36,13 @@ from hf_finetune.training.precision import settings_restored
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No cache of another test."""
+    """Give each test a cache of its own."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def classifier(folder: Path, family: str, labels: tuple[str, ...], *, seed: int = 0) -> Path:
-    """A classifier with a head at random; one of texts reads 8 tokens of each."""
+    """Build a classifier with a random head; for texts it reads 8 tokens of each."""
     task = "image-classification" if family == "vit" else "text-classification"
     make = tiny_image_checkpoint if family == "vit" else tiny_text_checkpoint
     checkpoint = make(folder / f"{family}-{seed}", family)
@@ -58,10 +58,10 @@ def predict(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: f
     return predict_rows(teachers.members, {"validation": rows}, budget_gb=budget_gb)
 
 
-def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_path: Path) -> None:
-    """RoBERTa's tokens, 8 at most, row by row in plain transformers; its classes are the other way round."""
+def test_predictions_use_its_tokenizer_and_the_datas_order_of_classes(tmp_path: Path) -> None:
+    """As in plain transformers, row by row, with up to 8 of RoBERTa's tokens; its classes are in reverse order."""
     checkpoint, rows = classifier(tmp_path, "roberta", ("good", "bad")), text_rows(12)
-    found = predict(checkpoint, rows).logits["validation"]
+    actual = predict(checkpoint, rows).logits["validation"]
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_pat
             [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits for text in rows["text"][:]]
         ).numpy()
     assert max(map(len, tokenizer(rows["text"][:], truncation=True)["input_ids"])) == 8
-    assert np.allclose(found, expected[:, ::-1], atol=1e-5) and not np.allclose(found, expected, atol=1e-2)
+    assert np.allclose(actual, expected[:, ::-1], atol=1e-5) and not np.allclose(actual, expected, atol=1e-2)
 
 
 def test_images_go_through_its_own_processor(tmp_path: Path) -> None:
@@ -84,15 +84,15 @@ def test_images_go_through_its_own_processor(tmp_path: Path) -> None:
     assert not predict(checkpoint, image_rows(6, seed=1), "image").cached
 
 
-def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
-    """Found to the bit, also by another process; a damaged store is made anew; what differs has a store of its own."""
+def test_predictions_are_cached(tmp_path: Path, own_cache: Path) -> None:
+    """The cache is exact, a damaged entry is computed again, and other rows or weights have an entry of their own."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
     first = predict(checkpoint, rows)
     second = predict(checkpoint, rows)
     assert (first.cached, second.cached) == (False, True)
     assert np.array_equal(first.logits["validation"], second.logits["validation"]) and first.weights == second.weights
-    (kept,) = own_cache.glob("teacher/*/00000.npy")
-    kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
+    (file,) = own_cache.glob("teacher/*/00000.npy")
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
     third = predict(checkpoint, rows)
     assert not third.cached and np.array_equal(first.logits["validation"], third.logits["validation"])
     assert not predict(checkpoint, text_rows(12, seed=1)).cached
@@ -101,28 +101,28 @@ def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
     assert len(list(own_cache.glob("teacher/*"))) == 3
 
 
-def test_without_room_the_answers_are_the_same(tmp_path: Path, own_cache: Path) -> None:
+def test_predictions_are_the_same_without_room(tmp_path: Path, own_cache: Path) -> None:
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
-    unkept = [predict(checkpoint, rows, budget_gb=1e-9) for _ in range(2)]
-    assert not any(answers.cached for answers in unkept) and not list(own_cache.glob("teacher/*"))
-    assert np.array_equal(unkept[1].logits["validation"], predict(checkpoint, rows).logits["validation"])
+    uncached = [predict(checkpoint, rows, budget_gb=1e-9) for _ in range(2)]
+    assert not any(predictions.cached for predictions in uncached) and not list(own_cache.glob("teacher/*"))
+    assert np.array_equal(uncached[1].logits["validation"], predict(checkpoint, rows).logits["validation"])
 
 
-def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, own_cache: Path) -> None:
-    """A damaged weight may speak in some rows alone."""
+def test_predictions_that_are_not_finite_are_refused_and_not_cached(tmp_path: Path, own_cache: Path) -> None:
+    """A damaged weight may affect only some rows."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
     weights = load_file(checkpoint / "model.safetensors")
     rare = AutoTokenizer.from_pretrained(checkpoint)(rows["text"][7])["input_ids"][1]
     weights["bert.embeddings.word_embeddings.weight"][rare] = torch.nan
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
-    said = r"^objective.teacher: .*bert-0: its prediction of row \d+ of validation is not finite \(nan, nan\); its weights may be damaged"
-    with pytest.raises(InputError, match=said):
+    message = r"^objective.teacher: .*bert-0: its prediction of row \d+ of validation is not finite \(nan, nan\); its weights may be damaged"
+    with pytest.raises(InputError, match=message):
         predict(checkpoint, rows)
     assert not list(own_cache.glob("teacher/*/*.npy"))
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (
             ("bad", "fine"),
@@ -131,9 +131,9 @@ def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, ow
         (("bad", "good", "mixed"), "which has 'mixed' besides; train one on these classes, or "),
     ],
 )
-def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said: str) -> None:
+def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], message: str) -> None:
     checkpoint = classifier(tmp_path, "bert", labels)
-    with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
+    with pytest.raises(InputError, match=rf"^objective.teacher: .*{message}"):
         predict(checkpoint, text_rows(4))
 
 
@@ -146,7 +146,7 @@ def test_classes_that_are_not_numbered_from_0_are_refused(tmp_path: Path, names:
         predict(checkpoint, text_rows(4))
 
 
-def test_no_classifier_is_refused(tmp_path: Path) -> None:
+def test_other_models_than_classifiers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^objective.teacher: .*is not a trained classifier"):
         predict(tiny_text_checkpoint(tmp_path / "bert"), text_rows(4))
     (tmp_path / "adapter").mkdir()
@@ -157,46 +157,46 @@ def test_no_classifier_is_refused(tmp_path: Path) -> None:
         predict(tmp_path / "adapter", text_rows(4))
     with pytest.raises(InputError, match=r"^objective.teacher: .*nowhere: no such folder"):
         predict(tmp_path / "nowhere", text_rows(4))
-    of_several = classifier(tmp_path, "electra", ("bad", "good"))
-    told = json.loads((of_several / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
-    (of_several / "config.json").write_text(json.dumps(told))
+    multi_label = classifier(tmp_path, "electra", ("bad", "good"))
+    config = json.loads((multi_label / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    (multi_label / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         InputError, match=r"^objective.teacher: .*problem_type multi_label_classification, which is not"
     ):
-        predict(of_several, text_rows(4))
+        predict(multi_label, text_rows(4))
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
         predict(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
 
 
 def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classes of float32 and not its numbers, in a store of its own; refused where it would be emulated."""
+    """bf16 predicts the classes of float32, has a cache entry of its own, and is refused where it would be emulated."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
     exact = predict(checkpoint, rows).logits["validation"]
     half = Teachers((str(checkpoint),), ("bad", "good"), "text", precision="bf16")
     monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: True)
-    found = predict_rows(half.members, {"validation": rows}, budget_gb=1.0)
+    actual = predict_rows(half.members, {"validation": rows}, budget_gb=1.0)
     half.release()
-    assert not found.cached and len(list(own_cache.glob("teacher/*"))) == 2
-    difference = np.abs(found.logits["validation"] - exact).max()
-    assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
+    assert not actual.cached and len(list(own_cache.glob("teacher/*"))) == 2
+    difference = np.abs(actual.logits["validation"] - exact).max()
+    assert 0 < difference < 0.05 and np.array_equal(actual.logits["validation"].argmax(-1), exact.argmax(-1))
     monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
         _ = half.members
 
 
-def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path, own_cache: Path) -> None:
-    """Each in the order of the data, whatever its own; each kept by itself, so that another company finds it."""
+def test_several_teachers_predict_the_mean_of_their_probabilities(tmp_path: Path, own_cache: Path) -> None:
+    """Each in the order of the data's classes, and each cached by itself, for other groups of teachers."""
     one, other = (
         classifier(tmp_path, family, labels)
         for family, labels in (("bert", ("bad", "good")), ("roberta", ("good", "bad")))
     )
     rows, splits = text_rows(12), {"validation": text_rows(12)}
     teachers = Teachers((str(one), str(other)), ("bad", "good"), "text").members
-    alone = [predict(checkpoint, rows).logits["validation"] for checkpoint in (one, other)]
+    single = [predict(checkpoint, rows).logits["validation"] for checkpoint in (one, other)]
     assert len(list(own_cache.glob("teacher/*"))) == 2
     both = predict_rows(teachers, splits, budget_gb=1.0)
     assert both.cached and len(list(own_cache.glob("teacher/*"))) == 2
-    expected = sum(torch.from_numpy(logits).softmax(-1) for logits in alone) / 2
+    expected = sum(torch.from_numpy(logits).softmax(-1) for logits in single) / 2
     assert np.allclose(np.exp(both.logits["validation"]), expected.numpy(), atol=1e-6)
     assert both.names == (str(one), str(other)) and [m.weights for m in both.members] == [t.weights for t in teachers]
     assert both.weights not in {t.weights for t in teachers}
@@ -207,79 +207,79 @@ def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path,
     assert np.allclose(online[np.arange(12)], both.logits["validation"], atol=1e-5)
 
 
-def test_views_of_images_are_answered_as_they_are(tmp_path: Path, own_cache: Path) -> None:
-    """Those of the epoch, by the teacher's own processor, and kept by epoch and operation."""
+def test_views_of_images_are_predicted_in_each_epoch(tmp_path: Path, own_cache: Path) -> None:
+    """By the teacher's own processor, cached by epoch and operation."""
     checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(8)
     (teacher,) = Teachers((str(checkpoint),), ("bad", "good"), "image").members
     own = ImageInputs(ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1] * 3, image_std=[0.3] * 3))
     views = AugmentedRows(rows, own, Augmenter((Flip(),), 0, population_of(rows, ("bad", "good"))))
-    online, found = OnlinePredictions((teacher,), 1.0), []
+    online, actual = OnlinePredictions((teacher,), 1.0), []
     for epoch in (0, 1, 0):
         views.set_epoch(epoch)
-        found.append(online(views)[np.arange(8)])
+        actual.append(online(views)[np.arange(8)])
         pixels = teacher.classifier.inputs.collate({"pixels": views.changed(range(8))["pixels"]})
         with torch.no_grad():
             expected = teacher.classifier.model(**pixels).logits.numpy()
-        assert np.allclose(found[-1], expected, atol=1e-5)
-        assert len(list(own_cache.glob("teacher/*"))) == min(len(found), 2)
-    assert np.array_equal(found[0], found[2]) and not np.allclose(found[0], found[1], atol=1e-3)
+        assert np.allclose(actual[-1], expected, atol=1e-5)
+        assert len(list(own_cache.glob("teacher/*"))) == min(len(actual), 2)
+    assert np.array_equal(actual[0], actual[2]) and not np.allclose(actual[0], actual[1], atol=1e-3)
     assert online.timer.seconds > 0
 
 
 def test_mean_of_teachers_by_hand() -> None:
-    """1/4 and 3/4, scaled logits and all, have the mean 1/2; a class that is impossible for all stays finite."""
+    """1/4 and 3/4 have the mean 1/2, whatever is added to the logits; a class impossible for all stays finite."""
     one, other = np.log([[0.25, 0.75]]) + 5, np.log([[0.75, 0.25]])
     assert np.allclose(mean_logits([one, other]), np.log([[0.5, 0.5]]))
     assert np.isfinite(mean_logits([np.array([[0.0, -2000.0]])] * 2)).all()
 
 
-def answered(*classes: int) -> np.ndarray:
+def logits_of(*classes: int) -> np.ndarray:
     return np.eye(2, dtype=np.float32)[list(classes)]
 
 
 def test_report_by_hand() -> None:
-    """Four test rows: the student has three right, the teacher four; on validation the teacher is worse than the
-    majority."""
+    """Of four test rows the student predicts three correctly, the teacher four; on validation rows the teacher is worse
+    than the majority class."""
     splits = {
         "train": Dataset.from_dict({"label": [0, 0, 1]}),
         "validation": Dataset.from_dict({"label": [0, 0, 0, 1]}),
         "test": Dataset.from_dict({"label": [0, 0, 1, 1]}),
     }
-    answers = TeacherPredictions(
-        ("big",), "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, cached=True
+    predictions = TeacherPredictions(
+        ("big",), "hash", {"validation": logits_of(1, 0, 0, 0), "test": logits_of(0, 0, 1, 1)}, cached=True
     )
-    student = {"validation": answered(0, 0, 0, 0), "test": answered(0, 0, 1, 0)}
-    found = report.summarize(answers, splits, student, resamples=100)
-    assert found["metrics"]["validation"]["accuracy"]["value"] == 0.5
-    assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
-    assert (found["difference"]["value"], found["retention"], found["agreement"]) == (-0.25, 0.75, 0.75)
-    below, worse = found["notes"]
+    student = {"validation": logits_of(0, 0, 0, 0), "test": logits_of(0, 0, 1, 0)}
+    actual = report.summarize(predictions, splits, student, resamples=100)
+    assert actual["metrics"]["validation"]["accuracy"]["value"] == 0.5
+    assert actual["metrics"]["test"]["accuracy"]["value"] == 1.0
+    assert (actual["difference"]["value"], actual["retention"], actual["agreement"]) == (-0.25, 0.75, 0.75)
+    below, worse = actual["notes"]
     assert below.startswith(
         "the teacher's accuracy on the validation rows, 0.500, is not above that of the most frequent"
     )
     assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
-    good = TeacherPredictions(("big",), "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, cached=True)
+    good = TeacherPredictions(("big",), "hash", predictions.logits | {"validation": logits_of(0, 0, 0, 1)}, cached=True)
     assert report.summarize(good, splits, student, resamples=100)["notes"] == []
     alike = splits | {"validation": Dataset.from_dict({"label": [0, 0, 0, 0]})}
-    perfect = dataclasses.replace(answers, logits=answers.logits | {"validation": answered(0, 0, 0, 0)})
-    assert report.doubts(perfect, alike) == [], "rows of one class tell nothing"
-    assert found["members"] is None
-    pair = dataclasses.replace(answers, names=("a/big", "good"), members=(answers, good))
+    perfect = dataclasses.replace(predictions, logits=predictions.logits | {"validation": logits_of(0, 0, 0, 0)})
+    assert report.doubts(perfect, alike) == [], "rows of one class say nothing"
+    assert actual["members"] is None
+    pair = dataclasses.replace(predictions, names=("a/big", "good"), members=(predictions, good))
     named = report.summarize(pair, splits, student, resamples=100, public_name=lambda name: name[-3:])
     assert named["name"] == "big + ood"
     assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]
 
 
-def test_answers_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of other views the same as beforehand, whatever the student's matrix products are."""
-    seen, predict_logits = [], network_teacher.predict_logits
+def test_predictions_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the precision of the student's matrix products during training."""
+    precisions, predict_logits = [], network_teacher.predict_logits
 
-    def watched(*given: Any, **fields: Any) -> np.ndarray:
-        seen.append(torch.get_float32_matmul_precision())
-        return predict_logits(*given, **fields)
+    def recorded(*args: Any, **fields: Any) -> np.ndarray:
+        precisions.append(torch.get_float32_matmul_precision())
+        return predict_logits(*args, **fields)
 
-    monkeypatch.setattr(network_teacher, "predict_logits", watched)
+    monkeypatch.setattr(network_teacher, "predict_logits", recorded)
     with settings_restored():
         torch.set_float32_matmul_precision("medium")
         predict(classifier(tmp_path, "bert", ("bad", "good")), text_rows(4))
-        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "medium"
+        assert precisions == ["highest"] and torch.get_float32_matmul_precision() == "medium"

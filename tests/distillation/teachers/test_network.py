@@ -35,7 +35,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A RoBERTa with positions for 64 tokens, which are 66 rows of its table."""
+    """Build a RoBERTa with positions for 64 tokens, a table of 66 rows."""
     checkpoint = tiny_text_checkpoint(tmp_path / "roberta", "roberta")
     loaded = load_classifier(str(checkpoint), task="text-classification", labels=("bad", "good"))
     loaded.model.save_pretrained(checkpoint)
@@ -46,12 +46,12 @@ def load(folder: Path) -> Teacher:
     return Teachers((str(folder),), ("bad", "good"), "text").members[0]
 
 
-def test_the_length_that_it_can_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As stored; else as many tokens as it has positions for, which is said."""
+def test_maximum_length(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The stored length; else the number of its positions, with a note."""
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text())
     caplog.set_level("INFO")
-    for stored, length, said in (
+    for stored, length, message in (
         (8, 8, None),
         (66, 64, "stores a limit of 66; texts are cut off at 64 tokens"),
         (int(1e30), 64, "stores no limit; texts are cut off at 64 tokens"),
@@ -60,12 +60,12 @@ def test_the_length_that_it_can_read(folder: Path, caplog: pytest.LogCaptureFixt
         caplog.clear()
         file.write_text(json.dumps({**config, "model_max_length": stored}))
         assert load(folder).classifier.inputs.max_length == length
-        assert (said or "") in caplog.text and ("cut off" in caplog.text) == (said is not None)
+        assert (message or "") in caplog.text and ("cut off" in caplog.text) == (message is not None)
     file.unlink()
     assert load(folder).classifier.inputs.max_length == 64
 
 
-def test_pairs_for_a_teacher_of_single_texts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pairs_for_a_teacher_of_single_texts_are_warned_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = text_rows(4)
     pairs = Dataset.from_dict({**rows.to_dict(), "text_pair": rows["text"][:]})
     single = load(folder)
@@ -84,19 +84,19 @@ def test_loaded_once_until_released(folder: Path) -> None:
     assert again is not first[0] and again.weights == first[0].weights == teachers.weights
 
 
-def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_and_repeated_class_names(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(tmp_path)
     rows = text_rows(60)
     texts, good = [*rows["text"], rows["text"][0]], [0.9 if label else 0.1 for label in rows["label"]]
     columns = {"text": texts, "p:good": [*good, good[0] + 0.01], "p:bad": [*(1 - p for p in good), 0.89]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    taught = Distill(teacher=str(tmp_path / "a.parquet"), teacher_precision="bf16")
-    found = [note for note in prepare(dataclasses.replace(recipe, objective=taught)).notes if "a.parquet" in note]
-    assert len(found) == 2 and found[:1] == list(load(tmp_path / "a.parquet").notes)
-    assert "objective.teacher_precision has no effect here" in found[1]
+    objective = Distill(teacher=str(tmp_path / "a.parquet"), teacher_precision="bf16")
+    notes = [note for note in prepare(dataclasses.replace(recipe, objective=objective)).notes if "a.parquet" in note]
+    assert len(notes) == 2 and notes[:1] == list(load(tmp_path / "a.parquet").notes)
+    assert "objective.teacher_precision has no effect here" in notes[1]
     monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: True)
     both = (str(tmp_path / "a.parquet"), str(folder))
-    assert list(Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == found[:1]
+    assert list(Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == notes[:1]
     config = json.loads((folder / "config.json").read_text())
     names = {"id2label": {0: "bad", 1: "bad"}, "label2id": {"bad": 0}}
     (folder / "config.json").write_text(json.dumps(config | names))
@@ -104,20 +104,19 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: py
         load(folder)
 
 
-def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two classes as if they were many: soft targets have the likeliest, in logarithms, the squares have the
-    logits."""
+def test_match_logits_caches_all_logits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two classes count as many here: SoftTargets get the most likely one, MatchLogits all logits."""
     recipe, rows = small_recipe(tmp_path), text_rows(20)
     few = predict_rows((load(folder),), {"validation": rows}, budget_gb=1.0).logits["validation"]
     monkeypatch.setattr(logit_cache, "MANY", 1)
     monkeypatch.setattr(logit_cache, "TOP", 1)
-    found = {}
+    logits = {}
     for kind in (SoftTargets(), MatchLogits()):
-        taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
-        teachers = build_teachers(setup_context(taught), load_splits(taught.data)).members
+        distilled = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
+        teachers = build_teachers(setup_context(distilled), load_splits(distilled.data)).members
         both = [predict_rows(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
         assert [one.cached for one in both] == [False, True]
-        found[type(kind)] = both[1].logits["validation"]
-    assert np.array_equal(found[MatchLogits], few)
-    assert np.abs(found[SoftTargets] - few).max() > 0.1
-    assert np.allclose(softmax(found[SoftTargets]), softmax(few), atol=5e-4)
+        logits[type(kind)] = both[1].logits["validation"]
+    assert np.array_equal(logits[MatchLogits], few)
+    assert np.abs(logits[SoftTargets] - few).max() > 0.1
+    assert np.allclose(softmax(logits[SoftTargets]), softmax(few), atol=5e-4)

@@ -1,4 +1,4 @@
-"""Predictions from files: matched by the row, whatever their order; and the line that each kind of trouble gives."""
+"""Precomputed predictions are matched by row, in any order; and every fault gives one line."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from hf_finetune.errors import InputError
 
 ROWS = text_rows(6)
 DIGESTS = [hashlib.sha256(text.encode()).hexdigest() for text in ROWS["text"]]
-# Of the good class; the file has the classes the other way round.
+# Probabilities of the class good; the file has the classes in reverse order.
 GOOD = np.linspace(0.1, 0.6, 6)
 
 
@@ -32,7 +32,7 @@ def parquet(path: Path, **columns: Any) -> str:
 
 
 def array(folder: Path, logits: np.ndarray, **about: Any) -> str:
-    """An .npy file with its .json."""
+    """Write an .npy file with its .json."""
     np.save(folder / "logits.npy", logits)
     (folder / "logits.json").write_text(json.dumps({"labels": ["good", "bad"], "digests": DIGESTS, **about}))
     return str(folder / "logits.npy")
@@ -44,26 +44,27 @@ def read(name: str, rows: Dataset = ROWS) -> np.ndarray:
     return teacher.logits(rows, "train")
 
 
-def test_three_ways_to_say_the_same(tmp_path: Path) -> None:
-    """Backwards, with rows that are not in the data, by text or digest; the columns in the order of the data's
-    classes."""
+def test_three_formats_of_the_same_predictions(tmp_path: Path) -> None:
+    """In reverse order, with unknown rows, by text or digest; the columns follow the order of the data's classes."""
     back, texts = slice(None, None, -1), ROWS["text"][:]
     expected = np.log(np.stack([1 - GOOD, GOOD], axis=1))
     by_text = {"text": [*texts[back], "another"], "p:good": [*GOOD[back], 0.5], "p:bad": [*(1 - GOOD)[back], 0.5]}
     by_digest = {"digest": DIGESTS[back], "logit:good": np.log(GOOD)[back], "logit:bad": np.log(1 - GOOD)[back]}
-    named = [
+    names = [
         parquet(tmp_path / "text.parquet", **by_text, row=list(range(7))),
         parquet(tmp_path / "digest.parquet", **by_digest),
         array(tmp_path, np.log(np.stack([GOOD, 1 - GOOD], axis=1))),
     ]
-    for name in named:
+    for name in names:
         assert is_precomputed(name) and np.allclose(read(name), expected, atol=1e-6), name
-    given = [read_precomputed(name, ("bad", "good")) for name in named]
-    assert len({g.weights for g in given}) == 3 and all(isinstance(g, PrecomputedPredictions) for g in given)
+    teachers = [read_precomputed(name, ("bad", "good")) for name in names]
+    assert len({teacher.weights for teacher in teachers}) == 3 and all(
+        isinstance(teacher, PrecomputedPredictions) for teacher in teachers
+    )
 
 
 def test_shards_of_a_folder(tmp_path: Path) -> None:
-    """A row may stand in two of them, alike; a run's folder, which has predictions.parquet, is none of this."""
+    """Two shards may repeat a row alike. A run's folder, which has a predictions.parquet, is not a folder of shards."""
     (tmp_path / "shards").mkdir()
     for i, part in enumerate((slice(0, 4), slice(3, 6))):
         columns = {"text": ROWS["text"][part], "p:good": GOOD[part], "p:bad": (1 - GOOD)[part]}
@@ -79,20 +80,20 @@ def test_shards_of_a_folder(tmp_path: Path) -> None:
 def test_pairs_images_and_impossible_classes(tmp_path: Path) -> None:
     pairs = Dataset.from_dict({"text": ["a", "ab"], "text_pair": ["bc", "c"], "row": [0, 1]})
     columns = {"text": ["ab", "a"], "text_pair": ["c", "bc"], "p:good": [1.0, 0.25], "p:bad": [0.0, 0.75]}
-    found = read(parquet(tmp_path / "a.parquet", **columns), pairs)
-    assert np.allclose(np.exp(found), [[0.75, 0.25], [0, 1]]) and np.isfinite(found).all()
+    actual = read(parquet(tmp_path / "a.parquet", **columns), pairs)
+    assert np.allclose(np.exp(actual), [[0.75, 0.25], [0, 1]]) and np.isfinite(actual).all()
     images = image_rows(2)
     digests = [hashlib.sha256(i["bytes"]).hexdigest() for i in images["image"]]
     columns = {"digest": digests[::-1], "p:good": [0.2, 0.8], "p:bad": [0.8, 0.2]}
-    found = read(parquet(tmp_path / "b.parquet", **columns), images)
-    assert np.allclose(np.exp(found), [[0.2, 0.8], [0.8, 0.2]])
+    actual = read(parquet(tmp_path / "b.parquet", **columns), images)
+    assert np.allclose(np.exp(actual), [[0.2, 0.8], [0.8, 0.2]])
 
 
 GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         (
             {"text": [*ROWS["text"][1:], "other"], **GOODS},
@@ -112,43 +113,43 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
         ({"digest": ["xy"] * 6, **GOODS}, r"column 'digest': expected hexadecimal digits"),
     ],
 )  # fmt: skip
-def test_what_is_refused(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
+def test_faulty_tables_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^objective.teacher: .*{message}"):
         read(parquet(tmp_path / "a.parquet", **columns))
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
-def test_rows_that_are_predicted_twice(tmp_path: Path, kind: type) -> None:
-    """Neighbours of float16, of which two differ by .0078 at 8, and a row of two classes as good as equal: the first
-    counts, and what it is worth is said once. Two classes that neither prediction doubts are refused."""
-    twice = np.array([[8.0, -3.0], [0.01, 0.0], [8.0078, -3.0], [0.0, 0.05]])
+def test_repeated_predictions(tmp_path: Path, kind: type) -> None:
+    """Differences of float16 rounding, 0.0078 at 8, and a row of two nearly equal classes: the first prediction counts,
+    with a note. Contradictory predictions are refused."""
+    repeated = np.array([[8.0, -3.0], [0.01, 0.0], [8.0078, -3.0], [0.0, 0.05]])
     digests = [DIGESTS[i] for i in (0, 1, 0, 1)]
-    given = read_precomputed(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
-    (note,) = given.notes
+    teacher = read_precomputed(array(tmp_path, repeated.astype(kind), digests=digests), ("bad", "good"))
+    (note,) = teacher.notes
     assert "2 predictions repeat a row, with probabilities that differ by up to 0.015" in note
-    assert np.allclose(given.logits(ROWS.select([1, 0]), "train"), twice[[1, 0], ::-1], atol=1e-3)
-    alike = array(tmp_path, twice[[0, 1, 2, 1]].astype(kind), digests=digests)
+    assert np.allclose(teacher.logits(ROWS.select([1, 0]), "train"), repeated[[1, 0], ::-1], atol=1e-3)
+    alike = array(tmp_path, repeated[[0, 1, 2, 1]].astype(kind), digests=digests)
     assert read_precomputed(alike, ("bad", "good")).notes == ()
-    twice[3] = 0.0, 0.25
+    repeated[3] = 0.0, 0.25
     with pytest.raises(InputError, match="rows 2 and 4 predict one row, and not alike; keep one"):
-        read_precomputed(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
+        read_precomputed(array(tmp_path, repeated.astype(kind), digests=digests), ("bad", "good"))
 
 
-def test_a_folder_by_names_in_capitals(tmp_path: Path) -> None:
+def test_file_names_in_capitals(tmp_path: Path) -> None:
     parquet(tmp_path / "A.PARQUET", text=ROWS["text"][:], **GOODS)
     assert is_precomputed(str(tmp_path)) and np.allclose(np.exp(read(str(tmp_path)))[:, 1], GOOD)
 
 
-def test_other_names_of_an_arrays_classes_are_another_teacher(tmp_path: Path) -> None:
+def test_class_names_of_an_array_are_part_of_its_hash(tmp_path: Path) -> None:
     logits = np.zeros((6, 2), np.float32)
     first = read_precomputed(array(tmp_path, logits), ("bad", "good")).weights
     assert read_precomputed(array(tmp_path, logits), ("bad", "good")).weights == first
     assert read_precomputed(array(tmp_path, logits, labels=["bad", "good"]), ("bad", "good")).weights != first
 
 
-def test_arrays_that_are_refused(tmp_path: Path) -> None:
+def test_faulty_arrays_are_refused(tmp_path: Path) -> None:
     logits = np.zeros((6, 2))
-    for about, content, said in (
+    for about, content, message in (
         ({"digests": DIGESTS[:5]}, logits, r"logits.npy: expected floats of the shape \(5, 2\), .*logits.json"),
         ({}, logits.astype(int), r"expected floats of the shape \(6, 2\).*, got int64"),
         ({"labels": None}, logits, r"logits.npy: cannot be read with logits.json \(TypeError"),
@@ -160,7 +161,7 @@ def test_arrays_that_are_refused(tmp_path: Path) -> None:
         ),
         ({}, np.full((6, 2), np.inf), r"logits.npy, row 1, column 'good': expected a finite number, got inf"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read(array(tmp_path, content, **about))
     name = array(tmp_path, logits)
     (tmp_path / "logits.npy").write_bytes(b"")

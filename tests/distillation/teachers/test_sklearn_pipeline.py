@@ -31,21 +31,21 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fitted(labels: tuple[str, str] = ("poor", "fine")) -> Pipeline:
-    """The class of an even row is the first."""
+    """Fit a pipeline in which even rows have the first class."""
     return make_pipeline(CountVectorizer(), LogisticRegression()).fit(
         ROWS["text"][:], [labels[i] for i in ROWS["label"]]
     )
 
 
-def stored(path: Path, model: object) -> str:
+def write(path: Path, model: object) -> str:
     skops.dump(model, path)
     return str(path)
 
 
-def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of rows and of views, in the order of the data's classes, which is not the alphabet's; cached."""
+def test_predictions_are_its_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rows and views, in the order of the data's classes, which is not alphabetical; cached."""
     model = fitted()
-    name = stored(tmp_path / "words.skops", model)
+    name = write(tmp_path / "words.skops", model)
     teachers = Teachers((name,), ("poor", "fine"), "text").members
     expected = model.predict_proba(ROWS["text"][:])[:, ::-1]
     first, second = (predict_rows(teachers, {"train": ROWS, "validation": ROWS}, budget_gb=1.0) for _ in range(2))
@@ -58,7 +58,7 @@ def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     assert np.array_equal(online(views)[np.arange(40)], first.logits["validation"])
     assert not predict_rows(teachers, {"validation": text_rows(40, seed=1)}, budget_gb=1.0).cached
-    # As if two classes were many.
+    # Two classes count as many.
     monkeypatch.setattr(logit_cache, "MANY", 1)
     monkeypatch.setattr(logit_cache, "TOP", 1)
     for whole in (True, False):
@@ -68,32 +68,32 @@ def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 class Stranger(LogisticRegression):
-    """Not scikit-learn's own."""
+    """A class that is not scikit-learn's."""
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_faulty_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.skops").write_bytes(b"no archive")
     numbers = LogisticRegression().fit(np.eye(2), ["poor", "fine"])
-    for name, said in (
+    for name, message in (
         (
             str(tmp_path / "gone.skops"),
             r"gone.skops: not a fitted classifier as skops.io.dump writes it \(.*No such file",
         ),
         (str(tmp_path / "broken.skops"), r"broken.skops: not a fitted classifier as skops.io.dump writes it"),
-        (stored(tmp_path / "words.skops", CountVectorizer()), r"not a fitted classifier .*classes_"),
+        (write(tmp_path / "words.skops", CountVectorizer()), r"not a fitted classifier .*classes_"),
         (
-            stored(tmp_path / "stranger.skops", Stranger()),
+            write(tmp_path / "stranger.skops", Stranger()),
             r"holds .*Stranger, which could run code .* and is not loaded",
         ),
         (
-            stored(tmp_path / "tree.skops", make_pipeline(CountVectorizer(), DecisionTreeClassifier()).fit(*WORDS)),
+            write(tmp_path / "tree.skops", make_pipeline(CountVectorizer(), DecisionTreeClassifier()).fit(*WORDS)),
             r"holds sklearn.tree._tree.Tree, .*expected a vectorizer and a linear model .*columns text and p:NAME",
         ),
-        (stored(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
+        (write(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
     ):
-        with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
+        with pytest.raises(InputError, match=rf"^objective.teacher: .*{message}"):
             _ = Teachers((name,), ("poor", "fine"), "text").members
     with pytest.raises(InputError, match=r"numbers.skops: expected a pipeline that takes a list of texts"):
-        read_sklearn(stored(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
+        read_sklearn(write(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*words.skops, which reads texts"):
         _ = Teachers((str(tmp_path / "words.skops"),), ("poor", "fine"), "image").members

@@ -1,4 +1,4 @@
-"""The losses of pretraining, by hand."""
+"""Pretraining losses against values by hand."""
 
 import math
 
@@ -15,7 +15,7 @@ from hf_finetune.training.losses.contrastive import contrastive
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_contrastive(temperature: float) -> None:
-    """Two rows at right angles, whatever their lengths: cosine 1 to the own view, 0 to the other's."""
+    """Two orthogonal rows of any length: cosine 1 to the own view, 0 to the other row's."""
     one, other = torch.tensor([[3.0, 0.0], [0.0, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 7.0]])
     expected = 2 * math.log(1 + math.exp(-1 / temperature))
     assert contrastive(one, other, temperature=temperature).sum().item() == pytest.approx(expected)
@@ -24,48 +24,47 @@ def test_contrastive(temperature: float) -> None:
 
 
 def test_masked_pixels() -> None:
-    """1 of the first row's one pixel, (1 + 2 + 3 + 4) / 4 of the second row; what was not left out has no gradient."""
+    """1 for the single pixel of the first row, (1 + 2 + 3 + 4) / 4 for the second; visible pixels have no gradient."""
     pixels = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]] * 2)
-    guessed = torch.zeros_like(pixels, requires_grad=True)
+    predicted = torch.zeros_like(pixels, requires_grad=True)
     masked = torch.tensor([[[True, False], [False, False]], [[True, True], [True, True]]])
-    loss = masked_pixels(guessed, pixels, masked)
+    loss = masked_pixels(predicted, pixels, masked)
     assert loss.item() == pytest.approx(1 + 2.5)
     loss.backward()
-    assert guessed.grad.tolist() == [[[[-1.0, 0.0], [0.0, 0.0]]], [[[-0.25, -0.25], [-0.25, -0.25]]]]
+    assert predicted.grad.tolist() == [[[[-1.0, 0.0], [0.0, 0.0]]], [[[-0.25, -0.25], [-0.25, -0.25]]]]
 
 
 def test_unseen_patches() -> None:
-    """Of (1, 3) the mean is 2 and the variance of a sample 2; a patch of one colour is 0 in all its pixels."""
+    """(1, 3) has the mean 2 and the sample variance 2; a patch of one color is normalized to 0."""
     pixels, zero = torch.tensor([[[1.0, 3.0], [5.0, 5.0]], [[2.0, 2.0], [-1.0, 1.0]]]), torch.zeros(2, 2, 2)
     # (1 + 9 + 25 + 25) / 4 and (4 + 4 + 1 + 1) / 4.
     assert unseen_patches(zero, pixels, normalize=False).item() == pytest.approx(15 + 2.5)
-    # Two of four values are 1/sqrt(2) away, in either row.
+    # In each row two of four values differ by 1/sqrt(2).
     assert unseen_patches(zero, pixels, normalize=True).item() == pytest.approx(0.25 + 0.25, rel=1e-5)
     right = torch.tensor([[-1.0, 1.0], [0.0, 0.0]]) / math.sqrt(2)
     assert unseen_patches(right[None], pixels[:1], normalize=True).item() == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_unseen_patches_cost_what_they_cost_in_the_library(normalize: bool) -> None:
+def test_unseen_patches_equal_transformers(normalize: bool) -> None:
     torch.manual_seed(0)
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     decoder = {f"decoder_{name}": value for name, value in small.items()}
-    theirs = ViTMAEForPreTraining(
+    reference = ViTMAEForPreTraining(
         ViTMAEConfig(**small, **decoder, image_size=12, patch_size=4, norm_pix_loss=normalize)
     )
     pixels = torch.rand(2, 3, 12, 12)
-    whole = theirs(pixels)
-    left_out = whole.mask.bool()
-    patches, guessed = (x[left_out].view(2, 7, 48) for x in (patch_pixels(pixels, 4), whole.logits))
-    assert unseen_patches(guessed, patches, normalize=normalize).item() / 2 == pytest.approx(
+    whole = reference(pixels)
+    is_masked = whole.mask.bool()
+    patches, predicted = (x[is_masked].view(2, 7, 48) for x in (patch_pixels(pixels, 4), whole.logits))
+    assert unseen_patches(predicted, patches, normalize=normalize).item() / 2 == pytest.approx(
         whole.loss.item(), rel=1e-5
     )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_nt_xent(temperature: float) -> None:
-    """Two rows at right angles: cosine 1 to the own other view, 0 to both views of the other row, and none to
-    itself."""
+    """Two orthogonal rows: cosine 1 to the other view of the row, 0 to both views of the other row."""
     one, other = torch.tensor([[3.0, 0.0], [0.0, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 7.0]])
     expected = math.log(1 + 2 * math.exp(-1 / temperature))
     assert nt_xent(one, other, temperature=temperature).tolist() == pytest.approx([expected] * 2)
