@@ -54,8 +54,12 @@ class Outgoing:
 def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, token: str = "") -> dict[str, Outgoing]:
     """Return the files that a push of the run sends, by path in the repository.
 
+    The files of model/ go to the root of the repository, those of adapter/ and encoder/ into folders of that name. The
+    card, result.json and recipe.json have local paths reduced to names.
+
     Raises:
-        InputError: see `push`, and `_portable_adapter`.
+        InputError: an unfinished run, or a file that is never pushed: a pickle, code, checkpoint, log, a link out of
+            the run's folder, a file that contains an access token.
         GateError: a parity check of the run failed, or none was made.
     """
     recipe, result = _finished_run(run_dir)

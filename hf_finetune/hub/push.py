@@ -62,10 +62,8 @@ def push(
 ) -> Pushed:
     """Send a finished run to the Hub in exactly one commit, then pull it and compare every byte.
 
-    model/ goes to the root of the repository and adapter/ to a folder of that name, together with the card, result.json
-    and recipe.json; local paths are reduced to names. Each attempt reads the head of the branch first and its commit
-    names that head as its parent, so no failure leads to a second commit with the same content. A repeated push of the
-    same run changes nothing.
+    Each attempt reads the head of the branch, and its commit names that head as its parent: no failure leads to a
+    second commit with the same content, and a repeated push changes nothing. `contents.collect` chooses the files.
 
     Args:
         target: the repository and branch, created if they do not exist.
@@ -74,8 +72,7 @@ def push(
         check: called with the folder of the pulled copy; raises if that is not the same model.
 
     Raises:
-        InputError: an unfinished run; a file that is never pushed (pickle, code, checkpoint, log, a token in it); and
-            see `check_target`.
+        InputError: see `check_target` and `contents.collect`.
         GateError: a parity check of the run failed, or the pulled copy differs.
         PushError: the Hub kept failing.
     """
