@@ -55,7 +55,7 @@ def newest_whole(folder: Path) -> Path | None:
 
     Each damaged or unfinished checkpoint on the way is logged as a warning.
     """
-    for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
+    for checkpoint in reversed(_by_step(folder)):
         if not is_whole(checkpoint):
             logger.warning("%s is unfinished or damaged: using the one before", checkpoint.name)
             continue
@@ -100,10 +100,10 @@ def refuse_missing(model: nn.Module, missing: Iterable[str], output: str) -> Non
     if not isinstance(model, PreTrainedModel):
         return
     # Tied weights are saved once, under another name.
-    if lacking := set(missing) - set(model._keys_to_ignore_on_save or ()) - set(model.all_tied_weights_keys):
+    if lost := set(missing) - set(model._keys_to_ignore_on_save or ()) - set(model.all_tied_weights_keys):
         raise InputError(
-            f"{output}: the newest checkpoint lacks {len(lacking)} of the model's weights "
-            f"({min(lacking)}, ...); start the run anew in another --output"
+            f"{output}: the newest checkpoint lacks {len(lost)} of the model's weights "
+            f"({min(lost)}, ...); start the run anew in another --output"
         )
 
 
@@ -119,12 +119,9 @@ def is_over(state: TrainerState) -> bool:
     return bool(control and control["args"]["should_training_stop"])
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+def _by_step(folder: Path) -> list[Path]:
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
+    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]))
 
 
 class CheckpointKeeper(TrainerCallback):
@@ -162,7 +159,7 @@ class CheckpointKeeper(TrainerCallback):
         if args.should_save:
             seal(folder / f"checkpoint-{state.global_step}", beside=ingredients(folder, state.global_step))
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
-            for old in sorted(_checkpoints(folder), key=_step)[:-2]:
+            for old in _by_step(folder)[:-2]:
                 if old.name != best:
                     shutil.rmtree(old)
         if stopped:

@@ -73,8 +73,8 @@ def test_ranks_are_cut_to_the_budget(tmp_path: Path) -> None:
     batch = {"input_ids": torch.arange(5, 25).reshape(2, 10)}
     with torch.no_grad():
         expected = model.eval()(**batch).logits
-        found = load_adapter(base, tmp_path / "adapter").eval()(**batch).logits
-    assert (found - expected).abs().max() < 1e-6
+        result = load_adapter(base, tmp_path / "adapter").eval()(**batch).logits
+    assert (result - expected).abs().max() < 1e-6
     stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sorted(len(t) for n, t in stored.items() if n.endswith("lora_E")) == sorted(final), (
         "cut ranks are not stored"

@@ -40,9 +40,9 @@ def averaged(values: Sequence[float], *kinds: Ema | Tail, epoch: int = 1) -> Ave
 
 def test_ema_by_hand() -> None:
     """Decay 2/11 and 3/12 in the first two steps, where 0.999 would remember nothing but the start."""
-    found = averaged([1.0, 2.0, 4.0], Ema(0.999)).means["ema"]["weight"].item()
+    actual = averaged([1.0, 2.0, 4.0], Ema(0.999)).means["ema"]["weight"].item()
     first = 2 / 11 * 1 + 9 / 11 * 2
-    assert found == pytest.approx(0.25 * first + 0.75 * 4)
+    assert actual == pytest.approx(0.25 * first + 0.75 * 4)
     assert averaged([1.0, 2.0], Ema(0.1)).means["ema"]["weight"].item() == pytest.approx(1.9)
 
 
@@ -157,9 +157,9 @@ def test_validation_decides_what_is_kept(tmp_path: Path, kept: str) -> None:
     trainer = trainer_at(tmp_path, recorder, **{kept: 0.9})
     trainer.train()
     by_name = {"ema": ema_of(recorder.seen, 0.8), "tail": tail_of(recorder.seen, 5), "checkpoint": recorder.seen[5]}
-    found = {n: p.detach() for n, p in trainer.model.named_parameters()}
+    actual = {n: p.detach() for n, p in trainer.model.named_parameters()}
     for name, expected in by_name.items():
-        assert (furthest(found, expected) < 1e-6) == (name == kept), name
+        assert (furthest(actual, expected) < 1e-6) == (name == kept), name
     selection = trainer.selection
     assert selection.best.weights == kept and [c.weights for c in selection.candidates] == ["checkpoint", "ema", "tail"]
     assert [c.steps for c in selection.candidates] == [(5,), (15,), (15,)]
@@ -196,8 +196,8 @@ def test_killed_run_averages_to_the_same_bits(tmp_path: Path, step: int) -> None
     with pytest.raises(KeyboardInterrupt):
         trainer_at(tmp_path / "killed", Recorder(step), ema=0.9).train()
     again = trainer_at(tmp_path / "killed", ema=0.9)
-    found = newest_whole(tmp_path / "killed" / "checkpoints")
-    again.train(resume_from_checkpoint=None if found is None else str(found))
+    actual = newest_whole(tmp_path / "killed" / "checkpoints")
+    again.train(resume_from_checkpoint=None if actual is None else str(actual))
     for name in ("ema", "tail"):
         means = [trainer.setup.averaging.running.means[name] for trainer in (again, straight)]
         assert furthest(*means) == 0.0
@@ -238,12 +238,12 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             super().__init__(signals)
             seen.append(Recorder(self.until))
 
-        def on_train_begin(self, args, state, control, **given):
-            seen[-1].on_train_begin(args, state, control, **given)
+        def on_train_begin(self, args, state, control, **options):
+            seen[-1].on_train_begin(args, state, control, **options)
 
-        def on_step_end(self, args, state, control, **given):
-            seen[-1].on_step_end(args, state, control, **given)
-            return super().on_step_end(args, state, control, **given)
+        def on_step_end(self, args, state, control, **options):
+            seen[-1].on_step_end(args, state, control, **options)
+            return super().on_step_end(args, state, control, **options)
 
     monkeypatch.setattr(checkpoints, "CheckpointKeeper", Watched)
     small = small_recipe(tmp_path)

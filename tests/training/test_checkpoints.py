@@ -68,9 +68,9 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path, step: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         trainer_at(tmp_path / "killed", KillAt(step)).train()
     again = trainer_at(tmp_path / "killed")
-    found = newest_whole(tmp_path / "killed" / "checkpoints")
-    assert (found is None) == (step < 5)
-    again.train(resume_from_checkpoint=None if found is None else str(found))
+    result = newest_whole(tmp_path / "killed" / "checkpoints")
+    assert (result is None) == (step < 5)
+    again.train(resume_from_checkpoint=None if result is None else str(result))
     assert furthest(weights(again), weights(straight)) == 0.0
     assert again.state.best_metric == straight.state.best_metric
 
@@ -89,10 +89,10 @@ def test_killed_within_an_epoch_of_steps_of_unequal_size(tmp_path: Path, unpadde
     straight.train()
     with catching_signals() as signals, pytest.raises(StoppedBySignal, match="after saving step 3"):
         trainer("stopped", SignalAt(3), CheckpointKeeper(signals)).train()
-    found = newest_whole(tmp_path / "stopped" / "checkpoints")
-    assert found is not None and straight.state.max_steps > 5
+    result = newest_whole(tmp_path / "stopped" / "checkpoints")
+    assert result is not None and straight.state.max_steps > 5
     again = trainer("stopped")
-    again.train(resume_from_checkpoint=str(found))
+    again.train(resume_from_checkpoint=str(result))
     assert again.state.global_step == straight.state.global_step
     assert furthest(weights(again), weights(straight)) == 0.0
 
@@ -102,10 +102,10 @@ def test_signal_saves_in_the_middle_of_an_epoch_and_resumes_to_the_same_bits(tmp
     straight.train()
     with catching_signals() as signals, pytest.raises(StoppedBySignal, match="SIGTERM after saving step 7"):
         trainer_at(tmp_path / "stopped", SignalAt(7), signals=signals).train()
-    found = newest_whole(tmp_path / "stopped" / "checkpoints")
-    assert found is not None and found.name == "checkpoint-7"
+    result = newest_whole(tmp_path / "stopped" / "checkpoints")
+    assert result is not None and result.name == "checkpoint-7"
     again = trainer_at(tmp_path / "stopped")
-    again.train(resume_from_checkpoint=str(found))
+    again.train(resume_from_checkpoint=str(result))
     assert furthest(weights(again), weights(straight)) == 0.0
 
 

@@ -74,12 +74,12 @@ def test_rows_are_read_off_the_parabola_through_three_of_them(checkpoint):
 
     lengths = np.array([5, 40, 11, 17, 5, 29])
     model = classifier(checkpoint)
-    found = flops.flops_of_rows(model, Numbers(), lambda batch: ids(batch["tokens"][0]), lengths)
-    assert found == pytest.approx([3 * forward(t) for t in lengths.tolist()])
+    result = flops.flops_of_rows(model, Numbers(), lambda batch: ids(batch["tokens"][0]), lengths)
+    assert result == pytest.approx([3 * forward(t) for t in lengths.tolist()])
     same = np.array([8, 8])
     lengths = same
-    found = flops.flops_of_rows(model, Numbers(), lambda batch: ids(batch["tokens"][0]), same)
-    assert found == pytest.approx([3 * forward(8)] * 2)
+    result = flops.flops_of_rows(model, Numbers(), lambda batch: ids(batch["tokens"][0]), same)
+    assert result == pytest.approx([3 * forward(8)] * 2)
 
 
 def test_images_count_by_their_size(tmp_path):

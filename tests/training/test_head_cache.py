@@ -28,9 +28,9 @@ def test_what_was_written_is_read_to_the_bit(cache: Path) -> None:
     folder = cache / "heads" / "a"
     assert head_cache.read(folder) is None
     write(folder)
-    found = head_cache.read(folder)
-    assert found is not None and found.explained == HEAD.explained
-    assert torch.equal(found.weight_CD, HEAD.weight_CD) and torch.equal(found.bias_C, HEAD.bias_C)
+    result = head_cache.read(folder)
+    assert result is not None and result.explained == HEAD.explained
+    assert torch.equal(result.weight_CD, HEAD.weight_CD) and torch.equal(result.bias_C, HEAD.bias_C)
     assert head_cache.read(cache / "heads" / "b") is None
 
 

@@ -37,8 +37,10 @@ def random_batch(rows: int = 6, classes: int = 3) -> tuple[torch.Tensor, torch.T
 
 def test_soft_labels_by_hand() -> None:
     """Class 0 with a partner of class 2, class 1 with a partner of its own class, class 2 with itself."""
-    found = soft_labels(torch.tensor([0, 1, 2, 1]), torch.tensor([2, 3, 2, 0]), torch.tensor([0.75, 0.75, 0.5, 0.0]), 3)
-    assert found.tolist() == [[0.75, 0, 0.25], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    result = soft_labels(
+        torch.tensor([0, 1, 2, 1]), torch.tensor([2, 3, 2, 0]), torch.tensor([0.75, 0.75, 0.5, 0.0]), 3
+    )
+    assert result.tolist() == [[0.75, 0, 0.25], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -94,11 +96,11 @@ def test_hard_labels_as_soft_ones(rows: CrossEntropy | Focal, smoothing: float) 
     loss = WeightedLoss(lambda x, y: rows(x, y, label_smoothing=smoothing), weights_C=WEIGHTS, shift_C=SHIFT)
     values, gradients = [], []
     for labels in (hard[:3], F.one_hot(hard[:3], 3).float()):
-        given = logits.clone().requires_grad_()
-        value = mean_over_step(ModelOutput(logits=given), labels, 3, loss=RDrop(1.0).on_loss(loss))
+        options = logits.clone().requires_grad_()
+        value = mean_over_step(ModelOutput(logits=options), labels, 3, loss=RDrop(1.0).on_loss(loss))
         value.backward()
         values.append(value.item())
-        gradients.append(given.grad)
+        gradients.append(options.grad)
     assert values[1] == pytest.approx(values[0], abs=1e-6)
     assert torch.allclose(gradients[1], gradients[0], atol=1e-6) and gradients[0].abs().max() > 0.1
 
@@ -107,10 +109,10 @@ def test_r_drop_by_hand() -> None:
     """One mixed row, sent through twice, in a step of four."""
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
     outputs = ModelOutput(logits=logits)
-    found = mean_over_step(outputs, SOFT[:1], 4, loss=RDrop(2.0).on_loss(WeightedLoss()))
+    result = mean_over_step(outputs, SOFT[:1], 4, loss=RDrop(2.0).on_loss(WeightedLoss()))
     once = -0.4 * math.log(0.25) - 0.6 * math.log(0.75)
     expected = (once + math.log(2)) / 2 + 2 * float(symmetric_kl(logits[:1], logits[1:]))
-    assert float(found) == pytest.approx(expected / 4)
+    assert float(result) == pytest.approx(expected / 4)
 
 
 # Mixed texts in a model
@@ -144,26 +146,26 @@ def test_a_whole_share_is_no_mixing(tmp_path: Path, family: str) -> None:
     assert why_not_by_embeddings(trainer.model, {n: x for n, x in batch.items() if n != "labels"}) is None
     plain = logits_of(trainer, batch)
     of_share = {s: mixed_inputs(trainer.model, with_share(batch, s)) for s in (0.0, 0.5, 1.0)}
-    found = {s: logits_of(trainer, one) for s, one in of_share.items()}
+    result = {s: logits_of(trainer, one) for s, one in of_share.items()}
     assert "input_ids" not in of_share[0.5] and "input_ids" in batch
-    assert torch.allclose(found[1.0], plain, atol=1e-5)
-    assert torch.allclose(found[0.0], plain.flip(0), atol=1e-5)
+    assert torch.allclose(result[1.0], plain, atol=1e-5)
+    assert torch.allclose(result[0.0], plain.flip(0), atol=1e-5)
     assert torch.equal(of_share[1.0]["labels"], F.one_hot(batch["labels"], 2).float())
-    assert (found[0.5] - plain).abs().max() > 1e-3
+    assert (result[0.5] - plain).abs().max() > 1e-3
     # Half and half is the same mixture for both, whatever their lengths.
-    assert torch.allclose(found[0.5], found[0.5].flip(0), atol=1e-5)
+    assert torch.allclose(result[0.5], result[0.5].flip(0), atol=1e-5)
 
 
 def test_embeddings_by_hand(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert")
     batch = text_batch(trainer)
-    found = mixed_inputs(trainer.model, with_share(batch, 0.25))
+    result = mixed_inputs(trainer.model, with_share(batch, 0.25))
     table = trainer.model.get_input_embeddings().weight
     expected = 0.25 * table[batch["input_ids"][0, 1]] + 0.75 * table[batch["input_ids"][3, 1]]
-    assert torch.allclose(found["inputs_embeds"][0, 1], expected)
+    assert torch.allclose(result["inputs_embeds"][0, 1], expected)
     own, partner = batch["attention_mask"][0], batch["attention_mask"][3]
     assert own.sum() != partner.sum()
-    assert found["attention_mask"][0].tolist() == torch.maximum(own, partner).tolist()
+    assert result["attention_mask"][0].tolist() == torch.maximum(own, partner).tolist()
 
 
 def test_model_that_counts_positions_from_ids_says_so(tmp_path: Path) -> None:
@@ -173,4 +175,4 @@ def test_model_that_counts_positions_from_ids_says_so(tmp_path: Path) -> None:
     batch = {n: x for n, x in text_batch(trainer).items() if n != "labels"}
     assert "without any mixing" in (why_not_by_embeddings(trainer.model, batch) or "")
     more = {**batch, "entity_ids": batch["input_ids"]}
-    assert why_not_by_embeddings(trainer.model, more) == "its tokenizer gives it entity_ids as well"
+    assert why_not_by_embeddings(trainer.model, more) == "its tokenizer also gives it entity_ids"

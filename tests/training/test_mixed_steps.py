@@ -65,17 +65,17 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path, family: str, o
 @pytest.mark.parametrize("family", ["bert", "vit"])
 @pytest.mark.parametrize("off", [Mixup(alpha=0.0), Mixup(p=0.0)])
 def test_off_is_a_plain_run_to_the_bit(tmp_path: Path, family: str, off: Mixing) -> None:
-    found = []
+    result = []
     for kind in (ClassifierTrainer, mixing(off), mixing(Mixup(1.0))):
         trainer = small_trainer(tmp_path, family, dropout=None, trainer=kind)
         trainer.train()
-        found.append(weights(trainer))
-    assert furthest(found[0], found[1]) == 0.0 and furthest(found[0], found[2]) > 1e-3
+        result.append(weights(trainer))
+    assert furthest(result[0], result[1]) == 0.0 and furthest(result[0], result[2]) > 1e-3
 
 
 def test_sparse_word_embeddings_train_like_dense_ones(tmp_path: Path) -> None:
     """Mixed words have gradients on the rows of both texts, and on no others."""
-    found = []
+    result = []
     for sparse in (False, True):
         trainer = small_trainer(
             tmp_path,
@@ -91,13 +91,13 @@ def test_sparse_word_embeddings_train_like_dense_ones(tmp_path: Path) -> None:
         moved = set((table.detach() != before).any(-1).nonzero()[:, 0].tolist())
         # All but the padding, which stands in mixtures of texts of unequal length, too.
         assert occurring <= moved <= occurring | {trainer.inputs.tokenizer.pad_token_id}
-        found.append(weights(trainer))
-    assert furthest(*found) < 1e-3
+        result.append(weights(trainer))
+    assert furthest(*result) < 1e-3
 
 
 def test_second_pass_sees_the_same_mixtures(tmp_path: Path) -> None:
     """SAM without a climb takes the same step over again."""
-    found = []
+    result = []
     for hooks in ([], [SAM(Sharpness(1e-30), CPU)]):
         trainer = small_trainer(
             tmp_path,
@@ -109,8 +109,8 @@ def test_second_pass_sees_the_same_mixtures(tmp_path: Path) -> None:
             **UNTIL_THE_END,
         )
         trainer.train()
-        found.append(weights(trainer))
-    assert furthest(*found) == 0.0
+        result.append(weights(trainer))
+    assert furthest(*result) == 0.0
 
 
 SCRIPT = """
@@ -139,6 +139,6 @@ def test_two_processes_mix_what_one_mixes(tmp_path: Path) -> None:
         alone[family].train()
     run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path)
     for family, trainer in alone.items():
-        found = torch.load(tmp_path / f"{family}.pt", weights_only=True)
-        assert found["losses"] == pytest.approx(losses(trainer), rel=1e-4)
-        assert furthest(weights(trainer), found["weights"]) < 1e-3
+        result = torch.load(tmp_path / f"{family}.pt", weights_only=True)
+        assert result["losses"] == pytest.approx(losses(trainer), rel=1e-4)
+        assert furthest(weights(trainer), result["weights"]) < 1e-3

@@ -79,17 +79,17 @@ def test_loss_of_a_step_is_the_weighted_mean_over_its_rows(tmp_path: Path) -> No
         batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
         labels = batch.pop("labels")
         with torch.no_grad():
-            found = Focal(1.5)(trainer.model.eval()(**batch).logits + SHIFT, labels)
-        assert logged == pytest.approx(float((found * WEIGHTS[labels]).sum() / len(step)), abs=1e-4)
+            result = Focal(1.5)(trainer.model.eval()(**batch).logits + SHIFT, labels)
+        assert logged == pytest.approx(float((result * WEIGHTS[labels]).sum() / len(step)), abs=1e-4)
 
 
 def test_r_drop_by_hand() -> None:
     """Two rows, each twice, in a step of four: half of both losses, and alpha times the divergence, over four."""
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
     labels = torch.tensor([1, 0])
-    found = mean_over_step(ModelOutput(logits=logits), labels, 4, loss=RDrop(3.0).on_loss(CROSS_ENTROPY))
+    result = mean_over_step(ModelOutput(logits=logits), labels, 4, loss=RDrop(3.0).on_loss(CROSS_ENTROPY))
     both = CROSS_ENTROPY(logits, torch.tensor([1, 0, 1, 0])) / 2
-    assert float(found) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
+    assert float(result) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
 
 
 def doubled(alpha: float, *, fast_dropout: bool = True):

@@ -87,7 +87,7 @@ def test_time_is_bounded(bert, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", ["bert", "resnet"])
 def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     model = loaded(tmp_path, family).eval()
-    pictures = {"pixel_values": torch.rand(4, 3, 32, 32), "labels": torch.tensor([0, 1, 0, 1])}
+    images = {"pixel_values": torch.rand(4, 3, 32, 32), "labels": torch.tensor([0, 1, 0, 1])}
     monkeypatch.setattr(probe, "MOST_SECONDS", 1e9)
     monkeypatch.setattr(precision, "matmul_error", lambda _: 0.0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -96,7 +96,7 @@ def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fam
     expected = torch.rand(3)
     torch.manual_seed(3)
     default = replace(EAGER, threads=torch.get_num_threads(), attention=model.config._attn_implementation)
-    batch = text_batch() if family == "bert" else pictures
+    batch = text_batch() if family == "bert" else images
     options = {"default": default, "free": FREE, "planned_steps": 10**9, "method": "full", "shortcuts": Shortcuts()}
     choice = probe.choose(model, batch, **options)
     assert choice.source == "probe" and len(choice.measured) >= 2
@@ -109,19 +109,19 @@ def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fam
 
 def test_a_choice_is_kept_and_used_again(bert, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(batch=None, **changes) -> probe.KernelChoice:
-        given = {"default": EAGER, "free": FREE, "planned_steps": 600, "method": "full"} | changes
-        return probe.choose(bert, batch or text_batch(tokens=7), **given)
+        arguments = {"default": EAGER, "free": FREE, "planned_steps": 600, "method": "full"} | changes
+        return probe.choose(bert, batch or text_batch(tokens=7), **arguments)
 
     assert choose(planned_steps=599) == probe.KernelChoice(EAGER) and not own_cache.exists(), "too short to measure"
-    found = probe.KernelChoice(SDPA, ({"attention": "eager", "ms_per_step": 1.0},), "probe")
-    monkeypatch.setattr(probe, "measure", lambda *_: found)
-    assert choose() == found
+    result = probe.KernelChoice(SDPA, ({"attention": "eager", "ms_per_step": 1.0},), "probe")
+    monkeypatch.setattr(probe, "measure", lambda *_: result)
+    assert choose() == result
     monkeypatch.setattr(probe, "measure", lambda *_: pytest.fail("measured again"))
-    assert choose() == replace(found, source="cache")
-    assert choose(planned_steps=1) == choose(text_batch(tokens=8)) == replace(found, source="cache")
+    assert choose() == replace(result, source="cache")
+    assert choose(planned_steps=1) == choose(text_batch(tokens=8)) == replace(result, source="cache")
     assert choose(probe=False) == probe.KernelChoice(EAGER)
     assert choose(free=frozenset()) == probe.KernelChoice(EAGER, source="forced")
-    monkeypatch.setattr(probe, "measure", lambda *_: replace(found, kernels=MEDIUM))
+    monkeypatch.setattr(probe, "measure", lambda *_: replace(result, kernels=MEDIUM))
     others = ({"method": "lora"}, {"free": frozenset({"threads"})}, {"default": SDPA})
     assert [choose(**other).kernels for other in others] == [MEDIUM] * 3
     assert choose(text_batch(tokens=9)).kernels == choose(text_batch(rows=5)).kernels == MEDIUM
@@ -134,8 +134,8 @@ def test_a_choice_is_kept_and_used_again(bert, own_cache: Path, monkeypatch: pyt
 def test_a_cache_that_cannot_be_written_is_no_failure(bert, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_cache.write_text("a file, not a folder")
     monkeypatch.setattr(probe, "measure", lambda *_: probe.KernelChoice(SDPA, (), "probe"))
-    found = probe.choose(bert, text_batch(), default=EAGER, free=FREE, planned_steps=600, method="full")
-    assert found.kernels == SDPA
+    result = probe.choose(bert, text_batch(), default=EAGER, free=FREE, planned_steps=600, method="full")
+    assert result.kernels == SDPA
 
 
 def test_alternatives_are_honest(bert, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,12 +162,12 @@ def test_alternatives_are_honest(bert, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_attention_kernels_of_every_family(tmp_path: Path, family: str) -> None:
     model = loaded(tmp_path, family)
     present = model.config._attn_implementation
-    found = precision.attention_kernels(model)
-    assert found[0] == present == model.config._attn_implementation
-    wanted = {present, "eager", "sdpa"} if model._can_set_attn_implementation() and model._supports_sdpa else {present}
-    assert set(found) == wanted
+    result = precision.attention_kernels(model)
+    assert result[0] == present == model.config._attn_implementation
+    kernels = {present, "eager", "sdpa"} if model._can_set_attn_implementation() and model._supports_sdpa else {present}
+    assert set(result) == kernels
     convolutional = ("convnext", "resnet", "efficientnet", "poolformer")
-    assert set(found) >= {"eager", "sdpa"} or family in ("deberta-v2", "mpnet", "swin", *convolutional)
+    assert set(result) >= {"eager", "sdpa"} or family in ("deberta-v2", "mpnet", "swin", *convolutional)
 
 
 def test_products_are_exact_in_highest_and_settings_come_back() -> None:

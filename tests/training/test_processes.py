@@ -44,9 +44,9 @@ with catching_signals() as signals:
 def test_both_processes_stop_when_one_has_to(tmp_path: Path) -> None:
     # The checkpoint is made beforehand: two processes would make it twice.
     small_trainer(tmp_path, "bert")
-    for said in run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path):
-        errors = [line for line in said.splitlines() if not line.startswith("{")]
-        assert len(errors) == 2, said
+    for output in run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path):
+        errors = [line for line in output.splitlines() if not line.startswith("{")]
+        assert len(errors) == 2, output
         assert errors[0].startswith("step 1: the loss is not a number")
         assert errors[1].startswith("stopped by SIGTERM after saving step 5")
 
@@ -77,5 +77,5 @@ except TrainingError as error:
 
 def test_a_process_that_is_left_alone_says_so(tmp_path: Path) -> None:
     small_trainer(tmp_path, "bert")
-    said, _ = run_in_two_processes(LOST, tmp_path, folder=tmp_path, statuses=(0, -9))
-    assert said.splitlines()[-1].startswith("another process of this run has ended")
+    output, _ = run_in_two_processes(LOST, tmp_path, folder=tmp_path, statuses=(0, -9))
+    assert output.splitlines()[-1].startswith("another process of this run has ended")

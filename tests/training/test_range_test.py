@@ -39,11 +39,11 @@ def test_the_proposal_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(range_test, "smooth", lambda losses: np.asarray(losses))
     rates = [10.0 ** (step / 2 - 10) for step in range(24)]
     flat = [1, 1, 0.9, 1, 1, 1, 1, 1, 1, 1]
-    found = read(rates, [*flat, 1, 1, 0.99, 0.9, 0.6, 0.3, 0.2, 0.1, 0.11, 0.12, 0.3, 0.5, 5, 9])
-    assert found is not None
-    assert found.rates == tuple(rates[:21]), "0.5 is more than 4 times 0.1"
-    assert found.steepest == pytest.approx(rates[14]) and found.lowest == pytest.approx(rates[17])
-    assert found.proposed == pytest.approx(rates[14]) and found.to_dict()["proposed"] == found.proposed
+    result = read(rates, [*flat, 1, 1, 0.99, 0.9, 0.6, 0.3, 0.2, 0.1, 0.11, 0.12, 0.3, 0.5, 5, 9])
+    assert result is not None
+    assert result.rates == tuple(rates[:21]), "0.5 is more than 4 times 0.1"
+    assert result.steepest == pytest.approx(rates[14]) and result.lowest == pytest.approx(rates[17])
+    assert result.proposed == pytest.approx(rates[14]) and result.to_dict()["proposed"] == result.proposed
     late = read(rates, [*flat, 1, 1, 0.99, 0.98, 0.97, 0.96, 0.95, 0.2, 0.19, 0.3, 0.35, 2, 5, 9])
     assert late is not None and late.lowest == pytest.approx(rates[18])
     assert late.proposed == pytest.approx(rates[16]), "a tenth of the lowest: the steepest is too near"
@@ -54,9 +54,9 @@ def test_a_loss_that_only_rises_proposes_a_third_of_where_it_does(monkeypatch: p
     monkeypatch.setattr(range_test, "smooth", lambda losses: np.asarray(losses))
     rates = [10.0 ** (step / 5 - 8) for step in range(30)]
     losses = [1.0, 1.2] * 5 + [1.1] * 12 + [1.3, 1.1, 1.2, 1.3, 1.4, 2.0, 3.0, 9.0]
-    found = read(rates, losses)
-    assert found is not None and found.steepest is None and found.lowest is None
-    assert found.rise == pytest.approx(rates[24]) and found.proposed == pytest.approx(rates[24] / 3)
+    result = read(rates, losses)
+    assert result is not None and result.steepest is None and result.lowest is None
+    assert result.rise == pytest.approx(rates[24]) and result.proposed == pytest.approx(rates[24] / 3)
 
 
 def test_a_curve_that_says_nothing() -> None:
@@ -93,9 +93,9 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     seen = []
     dry_run = learning_rate_finder.dry_run
 
-    def watched(prepared, *given):
+    def watched(prepared, *options):
         seen.append(prepared)
-        trained = dry_run(prepared, *given)
+        trained = dry_run(prepared, *options)
         seen.append([group["initial_lr"] for group in trained.trainer.optimizer.param_groups])
         return trained
 
@@ -105,20 +105,20 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
         optim=Optim(head_learning_rate=3e-2),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    found = learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out")
+    result = learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out")
     assert seen[0].recipe.train.max_steps == 60 and set(seen[0].data.splits.train["text"]) <= set(
         load_splits(small.data).train["text"][:]
     )
     assert len(seen) == 2, "the rate grew until the loss was not a number"
     assert sorted(set(seen[1])) == pytest.approx([3e-6, 3e-5]), "the head's rate grows by the same factor"
-    rates = found.test.rates
+    rates = result.test.rates
     assert rates[0] == pytest.approx(3e-6) and rates[1] / rates[0] == pytest.approx(growth(60))
-    assert all(math.isfinite(loss) for loss in found.test.losses) and rates[0] < found.test.proposed < rates[-1]
+    assert all(math.isfinite(loss) for loss in result.test.losses) and rates[0] < result.test.proposed < rates[-1]
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["find_lr.json", "find_lr.svg"]
-    assert json.loads((found.folder / "find_lr.json").read_text())["proposed"] == found.test.proposed
-    ElementTree.parse(found.folder / "find_lr.svg")
-    assert f"--train.learning-rate {found.test.proposed:.1e}" in str(found)
-    assert learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out").test == found.test
+    assert json.loads((result.folder / "find_lr.json").read_text())["proposed"] == result.test.proposed
+    ElementTree.parse(result.folder / "find_lr.svg")
+    assert f"--train.learning-rate {result.test.proposed:.1e}" in str(result)
+    assert learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out").test == result.test
 
 
 def test_the_rates_are_the_run_s_own_where_no_group_has_them(
@@ -165,8 +165,8 @@ def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> No
     }
     drawn = (tmp_path / "rates.svg").read_text()
     assert drawn.count("<polyline") == 5 and ">layer 0</text>" in drawn
-    said = str(made)
-    assert f"schedule      linear {made.schedule.curve}" in said and "embeddings 6.25e-06" in said
+    output = str(made)
+    assert f"schedule      linear {made.schedule.curve}" in output and "embeddings 6.25e-06" in output
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def test_mean_of_the_epochs_that_help(tmp_path: Path) -> None:
         "step-5.safetensors",
     ]
     three = [load_file(f) for f in files[:3]]
-    found = {n: p.detach() for n, p in trainer.model.named_parameters()}
-    assert furthest(found, {n: sum(w[n].double() for w in three) / 3 for n in three[0]}) < 1e-6
+    actual = {n: p.detach() for n, p in trainer.model.named_parameters()}
+    assert furthest(actual, {n: sum(w[n].double() for w in three) / 3 for n in three[0]}) < 1e-6
     # The optimizer's state is kept of the last two and the best alone.
     kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"checkpoint-10", "checkpoint-15", "checkpoint-20", "soup"}

@@ -91,8 +91,8 @@ def test_explained_by_hand(rare: int) -> None:
     """`rare` rows of a third class, which one half then lacks."""
     labels = (np.random.default_rng(1).random(100) < 0.3).astype(int)
     labels[:rare] = 2
-    found = fit_head(np.ones((100, 2), dtype=np.float32), labels, 3, inverse_strength=0.1).explained
-    assert found == pytest.approx(explained_by_frequencies(labels), abs=1e-3)
+    result = fit_head(np.ones((100, 2), dtype=np.float32), labels, 3, inverse_strength=0.1).explained
+    assert result == pytest.approx(explained_by_frequencies(labels), abs=1e-3)
 
 
 def test_a_head_of_tokens_is_no_head_of_rows(tmp_path) -> None:

@@ -54,9 +54,9 @@ def groups_of(*parameters: nn.Parameter, decay: float = 0.0, lr: float = 0.1) ->
     """Matrices and vectors apart, as `rate_groups` gives them."""
     kinds = {matrix: [p for p in parameters if (p.ndim == 2) == matrix] for matrix in (True, False)}
     return [
-        {"params": found, "lr": lr, "weight_decay": decay, "part": "all", "matrix": matrix}
-        for matrix, found in kinds.items()
-        if found
+        {"params": actual, "lr": lr, "weight_decay": decay, "part": "all", "matrix": matrix}
+        for matrix, actual in kinds.items()
+        if actual
     ]
 
 
@@ -132,8 +132,8 @@ def test_muon_gives_matrices_and_the_rest_their_own_steps() -> None:
     schedules = [torch.optim.lr_scheduler.StepLR(o, 1, 0.5) for o in (one, *others)]
     for _ in range(3):
         gradients = [torch.randn_like(t) for t in start]
-        for found in (ours, apart):
-            for parameter, gradient in zip(found, gradients, strict=True):
+        for actual in (ours, apart):
+            for parameter, gradient in zip(actual, gradients, strict=True):
                 parameter.grad = gradient.clone()
         for step in (one, *others, *schedules):
             step.step()
@@ -247,9 +247,9 @@ def test_what_is_judged_and_saved_is_the_average(tmp_path: Path) -> None:
     names = {p: n for n, p in trainer.model.named_parameters()}
     moved = 0.0
     for place, parameter in enumerate(p for group in inner.param_groups for p in group["params"]):
-        found, x = state["state"][place], saved[names[parameter]]
-        assert torch.allclose(0.1 * found["z"] + 0.9 * x, found["y"], atol=1e-6)
-        moved = max(moved, float((x - found["y"]).abs().max()))
+        actual, x = state["state"][place], saved[names[parameter]]
+        assert torch.allclose(0.1 * actual["z"] + 0.9 * x, actual["y"], atol=1e-6)
+        moved = max(moved, float((x - actual["y"]).abs().max()))
     assert moved > 1e-4
 
 
@@ -286,10 +286,10 @@ def test_two_processes_do_as_one(tmp_path: Path) -> None:
     assert len(lines[0]) == 6 and lines[0][1::2] == lines[1][1::2]
     losses = [json.loads(line[7:]) for line in said[0].splitlines() if line.startswith("LOSSES")]
     rates = [json.loads(line[6:]) for line in lines[0][::2]]
-    for trainer, found, their_rates in zip(alone, losses, rates, strict=True):
+    for trainer, actual, their_rates in zip(alone, losses, rates, strict=True):
         trainer.train()
         log = [line for line in trainer.state.log_history if "loss" in line]
-        assert found == pytest.approx([line["loss"] for line in log], abs=0.02)
+        assert actual == pytest.approx([line["loss"] for line in log], abs=0.02)
         assert their_rates == [line["learning_rate"] for line in log]
     assert rates[0][-1] == pytest.approx(1e-3 * 0.1) and rates[2][-1] == 1e-3
 
@@ -306,14 +306,14 @@ def read(*flags: str) -> Recipe:
 
 def test_flags_and_yaml_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("optim:\n  optimizer: {type: SGD, momentum: 0.8}\n  layer_decay: 0.9\n")
-    found = read("--config", str(tmp_path / "a.yaml"))
-    assert found.optim.optimizer == SGD(momentum=0.8) and found.optim.layer_decay == 0.9
+    actual = read("--config", str(tmp_path / "a.yaml"))
+    assert actual.optim.optimizer == SGD(momentum=0.8) and actual.optim.layer_decay == 0.9
     assert read("--optim.optimizer", "Lion").optim.optimizer == Lion()
     assert read("--optim.optimizer", "{type: SGD, momentum: 0.7}").optim.optimizer == SGD(momentum=0.7)
     assert read("--optim.optimizer", "SGD", "--optim.optimizer.nesterov").optim.optimizer == SGD(nesterov=True)
     assert read("--optim.optimizer.beta2", "0.95").optim.optimizer == AdamW(beta2=0.95)
-    assert to_plain(found)["optim"]["optimizer"] == {"type": "SGD", "momentum": 0.8, "nesterov": False}
-    assert merge(RECIPE, to_plain(found)) == found
+    assert to_plain(actual)["optim"]["optimizer"] == {"type": "SGD", "momentum": 0.8, "nesterov": False}
+    assert merge(RECIPE, to_plain(actual)) == actual
 
 
 def test_combinations_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,10 +34,10 @@ def model_of(folder: Path, family: str) -> PreTrainedModel:
 
 def by_name(model: nn.Module, groups: list[dict[str, Any]], key: str) -> dict[str, Any]:
     names = {p: name for name, p in model.named_parameters()}
-    found = {names[p]: group[key] for group in groups for p in group["params"]}
-    assert len(found) == sum(len(group["params"]) for group in groups), "a parameter in two groups"
-    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
-    return found
+    actual = {names[p]: group[key] for group in groups for p in group["params"]}
+    assert len(actual) == sum(len(group["params"]) for group in groups), "a parameter in two groups"
+    assert actual.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    return actual
 
 
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "electra", "deberta-v2", "vit", "dinov2", "swin", "convnext")
@@ -74,8 +74,8 @@ def test_as_the_trainer_groups_a_bert(tmp_path: Path) -> None:
         (1e-3, 0.0, "the rest"),
     ]
     decays = set(trainer.get_decay_parameter_names(trainer.model))
-    expected = [[p for n, p in trainer.model.named_parameters() if (n in decays) == wanted] for wanted in (True, False)]
-    assert [list(map(id, g["params"])) for g in groups] == [list(map(id, found)) for found in expected]
+    expected = [[p for n, p in trainer.model.named_parameters() if (n in decays) == decay] for decay in (True, False)]
+    assert [list(map(id, g["params"])) for g in groups] == [list(map(id, actual)) for actual in expected]
 
 
 def test_tokens_tables_and_layer_scales_of_a_dinov2_do_not_decay(tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_biases_by_distance_do_not_decay_and_factors_of_rank_one_do(tmp_path: Pa
     assert decay["mpnet.encoder.relative_attention_bias.weight"] == 0.0
     assert decay["mpnet.embeddings.word_embeddings.weight"] == 0.1
     lora = add_adapter(model, LoraConfig(r=1, target_modules=["q"]), ())
-    found = rate_groups(lora, lr=1.0, weight_decay=0.1, split_matrices=True)
+    actual = rate_groups(lora, lr=1.0, weight_decay=0.1, split_matrices=True)
     factors = {name for name, _ in lora.named_parameters() if "lora_" in name}
     for key, expected in (("weight_decay", 0.1), ("matrix", True)):
-        values = by_name(lora, found, key)
+        values = by_name(lora, actual, key)
         assert factors and {values[name] for name in factors} == {expected}
 
 
@@ -129,15 +129,15 @@ def test_layer_decay_by_hand(tmp_path: Path, family: str) -> None:
     }
     count = {"resnet": 4}.get(family, 3)
     seen = set()
-    for name, found in rate.items():
+    for name, actual in rate.items():
         _, _, rest = name.partition(layers[family])
         if rest:
             seen.add(k := int(rest.split(".")[0]))
-            assert found == 0.5 ** (count - k), name
+            assert actual == 0.5 ** (count - k), name
         elif "embed" in name:
-            assert found == 0.5 ** (count + 1), name
+            assert actual == 0.5 ** (count + 1), name
         else:
-            assert found == 1.0, name
+            assert actual == 1.0, name
     assert seen == set(range(count)) and groups[0]["lr"] == 1.0
     assert "layer 0 0.125" in rates_in_words(groups) or family == "resnet"
 
@@ -146,7 +146,7 @@ def test_head_rate_holds_for_what_the_checkpoint_lacked(tmp_path: Path) -> None:
     model = model_of(tmp_path, "bert")
     rates = Rates(head=0.1, layer_decay=0.5, fresh=["bert.pooler"])
     rate = by_name(model, rate_groups(model, lr=1.0, weight_decay=0.0, rates=rates), "lr")
-    assert {name for name, found in rate.items() if found == 0.1} == {
+    assert {name for name, actual in rate.items() if actual == 0.1} == {
         "classifier.weight",
         "classifier.bias",
         "bert.pooler.dense.weight",
@@ -173,7 +173,7 @@ def test_matrices_for_muon(tmp_path: Path) -> None:
     matrix = by_name(model, rate_groups(model, lr=1.0, weight_decay=0.1, split_matrices=True), "matrix")
     layers = model.bert.encoder.layer
     expected = {f"bert.encoder.layer.{n}.weight" for n, m in layers.named_modules() if isinstance(m, nn.Linear)}
-    assert {name for name, found in matrix.items() if found} == expected and len(expected) == 18
+    assert {name for name, actual in matrix.items() if actual} == expected and len(expected) == 18
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +198,9 @@ def test_a_run_moves_each_layer_by_its_rate(
     assert result is not None and result["parity"]["reload"]["ok"]
     assert "peak learning rates: " in caplog.text and "head 0.001" in caplog.text and "layer 2 1e-06" in caplog.text
     start = load_file(Path(small.model.checkpoint) / "model.safetensors")
-    found = [moved(tmp_path / "run" / "model", start, f"encoder.layer.{k}.intermediate.dense.bias") for k in range(3)]
+    actual = [moved(tmp_path / "run" / "model", start, f"encoder.layer.{k}.intermediate.dense.bias") for k in range(3)]
     words = moved(tmp_path / "run" / "model", start, "embeddings.word_embeddings.weight")
-    assert 1e-6 < found[2] < 1e-5 and 0 < found[1] < 0.05 * found[2]
+    assert 1e-6 < actual[2] < 1e-5 and 0 < actual[1] < 0.05 * actual[2]
     # 1e-12 and 1e-14 a step are below what float32 holds beside weights of 0.1.
     assert words < 1e-8
 

@@ -187,10 +187,10 @@ def test_two_processes_climb_together(tmp_path: Path) -> None:
 class SignalAt4(CheckpointKeeper):
     """A signal arrives in the fourth step."""
 
-    def on_step_end(self, args, state, control, **given):
+    def on_step_end(self, args, state, control, **options):
         if state.global_step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().on_step_end(args, state, control, **given)
+        return super().on_step_end(args, state, control, **options)
 
 
 def test_run_with_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

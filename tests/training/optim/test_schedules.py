@@ -48,17 +48,17 @@ def two_groups() -> torch.optim.Optimizer:
 
 def rates(optimizer: torch.optim.Optimizer, schedule: Any, steps: int = STEPS) -> list[list[float]]:
     """The groups' rates at each optimizer step."""
-    found = []
+    result = []
     for _ in range(steps):
-        found.append([float(group["lr"]) for group in optimizer.param_groups])
+        result.append([float(group["lr"]) for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    return found
+    return result
 
 
-def ours(wanted: ResolvedSchedule) -> list[list[float]]:
+def ours(resolved: ResolvedSchedule) -> list[list[float]]:
     optimizer = two_groups()
-    return rates(optimizer, scheduler(wanted, optimizer, STEPS, greater_is_better=True))
+    return rates(optimizer, scheduler(resolved, optimizer, STEPS, greater_is_better=True))
 
 
 def theirs(make: Any) -> list[float]:
@@ -97,15 +97,15 @@ TRANSFORMERS = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "name", "numbers"), TRANSFORMERS, ids=lambda x: x if isinstance(x, str) else "")
-def test_as_transformers(wanted: ResolvedSchedule, name: str, numbers: dict[str, Any]) -> None:
-    warmup = warmup_of(wanted.warmup_steps, STEPS)
+@pytest.mark.parametrize(("resolved", "name", "numbers"), TRANSFORMERS, ids=lambda x: x if isinstance(x, str) else "")
+def test_as_transformers(resolved: ResolvedSchedule, name: str, numbers: dict[str, Any]) -> None:
+    warmup = warmup_of(resolved.warmup_steps, STEPS)
     expected = theirs(lambda o: get_scheduler(name, o, warmup, STEPS, numbers))
-    found = ours(wanted)
-    assert [first for first, _ in found] == pytest.approx(expected, rel=1e-12, abs=1e-18)
+    result = ours(resolved)
+    assert [first for first, _ in result] == pytest.approx(expected, rel=1e-12, abs=1e-18)
     # The default is to the bit what it was when the Trainer made it.
-    assert numbers or [first for first, _ in found] == expected
-    assert [second for _, second in found] == pytest.approx([rate / 10 for rate in expected], rel=1e-12, abs=1e-18)
+    assert numbers or [first for first, _ in result] == expected
+    assert [second for _, second in result] == pytest.approx([rate / 10 for rate in expected], rel=1e-12, abs=1e-18)
 
 
 def cyclic(optimizer: torch.optim.Optimizer, mode: str = "triangular", gamma: float = 1.0) -> lr_scheduler.CyclicLR:
@@ -152,10 +152,10 @@ TORCH = {
 
 @pytest.mark.parametrize("name", TORCH)
 def test_as_torch(name: str) -> None:
-    wanted, make = TORCH[name]
-    expected, found = theirs(make), ours(wanted)
-    assert [first for first, _ in found] == pytest.approx(expected, rel=1e-9, abs=1e-15)
-    assert [second for _, second in found] == pytest.approx([rate / 10 for rate in expected], rel=1e-9, abs=1e-15)
+    resolved, make = TORCH[name]
+    expected, result = theirs(make), ours(resolved)
+    assert [first for first, _ in result] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert [second for _, second in result] == pytest.approx([rate / 10 for rate in expected], rel=1e-9, abs=1e-15)
     assert len(set(expected)) > 2
 
 
@@ -179,9 +179,9 @@ def test_values_by_hand() -> None:
 def test_every_schedule_has_a_rate_for_every_step(name: ScheduleName) -> None:
     """Down to one step; never below 0 nor above the peak, which is reached in a run of some length."""
     for steps in (1, 2, 3, 7, 60):
-        found = factors(made(name, None), steps)
-        assert len(found) == steps + 1 and all(0 <= factor <= 1 + 1e-12 for factor in found)
-    assert max(found) == pytest.approx(1.0)
+        result = factors(made(name, None), steps)
+        assert len(result) == steps + 1 and all(0 <= factor <= 1 + 1e-12 for factor in result)
+    assert max(result) == pytest.approx(1.0)
     assert set(READS) == set(get_args(ScheduleName))
 
 
@@ -193,23 +193,23 @@ def test_share_or_steps() -> None:
 def test_plateau_is_torchs_behind_a_warm_up() -> None:
     """Evaluated every 5 steps; accuracy .5, .6, .6, .6, .7: with a patience of 1 the fourth evaluation halves the
     rate."""
-    wanted = made("reduce_lr_on_plateau", factor=0.5, patience=1)
+    resolved = made("reduce_lr_on_plateau", factor=0.5, patience=1)
     optimizer, other = two_groups(), torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
-    mine = scheduler(wanted, optimizer, STEPS, greater_is_better=True)
+    mine = scheduler(resolved, optimizer, STEPS, greater_is_better=True)
     assert isinstance(mine, WarmPlateau)
     judged = lr_scheduler.ReduceLROnPlateau(other, mode="max", factor=0.5, patience=1)
-    found: list[float] = []
+    result: list[float] = []
     for step in range(25):
         rate = other.param_groups[0]["lr"] * min(1, step / WARMUP)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 10], rel=1e-12)
-        found.append(rate)
+        result.append(rate)
         optimizer.step()
         mine.step()
         if step % 5 == 4:
             accuracy = (0.5, 0.6, 0.6, 0.6, 0.7)[step // 5]
             mine.judge(accuracy)
             judged.step(accuracy)
-    assert found[19] == RATE and found[20] == RATE / 2
+    assert result[19] == RATE and result[20] == RATE / 2
 
 
 @pytest.mark.parametrize("name", get_args(ScheduleName))
@@ -219,12 +219,12 @@ def test_state_goes_on_to_the_bit(name: ScheduleName, tmp_path: Path) -> None:
         return optimizer, scheduler(made(name, None), optimizer, STEPS, greater_is_better=False)
 
     def go(optimizer: torch.optim.Optimizer, schedule: Any, steps: range) -> list[list[float]]:
-        found = []
+        result = []
         for step in steps:
-            found += rates(optimizer, schedule, 1)
+            result += rates(optimizer, schedule, 1)
             if isinstance(schedule, WarmPlateau) and step % 4 == 3:
                 schedule.judge(1.0)
-        return found
+        return result
 
     straight = go(*fresh(), range(20))
     first = fresh()
@@ -248,16 +248,19 @@ def test_a_killed_run_has_the_same_rates(tmp_path: Path, name: ScheduleName) -> 
     """Four epochs of 5 steps; the accuracy never rises, so the rate falls after the second, third and fourth."""
 
     def trainer(folder: str) -> ClassifierTrainer:
-        wanted = made(name, 2 if name != "one_cycle" else None)
-        found = small_trainer(
-            tmp_path / folder, "bert", trainer=trainer_with(update=UpdateRule(schedule=wanted)), num_train_epochs=4.0
+        resolved = made(name, 2 if name != "one_cycle" else None)
+        result = small_trainer(
+            tmp_path / folder,
+            "bert",
+            trainer=trainer_with(update=UpdateRule(schedule=resolved)),
+            num_train_epochs=4.0,
         )
-        found.metrics = lambda labels, logits: {"accuracy": 0.5}
-        found.add_callback(CheckpointKeeper([]))
-        return found
+        result.metrics = lambda labels, logits: {"accuracy": 0.5}
+        result.add_callback(CheckpointKeeper([]))
+        return result
 
-    def logged(found: ClassifierTrainer) -> list[float]:
-        return [line["learning_rate"] for line in found.state.log_history if "loss" in line]
+    def logged(result: ClassifierTrainer) -> list[float]:
+        return [line["learning_rate"] for line in result.state.log_history if "loss" in line]
 
     straight = trainer("straight")
     straight.train()
@@ -283,12 +286,12 @@ def test_flags_and_yaml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "train: {lr_scheduler_type: multistep}\nschedule: {milestones: [0.3, 0.6], gamma: 0.5}\n"
     )
-    found = parse_run(RunJob(RECIPE), ["--config", str(tmp_path / "a.yaml")], "test").recipe
+    result = parse_run(RunJob(RECIPE), ["--config", str(tmp_path / "a.yaml")], "test").recipe
     flags = ["--train.lr-scheduler-type", "multistep", "--schedule.milestones", "0.3", "0.6", "--schedule.gamma", "0.5"]
-    assert parse_run(RunJob(RECIPE), flags, "test").recipe == found
-    assert found.schedule == Schedule(milestones=(0.3, 0.6), gamma=0.5)
-    assert merge(RECIPE, to_plain(found)) == found
-    check(found)
+    assert parse_run(RunJob(RECIPE), flags, "test").recipe == result
+    assert result.schedule == Schedule(milestones=(0.3, 0.6), gamma=0.5)
+    assert merge(RECIPE, to_plain(result)) == result
+    check(result)
 
 
 @pytest.mark.parametrize(
@@ -329,10 +332,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("name", get_args(ScheduleName))
 def test_a_run_learns_at_the_rates_of_its_schedule(name: ScheduleName, run: Any) -> None:
-    logged, found = run(name)
+    logged, result = run(name)
     assert logged == pytest.approx([RATE * factor for factor in factors(made(name, None), 7)[:7]], abs=1e-12)
     # Another course of the rate, other weights.
-    assert (furthest(found, run("constant")[1]) > 1e-5) == (name != "constant")
+    assert (furthest(result, run("constant")[1]) > 1e-5) == (name != "constant")
 
 
 def test_warm_up() -> None:
@@ -348,9 +351,9 @@ def test_warm_up() -> None:
 @pytest.mark.parametrize(("share", "steps"), [(0.5, 2), (0.1, 10), (0.25, 4)])
 def test_one_cycle_whose_climb_ends_at_its_first_step(share: float, steps: int) -> None:
     """torch divides by the steps of the climb."""
-    found = factors(made("one_cycle", None, pct_start=share), steps)
-    assert len(found) == steps + 1
-    assert found[0] == pytest.approx(1 / 25) and found[steps - 1] == pytest.approx(1 / 25 / 1e4)
+    result = factors(made("one_cycle", None, pct_start=share), steps)
+    assert len(result) == steps + 1
+    assert result[0] == pytest.approx(1 / 25) and result[steps - 1] == pytest.approx(1 / 25 / 1e4)
 
 
 @pytest.mark.parametrize(

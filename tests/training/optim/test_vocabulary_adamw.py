@@ -57,8 +57,8 @@ def test_goes_on_from_a_saved_state_to_the_bit() -> None:
     second = ours(broken)
     second.load_state_dict(first.state_dict())
     steps(broken, second, BATCHES[3:])
-    for expected, found in zip(straight.parameters(), broken.parameters(), strict=True):
-        assert torch.equal(found, expected)
+    for expected, result in zip(straight.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])

@@ -22,17 +22,17 @@ def test_step_takes_the_rate_of_its_group_and_passes_over_what_overflowed() -> N
     fast, slow = (torch.nn.Parameter(torch.tensor([1.0, -0.05])) for _ in range(2))
     groups = [{"params": [fast], "lr": 0.1}, {"params": [slow], "lr": 0.01}]
     model = torch.nn.ParameterList([fast, slow])
-    args, given = SimpleNamespace(fp16=True), {"model": model, "optimizer": SimpleNamespace(param_groups=groups)}
+    args, options = SimpleNamespace(fp16=True), {"model": model, "optimizer": SimpleNamespace(param_groups=groups)}
     steps = ElasticNetSteps({"fast": fast}, l1=1.0, l2=0.0)
     slow.grad = torch.tensor([0.1, float("inf")])
-    HookEvents([steps]).on_optimizer_step(args, None, None, **given)
+    HookEvents([steps]).on_optimizer_step(args, None, None, **options)
     assert fast.tolist() == pytest.approx([1.0, -0.05])
     slow.grad = torch.tensor([0.1, 0.2])
     steps.parameters["slow"] = slow
-    HookEvents([steps]).on_optimizer_step(args, None, None, **given)
+    HookEvents([steps]).on_optimizer_step(args, None, None, **options)
     assert fast.tolist() == pytest.approx([0.9, 0.0]) and slow.tolist() == pytest.approx([0.99, -0.04])
-    found = sparsity({"fast": fast, "slow": slow})
-    assert found == {"weights": 4, "zeros": 1, "share": 0.25, "parameters": {"fast": 0.5, "slow": 0.0}}
+    result = sparsity({"fast": fast, "slow": slow})
+    assert result == {"weights": 4, "zeros": 1, "share": 0.25, "parameters": {"fast": 0.5, "slow": 0.0}}
 
 
 def test_choice_of_parameters(tmp_path: Path) -> None:
