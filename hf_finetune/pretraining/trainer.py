@@ -1,7 +1,4 @@
-"""The trainer of further pretraining: as a classifier's, but without labels, judged by the loss of held-out rows.
-
-What is learned is a `Task`, one for each objective.
-"""
+"""The trainer of further pretraining: rows have no labels, and the loss of held-out rows chooses the epoch."""
 
 from __future__ import annotations
 
@@ -23,17 +20,16 @@ from hf_finetune.training.trainer import ClassifierTrainer
 
 HELD_OUT = "held_out_loss"
 """Name of the metric that chooses the epoch."""
-# The same words and patches are left out of held-out rows after each epoch, and they have the same views: those of an
-# epoch that training never comes to.
 EPOCH_OF_HELD_OUT = 2**32 - 1
+"""Epoch of the held-out rows, which training never reaches: each evaluation masks and augments them in the same way."""
 
 
 class PretrainingTrainer(ClassifierTrainer):
-    """Trains an encoder, with what the objective puts on it, on rows without labels.
+    """Trains an encoder and the modules of its objective on rows without labels.
 
     Args:
         args, setup: see `ClassifierTrainer`; the metric of `args` is `HELD_OUT`.
-        task: what is learned.
+        task: network, rows and loss of the objective.
     """
 
     def __init__(self, args: TrainingArguments, setup: TrainingSetup, task: Task) -> None:
@@ -49,7 +45,7 @@ class PretrainingTrainer(ClassifierTrainer):
         return self.task.loss(model, batch) * self.args.world_size / rows_in_step
 
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
-        """The mean loss of held-out rows, shared by all processes. Training's random numbers are left as they are."""
+        """Return the mean loss of held-out rows; all processes share them. Training's random numbers do not change."""
         (dataset, collate), device = self.task.dataset(rows), self.args.device
         dataset.set_epoch(EPOCH_OF_HELD_OUT)
         lengths = self.inputs.lengths(rows)
@@ -72,5 +68,5 @@ class PretrainingTrainer(ClassifierTrainer):
         return {f"{prefix}_{HELD_OUT}": float(total[0] / total[1])}
 
     def _measure_utilization(self) -> Utilization | None:
-        """Not counted: what trains here beside the encoder is no part of the classifier."""
+        """Return None: the modules of the objective are no part of the classifier whose operations are counted."""
         return None
