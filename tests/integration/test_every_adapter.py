@@ -49,7 +49,7 @@ ON_PICTURES = ["ADALORA", "OFT", "FOURIERFT"]
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the second after each training in which the machine's peak is measured."""
-    monkeypatch.setattr("hf_finetune.training.trainer.measure", lambda *_, **__: None)
+    monkeypatch.setattr("hf_finetune.training.flops.measure", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
