@@ -66,7 +66,7 @@ def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
     name, folder = local.name, local.folder
     serialized = (folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(folder.glob("vocab.*"), folder.glob("*.model"))):
-        raise InputError(f"{name}: no tokenizer in it; expected tokenizer.json, beside config.json")
+        raise InputError(f"{name}: no tokenizer in it; expected tokenizer.json next to config.json")
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=local.trust_remote_code)
@@ -125,7 +125,9 @@ def _check_vocabulary(
         return
     ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
     if max(ids, default=0) >= size:
-        raise InputError(f"{where} gives token {max(ids)}, the model has {size}; the two do not belong together")
+        raise InputError(
+            f"{where} returns token id {max(ids)}, the model has {size} tokens; the two do not belong together"
+        )
     unknown = sum(i == tokenizer.unk_token_id for i in ids) / len(ids) if ids else 1.0
     if unknown >= UNKNOWN_REFUSED:
         remedy = "restore its files, or use a checkpoint for this language"

@@ -164,7 +164,7 @@ def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> 
         raise InputError(f"{checkpoint}: no {ADAPTER_FILE} in its adapter/; fetch it again")
     if not (folder / "config.json").is_file():
         why = "its adapter/ has no class names (config.json)"
-        raise InputError(f"{checkpoint}: {why}; keep model/ beside it")
+        raise InputError(f"{checkpoint}: {why}; keep model/ next to it")
     _check_weights(str(checkpoint), folder / ADAPTER_FILE)
     return folder
 

@@ -171,9 +171,7 @@ def test_layers_begun_anew_must_train(recipe: Recipe, tmp_path: Path) -> None:
     """Frozen, their random weights would stay what they are."""
     depth = json.loads((Path(recipe.model.checkpoint) / "config.json").read_text())["num_hidden_layers"]
     wanted = operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 1)
-    expected = (
-        rf"model.frozen_layers: expected at most {depth - 2} beside ReinitTopLayers\(count=2\), .* got {depth - 1}"
-    )
+    expected = rf"model.frozen_layers: expected at most {depth - 2} with ReinitTopLayers\(count=2\), .* got {depth - 1}"
     with pytest.raises(InputError, match=expected):
         run.run(wanted, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()

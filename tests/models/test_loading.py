@@ -377,7 +377,7 @@ def test_unknown_tokens(folder: Path, checkpoint, caplog: pytest.LogCaptureFixtu
 
 def test_tokenizer_of_a_larger_model(folder: Path, tmp_path: Path):
     small = tiny_text_checkpoint(tmp_path / "small", vocab_size=100)
-    assert "gives token" in refusal(lambda: load_tokenizer(small, max_length=16, sample=SAMPLE))
+    assert "returns token id" in refusal(lambda: load_tokenizer(small, max_length=16, sample=SAMPLE))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

@@ -166,8 +166,8 @@ def with_head(loaded: Loaded, options: Model, *, seed: int = 0) -> Loaded:
         return Loaded(model, names, (*loaded.notes, note))
     if pooling == "default" and stock.pooling is None:
         raise InputError(
-            f"model.pooling: {type(model).__name__} reads CLS and the mean side by side; "
-            "name cls, mean, max or attention beside model.head and model.last_layers"
+            f"model.pooling: {type(model).__name__} concatenates CLS and the mean; "
+            "name cls, mean, max or attention together with model.head and model.last_layers"
         )
     if stock.switch == "use_mean_pooling":
         # Then the encoder normalizes its hidden states, as other families do.

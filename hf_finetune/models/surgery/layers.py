@@ -181,7 +181,7 @@ def _check_first(step: LayerStep, config: PreTrainedConfig, sources: Sequence[So
     if family_of(config).first_differs and sum(not source.adds_nothing for source in firsts) != 1:
         raise step.refusal(f"{kind}'s layer 0 has no norm before its attention: keep it, and do not copy it")
     if config.to_dict().get("conv_kernel_size", 0) > 0 and len(firsts) != 1:
-        raise step.refusal(f"this {kind} has a convolution beside layer 0: keep it, and do not copy it")
+        raise step.refusal(f"this {kind} has a convolution next to layer 0: keep it, and do not copy it")
 
 
 def _by_stage(step: LayerStep, config: PreTrainedConfig, sources: Sequence[Source]) -> list[list[Source]]:

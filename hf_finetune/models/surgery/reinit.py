@@ -20,7 +20,7 @@ class ReinitTopLayers(Operation):
     """Reinitialize the highest layers with random weights, as before pretraining (arXiv:2006.05987).
 
     The top layers are the most specific to the pretraining task, which can harm on small data. They must train, so
-    methods that freeze them are refused; BatchNorm in them measures its statistics anew.
+    methods that freeze them are refused; BatchNorm in them collects new statistics.
     """
 
     count: Count
@@ -74,6 +74,6 @@ def refuse_frozen(model: PreTrainedModel, steps: Sequence[object], frozen_layers
         staged = family_of(model.config).staged
         most = "fewer" if staged else f"at most {depth_of(model.config) - len(layers)}"
         raise InputError(
-            f"model.frozen_layers: expected {most} beside ReinitTopLayers(count={len(layers)}), whose layers must "
+            f"model.frozen_layers: expected {most} with ReinitTopLayers(count={len(layers)}), whose layers must "
             f"train, got {frozen_layers}"
         )

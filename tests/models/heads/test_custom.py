@@ -185,7 +185,7 @@ def test_packed_batches_are_refused(classifier) -> None:
 
 
 def test_dinov2_pooling_needs_the_stock_head(classifier) -> None:
-    with pytest.raises(InputError, match=r"model.pooling: Dinov2ForImageClassification reads CLS and the mean side by"):
+    with pytest.raises(InputError, match=r"model.pooling: Dinov2ForImageClassification concatenates CLS and the mean"):
         with_head(classifier("dinov2"), head="mlp")
 
 
