@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from helpers.models import logits
+from transformers import AutoConfig
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES
@@ -24,11 +25,6 @@ SITES = {
     "efficientnet": ("hidden", "classifier"),
     **dict.fromkeys(("convnext", "resnet", "poolformer"), ()),
 }
-
-
-def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**batch).logits
 
 
 @pytest.mark.parametrize("family", SITES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.models import randomized
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,12 +27,8 @@ def lively(family: str = "bert", depth: int = 4, **fields) -> PreTrainedModel:
     if family == "modernbert":
         sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **sizes | fields)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    config = AutoConfig.for_model(family, **sizes | fields)
+    return randomized(AutoModelForSequenceClassification.from_config(config))
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -144,12 +141,12 @@ def test_modernbert_keeps_each_layers_kind_of_attention() -> None:
             step.update_config(model.config)
 
 
-def test_a_convolution_beside_the_first_layer() -> None:
+def test_convolution_next_to_the_first_layer() -> None:
     config = AutoConfig.for_model("deberta-v2", **TINY, num_hidden_layers=3, conv_kernel_size=3)
     KeepLayers(first=2).update_config(config)
     assert config.num_hidden_layers == 2
     for step in (DropLayers(first=1), AddLayers(first=1)):
-        with pytest.raises(InputError, match="a convolution beside layer 0"):
+        with pytest.raises(InputError, match="a convolution next to layer 0"):
             step.update_config(config)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import check_config, load_classifier
+from helpers.models import logits, randomized
 from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint
 from transformers import (
     AutoConfig,
@@ -108,24 +109,10 @@ def lively(
             folder = tmp_path_factory.mktemp(family)
             folder = checkpoint(family) if known else tiny_image_checkpoint(folder, family, **shape)
             task = "text-classification" if family in TEXT else "image-classification"
-            made[family] = livened(load_classifier(folder, task=task, labels=["bad", "good", "so-so"]).model)
+            made[family] = randomized(load_classifier(folder, task=task, labels=["bad", "good", "so-so"]).model)
         return copy.deepcopy(made[family])
 
     return model
-
-
-def livened(model: PreTrainedModel) -> PreTrainedModel:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.inference_mode():
-        return model(**batch).logits
 
 
 def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -181,7 +168,7 @@ def test_families_that_reuse_an_architecture(family: str, tmp_path: Path) -> Non
     config = AutoConfig.for_model(
         family, vocab_size=110, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64
     )
-    model = livened(AutoModelForSequenceClassification.from_config(config))
+    model = randomized(AutoModelForSequenceClassification.from_config(config))
     batch = {"input_ids": torch.arange(5, 29).view(2, 12)}
     after = apply_surgery(model, [AddLayers(first=1), DropLayers(last=1), ResizeFeedForward(width=96)])
     assert after.config.num_hidden_layers == 3

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import load_classifier
+from helpers.models import logits
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, one_layer_bert, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, QUERY_KEY_VALUE
@@ -24,11 +25,6 @@ from hf_finetune.models.surgery.rebuild import layer_names
 
 FED_FORWARD = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if FAMILIES[family].feed_forward is not None]
 NARROW = [family for family in ONE_WIDTH if family in (*TEXT_FAMILIES, *IMAGE_FAMILIES)]
-
-
-def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**batch).logits
 
 
 def test_importance_by_hand() -> None:
