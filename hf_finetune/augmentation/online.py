@@ -43,7 +43,10 @@ class AugmentedRows(EpochRows):
         return {name: column[0] for name, column in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return self.encoded(self.changed(indices))
+        views = self.views(indices)
+        if isinstance(self.inputs, TextInputs):
+            return {**self.inputs.encode_batch(views), "label": views["label"]}
+        return views
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -59,10 +62,10 @@ class AugmentedRows(EpochRows):
 
     def texts(self) -> Dataset:
         """Return the epoch's views of all texts, as canonical rows without labels, in memory."""
-        views = self.changed(range(len(self)))
+        views = self.views(range(len(self)))
         return Dataset.from_dict({name: views[name] for name in ("text", "text_pair") if views[name] is not None})
 
-    def changed(self, indices: Sequence[int]) -> dict[str, Any]:
+    def views(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return the epoch's views of rows, not encoded.
 
         Returns:
@@ -76,12 +79,6 @@ class AugmentedRows(EpochRows):
         pixels_BCHW = inputs.pixels(columns["image"])
         changed_BCHW = self.augmenter.pixels(pixels_BCHW, columns["label"], rows, self.epoch, views)
         return {"pixels": changed_BCHW, "label": columns["label"]}
-
-    def encoded(self, views: dict[str, Any]) -> dict[str, Any]:
-        """Encode the output of `changed` as inputs of the model."""
-        if isinstance(self.inputs, TextInputs):
-            return {**self.inputs.encode_batch(views), "label": views["label"]}
-        return {"pixels": views["pixels"], "label": views["label"]}
 
 
 class TwoViews(EpochRows):

@@ -39,7 +39,7 @@ def test_repeated_rows_have_different_views(texts: TextInputs) -> None:
     rows = text_rows(ROWS)
     views = AugmentedRows(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
     views.set_epoch(2)
-    actual = views.changed([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
+    actual = views.views([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
     raw = TextBatch(rows["text"][:])
     observed = [SwapWords(0.5)(raw, generators(0, range(ROWS), 2, view)).texts for view in range(3)]
     assert actual == [observed[0][3], observed[1][3], observed[2][5]] and actual[0] != actual[1]
@@ -50,7 +50,7 @@ def test_repeated_rows_follow_progress(texts: TextInputs) -> None:
     known = augmentation(rows, Phases((ChangeCase(1.0, to="upper"), Compose(()))))
     known = replace(known, progress=lambda _, numbers: np.array([over[number] for number in numbers.tolist()]))
     text = rows["text"][3]
-    assert AugmentedRows(texts.encode(rows), texts, known).changed(list(over))["text"] == [
+    assert AugmentedRows(texts.encode(rows), texts, known).views(list(over))["text"] == [
         text.upper(),
         text,
         text.upper(),

@@ -217,7 +217,7 @@ def test_views_of_images_are_predicted_in_each_epoch(tmp_path: Path, own_cache: 
     for epoch in (0, 1, 0):
         views.set_epoch(epoch)
         actual.append(online(views)[np.arange(8)])
-        pixels = teacher.classifier.inputs.collate({"pixels": views.changed(range(8))["pixels"]})
+        pixels = teacher.classifier.inputs.collate({"pixels": views.views(range(8))["pixels"]})
         with torch.no_grad():
             expected = teacher.classifier.model(**pixels).logits.numpy()
         assert np.allclose(actual[-1], expected, atol=1e-5)
