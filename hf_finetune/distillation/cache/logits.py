@@ -81,6 +81,8 @@ class LogitCache:
     """Number of its classes, C."""
     size: int
     """Rows of a chunk, at most so many of which a killed run loses."""
+    columns_C: tuple[int, ...]
+    """Indices of the classes to read, in order."""
     all_logits: bool = False
     """Whether all logits are cached also with many classes."""
 
@@ -93,12 +95,12 @@ class LogitCache:
         split: str,
         budget_gb: float,
     ) -> tuple[CachedLogits, bool]:
-        """Return the logits of all classes, and whether all were cached; compute and cache those that were not.
+        """Return the logits, and whether all were cached; compute and cache those that were not.
 
         Args:
             key: what they depend on, as JSON values.
             rows: N.
-            compute: `row numbers (n,) -> logits (n, C)`.
+            compute: `row numbers (n,) -> logits (n, C)` of all classes.
             split: name of the rows, for messages.
             budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
 
@@ -118,7 +120,7 @@ class LogitCache:
         except CacheUnavailable as reason:
             logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
             arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
-        return CachedLogits(arrays, self.classes, tuple(range(self.classes))), cached
+        return CachedLogits(arrays, self.classes, self.columns_C), cached
 
     def _check_finite(self, logits_nC: np.ndarray, numbers: np.ndarray, split: str) -> np.ndarray:
         """Return the logits, or refuse a row whose logits are not finite: nothing could be learned from it."""

@@ -149,26 +149,28 @@ def feature_distillation(
         with main_process_first(timer):
             return embeddings(views, f"epoch {views.epoch}")
 
-    tokens: Callable[[dict[str, Any]], Features] = _no_tokens
-    if online:
-        if teacher_required.has_tokens:
-            tokens = ComputedFeatures(pair, teacher_required, as_cached=True)
-        return FeatureDistillation(
-            student_required, teacher_required.poolings, losses, tokens, embeddings_of_views, timer
-        )
-    columns = embeddings(rows, "train")
-    if teacher_required.has_tokens:
-        layout = TokenLayout.of(teacher_required, width_of(pair.networks.teacher))
-        states = _cached_states(pair, layout, teacher_required, rows, budget_gb)
-        if states is None:
-            tokens = ComputedFeatures(pair, teacher_required, as_cached=True)
-        else:
-            tokens, columns = partial(_from_column, layout), {**columns, TOKENS: states}
+    columns: TeacherColumns | ColumnsOfViews = embeddings_of_views if online else embeddings(rows, "train")
+    tokens, token_columns = _token_features(pair, teacher_required, None if online else rows, budget_gb)
+    if not callable(columns):
+        columns = {**columns, **token_columns}
     return FeatureDistillation(student_required, teacher_required.poolings, losses, tokens, columns, timer)
 
 
-def _no_tokens(batch: dict[str, Any]) -> Features:
-    return Features(batch.get("attention_mask"))
+def _token_features(
+    pair: NetworkPair, required: RequiredFeatures, rows: Dataset | None, budget_gb: float
+) -> tuple[Callable[[dict[str, Any]], Features], TeacherColumns]:
+    """Return what takes the teacher's features of tokens from a batch, and the columns that it needs.
+
+    Args:
+        rows: rows to cache; None: compute the features of each batch.
+    """
+    if not required.has_tokens:
+        return (lambda batch: Features(batch.get("attention_mask"))), {}
+    layout = TokenLayout.of(required, width_of(pair.networks.teacher))
+    states = None if rows is None else _cached_states(pair, layout, required, rows, budget_gb)
+    if states is None:
+        return ComputedFeatures(pair, required, as_cached=True), {}
+    return partial(_from_column, layout), {TOKENS: states}
 
 
 def _cached_states(

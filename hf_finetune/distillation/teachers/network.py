@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -123,11 +123,10 @@ class NetworkTeacher:
     def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
         """Return the logits of all rows, and whether all were cached before, see `Teacher.predict`."""
         encoded = EncodedRows.of(rows, self.classifier.inputs)
-        cache = self._cache(len(self.classifier.labels), all_logits=self.all_logits)
+        cache = self._cache(len(self.classifier.labels), self.columns_C, all_logits=self.all_logits)
         key = self.cache_key(encoded, self.precision)
         compute = self._forward(self.model, encoded, split, precision=self.precision)
-        logits, cached = cache.load(key, len(encoded.rows), compute, split=split, budget_gb=budget_gb)
-        return replace(logits, columns_C=self.columns_C), cached
+        return cache.load(key, len(encoded.rows), compute, split=split, budget_gb=budget_gb)
 
     def embeddings(self, rows: Dataset | AugmentedRows, split: str, pooling: Pooling, *, budget_gb: float) -> Logits:
         """Return the embeddings of all rows (N, D), float32, cached like logits.
@@ -136,7 +135,8 @@ class NetworkTeacher:
             rows, split, budget_gb: see `Teacher.predict`.
         """
         encoded = EncodedRows.of(rows, self.classifier.inputs)
-        cache = self._cache(width_of(self.model.config), all_logits=True)
+        width = width_of(self.model.config)
+        cache = self._cache(width, tuple(range(width)), all_logits=True)
         key = self.cache_key(encoded) | {"embeddings": pooling}
         compute = self._forward(EmbeddingModel(self.model, pooling), encoded, split)
         return cache.load(key, len(encoded.rows), compute, split=split, budget_gb=budget_gb)[0]
@@ -159,8 +159,8 @@ class NetworkTeacher:
             texts = "pairs of texts" if pairs else "single texts"
             logger.warning("%s: the data are %s, on which the teacher may not have been trained", self.name, texts)
 
-    def _cache(self, width: int, *, all_logits: bool) -> LogitCache:
-        return LogitCache(self.name, width, PART_ROWS[self.classifier.kind], all_logits)
+    def _cache(self, width: int, columns: tuple[int, ...], *, all_logits: bool) -> LogitCache:
+        return LogitCache(self.name, width, PART_ROWS[self.classifier.kind], columns, all_logits)
 
     def _forward(
         self, model: nn.Module, encoded: EncodedRows, split: str, *, precision: Precision = "float32"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,14 +79,13 @@ class SklearnTeacher:
         """Return the predictions of all rows, and whether all were cached before, see `Teacher.predict`."""
         rows = rows.texts() if isinstance(rows, AugmentedRows) else rows
         texts = rows["text"][:]
-        logits, cached = LogitCache(self.name, self.classes, PART_ROWS["text"], self.all_logits).load(
+        return LogitCache(self.name, self.classes, PART_ROWS["text"], self.columns_C, self.all_logits).load(
             {"weights": self.weights, "rows": b"".join(dataset_digests(rows)).hex()},
             len(texts),
             lambda numbers: self.logits([texts[i] for i in numbers]),
             split=split,
             budget_gb=budget_gb,
         )
-        return replace(logits, columns_C=self.columns_C), cached
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logarithms of the probabilities of its own classes, shape (N, classes), float32.

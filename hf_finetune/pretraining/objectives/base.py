@@ -65,10 +65,11 @@ class Task(ABC):
         objective: fitted to the rows.
         network: trains, with everything that the objective has added.
         inputs: encodes rows for the network.
+        seed: seed of masks and views.
     """
 
-    def __init__(self, objective: Objective, network: PreTrainedModel, inputs: Inputs) -> None:
-        self.objective, self.network, self.inputs = objective, network, inputs
+    def __init__(self, objective: Objective, network: PreTrainedModel, inputs: Inputs, seed: int) -> None:
+        self.objective, self.network, self.inputs, self.seed = objective, network, inputs, seed
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -70,7 +70,7 @@ class MAE(MaskedImageObjective):
         autoencoder = MaskedAutoencoder(
             network, layers=self.decoder_layers, width=self.decoder_width, shape=shape, seed=seed
         )
-        return MAETask(self, autoencoder, inputs, shape=shape, seed=seed)
+        return MAETask(self, autoencoder, inputs, seed, shape=shape)
 
 
 class MAETask(MaskedImageTask):

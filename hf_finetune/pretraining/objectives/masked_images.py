@@ -35,7 +35,6 @@ class MaskedImageTask(Task):
 
     Args:
         shape: C, H, W of an image.
-        seed: seed of the masks.
         block: side of a block, in patches.
     """
 
@@ -46,13 +45,13 @@ class MaskedImageTask(Task):
         objective: MaskedImageObjective,
         network: PreTrainedModel,
         inputs: Inputs,
+        seed: int,
         *,
         shape: tuple[int, ...],
-        seed: int,
         block: int = 1,
     ) -> None:
-        super().__init__(objective, network, inputs)
-        self.patch, self.block, self.seed = int(network.config.patch_size), block, seed
+        super().__init__(objective, network, inputs, seed)
+        self.patch, self.block = int(network.config.patch_size), block
         self.grid = (shape[1] // self.patch, shape[2] // self.patch)
 
     def dataset(self, encoded: Dataset) -> tuple[EpochRows, Collate]:

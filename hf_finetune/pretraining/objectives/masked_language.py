@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from hf_finetune.data.inputs import EpochRows, Inputs
+    from hf_finetune.data.inputs import EpochRows, Inputs, TextInputs
     from hf_finetune.training.hooks import Batch, Collate
 
 
@@ -61,8 +61,9 @@ class MaskedLanguageTask(Task):
 
     Args:
         network: a masked language model.
-        seed: seed of the masks.
     """
+
+    inputs: TextInputs
 
     def __init__(self, objective: MaskedLanguage, network: PreTrainedModel, inputs: Inputs, seed: int) -> None:
         from torch import nn
@@ -70,10 +71,9 @@ class MaskedLanguageTask(Task):
         from hf_finetune.data.inputs import TextInputs
         from hf_finetune.pretraining.word_masking import Masking
 
-        super().__init__(objective, network, inputs)
+        super().__init__(objective, network, inputs, seed)
         table = network.get_input_embeddings()
         assert isinstance(inputs, TextInputs) and isinstance(table, nn.Embedding), "a network of words"
-        self.text_inputs = inputs
         self.masking = Masking.of(
             inputs.tokenizer, embeddings=table.num_embeddings, share=objective.share, span=objective.span, seed=seed
         )
@@ -102,4 +102,4 @@ class MaskedLanguageTask(Task):
         """Return texts with masked tokens and `labels` (B, T)."""
         from hf_finetune.pretraining.word_masking import collate_texts, masked_texts
 
-        return masked_texts(encoded, self.text_inputs, self.masking), partial(collate_texts, self.text_inputs)
+        return masked_texts(encoded, self.inputs, self.masking), partial(collate_texts, self.inputs)

@@ -62,18 +62,10 @@ class SimCLR(Objective):
 
 
 class SimCLRTask(Task):
-    """Contrasts two views of an image with the other images of its forward pass.
-
-    Args:
-        network: a classifier whose head is a projection, see `models.replace_head`.
-        seed: seed of the views.
-    """
+    """Contrasts two views of an image with the other images of its forward pass, by a classifier's new head."""
 
     objective: SimCLR
-
-    def __init__(self, objective: SimCLR, network: PreTrainedModel, inputs: ImageInputs, seed: int) -> None:
-        super().__init__(objective, network, inputs)
-        self.image_inputs, self.seed = inputs, seed
+    inputs: ImageInputs
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Compute NT-Xent between the two views of each row, summed."""
@@ -84,8 +76,8 @@ class SimCLRTask(Task):
         """Return two views of each image, the first views of a batch before the second."""
         from hf_finetune.augmentation.online import TwoViews, collate_two_views
 
-        views = TwoViews(encoded, self.image_inputs, self.objective.augment, self.seed)
-        return views, partial(collate_two_views, self.image_inputs)
+        views = TwoViews(encoded, self.inputs, self.objective.augment, self.seed)
+        return views, partial(collate_two_views, self.inputs)
 
 
 def nt_xent(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:

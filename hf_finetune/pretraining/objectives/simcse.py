@@ -45,7 +45,7 @@ class SimCSE(Objective):
                 "pretrain.objective: SimCSE needs dropout to make two views of a text, and the model has none; set "
                 "model.dropout to 0.1"
             )
-        return SimCSETask(self, network, inputs)
+        return SimCSETask(self, network, inputs, seed)
 
 
 class SimCSETask(Task):

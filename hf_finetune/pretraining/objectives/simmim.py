@@ -63,7 +63,7 @@ class SimMIM(MaskedImageObjective):
             logger.info(message, largest, self.block, *shape[1:])
             fitted = replace(self, block=largest)
         block = max(1, round(fitted.block / patch))
-        return SimMIMTask(fitted, network, inputs, shape=shape, seed=seed, block=block)
+        return SimMIMTask(fitted, network, inputs, seed, shape=shape, block=block)
 
 
 class SimMIMTask(MaskedImageTask):
