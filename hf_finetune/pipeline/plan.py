@@ -110,7 +110,6 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
     augment_s = time_copies(run)
     run = _with_copies(run)
     started = time.perf_counter()
-    # Images are decoded as they are needed: the timed steps measure that.
     encoded = run.data.inputs.for_inference().encode(run.data.splits.train)
     encode_s = time.perf_counter() - started
     start_s = seconds_since_start() - encode_s
@@ -121,6 +120,8 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
     loop_s = _loop_seconds(run, costs, epoch, steps, lengths)
     trainable, total = freezing.trainable_parameters(costs.network)
     checkpoint_s = 4 * (total + 2 * trainable) / DISK_BYTES_PER_S
+    if run.recipe.kind == "image":
+        encode_s = costs.encode_s * len(encoded)
     before = {"start_s": start_s, "pretrain_s": time_pretraining(run), "augment_s": augment_s, "encode_s": encode_s}
     parts = _parts(run, costs, before, len(encoded), steps / epoch.steps, loop_s=loop_s, checkpoint_s=checkpoint_s)
     rows_per_step = micro_batch(run).rows_per_step
@@ -178,7 +179,7 @@ def _parts(
     """Return the seconds of the stages around the training steps.
 
     Args:
-        before: seconds of the stages before the timed steps; those of encoding are of the training texts alone.
+        before: seconds of the stages before the head is fitted; `encode_s` is that of the training rows.
         rows: number of training rows.
         epochs: number of passes over them.
         loop_s: seconds of all training steps.
@@ -189,7 +190,7 @@ def _parts(
     predicted = scored + rows * (epochs if run.context.augments_online else 1)
     parts = {
         **before,
-        "encode_s": (before["encode_s"] or costs.encode_s * rows) * (1 + scored / rows),
+        "encode_s": before["encode_s"] * (1 + scored / rows),
         "layer_search_s": costs.layer_search_s * min(rows, layer_search.MOST_ROWS),
         "teacher_s": costs.teacher_s * predicted,
         "head_s": (costs.head_s + costs.score_s * min(rows, MOST_ROWS)) * recipe.fits_head,
