@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from hf_finetune.config.recipe import Hub
 from hf_finetune.errors import InputError, PushError
@@ -82,12 +81,6 @@ def _probe_rows(classifier: Classifier) -> Dataset:
     """Return rows to compare two copies of a model, whose data may be gone: its label names, or noise images."""
     if classifier.kind == "text":
         return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
-    from PIL import Image
-
     rng = np.random.default_rng(0)
-    images = []
-    for size in (32, 64, 96, 128):
-        file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file, "PNG")
-        images.append({"bytes": file.getvalue(), "path": None})
-    return Dataset.from_dict({"image": images})
+    noise = [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (32, 64, 96, 128)]
+    return Dataset.from_dict({"image": [Image().encode_example(pixels) for pixels in noise]})
