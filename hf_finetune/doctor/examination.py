@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +130,7 @@ def _examine_texts(
         tokenizer = load_tokenizer(local, max_length=max_length, sample=examples.sides[0][:200])
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
     repeats = find_duplicates(examples, near_duplicate_texts(examples))
-    words = mark_table(_words(examples, sample))
+    words = mark_table(WORD.findall(plain_words(examples.joined_text(i, " "))) for i in sample.tolist())
     telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
     return [*findings, *repeats, *telltales], statistics
 
@@ -162,8 +161,3 @@ def _line_or_file(row: UnusableRow) -> str:
         return f" {line[0]}"
     # Places count rows from 1, the report from 0.
     return "" if ", row " in row.place else f" ({row.place})"
-
-
-def _words(examples: Examples, sample: np.ndarray) -> Iterator[list[str]]:
-    for i in sample.tolist():
-        yield WORD.findall(plain_words(examples.joined_text(i, " ")))

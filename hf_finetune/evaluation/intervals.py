@@ -202,18 +202,22 @@ def _mean_and_half(cells: np.ndarray, confidence: float) -> tuple[float, float]:
     if rows == 1:
         # One row has no variance.
         return float(mean), np.inf
-    of_rows, of_seeds = cells.mean(axis=0) - mean, cells.mean(axis=1) - mean
+    row_effects, seed_effects = cells.mean(axis=0) - mean, cells.mean(axis=1) - mean
     # Mean squares divided by the number of cells: components of the mean's variance.
-    by_rows = seeds * (of_rows**2).sum() / (rows - 1) / cells.size
-    variance, freedom = by_rows, rows - 1.0
+    row_variance = seeds * (row_effects**2).sum() / (rows - 1) / cells.size
+    variance, freedom = row_variance, rows - 1.0
     if seeds > 1:
-        rest = cells - mean - of_rows - of_seeds[:, None]
-        by_seeds = rows * (of_seeds**2).sum() / (seeds - 1) / cells.size
-        both = (rest**2).sum() / ((rows - 1) * (seeds - 1)) / cells.size
-        if by_seeds > both:
-            variance = by_rows + by_seeds - both
-            parts = by_rows**2 / (rows - 1) + by_seeds**2 / (seeds - 1) + both**2 / ((rows - 1) * (seeds - 1))
-            freedom = variance**2 / parts
+        residuals = cells - mean - row_effects - seed_effects[:, None]
+        seed_variance = rows * (seed_effects**2).sum() / (seeds - 1) / cells.size
+        interaction = (residuals**2).sum() / ((rows - 1) * (seeds - 1)) / cells.size
+        if seed_variance > interaction:
+            variance = row_variance + seed_variance - interaction
+            squares = (
+                row_variance**2 / (rows - 1)
+                + seed_variance**2 / (seeds - 1)
+                + interaction**2 / ((rows - 1) * (seeds - 1))
+            )
+            freedom = variance**2 / squares
     return float(mean), float(stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance))
 
 
