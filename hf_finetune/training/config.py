@@ -95,7 +95,7 @@ class Batching:
     epoch."""
     cache_gb: Positive = 8.0
     """Gigabytes (10^9 bytes) of disk for the caches of all runs together: activations, decoded images, augmented
-    copies, generated texts and teacher logits. The least recently used entries are deleted first."""
+    copies, generated texts, teacher logits and fitted heads. The least recently used entries are deleted first."""
     token_budget: Count | None = None
     """Padded tokens of one optimizer step over all processes and accumulation: many short texts or few long ones.
     per_device_train_batch_size has no effect then. Counted before online augmentation, which may lengthen texts. None:
