@@ -91,7 +91,14 @@ def find_rate(run: Run, folder: Path) -> RateSearch:
         raise TrainingError(
             f"--find-lr: in {len(steps)} steps the loss neither fell nor rose; look at the data, or take larger steps"
         )
-    write_text(folder / "find_lr.svg", _chart(test, run.recipe.name))
+    chart = line_chart(
+        {"loss": (test.rates, test.losses), "smoothed": (test.rates, test.smoothed)},
+        title=f"{run.recipe.name}: loss while the learning rate grows",
+        x_label="learning rate",
+        log_x=True,
+        marks={"proposed": test.proposed, **_marks(test)},
+    )
+    write_text(folder / "find_lr.svg", chart)
     write_json(folder / "find_lr.json", test.to_dict())
     return RateSearch(test, folder, micro_batch(run).rows_per_step)
 
@@ -141,16 +148,6 @@ def _with_growing_rate(run: Run) -> Run:
     return short.variant(
         recipe=replace(short.recipe, optim=optim, averaging=Averaging(), schedule=schedule),
         splits=replace(short.data.splits, validation=splits.validation.select(scored)),
-    )
-
-
-def _chart(test: range_test.RangeTest, name: str) -> str:
-    return line_chart(
-        {"loss": (test.rates, test.losses), "smoothed": (test.rates, test.smoothed)},
-        title=f"{name}: loss while the learning rate grows",
-        x_label="learning rate",
-        log_x=True,
-        marks={"proposed": test.proposed, **_marks(test)},
     )
 
 

@@ -47,16 +47,10 @@ class Pretraining:
 
     report: dict[str, Any]
     """Its section of result.json."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the whole stage."""
-        return self.report["seconds"]
-
-    @property
-    def loop_s(self) -> float:
-        """Seconds of its optimizer steps."""
-        return self.report["loop_s"]
+    seconds: float
+    """Seconds of the whole stage."""
+    loop_s: float
+    """Seconds of its optimizer steps."""
 
 
 def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretraining | None]:
@@ -80,7 +74,7 @@ def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretrainin
     model = build_model(replace(run.context, checkpoint=inspect_checkpoint(encoder)), run.data)
     # The saved model names the checkpoint that others have, not the folder of this stage.
     model.network.name_or_path = model.network.config.name_or_path = run.model.network.name_or_path
-    return replace(run, model=model), Pretraining(report)
+    return replace(run, model=model), Pretraining(report, report["seconds"], report["loop_s"])
 
 
 def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:

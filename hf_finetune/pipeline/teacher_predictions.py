@@ -39,9 +39,8 @@ class TeacherOutput:
 
         In a dry run the features count as the student's.
         """
-        online, features = self.predictions.online, self.features
-        features_s = 0.0 if features is None or dry_run else features.timer.seconds
-        return features_s + (0.0 if online is None else online.timer.seconds)
+        sources = (self.predictions.online, None if dry_run else self.features)
+        return sum((source.timer.seconds for source in sources if source is not None), 0.0)
 
 
 def build_teachers(context: RunContext, splits: Splits) -> Teachers | None:
