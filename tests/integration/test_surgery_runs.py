@@ -145,9 +145,7 @@ def test_refused_before_the_data_are_read(recipe: Recipe, tmp_path: Path) -> Non
     recipe = dataclasses.replace(
         operated(recipe, KeepLayers(first=9)), data=dataclasses.replace(recipe.data, path=str(tmp_path / "nowhere"))
     )
-    with pytest.raises(
-        InputError, match=r"^model.surgery: KeepLayers: first: expected 1 to 3, as many layers as there are, got 9$"
-    ):
+    with pytest.raises(InputError, match=r"^model.surgery: KeepLayers: first: expected 1 to 3, .* got 9$"):
         run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
