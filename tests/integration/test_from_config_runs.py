@@ -129,7 +129,7 @@ def test_by_flag_and_by_yaml(tmp_path: Path) -> None:
     assert merge(blank, to_plain(job.recipe)) == job.recipe
     with pytest.raises(InputError, match=r"model.from_config: expected a mapping or null, got 4"):
         parse_train(TrainJob, ["nowhere", "--text", "a", "--model.from-config", "4"], "x")
-    with pytest.raises(InputError, match=r"--model.from-config: this is not for search"):
+    with pytest.raises(InputError, match=r"--model.from-config: .*search"):
         parse_search(flag, "x")
 
 
