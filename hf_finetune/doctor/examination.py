@@ -123,8 +123,8 @@ def _examine_texts(
 ) -> tuple[list[Finding], Statistics]:
     tokenizer = None
     if checkpoint is not None:
+        from hf_finetune.models.checkpoint import inspect_checkpoint
         from hf_finetune.models.processors import load_tokenizer
-        from hf_finetune.models.safety import inspect_checkpoint
 
         local = inspect_checkpoint(checkpoint, need_weights=False)
         tokenizer = load_tokenizer(local, max_length=max_length, sample=examples.sides[0][:200])

@@ -26,8 +26,8 @@ from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.data.labels import UNLABELED
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.config import Model
-from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pipeline.augment import build_augmenter
 from hf_finetune.pipeline.load_data import image_inputs, load_splits
 from hf_finetune.training.classifier import quiet_libraries

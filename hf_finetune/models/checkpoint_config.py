@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.contexts import input_errors, quiet
 from hf_finetune.models.from_config import check_buildable, resized
-from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.operations import SurgeryStep, config_after
 
 Task = Literal["text-classification", "image-classification"]

@@ -9,10 +9,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import class_names
 from hf_finetune.models.contexts import seeded
 from hf_finetune.models.modules import classification_layers, encoder, reorder
-from hf_finetune.models.safety import LocalCheckpoint
 
 log = logging.getLogger("hf_finetune")
 

@@ -14,12 +14,12 @@ from torch import nn
 from transformers import DeiTForImageClassificationWithTeacher, PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import AUTO_CLASS, Task, classifier_config, name_classes, set_dropout
 from hf_finetune.models.checkpoint_weights import compare_weights
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import head_modules
-from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.attention import supports_sdpa
 from hf_finetune.models.surgery.operations import SurgeryStep, apply_surgery, config_after
 from hf_finetune.utils.plain import short_repr

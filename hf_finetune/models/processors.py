@@ -15,9 +15,9 @@ from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet
-from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.utils.messages import one_line
 
 log = logging.getLogger("hf_finetune")

@@ -18,8 +18,8 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation import config as distillation
 from hf_finetune.distillation.teachers.loading import Teachers
+from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.patches import Shrink
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.training import precision
 from hf_finetune.training.classifier import quiet_libraries
 from hf_finetune.utils.environment import seconds_since_start
@@ -135,7 +135,7 @@ def setup_context(recipe: Recipe) -> RunContext:
     """Check the recipe by itself, find its checkpoint, and set up the device and processes.
 
     Raises:
-        InputError: see `config.rules.check`, `models.safety.inspect_checkpoint` and `training.precision`.
+        InputError: see `config.rules.check`, `models.checkpoint.inspect_checkpoint` and `training.precision`.
     """
     startup_s = seconds_since_start()
     check(recipe)

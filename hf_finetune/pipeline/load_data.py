@@ -9,9 +9,9 @@ from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.config import Model
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
-from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.patches import image_size_after
 from hf_finetune.models.surgery.positions import length_after
 from hf_finetune.pipeline.context import RunContext, RunData

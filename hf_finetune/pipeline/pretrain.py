@@ -17,7 +17,7 @@ from typing import Any, cast
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.pretrain_setup import (

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import load_config, set_dropout
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.modules import classification_layers
-from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.pretraining.objectives.base import Objective, Predicts
 
 logger = logging.getLogger("hf_finetune")

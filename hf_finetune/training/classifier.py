@@ -15,13 +15,13 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint, unmerged_adapter
 from hf_finetune.models.checkpoint_config import Task, class_names
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint, unmerged_adapter
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils.artifacts import artifacts_in
 

@@ -35,9 +35,9 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.config import Source
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits, load
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.classifier import quiet_libraries
 from hf_finetune.training.config import Train

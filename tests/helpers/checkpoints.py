@@ -5,8 +5,8 @@ from pathlib import Path
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from hf_finetune.models import checkpoint_config, loading, processors
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.loading import Loaded
-from hf_finetune.models.safety import inspect_checkpoint
 
 
 def load_classifier(folder: str | Path, *, trust_remote_code: bool = False, **options) -> Loaded:

@@ -10,9 +10,9 @@ from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.modules import encoder
-from hf_finetune.models.safety import inspect_checkpoint
 
 # Two layers instead of three, or other stages; all other fields are the checkpoint's.
 SMALLER: dict[str, dict[str, Any]] = {

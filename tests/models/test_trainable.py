@@ -9,11 +9,11 @@ from helpers.checkpoints import load_classifier
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.freezing import frozen_layers, groups_from_the_top, train_only, train_top
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder_layers
-from hf_finetune.models.safety import inspect_checkpoint
 
 CONVOLUTIONAL = ("convnext", "resnet", "efficientnet", "poolformer")
 

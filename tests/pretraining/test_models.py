@@ -8,7 +8,7 @@ from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkp
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.pretraining.autoencoder import MaskedAutoencoder
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.pretraining.models import load_pretrainable, replace_head, save_encoder

@@ -12,7 +12,7 @@ from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpo
 
 from hf_finetune.augmentation.online import TwoViews
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.pretraining.config import (
     MAE,
     ImageObjective,

@@ -1,4 +1,4 @@
-"""Loading of language models for generative augmentation, from checkpoints that hold no code, see `models.safety`.
+"""Loading of language models for generative augmentation, from checkpoints that hold no code, see `models.checkpoint`.
 
 Checkpoints are checked before a run, without their weights, and loaded only for texts that no earlier run has cached.
 """
@@ -13,10 +13,10 @@ import transformers
 
 from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.utils import hashing
 
 # The files beside the weights that affect the output.

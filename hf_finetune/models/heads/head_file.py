@@ -51,7 +51,7 @@ def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[st
     """Load a classifier in float32, its task and its class names.
 
     Args:
-        folder: a run's folder with an encoder, see `utils.artifacts`, that `safety.inspect_checkpoint` has checked.
+        folder: a run's folder with an encoder (see `utils.artifacts`) that `inspect_checkpoint` has checked.
 
     Raises:
         InputError: head.safetensors is damaged, has unknown contents, or does not fit the encoder.

@@ -14,13 +14,13 @@ from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.freezing import frozen_layers, trainable_parameters
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
 from hf_finetune.models.peft.compatibility import check_added_layers
 from hf_finetune.models.peft.config import Lora
 from hf_finetune.models.peft.state import load_state, save_state
-from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.surgery.layers import AddLayers
 
 CONVOLUTIONS_ONLY = ("resnet", "efficientnet", "poolformer")

@@ -15,8 +15,7 @@ from huggingface_hub import constants, errors
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models import safety
-from hf_finetune.models.safety import inspect_checkpoint, unmerged_adapter
+from hf_finetune.models.checkpoint import inspect_checkpoint, unmerged_adapter
 
 
 @pytest.fixture
@@ -300,7 +299,7 @@ def test_offline_and_not_cached(cached: str):
 
 @pytest.mark.parametrize("name", ["./none", "/none", "~/none", "a/b/c", ""])
 def test_paths_are_never_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(safety, "snapshot_download", None)
+    monkeypatch.setattr("hf_finetune.models.checkpoint.snapshot_download", None)
     with pytest.raises(InputError, match="no such folder"):
         inspect_checkpoint(name)
 
@@ -324,7 +323,7 @@ def test_hub_errors_are_one_line(error: Exception, word: str, monkeypatch: pytes
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(safety, "snapshot_download", fail)
+    monkeypatch.setattr("hf_finetune.models.checkpoint.snapshot_download", fail)
     refused("org/x", word, revision="v9")
 
 
@@ -343,7 +342,7 @@ def test_only_needed_files_are_fetched(checkpoint, monkeypatch: pytest.MonkeyPat
 
         for path in tmp_path.iterdir():
             path.unlink()
-        monkeypatch.setattr(safety, "snapshot_download", download)
+        monkeypatch.setattr("hf_finetune.models.checkpoint.snapshot_download", download)
         with pytest.raises(InputError, match="model_type"):
             inspect_checkpoint("org/x", trust_remote_code=trust)
         return got
