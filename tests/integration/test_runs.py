@@ -176,7 +176,7 @@ def test_methods_on_images(pictures: Path, vit: Path, tmp_path: Path, method: st
     assert result["task"] == "image-classification" and result["labels"] == ["bright", "dark"]
     assert set(result["metrics"]) == {"validation"}
     assert all(check["ok"] for check in result["parity"].values())
-    assert "no claim" in (tmp_path / "run" / "README.md").read_text()
+    assert "nothing is claimed" in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
