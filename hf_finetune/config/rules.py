@@ -28,32 +28,30 @@ Unused = rules.Unused[Recipe]
 DATA = (
     Conflict(
         "data.unlabeled",
-        lambda r: r.data.unlabeled and not r.has_teacher,
         "none without a teacher that predicts their classes, --teacher MODEL",
+        lambda r: not r.has_teacher,
     ),
     Conflict(
         "data.augment_copies",
-        lambda r: r.data.augment_copies == 0 and generative_operations(r.data.augment),
         "1 or more with operations of language models, which are too slow to run in every epoch",
+        lambda r: r.data.augment_copies == 0 and generative_operations(r.data.augment),
+        value=lambda r: r.data.augment_copies,
     ),
-    *rules.only_when(
-        lambda r: r.data.augment_copies > 0,
-        Conflict("data.augment_copies", lambda r: not r.data.augment, "0, or 1 or more with data.augment"),
-        Conflict(
-            "data.augment_copies",
-            lambda r: depends_on_progress(r.data.augment),
-            "0 with Phases: stored copies are the same in every epoch",
-        ),
-        Conflict(
-            "data.augment_copies",
-            lambda r: r.has_teacher and r.kind == "image",
-            "0 for images with a teacher, which has an image processor of its own",
-        ),
+    Conflict("data.augment_copies", "0, or 1 or more with data.augment", lambda r: not r.data.augment),
+    Conflict(
+        "data.augment_copies",
+        "0 with Phases: stored copies are the same in every epoch",
+        lambda r: depends_on_progress(r.data.augment),
+    ),
+    Conflict(
+        "data.augment_copies",
+        "0 for images with a teacher, which has an image processor of its own",
+        lambda r: r.has_teacher and r.kind == "image",
     ),
     Conflict(
         "data.low_resolution",
-        lambda r: r.data.kind == "image" and r.data.low_resolution is not None and distillation.compares_tokens(r),
         f"None when {distillation.FEATURES}: the teacher reads images of full size",
+        lambda r: r.data.kind == "image" and distillation.compares_tokens(r),
     ),
 )
 CONFLICTS: tuple[Conflict, ...] = (
@@ -98,16 +96,16 @@ UNUSED: tuple[Unused, ...] = (
     *training.UNUSED,
     *distillation.UNUSED,
     *pretraining.UNUSED,
-    Unused("data.validation_fraction", lambda r: r.data.validation is not None, "data.validation names the rows"),
-    Unused("data.test_fraction", lambda r: r.data.test is not None, "data.test names the rows"),
+    Unused("data.validation_fraction", "data.validation names the rows", lambda r: r.data.validation is not None),
+    Unused("data.test_fraction", "data.test names the rows", lambda r: r.data.test is not None),
     Unused(
         "data.low_resolution_share",
-        lambda r: r.data.kind == "image" and r.data.low_resolution is None,
         "data.low_resolution is not set",
+        lambda r: r.data.kind == "image" and r.data.low_resolution is None,
     ),
-    Unused("batching.cache_gb", _caches_nothing, "nothing is cached"),
+    Unused("batching.cache_gb", "nothing is cached", _caches_nothing),
     *(
-        Unused(f"hub.{name}", lambda r: r.hub.repo_id is None, NOT_PUSHED)
+        Unused(f"hub.{name}", NOT_PUSHED, lambda r: r.hub.repo_id is None)
         for name in ("private", "revision", "create_pr")
     ),
 )

@@ -52,53 +52,47 @@ TEACHER = rules.only_when(
     lambda r: r.has_teacher,
     Conflict(
         "objective.kinds",
-        lambda r: not any(any(ends_of(kind.weight)) for kind in r.distillation_kinds),
         "at least one with a weight above 0; without a teacher, Supervised",
+        lambda r: not any(any(ends_of(kind.weight)) for kind in r.distillation_kinds),
     ),
     Conflict(
         "objective.labels_weight",
-        lambda r: _ignores_labels(r) and _ignores_teacher_logits(r),
         "above 0, or a kind that compares logits (SoftTargets): the others do not train the head",
+        lambda r: _ignores_labels(r) and _ignores_teacher_logits(r),
     ),
-    Conflict("objective.mix", lambda r: r.objective.mix, "none with a teacher, which sees no mixed rows"),
+    Conflict("objective.mix", "none with a teacher, which sees no mixed rows"),
 )
 COMPARED_FEATURES = rules.only_when(
     lambda r: r.compares_features,
     Conflict(
         "method",
-        lambda r: r.effective_method == "head",
         f"another method when {FEATURES}: method head does not train the encoder, which computes them",
+        lambda r: r.effective_method == "head",
     ),
     Conflict(
-        "objective.teacher", _has_several_teachers, f"one when {FEATURES}: those of several teachers cannot be averaged"
+        "objective.teacher", f"one when {FEATURES}: those of several teachers cannot be averaged", _has_several_teachers
     ),
+    Conflict("objective.r_drop", f"0 when {FEATURES}: the teacher reads every example once"),
     Conflict(
-        "objective.r_drop", lambda r: r.objective.r_drop, f"0 when {FEATURES}: the teacher reads every example once"
-    ),
-    Conflict(
-        "batching.unpadded", lambda r: r.batching.unpadded, f"false or None when {FEATURES}, which needs padded batches"
+        "batching.unpadded", f"false or None when {FEATURES}, which needs padded batches", lambda r: r.batching.unpadded
     ),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.uses_prompt_learning,
         f"another adapter when {FEATURES}: the teacher reads no virtual tokens",
+        lambda r: r.uses_prompt_learning,
     ),
     *(
         Conflict(
             f"train.extra.{name}",
-            _has_extra(name),
             f"false when {FEATURES}, which reads the activations that it discards",
+            _has_extra(name),
         )
         for name in ("gradient_checkpointing", "activation_checkpointing")
     ),
-    Conflict(
-        "model.patch_drop",
-        lambda r: compares_tokens(r) and r.model.patch_drop,
-        f"0 when {FEATURES}: the teacher reads all patches",
-    ),
+    Conflict("model.patch_drop", f"0 when {FEATURES}: the teacher reads all patches", compares_tokens),
 )
 CONFLICTS = (*TEACHER, *COMPARED_FEATURES)
 UNUSED = (
-    Unused("objective.label_smoothing", _ignores_labels, "objective.labels_weight is 0"),
-    Unused("objective.loss", _ignores_labels, "objective.labels_weight is 0"),
+    Unused("objective.label_smoothing", "objective.labels_weight is 0", _ignores_labels),
+    Unused("objective.loss", "objective.labels_weight is 0", _ignores_labels),
 )

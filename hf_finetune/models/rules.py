@@ -53,105 +53,89 @@ def _freezes_reinitialized_layers(recipe: ModelRecipe) -> bool:
 HEAD = (
     *rules.only_when(
         lambda r: r.model.head != "mlp",
-        Conflict("model.head_width", lambda r: r.model.head_width is not None, "None without model.head mlp"),
-        Conflict("model.head_activation", lambda r: r.model.head_activation is not None, "None without model.head mlp"),
+        Conflict("model.head_width", "None without model.head mlp"),
+        Conflict("model.head_activation", "None without model.head mlp"),
     ),
-    Conflict("model.patch_drop", lambda r: r.model.patch_drop and r.kind == "text", "0 for texts"),
+    Conflict("model.patch_drop", "0 for texts", lambda r: r.kind == "text"),
 )
 SURGERY = (
     Conflict(
         "method",
-        _freezes_reinitialized_layers,
         "full, or top with as many model.top_layers, with ReinitTopLayers",
+        _freezes_reinitialized_layers,
         value=lambda r: r.effective_method,
     ),
     *rules.only_when(
         reinitialized_layers,
-        Conflict("model.trainable", lambda r: r.model.trainable != "all", "all with ReinitTopLayers"),
-        Conflict(
-            "model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None with ReinitTopLayers"
-        ),
+        Conflict("model.trainable", "all with ReinitTopLayers"),
+        Conflict("model.trainable_pattern", "None with ReinitTopLayers"),
     ),
     Conflict(
         "model.attn_implementation",
-        lambda r: r.model.attn_implementation is not None and any(isinstance(s, SetAttention) for s in r.model.surgery),
         "None with SetAttention in model.surgery",
+        lambda r: any(isinstance(step, SetAttention) for step in r.model.surgery),
     ),
 )
 FROM_CONFIG = rules.only_when(
     has_random_weights,
     Conflict(
         "method",
-        lambda r: r.effective_method != "full",
         "full with model.from_config, whose weights are all random",
+        lambda r: r.effective_method != "full",
         value=lambda r: r.effective_method,
     ),
-    Conflict("model.frozen_layers", lambda r: r.model.frozen_layers, "0 with model.from_config"),
-    Conflict("model.trainable", lambda r: r.model.trainable != "all", "all with model.from_config"),
-    Conflict("model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None with model.from_config"),
-    Conflict("model.base_model", lambda r: r.model.base_model is not None, "None with model.from_config"),
-    Conflict("model.surgery", reinitialized_layers, "no ReinitTopLayers with model.from_config"),
+    Conflict("model.frozen_layers", "0 with model.from_config"),
+    Conflict("model.trainable", "all with model.from_config"),
+    Conflict("model.trainable_pattern", "None with model.from_config"),
+    Conflict("model.base_model", "None with model.from_config"),
+    Conflict("model.surgery", "no ReinitTopLayers with model.from_config", reinitialized_layers),
 )
 TRAINABLE = (
     Conflict(
-        "model.frozen_layers",
-        lambda r: r.model.frozen_layers and r.method == "top",
-        "0 with method top, which freezes all but model.top_layers",
+        "model.frozen_layers", "0 with method top, which freezes all but model.top_layers", lambda r: r.method == "top"
     ),
     *rules.only_when(
         lambda r: r.effective_method != "full",
-        Conflict(
-            "model.trainable",
-            lambda r: r.model.trainable != "all",
-            lambda r: f"all with {r.effective_method}, which determines what trains",
-        ),
-        Conflict(
-            "model.trainable_pattern",
-            lambda r: r.model.trainable_pattern is not None,
-            lambda r: f"None with {r.effective_method}, which determines what trains",
-        ),
+        Conflict("model.trainable", lambda r: f"all with {r.effective_method}, which determines what trains"),
+        Conflict("model.trainable_pattern", lambda r: f"None with {r.effective_method}, which determines what trains"),
     ),
-    Conflict(
-        "model.trainable",
-        lambda r: r.model.trainable_pattern is not None and r.model.trainable != "all",
-        "all with model.trainable_pattern",
-    ),
+    Conflict("model.trainable", "all with model.trainable_pattern", lambda r: r.model.trainable_pattern is not None),
     Conflict(
         "model.unfreeze_every",
-        lambda r: r.model.unfreeze_every is not None and r.effective_method not in ("full", "top"),
         lambda r: f"None with {r.effective_method}, which unfreezes no layers",
+        lambda r: r.effective_method not in ("full", "top"),
     ),
 )
 ADAPTERS = (
     Conflict(
         "adapter.peft_type",
-        lambda r: r.adapter is not None and r.adapter.peft_type.value not in PEFT_TYPES,
         f"one of {', '.join(PEFT_TYPES)}",
+        lambda r: r.adapter is not None and r.adapter.peft_type.value not in PEFT_TYPES,
     ),
-    Conflict("method", lambda r: r.adapter is not None and r.method in ("top", "head"), "full or lora with an adapter"),
+    Conflict("method", "full or lora with an adapter", lambda r: r.adapter is not None and r.method in ("top", "head")),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.uses_prompt_learning and r.model.has_custom_head,
         "another adapter with model.pooling, model.last_layers or model.head",
+        lambda r: r.uses_prompt_learning and r.model.has_custom_head,
     ),
     Conflict(
         "lora",
-        lambda r: r.lora != Lora() and (r.adapter is not None or r.method != "lora"),
         "the default unless method is lora and adapter is None",
+        lambda r: r.adapter is not None or r.method != "lora",
     ),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.uses_prompt_learning and r.model.surgery,
         "another adapter with model.surgery: this one cannot be merged into the changed checkpoint",
+        lambda r: r.uses_prompt_learning and r.model.surgery,
     ),
     Conflict(
         "model.frozen_layers",
-        lambda r: r.effective_method == "adalora" and r.model.frozen_layers,
         "0 with ADALORA, which ranks the updates of all layers together",
+        lambda r: r.effective_method == "adalora",
     ),
 )
 CONFLICTS = (*HEAD, *SURGERY, *FROM_CONFIG, *TRAINABLE, *ADAPTERS)
 UNUSED = (
-    Unused("model.top_layers", lambda r: r.effective_method != "top", "only method top reads it"),
-    Unused("model.frozen_layers", lambda r: r.effective_method == "head", "method head trains no layer"),
+    Unused("model.top_layers", "only method top reads it", lambda r: r.effective_method != "top"),
+    Unused("model.frozen_layers", "method head trains no layer", lambda r: r.effective_method == "head"),
 )

@@ -30,61 +30,52 @@ CONFLICTS = rules.only_when(
     lambda r: r.pretrain.objective is not None,
     Conflict(
         "pretrain.objective",
-        lambda r: r.kind == "text" and isinstance(r.pretrain.objective, ImageObjective),
         "MaskedLanguage or SimCSE for texts",
+        lambda r: r.kind == "text" and isinstance(r.pretrain.objective, ImageObjective),
     ),
     Conflict(
         "pretrain.objective",
-        lambda r: r.kind == "image" and not isinstance(r.pretrain.objective, ImageObjective),
         "SimMIM, MAE or SimCLR for images",
+        lambda r: r.kind == "image" and not isinstance(r.pretrain.objective, ImageObjective),
     ),
     Conflict(
         "train.per_device_train_batch_size",
-        lambda r: isinstance(r.pretrain.objective, SimCSE | SimCLR) and r.train.per_device_train_batch_size < 2,
         "2 or more with SimCSE and SimCLR, which contrast each example with the others of its batch",
+        lambda r: isinstance(r.pretrain.objective, SimCSE | SimCLR) and r.train.per_device_train_batch_size < 2,
     ),
     Conflict(
         "pretrain.objective.augment",
-        lambda r: any(isinstance(o, Sometimes) and o.by_class == "rare" for o in _view_operations(r)),
         "by_class all: rows have no classes in pretraining",
+        lambda r: any(isinstance(o, Sometimes) and o.by_class == "rare" for o in _view_operations(r)),
     ),
     Conflict(
         "pretrain.objective.augment",
-        lambda r: any(isinstance(o, Phases) for o in _view_operations(r)),
         "operations without Phases, which are for data.augment",
+        lambda r: any(isinstance(o, Phases) for o in _view_operations(r)),
     ),
     Conflict(
         "train.early_stopping_patience",
-        lambda r: r.pretrain.compare and r.train.early_stopping_patience is not None,
         "None with pretrain.compare: both runs must train for the same time",
+        lambda r: r.pretrain.compare,
     ),
     Conflict(
         "model.surgery",
-        lambda r: r.model.surgery,
         "none with pretrain.objective; operate in a second run, whose --model is the pretrained/ of this one",
     ),
-    Conflict(
-        "model.from_config",
-        lambda r: r.model.from_config is not None,
-        "null with pretrain.objective, which needs a checkpoint",
-    ),
-    Conflict(
-        "model.trust_remote_code",
-        lambda r: r.model.trust_remote_code,
-        "false with pretrain.objective, which supports stock families",
-    ),
+    Conflict("model.from_config", "null with pretrain.objective, which needs a checkpoint"),
+    Conflict("model.trust_remote_code", "false with pretrain.objective, which supports stock families"),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.uses_prompt_learning,
         "another adapter with pretrain.objective: this one cannot be merged into the pretrained checkpoint",
+        lambda r: r.uses_prompt_learning,
     ),
 )
 UNUSED = (
     *(
-        Unused(f"pretrain.{name}", lambda r: r.pretrain.objective is None, "pretrain.objective is not set")
+        Unused(f"pretrain.{name}", "pretrain.objective is not set", lambda r: r.pretrain.objective is None)
         for name in ("rows", "learning_rate", "num_train_epochs", "max_steps", "held_out_fraction", "compare")
     ),
     Unused(
-        "pretrain.num_train_epochs", lambda r: r.pretrain.max_steps > 0, "pretrain.max_steps says when the stage ends"
+        "pretrain.num_train_epochs", "pretrain.max_steps says when the stage ends", lambda r: r.pretrain.max_steps > 0
     ),
 )

@@ -67,142 +67,118 @@ def _has_no_matrix_for_muon(recipe: TrainingRecipe) -> bool:
 OPTIM = (
     Conflict(
         "optim.lora_plus_ratio",
-        lambda r: r.optim.lora_plus_ratio is not None and r.effective_method not in ("lora", "adalora"),
         lambda r: f"None with {r.effective_method}, which trains no LoRA matrices",
+        lambda r: r.effective_method not in ("lora", "adalora"),
     ),
     Conflict(
         "optim.layer_decay",
-        lambda r: r.optim.layer_decay is not None and r.uses_prompt_learning,
         lambda r: f"None with {r.effective_method}, which trains no layers",
+        lambda r: r.uses_prompt_learning,
     ),
     *rules.only_when(
         lambda r: r.effective_method == "head",
-        Conflict(
-            "optim.head_learning_rate",
-            lambda r: r.optim.head_learning_rate is not None,
-            "None with method head, whose rate is train.learning_rate",
-        ),
-        Conflict(
-            "optim.layer_decay",
-            lambda r: r.optim.layer_decay is not None,
-            "None with method head, whose rate is train.learning_rate",
-        ),
+        Conflict("optim.head_learning_rate", "None with method head, whose rate is train.learning_rate"),
+        Conflict("optim.layer_decay", "None with method head, whose rate is train.learning_rate"),
         Conflict(
             "optim.optimizer",
-            lambda r: r.optim.optimizer.splits_matrices,
             "another optimizer with method head, which trains no hidden matrices",
+            lambda r: r.optim.optimizer.splits_matrices,
         ),
     ),
     *rules.only_when(
         lambda r: r.optim.optimizer.averages_weights,
         Conflict(
             "train.lr_scheduler_type",
-            lambda r: r.train.lr_scheduler_type not in (None, "constant", "constant_with_warmup"),
             "constant_with_warmup or constant with optimizer ScheduleFree",
+            lambda r: r.train.lr_scheduler_type not in (None, "constant", "constant_with_warmup"),
         ),
         Conflict(
             "optim.optimizer",
-            _averages_weights,
             "another optimizer with averaging: this one averages the weights itself",
+            _averages_weights,
         ),
         Conflict(
             "optim.optimizer",
-            lambda r: r.regularize.elastic_net.on,
             "another optimizer with regularize.elastic_net: this one averages the weights, and averages are not sparse",
+            lambda r: r.regularize.elastic_net.on,
         ),
     ),
     Conflict(
-        "optim.sam_adaptive",
-        lambda r: r.optim.sam_adaptive and not r.optim.sam_rho,
-        "false while optim.sam_rho is 0; 0.5 is usual with it",
+        "optim.sam_adaptive", "false while optim.sam_rho is 0; 0.5 is usual with it", lambda r: not r.optim.sam_rho
     ),
     Conflict(
         "optim.word_embeddings",
-        lambda r: has_random_weights(r) and r.optim.word_embeddings == "frozen",
         "sparse or dense with model.from_config, whose weights are all random",
+        lambda r: has_random_weights(r) and r.optim.word_embeddings == "frozen",
     ),
 )
 AVERAGING = (
     Conflict(
         "averaging.soup",
-        lambda r: r.model.unfreeze_every is not None and r.averaging.soup,
         "false with model.unfreeze_every: weights of epochs that trained other layers cannot be averaged",
+        lambda r: r.model.unfreeze_every is not None,
+    ),
+    Conflict("averaging.tail_every", "step while averaging.tail_share is 0", lambda r: not r.averaging.tail_share),
+    Conflict(
+        "averaging",
+        "none with AdaLoRA, whose ranks change during training",
+        lambda r: r.effective_method == "adalora",
     ),
     Conflict(
-        "averaging.tail_every",
-        lambda r: r.averaging.tail_every == "epoch" and not r.averaging.tail_share,
-        "step while averaging.tail_share is 0",
-    ),
-    *rules.only_when(
-        _averages_weights,
-        Conflict(
-            "averaging",
-            lambda r: r.effective_method == "adalora",
-            "none with AdaLoRA, whose ranks change during training",
-        ),
-        Conflict(
-            "averaging",
-            lambda r: r.regularize.elastic_net.l1,
-            "none with regularize.elastic_net.l1: an average of sparse weights is not sparse",
-        ),
+        "averaging",
+        "none with regularize.elastic_net.l1: an average of sparse weights is not sparse",
+        lambda r: r.regularize.elastic_net.l1,
     ),
 )
 REGULARIZE = (
-    *rules.only_when(
-        lambda r: r.regularize.mixout,
-        Conflict("regularize.mixout", has_random_weights, "0 with model.from_config, whose weights are all random"),
-        Conflict(
-            "regularize.mixout",
-            lambda r: r.effective_method not in ("full", "top"),
-            lambda r: f"0 with {r.effective_method}, which does not train the encoder's weights",
-        ),
-        Conflict(
-            "regularize.mixout", reinitialized_layers, "0 with ReinitTopLayers, whose weights have no pretrained values"
-        ),
+    Conflict("regularize.mixout", "0 with model.from_config, whose weights are all random", has_random_weights),
+    Conflict(
+        "regularize.mixout",
+        lambda r: f"0 with {r.effective_method}, which does not train the encoder's weights",
+        lambda r: r.effective_method not in ("full", "top"),
     ),
     Conflict(
-        "regularize.elastic_net.parameters",
-        lambda r: r.regularize.elastic_net.parameters and not r.regularize.elastic_net.on,
-        "none while l1 and l2 are 0",
+        "regularize.mixout", "0 with ReinitTopLayers, whose weights have no pretrained values", reinitialized_layers
+    ),
+    Conflict(
+        "regularize.elastic_net.parameters", "none while l1 and l2 are 0", lambda r: not r.regularize.elastic_net.on
     ),
 )
 BATCHING = (
     Conflict(
         "train.gradient_accumulation_steps",
-        lambda r: r.batching.rows_per_step is not None and r.train.gradient_accumulation_steps != 1,
         "1 with batching.rows_per_step, which derives it",
+        lambda r: r.batching.rows_per_step is not None,
     ),
     *rules.only_when(
         lambda r: r.batching.token_budget is not None,
         Conflict(
             "batching.token_budget",
-            lambda r: r.kind == "image" or not r.batching.by_length,
             "None for images and without batching.by_length",
+            lambda r: r.kind == "image" or not r.batching.by_length,
         ),
-        Conflict(
-            "batching.rows_per_step", lambda r: r.batching.rows_per_step is not None, "None with batching.token_budget"
-        ),
+        Conflict("batching.rows_per_step", "None with batching.token_budget"),
     ),
     *rules.only_when(
         lambda r: r.batching.unpadded,
-        Conflict("batching.unpadded", lambda r: r.kind == "image", "false or None for images"),
+        Conflict("batching.unpadded", "false or None for images", lambda r: r.kind == "image"),
         Conflict(
             "batching.unpadded",
-            lambda r: r.objective.r_drop,
             "false or None with objective.r_drop, which doubles the batch",
+            lambda r: r.objective.r_drop,
         ),
         Conflict(
             "batching.unpadded",
-            lambda r: r.objective.mix,
             "false or None with objective.mix, which mixes texts token by token",
+            lambda r: r.objective.mix,
         ),
     ),
 )
 LOSS = (
     Conflict(
         "objective.mix",
-        lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
         "Mixup for texts; the others paste areas of images",
+        lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
     ),
 )
 CONFLICTS = (*OPTIM, *AVERAGING, *REGULARIZE, *BATCHING, *LOSS)
@@ -210,31 +186,31 @@ BALANCED = "batching.sampling balanced draws as many rows of every class"
 UNUSED = (
     Unused(
         "objective.class_weights",
-        lambda r: r.batching.sampling == "balanced" and not isinstance(r.objective.class_weights, PerClass),
         BALANCED,
+        lambda r: r.batching.sampling == "balanced" and not isinstance(r.objective.class_weights, PerClass),
     ),
-    Unused("objective.logit_adjustment", lambda r: r.batching.sampling == "balanced", BALANCED),
+    Unused("objective.logit_adjustment", BALANCED, lambda r: r.batching.sampling == "balanced"),
     Unused(
         "regularize.gradient_noise.gamma",
-        lambda r: r.regularize.gradient_noise.eta == 0,
         "regularize.gradient_noise.eta is 0",
+        lambda r: r.regularize.gradient_noise.eta == 0,
     ),
-    Unused("train.num_train_epochs", lambda r: r.train.max_steps > 0, "train.max_steps says when the run ends"),
-    Unused("train.lr_scheduler_type", _ends_before_rate_drops, "the run ends before the rate could drop"),
-    Unused("train.early_stopping_patience", _ends_before_patience, "the run ends before it could run out"),
-    Unused("train.head_inverse_strength", lambda r: not r.fits_head, "no head is fitted"),
-    Unused("train.head_least_explained", lambda r: not r.fits_head, "no head is fitted"),
+    Unused("train.num_train_epochs", "train.max_steps says when the run ends", lambda r: r.train.max_steps > 0),
+    Unused("train.lr_scheduler_type", "the run ends before the rate could drop", _ends_before_rate_drops),
+    Unused("train.early_stopping_patience", "the run ends before it could run out", _ends_before_patience),
+    Unused("train.head_inverse_strength", "no head is fitted", lambda r: not r.fits_head),
+    Unused("train.head_least_explained", "no head is fitted", lambda r: not r.fits_head),
     Unused(
         "train.per_device_train_batch_size",
-        lambda r: r.batching.token_budget is not None,
         "batching.token_budget determines the size of a batch",
+        lambda r: r.batching.token_budget is not None,
     ),
-    Unused("averaging.soup", lambda r: _ends_within(r, 1), "a run of one epoch has nothing to average"),
-    Unused("optim.optimizer", _has_no_matrix_for_muon, "no matrix inside a layer trains, so AdamW updates all weights"),
-    Unused("optim.word_embeddings", lambda r: r.kind == "image", "images have no words"),
+    Unused("averaging.soup", "a run of one epoch has nothing to average", lambda r: _ends_within(r, 1)),
+    Unused("optim.optimizer", "no matrix inside a layer trains, so AdamW updates all weights", _has_no_matrix_for_muon),
+    Unused("optim.word_embeddings", "images have no words", lambda r: r.kind == "image"),
     Unused(
         "optim.word_embeddings",
-        lambda r: r.effective_method != "full" or r.model.frozen_layers > 0 or r.model.trainable != "all",
         "other options freeze them already",
+        lambda r: r.effective_method != "full" or r.model.frozen_layers > 0 or r.model.trainable != "all",
     ),
 )

@@ -20,16 +20,16 @@ R = TypeVar("R", contravariant=True)
 
 @dataclass(frozen=True)
 class Conflict(Generic[R]):
-    """A field whose value does not go together with other fields."""
+    """A field that does not go together with other fields, unless it is at its default."""
 
     field: str
     """Dotted name, as in a YAML file."""
-    when: Callable[[R], object]
-    """Whether a recipe has this conflict: any true value."""
     expected: str | Callable[[R], str]
     """Values that the field may have instead."""
+    when: Callable[[R], object] = lambda recipe: True
+    """Whether a recipe has this conflict: any true value."""
     value: Callable[[R], object] | None = None
-    """Value to show in the message. None: the field's."""
+    """Value to refuse and to show, where the field's default conflicts, too. None: the field's value."""
 
     def refuse(self, recipe: R) -> None:
         """Refuse a recipe that has this conflict.
@@ -37,7 +37,7 @@ class Conflict(Generic[R]):
         Raises:
             InputError: naming the field, what is expected, and the value.
         """
-        if self.when(recipe):
+        if self.when(recipe) and (self.value or not _is_default(recipe, self.field)):
             value = self.value(recipe) if self.value else _value(recipe, self.field)
             expected = self.expected if isinstance(self.expected, str) else self.expected(recipe)
             raise InputError(f"{self.field}: expected {expected}, got {short_repr(value)}")
@@ -49,9 +49,9 @@ class Unused(Generic[R]):
 
     field: str
     """Dotted name."""
+    reason: str
     when: Callable[[R], object]
     """Whether the option has no effect in a recipe: any true value."""
-    reason: str
 
 
 def only_when(condition: Callable[[R], object], *conflicts: Conflict[R]) -> tuple[Conflict[R], ...]:
@@ -75,12 +75,14 @@ def unused_options(recipe: R, options: Iterable[Unused[R]]) -> tuple[str, ...]:
 def _is_default(recipe: Any, field: str) -> bool:
     section, _, name = field.rpartition(".")
     config = _value(recipe, section)
+    if isinstance(config, dict):
+        return False
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     return bool(_value(config, name) == defaults[name])
 
 
 def _value(recipe: Any, field: str) -> Any:
     value = recipe
-    for name in field.split("."):
+    for name in filter(None, field.split(".")):
         value = value[name] if isinstance(value, dict) else getattr(value, name)
     return value.value if isinstance(value, enum.Enum) else value

@@ -20,15 +20,16 @@ class Pair:
 
 
 Conflict = rules.Conflict[Pair]
-A_WITH_B = Conflict("section.a", lambda r: r.section.a and r.section.b, lambda r: f"0 with section.b {r.section.b}")
+A_WITH_B = Conflict("section.a", lambda r: f"0 with section.b {r.section.b}", lambda r: r.section.b)
 
 
 def test_a_conflict_names_field_expectation_and_value() -> None:
     A_WITH_B.refuse(Pair(Section(1, 0)))
+    A_WITH_B.refuse(Pair(Section(0, 2)))
     with pytest.raises(InputError, match=r"^section\.a: expected 0 with section\.b 2, got 1$"):
         A_WITH_B.refuse(Pair(Section(1, 2)))
     with pytest.raises(InputError, match=r", got 'x'$"):
-        Conflict("section.a", lambda r: True, "0", value=lambda r: "x").refuse(Pair())
+        Conflict("section.a", "0", value=lambda r: "x").refuse(Pair())
 
 
 def test_a_conflict_only_when_a_condition_holds() -> None:
@@ -39,7 +40,7 @@ def test_a_conflict_only_when_a_condition_holds() -> None:
 
 
 def test_unused_options_are_noted_once_and_not_at_their_default() -> None:
-    options = [rules.Unused[Pair]("section.a", lambda r: r.section.b == 0, reason) for reason in ("b is 0", "again")]
+    options = [rules.Unused[Pair]("section.a", reason, lambda r: r.section.b == 0) for reason in ("b is 0", "again")]
     assert rules.unused_options(Pair(Section(1, 0)), options) == ("section.a has no effect here: b is 0",)
     assert (
         rules.unused_options(Pair(Section(0, 0)), options) == rules.unused_options(Pair(Section(1, 1)), options) == ()
