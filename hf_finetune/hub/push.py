@@ -82,8 +82,8 @@ def push(
     retries = Retries(repo_id, token)
     with _without_upstream_warnings():
         retries(lambda: _prepare_repository(api, repo_id, target))
-        upload = _Upload(api, repo_id, target.revision or "main", files)
-        pushed = retries(upload.pull_request if target.create_pr else upload.commit)
+        attempt = _Push(api, repo_id, target.revision or "main", files)
+        pushed = retries(attempt.pull_request if target.create_pr else attempt.commit)
     logger.info("%s: %s", pushed.url, "pushed" if pushed.created else "already has the same content")
     with tempfile.TemporaryDirectory(prefix="hf_finetune_pull_") as name:
         pulled = Path(name) / "pulled"
@@ -148,8 +148,8 @@ def _prepare_repository(api: HfApi, repo_id: str, target: Hub) -> None:
 
 
 @dataclass
-class _Upload:
-    """The upload of a run to a branch or a pull request; its steps may be repeated."""
+class _Push:
+    """A push of a run to a branch or a pull request; its steps may be repeated."""
 
     api: HfApi
     repo_id: str
@@ -160,7 +160,7 @@ class _Upload:
 
     def commit(self) -> Pushed:
         """Commit the missing content; the Hub refuses with 412 if the branch has moved since its head was read."""
-        head, operations = _missing(self.api, self.repo_id, self.revision, self.files)
+        head, operations = self._missing(self.revision)
         if operations:
             self.attempted = True
             head = self.api.create_commit(
@@ -170,13 +170,13 @@ class _Upload:
 
     def pull_request(self) -> Pushed:
         """Open a pull request against main, unless main or an open one has the content."""
-        head, operations = _missing(self.api, self.repo_id, "main", self.files)
+        head, operations = self._missing("main")
         if not operations:
             return self._pushed("", "main", head)
         for pull in self.api.get_repo_discussions(
             self.repo_id, discussion_type="pull_request", discussion_status="open"
         ):
-            pull_head, missing = _missing(self.api, self.repo_id, f"refs/pr/{pull.num}", self.files)
+            pull_head, missing = self._missing(f"refs/pr/{pull.num}")
             if not missing:
                 return self._pushed(f"/discussions/{pull.num}", f"refs/pr/{pull.num}", pull_head)
         self.attempted = True
@@ -184,6 +184,24 @@ class _Upload:
             self.repo_id, operations, commit_message=self._title(), create_pr=True, parent_commit=head
         )
         return self._pushed(f"/discussions/{info.pr_num}", f"refs/pr/{info.pr_num}", info.oid)
+
+    def _missing(self, revision: str) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
+        """Return the head of `revision` and the operations that bring it to the content of `files`."""
+        head = str(self.api.repo_info(self.repo_id, revision=revision).sha)
+        tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=head)
+        remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        for path, file in self.files.items():
+            if path not in remote or not file.equals(remote[path]):
+                # New for every attempt: an operation remembers what it saw on the Hub.
+                operation = CommitOperationAdd(path, file.content)
+                operation.upload_info.sha256 = bytes.fromhex(file.sha256)
+                operations.append(operation)
+        if remote.keys() >= set(ALWAYS_PUSHED):
+            # The repository holds an earlier push.
+            stale = [p for p in remote if p not in self.files and any(fnmatch.fnmatch(p, q) for q in PATHS_OF_A_RUN)]
+            operations += [CommitOperationDelete(path) for path in sorted(stale)]
+        return head, operations
 
     def _title(self) -> str:
         """Return a commit title with a hash of the content."""
@@ -194,27 +212,6 @@ class _Upload:
         checksums = {path: file.sha256 for path, file in self.files.items()}
         url = f"{self.api.endpoint}/{self.repo_id}{page}"
         return Pushed(url, self.repo_id, revision, commit, self.attempted, checksums)
-
-
-def _missing(
-    api: HfApi, repo_id: str, revision: str, files: dict[str, Outgoing]
-) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
-    """Return the head of `revision` and the operations that bring it to the content of `files`."""
-    head = str(api.repo_info(repo_id, revision=revision).sha)
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=head)
-    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    operations: list[CommitOperationAdd | CommitOperationDelete] = []
-    for path, file in files.items():
-        if path not in remote or not file.equals(remote[path]):
-            # New for every attempt: an operation remembers what it saw on the Hub.
-            operation = CommitOperationAdd(path, file.content)
-            operation.upload_info.sha256 = bytes.fromhex(file.sha256)
-            operations.append(operation)
-    if remote.keys() >= set(ALWAYS_PUSHED):
-        # The repository holds an earlier push.
-        stale = [p for p in remote if p not in files and any(fnmatch.fnmatch(p, q) for q in PATHS_OF_A_RUN)]
-        operations += [CommitOperationDelete(path) for path in sorted(stale)]
-    return head, operations
 
 
 @contextmanager
