@@ -37,7 +37,7 @@ COMMANDS = {
     "predict": Command("predict:predict", "label rows with a finished model"),
     "doctor": Command("doctor:doctor", "check a data set for problems, or preview its augmentation"),
     "card": Command("card:card", "render the model card of a run again"),
-    "push": Command("push:push", "publish a finished run on the Hub, pull it back and compare"),
+    "push": Command("push:push", "push a finished run to the Hub, pull it back and compare"),
     "schema": Command("schema:schema", "print the JSON Schema of a recipe file, for editors"),
 }
 

@@ -1,4 +1,4 @@
-"""`hf-finetune push`: publish a finished run on the Hub."""
+"""`hf-finetune push`: push a finished run to the Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_finetune.cli.parsing import parse
 
 @dataclass(frozen=True)
 class PushJob:
-    """Publish a finished run on the Hub."""
+    """Push a finished run to the Hub."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -33,7 +33,7 @@ class PushJob:
 def push(arguments: Sequence[str]) -> None:
     job = parse(PushJob, arguments, "hf-finetune push")
     from hf_finetune.config.recipe import Hub
-    from hf_finetune.pipeline.publish import publish
+    from hf_finetune.pipeline.push import push_run
 
     target = Hub(repo_id=job.repo, private=job.private, revision=job.revision, create_pr=job.create_pr)
-    print(publish(Path(job.run), target, include_predictions=job.include_predictions).url)
+    print(push_run(Path(job.run), target, include_predictions=job.include_predictions).url)

@@ -1,4 +1,7 @@
-"""The state of a run before training. Each of the first stages adds an immutable part."""
+"""The state of a run before training. Each of the first stages adds a part.
+
+Later stages replace a part; they do not assign to it. Only the network itself changes, as it trains.
+"""
 
 from __future__ import annotations
 

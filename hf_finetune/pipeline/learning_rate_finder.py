@@ -17,7 +17,7 @@ from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.measure_costs import isolated, short_training
 from hf_finetune.pipeline.optimization import learning_rate
-from hf_finetune.pipeline.run import dry_run
+from hf_finetune.pipeline.run import fit_dry
 from hf_finetune.training import range_test
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.config import Averaging
@@ -111,7 +111,7 @@ def _train_at_growing_rates(run: Run) -> list[tuple[float, float]]:
     with isolated() as folder:
         # The last rates may make the loss infinite, which ends the curve.
         with contextlib.suppress(TrainingError):
-            dry_run(_with_growing_rate(run), folder, KernelChoice(default_kernels(run)))
+            fit_dry(_with_growing_rate(run), folder, KernelChoice(default_kernels(run)))
         log = folder / "log.jsonl"
         lines = read_log(log) if log.exists() else []
     # Not the logged rates, which are those of a parameter group.

@@ -32,7 +32,7 @@ from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
 from hf_finetune.pipeline.choose_kernels import default_kernels, probe_kernels
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.evaluate import predict
-from hf_finetune.pipeline.run import dry_run
+from hf_finetune.pipeline.run import fit_dry
 from hf_finetune.training.callbacks import loop_seconds, read_log
 from hf_finetune.training.probe import KernelChoice
 
@@ -100,7 +100,7 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
         network.to(run.context.device)
         choice = probe_kernels(run, run.model.network, encoded, steps)
     with isolated() as folder:
-        trained = dry_run(small, folder, choice)
+        trained = fit_dry(small, folder, choice)
         times = np.diff([line["time"] for line in read_log(folder / "log.jsonl") if "loss" in line])
         evaluate_s, interval_s = _time_evaluation(small, trained.network, evaluated)
     rows, clock, optimizer = len(indices), trained.clock, trained.trainer.optimizer

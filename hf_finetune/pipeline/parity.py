@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import nn
 
 from hf_finetune.data.image_decoding import decode
@@ -24,6 +24,8 @@ from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.hub import plain_loading
+from hf_finetune.pipeline.evaluate import Evaluation
+from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
 
@@ -125,6 +127,23 @@ def check_artifacts(
     if predicted is not None:
         checks["pipeline"] = _compare_labels(predicted, expected_NC[: len(predicted)], labels)
     return checks
+
+
+def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evaluation) -> dict[str, Check]:
+    """Compare the artifacts with the network on the judged rows, and on training rows where these are few."""
+    run, recipe = trained.run, trained.run.recipe
+    with trained.clock.measure("parity_s"):
+        rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
+        rows = rows.select(range(min(recipe.evaluate.parity_rows, len(rows))))
+        inputs = run.data.inputs.for_inference()
+        return check_artifacts(
+            artifacts,
+            rows=rows,
+            expected_NC=reference_logits(trained.network, inputs, inputs.encode(rows)),
+            labels=run.data.splits.labels,
+            task=recipe.task,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
 
 
 def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray) -> Check:

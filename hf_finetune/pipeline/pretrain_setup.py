@@ -108,7 +108,8 @@ def setup_pretraining(run: Run, rows: PretrainingSplit) -> PretrainingSetup:
     inputs, pretraining_rows = run.data.inputs, run.data.pretraining_rows.rows
     task = objective.task(network, inputs, pretraining_rows, inputs.collate(rows.train[:1]), recipe.train.seed)
     setup = PretrainingSetup(stage, rows, task)
-    _pretraining_arguments(setup, Path())  # refuses unusable fields of train.extra before anything is written
+    # Refuses unusable fields of train.extra before anything is written.
+    _pretraining_arguments(setup, Path())
     return setup
 
 

@@ -4,9 +4,14 @@
                pretrain, where the recipe asks for it
     fit        add_copies, encode_rows, predict_with_teachers, add_adapter, choose_kernels, cache_activations, fit_head,
                train
-    finalize   save, evaluate, verify, document, publish
+    finalize   save, evaluate, verify, document, push
 
-Each stage has a file of its own. It takes the state that the stages before it built, and returns what it adds.
+Each stage is a function; most have a file of their own.
+
+    prepare    a stage takes the finished parts of a `Run`, and returns the next part
+    fit        the stages up to predict_with_teachers take the `Run`; those from add_adapter to fit_head take the
+               `RunSetup`, and return it with a part replaced
+    finalize   a stage takes the `TrainedRun`, and writes files or returns what the next ones report
 """
 
 from __future__ import annotations
@@ -26,13 +31,12 @@ from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.features.frozen_layers import TrainingRows
 from hf_finetune.hub.push import check_target
+from hf_finetune.pipeline import check, comparison
 from hf_finetune.pipeline.add_adapter import add_adapter, trial_network
 from hf_finetune.pipeline.augment import add_copies
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.cache_activations import cache_activations
-from hf_finetune.pipeline.check import check_checkpoint, check_run, check_teachers, note_on_compared_rows
 from hf_finetune.pipeline.choose_kernels import choose_kernels
-from hf_finetune.pipeline.comparison import WITHOUT, longer_training, stage_seconds
 from hf_finetune.pipeline.context import Run, setup_context
 from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
@@ -40,9 +44,9 @@ from hf_finetune.pipeline.evaluate import evaluate
 from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.load_data import load_data
 from hf_finetune.pipeline.origin import find_origin
-from hf_finetune.pipeline.parity import refuse_failed
+from hf_finetune.pipeline.parity import refuse_failed, verify
 from hf_finetune.pipeline.pretrain import pretrain
-from hf_finetune.pipeline.publish import publish_run
+from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import resume_record
 from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
@@ -50,8 +54,7 @@ from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.save import save, save_start
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.teacher_predictions import build_teachers, predict_with_teachers, search_layers
-from hf_finetune.pipeline.train import TrainedRun, classifier_arguments, train
-from hf_finetune.pipeline.verify import verify
+from hf_finetune.pipeline.train import TrainedRun, check_arguments, train
 from hf_finetune.pretraining.config import Pretrain
 from hf_finetune.training import precision
 from hf_finetune.training.checkpoints import newest_whole
@@ -66,7 +69,7 @@ WITHOUT_ADAPTER = (
 
 
 def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
-    """Train, evaluate, verify, document and, if asked, publish.
+    """Train, evaluate, verify, document and, if asked, push.
 
     Args:
         recipe: what to compute.
@@ -94,19 +97,21 @@ def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) 
     folder = output_folder(recipe.name, launch.output, resume=launch.resume)
     if recipe.hub.repo_id is not None:
         check_target(recipe.hub)
-    run = prepare(recipe)
+    prepared = prepare(recipe)
     if PartialState().is_main_process and recipe.pretrained_checkpoint is not None:
-        run = replace(run, notes=(*run.notes, *start_overlaps(recipe.pretrained_checkpoint, run.data.splits)))
-    if launch.num_processes not in (None, run.context.processes):
-        raise InputError(f"--num-processes {launch.num_processes}: {run.context.processes} process(es) were started")
-    record = RunRecord.from_run(run, command)
+        overlaps = start_overlaps(recipe.pretrained_checkpoint, prepared.data.splits)
+        prepared = replace(prepared, notes=(*prepared.notes, *overlaps))
+    processes = prepared.context.processes
+    if launch.num_processes not in (None, processes):
+        raise InputError(f"--num-processes {launch.num_processes}: {processes} process(es) were started")
+    record = RunRecord.from_run(prepared, command)
     if launch.resume and (folder / "recipe.json").exists():
-        record = resume_record(record, run, folder)
+        record = resume_record(record, prepared, folder)
     elif launch.resume:
         logger.info("nothing to resume in %s: the run starts anew", folder)
     with plain_disk_errors(folder), plain_peer_errors(), precision.settings_restored():
-        run, pretraining = pretrain(run, folder, record)
-        trained = fit(run, folder, record)
+        prepared, pretraining = pretrain(prepared, folder, record)
+        trained = fit(prepared, folder, record)
     if pretraining is not None:
         trained.clock.record("pretrain_s", pretraining.seconds)
     return replace(trained, pretraining=pretraining)
@@ -119,10 +124,10 @@ def prepare(recipe: Recipe) -> Run:
         InputError: see the stages.
     """
     context = setup_context(recipe)
-    check_checkpoint(context)
+    check.check_checkpoint(context)
     data = load_data(context)
     teachers = build_teachers(context, data.splits)
-    check_teachers(teachers, context, data)
+    check.check_teachers(teachers, context, data)
     model = build_model(context, data)
     trial = trial_network(context, model)
     origin = find_origin(context, model.network, trial)
@@ -133,45 +138,60 @@ def prepare(recipe: Recipe) -> Run:
         *unused_options(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
-    run = Run(context, data, model, origin, teachers, notes)
-    check_run(run, trial)
-    return replace(run, notes=(*notes, *note_on_compared_rows(run)))
+    prepared = Run(context, data, model, origin, teachers, notes)
+    check.check_run(prepared, trial)
+    return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))
 
 
-def fit(run: Run, folder: Path, record: RunRecord, *, dry_run: bool = False) -> TrainedRun:
+def fit(prepared: Run, folder: Path, record: RunRecord, *, dry_run: bool = False) -> TrainedRun:
     """Set up the training of a prepared run, and train. The first file written is recipe.json.
 
     Args:
         dry_run: save no checkpoints, and ignore the test rows.
+
+    Raises:
+        InputError: `train.extra` has an unusable field, or an augmented copy cannot be made.
+        StoppedBySignal: see `train`.
+        TrainingError: see `train`.
     """
-    clock, checkpoints = Stopwatch(), folder / "checkpoints"
-    classifier_arguments(run, checkpoints)  # refuses unusable fields of train.extra before anything is written
-    # The first line on stderr is an error of the copies, if there is one.
+    clock = Stopwatch()
+    check_arguments(prepared)
+    # If a copy cannot be made, the error is the first line on stderr, before the notes.
     with notes_afterwards():
-        for note in run.notes:
+        for note in prepared.notes:
             logger.info(note)
-        augmented = add_copies(run, clock)
+        augmented = add_copies(prepared, clock)
     encoded = encode_rows(augmented, clock)
-    network: nn.Module = run.model.network
-    network.to(run.context.device)
+    network: nn.Module = prepared.model.network
+    network.to(prepared.context.device)
     record = search_layers(augmented, encoded.train, record, clock)
     teacher = predict_with_teachers(augmented, record, clock, dry_run=dry_run)
-    rows = TrainingRows(run.data.inputs, encoded.train, encoded.validation)
-    resume_from = newest_whole(checkpoints)
-    setup = RunSetup(augmented, record, encoded, teacher, run.model.network, rows, folder, clock, resume_from, dry_run)
+    setup = RunSetup(
+        run=augmented,
+        record=record,
+        encoded=encoded,
+        teacher=teacher,
+        network=prepared.model.network,
+        rows=TrainingRows(prepared.data.inputs, encoded.train, encoded.validation),
+        folder=folder,
+        clock=clock,
+        resume_from=newest_whole(folder / "checkpoints"),
+        dry_run=dry_run,
+    )
     setup = add_adapter(setup)
     setup = choose_kernels(setup)
     setup = cache_activations(setup)
-    if not run.recipe.uses_adapter:
+    if not prepared.recipe.uses_adapter:
         setup = fit_head(setup)
     save_start(setup)
-    return TrainedRun(run, setup, train(setup))
+    return TrainedRun(prepared, setup, train(setup))
 
 
-def dry_run(run: Run, folder: Path, choice: KernelChoice) -> TrainedRun:
-    """Train as `run` does, but save no checkpoints: to measure its cost, or to try a variant."""
+def fit_dry(prepared: Run, folder: Path, choice: KernelChoice) -> TrainedRun:
+    """Train without saving checkpoints, to measure the cost of a run or to try a variant."""
+    record = replace(RunRecord.from_run(prepared), kernels=choice)
     with precision.settings_restored():
-        return fit(run, folder, replace(RunRecord.from_run(run), kernels=choice), dry_run=True)
+        return fit(prepared, folder, record, dry_run=True)
 
 
 def finalize(trained: TrainedRun) -> dict[str, Any] | None:
@@ -188,20 +208,20 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
             refuse_failed(checks)
             if not recipe.train.keep_checkpoints:
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            publish_run(folder, recipe.hub)
+            push_if_asked(folder, recipe.hub)
             return {**result, "folder": str(folder)}
     except KeyboardInterrupt:
         raise StoppedBySignal("stopped by a signal after training; --resume continues from there") from None
 
 
 def _run_without_pretraining(trained: TrainedRun) -> None:
-    """Run the recipe without pretraining in DIR/without, for so many more epochs that it takes as long in all."""
-    recipe, without = trained.run.recipe, trained.folder / WITHOUT
-    # `stage_seconds` waits for all processes; no process has created the folder before.
+    """Run the recipe without pretraining in DIR/without. Its longer training takes as long as both stages did."""
+    recipe, without = trained.run.recipe, trained.folder / comparison.WITHOUT
+    # Before `stage_seconds`, which waits for all processes: after it another process may have created the folder.
     resume = without.exists()
-    train, factor = longer_training(recipe.train, stage_seconds(trained))
+    longer, factor = comparison.longer_training(recipe.train, comparison.stage_seconds(trained))
     if (without / "result.json").exists():
         return
     logger.info("the same without pretraining, with %.3g times the epochs", factor)
-    plain = replace(recipe, pretrain=Pretrain(), train=train, hub=replace(recipe.hub, repo_id=None))
+    plain = replace(recipe, pretrain=Pretrain(), train=longer, hub=replace(recipe.hub, repo_id=None))
     finalize(train_recipe(plain, Launch(str(without), resume=resume)))

@@ -61,15 +61,16 @@ class TrainedRun:
         return self.setup.clock
 
 
-def classifier_arguments(run: Run, checkpoints: Path, *, saving: bool = True) -> TrainingArguments:
-    """Return the TrainingArguments of the classifier.
-
-    Args:
-        saving: whether checkpoints are written.
+def check_arguments(run: Run) -> None:
+    """Refuse unusable fields of `train.extra`.
 
     Raises:
         InputError: see `training_arguments`.
     """
+    _classifier_arguments(run, Path())
+
+
+def _classifier_arguments(run: Run, checkpoints: Path, *, saving: bool = True) -> TrainingArguments:
     metric = run.recipe.evaluate.metric
     return trainer_arguments(
         run, checkpoints, metric=metric, greater_is_better=METRICS[metric].greater_is_better, saving=saving
@@ -102,7 +103,7 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
     run, rows, teacher, checkpoints = setup.run, setup.rows, setup.teacher, setup.folder / "checkpoints"
     averaging, patience = run.recipe.averaging, run.recipe.train.early_stopping_patience
     unpadded = isinstance(rows.inputs, TextInputs) and trains_unpadded(run.context, rows.inputs, run.model.network)
-    arguments = classifier_arguments(run, checkpoints, saving=not setup.dry_run)
+    arguments = _classifier_arguments(run, checkpoints, saving=not setup.dry_run)
     parts = TrainingSetup(
         TrainingData(
             rows.train,
@@ -152,7 +153,7 @@ def _log_start(setup: RunSetup, learning_rate: float) -> None:
 
 
 def _record_seconds(setup: RunSetup, trainer: ClassifierTrainer) -> None:
-    """Divide the seconds of training: those of a teacher that predicts meanwhile are not the student's."""
+    """Record the seconds of training. A teacher may predict meanwhile: its seconds count as the teacher's."""
     clock, teacher, build_s = setup.clock, setup.teacher, setup.rows.build_s
     teacher_s = 0.0 if teacher is None else teacher.seconds_in_training(dry_run=setup.dry_run)
     clock.record("cache_s", build_s)

@@ -24,7 +24,7 @@ from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
 from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run
-from hf_finetune.pipeline.run import dry_run, prepare
+from hf_finetune.pipeline.run import fit_dry, prepare
 from hf_finetune.search.planning import RunCost
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.training.callbacks import read_log
@@ -107,7 +107,7 @@ def _run(variant: RecipeVariant, eval_rows: int) -> FinalRun:
         # A fingerprint of their own, or `train` would take the caches of these rows for those of all validation rows.
         fingerprint = f"{prepared.data.splits.fingerprint} {len(rows)} judged, {len(monitored)} watched"
         splits = replace(prepared.data.splits, validation=monitored, fingerprint=fingerprint)
-        run = dry_run(prepared.variant(splits=splits), Path(folder), KernelChoice(default_kernels(prepared)))
+        run = fit_dry(prepared.variant(splits=splits), Path(folder), KernelChoice(default_kernels(prepared)))
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop.seconds)
         logits_NC, cache_s = _predict(run.network, prepared, rows)

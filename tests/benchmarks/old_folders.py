@@ -112,7 +112,7 @@ def card(run: OldRun) -> None:
 
 
 def push(run: OldRun) -> None:
-    """The folder is published, which pulls it back and compares."""
+    """The folder is pushed, which pulls it back and compares."""
     home = run.folder.parent / f"{run.folder.name}-home"
     printed = run.command("push", run.folder, f"tester/{run.folder.name}", **run.hub.environment(home))
     expect(printed.strip().endswith(run.folder.name), f"expected the address, got {printed!r}")

@@ -85,7 +85,7 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     # What becomes of a head that was trained is said.
     with caplog.at_level(logging.INFO):
-        run.dry_run(again, tmp_path, KernelChoice(default_kernels(again)))
+        run.fit_dry(again, tmp_path, KernelChoice(default_kernels(again)))
     (said,) = (message for message in caplog.messages if message.startswith("the head starts"))
     assert "the checkpoint's" in said and "random" not in said
 

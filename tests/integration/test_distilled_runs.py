@@ -83,7 +83,7 @@ def dry_run_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     """The weights that a run of the recipe ends with, without what is saved and judged: in half the time."""
     prepared = prepare(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        trained = pipeline.dry_run(prepared, Path(folder), KernelChoice(default_kernels(prepared)))
+        trained = pipeline.fit_dry(prepared, Path(folder), KernelChoice(default_kernels(prepared)))
     return {name: tensor.detach().clone() for name, tensor in trained.trainer.trained_model().state_dict().items()}
 
 
@@ -220,7 +220,7 @@ import json, sys
 from pathlib import Path
 import torch
 from hf_finetune.pipeline.choose_kernels import default_kernels
-from hf_finetune.pipeline.run import prepare, dry_run
+from hf_finetune.pipeline.run import prepare, fit_dry
 from hf_finetune.utils.plain import merge
 from hf_finetune import Model, Recipe, TextData
 from hf_finetune.training.probe import KernelChoice
@@ -229,7 +229,7 @@ folder = Path(sys.argv[1])
 for name in ("kept", "live"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     prepared = prepare(merge(blank, json.loads((folder / f"{name}.json").read_text())))
-    trained = dry_run(prepared, folder / name, KernelChoice(default_kernels(prepared)))
+    trained = fit_dry(prepared, folder / name, KernelChoice(default_kernels(prepared)))
     trainer, predictions = trained.trainer, trained.setup.teacher.predictions
     assert trainer.args.world_size == 2 and (predictions.online is not None) == (name == "live")
     torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")

@@ -20,7 +20,7 @@ from transformers import TrainerState
 from hf_finetune import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
 from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
-from hf_finetune.pipeline import choose_kernels, document, fit_head, publish, run, save, verify
+from hf_finetune.pipeline import choose_kernels, document, fit_head, parity, push, run, save
 from hf_finetune.pipeline.add_adapter import with_adapter
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.optimization import has_sparse_embeddings
@@ -67,10 +67,10 @@ def test_damaged_artifacts_fail_the_gate_and_are_not_pushed(
 
     damage_artifacts(monkeypatch, damage)
     monkeypatch.setattr(run, "check_target", lambda *_: "token")
-    monkeypatch.setattr(publish, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
-    published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
+    monkeypatch.setattr(push, "push_run", lambda *_, **__: pytest.fail("pushed a damaged model"))
+    pushed = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
     with pytest.raises(GateError, match="reload does not reproduce"):
-        run.run(published, Launch(output=str(tmp_path / "run")))
+        run.run(pushed, Launch(output=str(tmp_path / "run")))
     checks = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]
     assert checks["reload"]["ok"] is False and checks["reload"]["max_abs_difference"] > 1e-4
     assert checks["adapter"]["ok"] is False
@@ -111,7 +111,7 @@ def test_a_run_that_dies_before_its_result_can_be_resumed(
     launch = Launch(output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
         patch.setattr(document, "write_json", die)
-        patch.setattr(verify.parity, "check_artifacts", lambda *_, **__: {"reload": Check(ok=True)})
+        patch.setattr(parity, "check_artifacts", lambda *_, **__: {"reload": Check(ok=True)})
         with pytest.raises(BaseException, match=r"resume|^$"):
             run.run(recipe, launch)
     before = load_file(tmp_path / "run" / "model" / "model.safetensors")

@@ -91,15 +91,15 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(range_test, "STEPS", 60)
     seen = []
-    dry_run = learning_rate_finder.dry_run
+    fit_dry = learning_rate_finder.fit_dry
 
     def watched(prepared, *options):
         seen.append(prepared)
-        trained = dry_run(prepared, *options)
+        trained = fit_dry(prepared, *options)
         seen.append([group["initial_lr"] for group in trained.trainer.optimizer.param_groups])
         return trained
 
-    monkeypatch.setattr(learning_rate_finder, "dry_run", watched)
+    monkeypatch.setattr(learning_rate_finder, "fit_dry", watched)
     recipe = replace(
         small,
         optim=Optim(head_learning_rate=3e-2),

@@ -547,13 +547,13 @@ def test_warmup_scales_with_the_steps(
 def test_a_schedule_by_evaluations_monitors_all_rows(
     recipe: Recipe, name: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    observed, real = [], final_runs.dry_run
+    observed, real = [], final_runs.fit_dry
 
-    def dry_run(prepared: Run, *arguments: Any) -> Any:
+    def fit_dry(prepared: Run, *arguments: Any) -> Any:
         observed.append(len(prepared.data.splits.validation))
         return real(prepared, *arguments)
 
-    monkeypatch.setattr(final_runs, "dry_run", dry_run)
+    monkeypatch.setattr(final_runs, "fit_dry", fit_dry)
     recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
     assert len(
         final_runs.train_final(RecipeVariant(recipe), seed=0, steps=2, recipe_steps=2, eval_rows=6).predicted

@@ -1,4 +1,4 @@
-"""Publish a finished run on the Hub, and verify that the pulled copy predicts as the local one."""
+"""Push a finished run to the Hub, pull it, and verify that the copy predicts as the run does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_finetune.training.classifier import Classifier, load_trained
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
-def publish(folder: Path, target: Hub, *, include_predictions: bool = False) -> Pushed:
+def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) -> Pushed:
     """Push a finished run in one commit, pull it, and compare the logits of both copies.
 
     Raises:
@@ -48,17 +48,17 @@ def publish(folder: Path, target: Hub, *, include_predictions: bool = False) -> 
     return push(folder, target, include_predictions=include_predictions, check=check_logits)
 
 
-def publish_run(folder: Path, hub: Hub) -> None:
-    """Publish a run at its end, where its recipe names a repository.
+def push_if_asked(folder: Path, hub: Hub) -> None:
+    """Push a run at its end if its recipe names a repository.
 
     Raises:
-        PushError: see `publish`, whose InputErrors become PushErrors, too: the run is already written.
-        GateError: see `publish`.
+        PushError: see `push_run`. Its InputErrors become PushErrors here, because the run is already written.
+        GateError: see `push_run`.
     """
     if hub.repo_id is None:
         return
     try:
-        publish(folder, hub)
+        push_run(folder, hub)
     except InputError as error:
         again = f"hf-finetune push {folder} {hub.repo_id}"
         raise PushError(f"{error}; the run is finished, `{again}` sends it") from None

@@ -14,7 +14,7 @@ from peft import PromptTuningConfig
 from hf_finetune import Hub, Launch
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub.contents import collect
-from hf_finetune.pipeline import publish, run
+from hf_finetune.pipeline import push, run
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -33,17 +33,17 @@ def test_an_adapter_is_verified_on_the_named_checkpoint(tmp_path: Path, monkeypa
             place.write_bytes(file.content if isinstance(file.content, bytes) else file.content.read_bytes())
         check(tmp_path / "pulled")
 
-    monkeypatch.setattr(publish, "push", pulled_at_once)
+    monkeypatch.setattr(push, "push", pulled_at_once)
     # transformers prefers a folder of that name to the Hub.
     monkeypatch.chdir(tmp_path)
     shutil.copytree(named.checkpoint, "me/tiny")
-    publish.publish(folder, Hub(repo_id="me/prompt"))
+    push.push_run(folder, Hub(repo_id="me/prompt"))
     config = json.loads((tmp_path / "pulled" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "me/tiny"
     shutil.rmtree("me/tiny")
     tiny_text_checkpoint("me/tiny", seed=9)
     with pytest.raises(GateError, match="pulled adapter does not reproduce the trained model"):
-        publish.publish(folder, Hub(repo_id="me/prompt"))
+        push.push_run(folder, Hub(repo_id="me/prompt"))
 
     # The base model of an earlier run's model must be named.
     result, plan = (json.loads((folder / name).read_text()) for name in ("result.json", "recipe.json"))
@@ -65,7 +65,7 @@ def test_a_push_refused_at_the_end_keeps_the_run(tmp_path: Path, monkeypatch: py
         raise InputError("me/tiny: this token may not write there; take one of role write, or another name")
 
     monkeypatch.setattr(run, "check_target", lambda *_: "token")
-    monkeypatch.setattr(publish, "publish", refused)
+    monkeypatch.setattr(push, "push_run", refused)
     recipe = dataclasses.replace(small_recipe(tmp_path), hub=Hub(repo_id="me/tiny"))
     folder = tmp_path / "run"
     with pytest.raises(
