@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_finetune.training.optim.base import OptimizerConfig, ParameterGroup
+from hf_finetune.training.optim.base import UpdateFormula
 from hf_finetune.utils.config import Fraction, Positive, configclass
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @configclass
-class Adan(OptimizerConfig):
+class Adan(UpdateFormula):
     """Adaptive Nesterov momentum (arXiv:2208.06677): AdamW that follows how the gradient changes; twice its memory."""
 
     beta1: Fraction = 0.98
@@ -25,12 +25,6 @@ class Adan(OptimizerConfig):
     """Decay of the running mean of the squares."""
     eps: Positive = 1e-8
     """Added to the root of that mean in the denominator."""
-
-    def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """Build the optimizer."""
-        from hf_finetune.training.optim.foreach import ForeachOptimizer
-
-        return ForeachOptimizer(groups, lr, self)
 
     def initial_state(self, weight: torch.Tensor) -> dict[str, Any]:
         """Return running means of 0."""

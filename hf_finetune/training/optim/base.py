@@ -1,11 +1,13 @@
-"""What all optimizers of a recipe share. Cheap to import.
+"""The base classes of the optimizers that a recipe can name. Cheap to import.
 
-An optimizer is one file: a frozen dataclass of its settings, which also builds it.
+An optimizer is one file with a frozen dataclass of its settings: an `UpdateFormula`, whose update is written in the
+file, or an `OptimizerConfig` that builds a `torch.optim.Optimizer` of a library.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hf_finetune.utils.config import Fraction, Positive, configclass
@@ -13,13 +15,14 @@ from hf_finetune.utils.config import Fraction, Positive, configclass
 if TYPE_CHECKING:
     import torch
 
+    from hf_finetune.training.optim.foreach import GroupStep
 
 ParameterGroup: TypeAlias = dict[str, Any]
 """torch's group of parameters (`params`, `lr`, `weight_decay`). `rate_groups` adds `part`, a name for the log
 ("layer 3", "head"), and `matrix`: whether all are matrices of the encoder's layers."""
 
 
-class OptimizerConfig:
+class OptimizerConfig(ABC):
     """Settings of an optimizer. `train` holds the learning rate and the weight decay of all optimizers."""
 
     rate_factor = 1.0
@@ -38,9 +41,27 @@ class OptimizerConfig:
         """Return the rate above which the `step`-th update (from 1) grows no further."""
         return math.inf
 
+    @abstractmethod
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
         """Build the optimizer over these parameters; `lr` is the peak rate of groups that name none."""
-        raise NotImplementedError
+
+
+class UpdateFormula(OptimizerConfig):
+    """Settings of an optimizer with the formula of its update."""
+
+    def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
+        """Build the optimizer that applies the formula to every group."""
+        from hf_finetune.training.optim.foreach import ForeachOptimizer
+
+        return ForeachOptimizer(groups, lr, self.initial_state, self.update)
+
+    @abstractmethod
+    def initial_state(self, weight: torch.Tensor) -> dict[str, Any]:
+        """Return the state of a weight before its first step; checkpoints hold it."""
+
+    @abstractmethod
+    def update(self, step: GroupStep) -> None:
+        """Change weights and states in place, without gradients."""
 
 
 @configclass

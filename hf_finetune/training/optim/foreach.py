@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-
-from hf_finetune.training.optim.base import ParameterGroup
 
 
 class BaseOptimizer(torch.optim.Optimizer, ABC):
@@ -44,28 +43,24 @@ class GroupStep:
         return [state[name] for state in self.states]
 
 
-class UpdateFormula(Protocol):
-    """The formula of an optimizer."""
-
-    def initial_state(self, weight: torch.Tensor) -> dict[str, Any]:
-        """Return the state of a weight before its first step; checkpoints hold it."""
-
-    def update(self, step: GroupStep) -> None:
-        """Change weights and states in place."""
-
-
 class ForeachOptimizer(BaseOptimizer):
     """Applies an update formula to all weights of a group at once.
 
     Args:
         groups: parameters.
         lr: peak learning rate of groups that name none.
-        formula: the update.
+        initial_state, update: the formula, see `base.UpdateFormula`.
     """
 
-    def __init__(self, groups: list[ParameterGroup], lr: float, formula: UpdateFormula) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        initial_state: Callable[[torch.Tensor], dict[str, Any]],
+        update: Callable[[GroupStep], None],
+    ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
-        self.formula = formula
+        self.initial_state, self.update = initial_state, update
 
     def update_weights(self) -> None:
         """Apply the formula to every group."""
@@ -75,6 +70,6 @@ class ForeachOptimizer(BaseOptimizer):
                 continue
             for weight in weights:
                 if not self.state[weight]:
-                    self.state[weight] |= self.formula.initial_state(weight)
+                    self.state[weight] |= self.initial_state(weight)
             gradients, states = [p.grad for p in weights], [self.state[p] for p in weights]
-            self.formula.update(GroupStep(weights, gradients, states, group["lr"], group["weight_decay"]))
+            self.update(GroupStep(weights, gradients, states, group["lr"], group["weight_decay"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_finetune.training.optim.base import OptimizerConfig, ParameterGroup
+from hf_finetune.training.optim.base import UpdateFormula
 from hf_finetune.utils.config import Fraction, configclass
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @configclass
-class Lion(OptimizerConfig):
+class Lion(UpdateFormula):
     """The sign of a momentum (arXiv:2302.06675): one state per weight in place of AdamW's two, and a lower rate."""
 
     beta1: Fraction = 0.9
@@ -24,12 +24,6 @@ class Lion(OptimizerConfig):
 
     # The paper's advice.
     rate_factor = 0.1
-
-    def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """Build the optimizer."""
-        from hf_finetune.training.optim.foreach import ForeachOptimizer
-
-        return ForeachOptimizer(groups, lr, self)
 
     def initial_state(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return a momentum of 0."""
