@@ -1,9 +1,8 @@
 """The checkpoint families that the package knows, and what it knows of each.
 
-To support another family, add an entry to `FAMILIES`, a tiny config of it to tests/helpers/tiny.py, and its name to
-tests/models/surgery/test_operations.py, which applies every operation to it and reloads the result with plain
-transformers. Checkpoints of other families can be fine-tuned too; a feature that needs one of these facts then refuses
-them by name.
+To support another family, add an entry to `FAMILIES` and a tiny config of it to tests/helpers/tiny.py, from which the
+tests take their families. Checkpoints of other families can be fine-tuned too; a feature that needs one of these facts
+then refuses them by name.
 """
 
 from __future__ import annotations
@@ -17,14 +16,6 @@ from hf_finetune.models.family import Family, FeedForward, FusedParts, Images, S
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-# Names of the query, key and value layers of an attention block, by family.
-QUERY_KEY_VALUE = (
-    ("query", "key", "value"),
-    ("q_lin", "k_lin", "v_lin"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("q", "k", "v"),
-)
 
 
 def _tanh_mlp(dense: str, out: str = "classifier") -> StockHead:
@@ -41,7 +32,6 @@ _BERT = Family(
     attention="plain",
     fused=FusedParts(
         "attention.self",
-        ("query", "key", "value"),
         "intermediate.intermediate_act_fn",
         "attention.output.dropout",
         "output.dropout",
@@ -58,14 +48,17 @@ _ROBERTA = replace(
     first_position=lambda config: config.pad_token_id + 1,
     head=_tanh_mlp("classifier.dense", "classifier.out_proj"),
 )
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_VIT_IMAGES = Images(patches=True, tokens_before=1, any_size=True, mask_token=True, on_request=True)
 _VIT = Family(
     layers="layers.{}",
     outputs=("attention.o_proj", "mlp.fc2"),
     feed_forward=FeedForward("mlp.fc1", "mlp.fc2"),
     dropout=_HIDDEN_ATTENTION,
     attention="plain",
+    projections=_PROJECTIONS,
     head=StockHead("cls", "linear"),
-    images=Images(patches=True, tokens_before=1, any_size=True, on_request=True),
+    images=_VIT_IMAGES,
 )
 _DINOV2 = Family(
     layers="encoder.layer.{}",
@@ -76,6 +69,7 @@ _DINOV2 = Family(
     dropout={"embeddings": "hidden_dropout_prob", "attention": "attention_probs_dropout_prob"},
     drop_path="constant",
     attention="plain",
+    projections=_PROJECTIONS,
     head=StockHead(None, "linear"),
     images=Images(patches=True, tokens_before=1, any_size=True),
 )
@@ -117,6 +111,7 @@ FAMILIES: Mapping[str, Family] = {
         norms=("attention.LayerNorm", "output.LayerNorm"),
         dropout=_HIDDEN_ATTENTION,
         attention="biased",
+        projections=("q", "k", "v"),
         tokenwise_from="attention.LayerNorm",
         # It counts from padding token 1, whatever its config says.
         first_position=lambda config: 2,
@@ -130,7 +125,8 @@ FAMILIES: Mapping[str, Family] = {
         activation="activation",
         dropout={"hidden": "dropout", "attention": "attention_dropout", "classifier": "seq_classif_dropout"},
         attention="plain",
-        fused=FusedParts("attention", ("q_lin", "k_lin", "v_lin"), "ffn.activation", None, "ffn.dropout"),
+        projections=("q_lin", "k_lin", "v_lin"),
+        fused=FusedParts("attention", "ffn.activation", None, "ffn.dropout"),
         tokenwise_from="sa_layer_norm",
         packable=True,
         first_position=lambda config: 0,
@@ -163,7 +159,7 @@ FAMILIES: Mapping[str, Family] = {
         head=lambda config: StockHead(config.classifier_pooling, "other", switch="classifier_pooling"),
     ),
     "vit": _VIT,
-    "deit": replace(_VIT, images=Images(patches=True, tokens_before=2, any_size=True, on_request=True)),
+    "deit": replace(_VIT, distillation_token=True, images=replace(_VIT_IMAGES, tokens_before=2)),
     "beit": replace(
         _VIT,
         drop_path="linear",
@@ -186,15 +182,16 @@ FAMILIES: Mapping[str, Family] = {
         depths="depths",
         alternates=True,
         attention="biased",
+        projections=_PROJECTIONS,
         head=StockHead("mean", "linear"),
-        images=Images(),
+        images=Images(mask_token=True),
     ),
     "convnext": _CONVNEXT,
     "convnextv2": _CONVNEXT,
     "resnet": Family(
         layers="encoder.stages.{}.layers.{}",
-        # The output of bottleneck layers; for basic layers see `family_of`.
-        outputs=("layer.2.normalization",),
+        # Basic layers have two convolutions, bottleneck layers three.
+        outputs=lambda config: (f"layer.{1 if config.layer_type == 'basic' else 2}.normalization",),
         depths="depths",
         first_changes_shape=True,
         # Any other activation after the layer would change its input.
@@ -239,12 +236,13 @@ def names_where(condition: Callable[[Family], object]) -> tuple[str, ...]:
     return tuple(name for name, family in FAMILIES.items() if condition(family))
 
 
+PROJECTIONS = tuple(dict.fromkeys(family.projections for family in FAMILIES.values()))
+"""All names that families give to their query, key and value layers."""
+
+
 def family_of(config: PreTrainedConfig) -> Family:
     """Return the family of a checkpoint, `UNKNOWN` if it is not listed."""
-    family = FAMILIES.get(config.model_type, UNKNOWN)
-    if config.model_type == "resnet" and config.layer_type == "basic":
-        return replace(family, outputs=("layer.1.normalization",))
-    return family
+    return FAMILIES.get(config.model_type, UNKNOWN)
 
 
 def depths_of(config: PreTrainedConfig) -> list[int]:
@@ -281,6 +279,12 @@ def tokens_before_patches(config: PreTrainedConfig) -> int:
     if images is None or images.tokens_before is None:
         return 0
     return images.tokens_before + config.to_dict().get("num_register_tokens", 0)
+
+
+def residual_outputs(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return the modules of a layer that write to the residual stream, see `Family.outputs`."""
+    outputs = family_of(config).outputs
+    return outputs(config) if callable(outputs) else outputs
 
 
 def stock_head(config: PreTrainedConfig) -> StockHead | None:

@@ -49,8 +49,6 @@ class FusedParts:
 
     attention: str
     """Module with the config, the projections and the dropout of the attention."""
-    projections: tuple[str, str, str]
-    """Query, key and value, relative to `attention`."""
     activation: str
     out_dropout: str | None
     """Dropout on the attention output; None: the family has none."""
@@ -71,6 +69,8 @@ class Images:
     any_size: bool = False
     """Whether the family takes images of another size without surgery. False for Swin: it adapts its windows to the
     first small image, and then fails on large ones."""
+    mask_token: bool = False
+    """Whether the embeddings take `bool_masked_pos`, and transformers has a head that predicts the masked pixels."""
     on_request: bool = False
     """Whether the embeddings interpolate positions only with `interpolate_pos_encoding=True`."""
 
@@ -81,7 +81,7 @@ class Family:
 
     layers: str = ""
     """Name of a layer relative to the encoder; `{}` stands for its number, or for its stage and its number there."""
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] | Callable[[PreTrainedConfig], tuple[str, ...]] = ()
     """Modules that write to the residual stream (linear layers, norms, layer scales): with zero weights in them, a
     layer returns its input. The first is the attention output, if there is attention."""
     feed_forward: FeedForward | None = None
@@ -115,6 +115,8 @@ class Family:
     attention: Literal["plain", "biased"] | None = None
     """Whether query, key and value are separate layers. plain: softmax of their products; biased: position biases are
     added before the softmax; None: not separate, or no attention."""
+    projections: tuple[str, str, str] = ("query", "key", "value")
+    """Names of these three layers in the attention module, unless `attention` is None."""
     fused: FusedParts | None = None
     """Modules of a layer that can be computed as one function."""
     tokenwise_from: str | None = None
@@ -131,6 +133,8 @@ class Family:
     """Whether the encoder has a pooler that comes from pretraining."""
     norm_after_pooling: str | None = None
     """Norm in the encoder that only the stock head's pooled vector passes."""
+    distillation_token: bool = False
+    """Whether transformers has a class of the family with a second head, which learns from a teacher (DeiT)."""
     head: StockHead | Callable[[PreTrainedConfig], StockHead] | None = None
     """Head of the stock class; None: it is not known how it pools."""
     images: Images | None = None

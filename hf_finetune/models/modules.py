@@ -17,7 +17,7 @@ from transformers import DeiTForImageClassificationWithTeacher, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import QUERY_KEY_VALUE, family_of
+from hf_finetune.models.families import PROJECTIONS, family_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -84,7 +84,7 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
 def query_key_value(module: nn.Module) -> tuple[str, str, str] | None:
     """Return the names of a module's query, key and value layers, or None if it has none among its children."""
     children = dict(module.named_children())
-    return next((names for names in QUERY_KEY_VALUE if all(name in children for name in names)), None)
+    return next((names for names in PROJECTIONS if all(name in children for name in names)), None)
 
 
 def classification_layer(model: nn.Module) -> nn.Linear:

@@ -13,6 +13,7 @@ from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.models import freezing
+from hf_finetune.models.families import FAMILIES, UNKNOWN
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import Loaded, load_classifier
@@ -71,7 +72,8 @@ def _has_two_heads(context: RunContext) -> bool:
         InputError: the class token's head would learn nothing.
     """
     recipe, config = context.recipe, context.checkpoint.config
-    if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
+    family = FAMILIES.get(config.get("model_type", ""), UNKNOWN)
+    if not isinstance(recipe.objective, Distill) or not family.distillation_token or config.get("auto_map"):
         return False
     if recipe.uses_adapter or recipe.model.has_custom_head or not recipe.objective.uses_teacher_logits:
         return False

@@ -21,6 +21,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import load_config, set_dropout
 from hf_finetune.models.contexts import input_errors, quiet, seeded
+from hf_finetune.models.families import depths_of
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pretraining.objectives.base import Objective, Predicts
@@ -84,7 +85,7 @@ def _config(local: LocalCheckpoint, objective: Objective, dropout: float | None)
     objective.check_family(config)
     if objective.predicts == "patches":
         # The head predicts the pixels of a token: of one patch, or of several that Swin has merged.
-        merged = 2 ** (len(config.depths) - 1) if config.model_type == "swin" else 1
+        merged = 2 ** (len(depths_of(config)) - 1)
         config.encoder_stride = config.patch_size * merged
     if objective.predicts == "views":
         config.num_labels = 1

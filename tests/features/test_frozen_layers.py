@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_runs import furthest, small_trainer, use_data, weights
-from helpers.tiny import IMAGE_FAMILIES
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForSequenceClassification
 
 from hf_finetune.data.inputs import Rows, columns_of
@@ -22,19 +22,6 @@ from hf_finetune.training import flops
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils import disk_cache, environment
 
-FLAT = (
-    "bert",
-    "roberta",
-    "distilbert",
-    "electra",
-    "mpnet",
-    "deberta-v2",
-    "modernbert",
-    "vit",
-    "deit",
-    "dinov2",
-    "beit",
-)
 OTHERS = {
     "albert": "not run once each",
     "swin": "change the shape",
@@ -43,6 +30,7 @@ OTHERS = {
     "efficientnet": "do not take rows of tokens",
     "poolformer": "not run once each",
 }
+FLAT = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if family not in OTHERS]
 
 
 @pytest.fixture(autouse=True)
@@ -295,12 +283,6 @@ def test_pairs(tmp_path: Path) -> None:
     expected = trainer.logits(trainer.eval_dataset)
     rows = cached(trainer)
     assert np.allclose(use(trainer, rows).logits(rows.validation), expected, atol=1e-5)
-
-
-def test_every_family_is_named_once() -> None:
-    from helpers.tiny import TEXT_FAMILIES
-
-    assert set(FLAT) | set(OTHERS) == {*TEXT_FAMILIES, *IMAGE_FAMILIES}
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

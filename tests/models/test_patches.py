@@ -5,13 +5,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.tiny import IMAGE_FAMILIES
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import FAMILIES
 from hf_finetune.models.patches import drop_patches, shrink_for
 
-TAKES_OTHER_SIZES = ("vit", "deit", "dinov2", "beit", "convnext", "resnet")
-DROPS = ("vit", "deit", "dinov2")
+TAKES_OTHER_SIZES = [family for family in IMAGE_FAMILIES if FAMILIES[family].images.any_size]
+DROPS = [
+    family for family in TAKES_OTHER_SIZES if FAMILIES[family].patch_grid and FAMILIES[family].attention == "plain"
+]
 
 
 def tokens_of(model, batch) -> int:

@@ -20,8 +20,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import GELUActivation
 
-from hf_finetune.models.families import family_of
-from hf_finetune.models.family import Family
+from hf_finetune.models.families import family_of, residual_outputs
 from hf_finetune.models.kernels import dropout
 from hf_finetune.models.kernels.class_swap import ClassSwap, swapped_classes
 from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Settings
@@ -64,12 +63,13 @@ class Fused(nn.Module):
         return EncoderLayer.apply(hidden_states, attention_mask, settings, *parameters)
 
 
-def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
+def parts_of(layer: nn.Module, config: PreTrainedConfig, draw: Draw) -> Parts | None:
     """Return the parts of a layer, or None if the function would compute something else than the layer."""
+    family = family_of(config)
     fused, feed_forward = family.fused, family.feed_forward
     assert fused is not None and feed_forward is not None, "a family whose layers are computed as one function"
-    projections = [f"{fused.attention}.{name}" for name in fused.projections]
-    products = (*projections, family.outputs[0], feed_forward.up, feed_forward.down)
+    projections = [f"{fused.attention}.{name}" for name in family.projections]
+    products = (*projections, residual_outputs(config)[0], feed_forward.up, feed_forward.down)
     try:
         linear = [layer.get_submodule(name) for name in products]
         activation = layer.get_submodule(fused.activation)
@@ -104,12 +104,12 @@ def fused_layers(model: nn.Module, *, shared_masks: bool = True) -> AbstractCont
         shared_masks: take dropout masks from `dropout.masks`, for use inside `fast_dropout`; False: draw each mask.
     """
     classifier = without_adapter(model)
-    family = family_of(classifier.config)
+    config = classifier.config
     draw = dropout.masks.piece if shared_masks else _draw
     swaps = []
-    if family.fused is not None and classifier.device.type == "cpu":
+    if family_of(config).fused is not None and classifier.device.type == "cpu":
         for layer in model.modules():
-            if (parts := parts_of(layer, family, draw)) is not None:
+            if (parts := parts_of(layer, config, draw)) is not None:
                 cls: Any = type(layer)
                 swaps.append(ClassSwap(layer, _fused(cls), {"parts": parts}))
     return swapped_classes(swaps)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import family_of
+from hf_finetune.models.families import residual_outputs
 from hf_finetune.models.modules import encoder, encoder_layers, head_modules
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.rebuild import layer_names
@@ -123,7 +123,7 @@ def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
         InputError: the message names the method and an alternative.
     """
     layer = model.get_submodule(layer_names(model, model.state_dict())[0])
-    outputs = [module for name, module in layer.named_modules() if name in family_of(model.config).outputs]
+    outputs = [module for name, module in layer.named_modules() if name in residual_outputs(model.config)]
     name, works = method_of(config), "LORA without use_dora or pissa"
     stays_zero = config.peft_type in MULTIPLYING
     if isinstance(config, LoraConfig) and config.peft_type == PeftType.LORA:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from hf_finetune.models.families import depth_of, depths_of, family_of
-from hf_finetune.models.family import Family
+from hf_finetune.models.families import depth_of, depths_of, family_of, residual_outputs
 from hf_finetune.models.surgery.rebuild import Operation, Weights, layer_names
 from hf_finetune.utils.config import Count, CountOrZero, configclass
 
@@ -100,7 +99,7 @@ class LayerStep(Operation):
                     # A copy of ModernBERT's layer 0, which lacks a norm, gets a new norm.
                     result[name] = (old[origin] if origin in old else fresh[name]).clone()
             if source.adds_nothing:
-                _zero_outputs(result, family, layer, previous)
+                _zero_outputs(result, model.config, layer, previous)
             previous = layer
         return result
 
@@ -224,17 +223,18 @@ def _update_fields_by_layer(config: PreTrainedConfig, sources: Sequence[Source])
         config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
-def _zero_outputs(weights: Weights, family: Family, layer: str, previous: str) -> None:
+def _zero_outputs(weights: Weights, config: PreTrainedConfig, layer: str, previous: str) -> None:
     """Make a layer return its input, by output weights of zero.
 
     After a layer that ends in a LayerNorm y = g z + b, zeros are not enough: the norms of the new layer would remove g
     and b. So the previous layer outputs z, which a neutral norm does not change, and the last norm of the new layer
     gets g and b.
     """
-    for name in family.outputs:
+    for name in residual_outputs(config):
         for part in ("", ".weight", ".bias"):
             if f"{layer}.{name}{part}" in weights:
                 weights[f"{layer}.{name}{part}"].zero_()
+    family = family_of(config)
     if not family.norms:
         return
     for part, neutral in (("weight", 1.0), ("bias", 0.0)):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.models.families import family_of
+from hf_finetune.models.families import residual_outputs
 from hf_finetune.models.modules import query_key_value
 from hf_finetune.models.surgery.rebuild import Weights, layer_names
 
@@ -46,7 +46,7 @@ def narrowed_weights(model: PreTrainedModel, width: int, old: Weights, fresh: We
 
 def _attentions(model: PreTrainedModel, weights: Weights) -> list[tuple[str, str, str, str]]:
     """Return the full names of query, key, value and output layer of every layer, bottom to top."""
-    out = family_of(model.config).outputs[0]
+    out = residual_outputs(model.config)[0]
     names = []
     for layer in layer_names(model, weights):
         for name, module in model.get_submodule(layer).named_modules(prefix=layer):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from hf_finetune.errors import InputError
 from hf_finetune.pretraining.objectives.base import Predicts, Task
 from hf_finetune.pretraining.objectives.masked_images import (
-    FAMILIES,
+    MASKABLE,
     MaskedImageObjective,
     MaskedImageTask,
     image_shape,
@@ -56,7 +56,7 @@ class MAE(MaskedImageObjective):
         from hf_finetune.models.patches import takes_any_patches
 
         if not takes_any_patches(config):
-            others = "SimMIM or SimCLR" if config.model_type in FAMILIES else "SimCLR"
+            others = "SimMIM or SimCLR" if config.model_type in MASKABLE else "SimCLR"
             raise InputError(
                 f"pretrain.objective: MAE expects a vit, deit or dinov2 checkpoint, got {config.model_type}, which "
                 f"needs every patch; take another checkpoint, or {others}"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import names_where
 from hf_finetune.pretraining.objectives.base import Objective, Task, collate_counted
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from hf_finetune.data.inputs import EpochRows, Inputs
     from hf_finetune.training.hooks import Collate
 
-# Their tokens are square patches of one size, as `MaskedImageTask` needs.
-FAMILIES = ("vit", "deit", "swin")
+MASKABLE = names_where(lambda family: family.images is not None and family.images.mask_token)
+"""The families whose embeddings take masked patches."""
 
 
 class MaskedImageObjective(Objective):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hf_finetune.errors import InputError
 from hf_finetune.pretraining.objectives.base import Predicts, Task
 from hf_finetune.pretraining.objectives.masked_images import (
-    FAMILIES,
+    MASKABLE,
     MaskedImageObjective,
     MaskedImageTask,
     image_shape,
@@ -47,9 +47,9 @@ class SimMIM(MaskedImageObjective):
         """Refuse a family without a masked image model, see `Objective.check_family`."""
         from transformers import MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING
 
-        if config.model_type not in FAMILIES or type(config) not in MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING:
+        if config.model_type not in MASKABLE or type(config) not in MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING:
             raise InputError(
-                f"pretrain.objective: SimMIM expects a {', '.join(FAMILIES[:-1])} or {FAMILIES[-1]} checkpoint, got "
+                f"pretrain.objective: SimMIM expects a {', '.join(MASKABLE[:-1])} or {MASKABLE[-1]} checkpoint, got "
                 f"{config.model_type}; take another checkpoint, or SimCLR"
             )
 

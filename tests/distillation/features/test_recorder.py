@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.small_runs import image_rows, text_rows
-from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, KIN, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -20,14 +20,12 @@ from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.kernels.layers import Fused, fused_layers
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens, narrow_to_first_token
 
-TEXTS = ("bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert")
-IMAGES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")
 ALL = frozenset(range(4))
 
 
 def classifier_and_batch(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     """Build a tiny classifier without dropout, and a batch, padded if it is of texts."""
-    if family in TEXTS:
+    if family in TEXT_FAMILIES:
         checkpoint, task = tiny_text_checkpoint(folder, family), "text-classification"
         inputs = TextInputs(load_tokenizer(str(checkpoint), max_length=16, sample=[]), 16)
         batch = inputs.collate(inputs.encode_batch({"text": ["good film", *text_rows(3)["text"][:]]}))
@@ -51,11 +49,12 @@ def recorded(model: nn.Module, batch: dict[str, torch.Tensor], required: Require
     return states
 
 
-@pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
+@pytest.mark.parametrize(
+    "family", [family for family in HiddenStates.families if family in (*TEXT_FAMILIES, *IMAGE_FAMILIES, *KIN)]
+)
 def test_recorded_features(tmp_path: Path, family: str) -> None:
     """Hidden states equal `output_hidden_states` (below a final norm), attention `output_attentions`, embeddings values
     by hand."""
-    assert family in HiddenStates.families
     model, batch = classifier_and_batch(tmp_path, family)
     model.set_attn_implementation("eager")
     for name, parameter in model.named_parameters():

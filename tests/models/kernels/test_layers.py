@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import load_classifier
-from helpers.tiny import tiny_text_checkpoint
+from helpers.tiny import TEXT_FAMILIES, tiny_text_checkpoint
 from torch import nn
 
+from hf_finetune.models import families as known
 from hf_finetune.models.kernels import layers as module
 from hf_finetune.models.kernels.layer_function import EncoderLayer
 from hf_finetune.models.kernels.layers import Fused, fused_layers
@@ -16,7 +17,7 @@ from hf_finetune.models.modules import encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 from hf_finetune.models.peft.config import Lora
 
-FAMILIES = ("bert", "roberta", "electra", "distilbert")
+FAMILIES = [family for family in TEXT_FAMILIES if known.FAMILIES[family].fused]
 
 
 def loaded(folder: Path, family: str, *, dropout: float = 0.0) -> Loaded:

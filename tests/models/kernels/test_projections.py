@@ -3,17 +3,18 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import load_classifier
-from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from hf_finetune.models.families import FAMILIES
 from hf_finetune.models.kernels.projections import fused_projections
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 from hf_finetune.models.peft.config import Lora
 
 # ModernBERT has one projection of its own, convolutional networks none.
-FUSED = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "vit", "dinov2", "swin", "beit")
+FUSED = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if FAMILIES[family].attention is not None]
 
 
 def loaded(folder: Path, family: str) -> tuple[Loaded, dict[str, torch.Tensor]]:

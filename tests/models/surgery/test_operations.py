@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.checkpoints import check_config, load_classifier
 from helpers.models import logits, randomized
-from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, KIN, TEXT_FAMILIES, tiny_image_checkpoint
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import FAMILIES
+from hf_finetune.models.families import FAMILIES, names_where
 from hf_finetune.models.surgery.operations import (
     AddLayers,
     DropLayers,
@@ -61,13 +61,12 @@ CONVOLUTIONS = {
         "padding": [2, 1],
     },
 }
-STAGED = ("swin", *CONVNEXT, *CONVOLUTIONS)
+STAGED = names_where(lambda family: family.staged)
+EVERY = (*TEXT_FAMILIES, *IMAGE_FAMILIES, *KIN)
 # Families without a tiny checkpoint: their architecture is that of BERT or RoBERTa.
-NAMESAKES = ("xlm-roberta", "camembert")
-TEXT = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "modernbert")
-IMAGE = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit", *STAGED)
-NO_FEED_FORWARD = (*CONVNEXT, "resnet", "efficientnet")
-POST_NORM = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "mpnet")
+NAMESAKES = tuple(name for name in FAMILIES if name not in EVERY)
+NO_FEED_FORWARD = names_where(lambda family: family.feed_forward is None)
+POST_NORM = names_where(lambda family: family.norms)
 
 # Operations, and the families whose config cannot express the result.
 OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
@@ -86,8 +85,8 @@ OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
     # The tiny ELECTRA has embeddings of exactly this width.
     (NarrowHidden(ratio=0.5), ("deberta-v2", "modernbert", "electra", *STAGED)),
     (SetAttention("sdpa"), ("deberta-v2", "mpnet", *CONVNEXT, *CONVOLUTIONS)),
-    (StochasticDepth(0.5), (*POST_NORM, "albert", "resnet", "efficientnet")),
-    (StochasticDepth(0.5, "constant"), (*POST_NORM, "albert", *STAGED)),
+    (StochasticDepth(0.5), (*POST_NORM, "resnet", "efficientnet")),
+    (StochasticDepth(0.5, "constant"), (*POST_NORM, *STAGED)),
     (LayerDrop(0.5), ("albert", *STAGED)),
 ]
 # Operations that change the model in place, and nothing that is saved.
@@ -104,11 +103,11 @@ def lively(
 
     def model(family: str) -> PreTrainedModel:
         if family not in made:
-            known = family in (*TEXT, *IMAGE_FAMILIES) and family not in CONVOLUTIONS
+            known = family not in KIN and family not in CONVOLUTIONS
             shape = CONVOLUTIONS.get(family, {})
             folder = tmp_path_factory.mktemp(family)
             folder = checkpoint(family) if known else tiny_image_checkpoint(folder, family, **shape)
-            task = "text-classification" if family in TEXT else "image-classification"
+            task = "text-classification" if family in TEXT_FAMILIES else "image-classification"
             made[family] = randomized(load_classifier(folder, task=task, labels=["bad", "good", "so-so"]).model)
         return copy.deepcopy(made[family])
 
@@ -129,9 +128,9 @@ def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return actual
 
 
-@pytest.mark.parametrize("family", [*TEXT, *IMAGE])
+@pytest.mark.parametrize("family", EVERY)
 def test_results_load_with_plain_transformers(family: str, lively, inputs, tmp_path: Path) -> None:
-    batch = inputs(family if family in (*TEXT, *IMAGE_FAMILIES) else "vit")
+    batch = inputs("vit" if family in KIN else family)
     before = lively(family)
     expected = logits(before, batch)
     for number, (step, refused) in enumerate(OPERATIONS):
@@ -173,10 +172,6 @@ def test_families_that_reuse_an_architecture(family: str, tmp_path: Path) -> Non
     after = apply_surgery(model, [AddLayers(first=1), DropLayers(last=1), ResizeFeedForward(width=96)])
     assert after.config.num_hidden_layers == 3
     assert (logits(reloaded(after, tmp_path), batch) - logits(after, batch)).abs().max() <= 1e-6
-
-
-def test_every_known_family_is_tested() -> None:
-    assert set(FAMILIES) == {*TEXT, *IMAGE, *NAMESAKES}
 
 
 def test_operations_apply_in_order(lively, inputs) -> None:

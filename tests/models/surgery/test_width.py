@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import FAMILIES, QUERY_KEY_VALUE
+from hf_finetune.models.families import FAMILIES, PROJECTIONS, residual_outputs
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.surgery.feed_forward import ResizeFeedForward, importance, split_neurons
 from hf_finetune.models.surgery.hidden_width import ONE_WIDTH, NarrowHidden
@@ -112,11 +112,11 @@ def test_unread_features_are_removed_first(family: str, inputs, tmp_path: Path) 
                 features = weight.movedim(dim, 0)
                 if weight.shape[dim] == shapes[name][dim]:
                     continue
-                if dim == 0 and name.split(".")[-2] in chain(*QUERY_KEY_VALUE):
+                if dim == 0 and name.split(".")[-2] in chain(*PROJECTIONS):
                     features.unflatten(0, (4, 8))[:, 4:] = 0
                 elif not (linear and dim == 1):
                     features[1::2] = features[::2]
-                elif FAMILIES[family].outputs[0] not in name:
+                elif residual_outputs(model.config)[0] not in name:
                     features[1::2] = 0
     after, batch = NarrowHidden(ratio=0.5)(model), inputs(family)
     assert after.config.hidden_size == 16 and after.num_parameters() < 0.6 * model.num_parameters()
