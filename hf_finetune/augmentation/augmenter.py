@@ -1,7 +1,5 @@
 """The operations of a run together with what they depend on: training rows, seed, language models, progress."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Offline augmentation: augmented copies of every training row, made once before training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any

@@ -1,7 +1,5 @@
 """Online augmentation: a new view of every training row in every epoch, and mixing of the rows of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any

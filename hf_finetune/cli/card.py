@@ -1,7 +1,5 @@
 """`hf-finetune card`: render the model card of a run again."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-finetune doctor`: check a data set for problems, or preview its augmentation."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

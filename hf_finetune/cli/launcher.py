@@ -1,7 +1,5 @@
 """Launch several processes on this machine through Accelerate, with the exit status of the first that failed."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """The command line: `hf-finetune COMMAND`, and `main(recipe)` for a recipe script."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The fields of a recipe that hold operations, whose flags take YAML."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 

@@ -1,7 +1,5 @@
 """Flags and files that change a recipe: `--config`, `--teacher`, flags of fields, and flags whose value is YAML."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace

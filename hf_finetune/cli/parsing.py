@@ -1,7 +1,5 @@
 """Parse the arguments of a command by tyro; the first line of an error says all that is needed."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

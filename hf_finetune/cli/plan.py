@@ -1,7 +1,5 @@
 """`hf-finetune plan`: the steps, time and memory of a run, estimated."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

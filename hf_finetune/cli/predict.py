@@ -1,7 +1,5 @@
 """`hf-finetune predict`: predicted labels of new rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

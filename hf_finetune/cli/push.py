@@ -1,7 +1,5 @@
 """`hf-finetune push`: push a finished run to the Hub."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-finetune list` and `cp`: the shipped recipes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

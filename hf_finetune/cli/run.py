@@ -1,7 +1,5 @@
 """`hf-finetune run` and `quickstart`, and the start of every run from the command line."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json

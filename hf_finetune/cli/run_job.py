@@ -1,7 +1,5 @@
 """A recipe to run, loaded from a file or blank, with its flags."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import traceback

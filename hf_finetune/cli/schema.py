@@ -1,7 +1,5 @@
 """`hf-finetune schema`: print the JSON Schema of a recipe file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`hf-finetune search augmentation`: search a policy for the user's own data."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

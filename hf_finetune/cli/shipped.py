@@ -1,7 +1,5 @@
 """The recipes that come with the package: list, find and copy them by name or by path."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import shutil

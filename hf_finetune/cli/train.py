@@ -1,7 +1,5 @@
 """`hf-finetune train`: a recipe from flags, for the user's own data."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import typing

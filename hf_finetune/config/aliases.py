@@ -3,8 +3,6 @@
 Each renamed one keeps its line here for good.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The data of a recipe: labeled texts or images."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval

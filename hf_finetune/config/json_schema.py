@@ -3,8 +3,6 @@
 No field is required, as a file sets some fields of a recipe and leaves the others.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import itertools

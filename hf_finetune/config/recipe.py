@@ -4,8 +4,6 @@ Sections are frozen dataclasses, cheap to import; the docstring below a field is
 `dataclasses.replace(recipe, ...)`.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from hf_finetune.config.aliases import current

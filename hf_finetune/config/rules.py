@@ -4,8 +4,6 @@ The bounds of a field stand beside it, and the rules of a technique in the `rule
 read the data or several rooms.
 """
 
-from __future__ import annotations
-
 import math
 
 from hf_finetune.augmentation.compose import check_kind, depends_on_progress, generative_operations

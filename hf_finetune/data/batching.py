@@ -1,7 +1,5 @@
 """Assign rows to optimizer steps and processes: exact, seeded, and the same for any number of processes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Choose the columns of text, image and class: those the user names, else the obvious ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

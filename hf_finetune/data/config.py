@@ -1,7 +1,5 @@
 """Configuration of data: where labeled rows are, which columns to read, and how the rows are split."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -6,8 +6,6 @@ normalization is one cheap step on the batch.
 Legend: N images, B of a batch, H height, W width.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Convert a source's labels to class ids, and order the classes."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -3,8 +3,6 @@
 A run saves keys of its training and pretraining rows, and of those of the run that it starts from, in `trained_on.npy`.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Sequence

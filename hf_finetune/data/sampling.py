@@ -3,8 +3,6 @@
 Legend: N rows, C classes.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Select the training, validation and test splits of a data source: by name, or as the user requests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations

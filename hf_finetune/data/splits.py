@@ -3,8 +3,6 @@
 Legend: N rows, C classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from hf_finetune.data.config import Role

@@ -1,7 +1,5 @@
 """Split a text into words or sentences with the white space between them, and find words to leave unchanged."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from itertools import chain

@@ -1,7 +1,5 @@
 """Divide rows into optimizer steps of a limited number of padded tokens."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Legend: B rows of a batch, T tokens of its longest row, S tokens of all its rows together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

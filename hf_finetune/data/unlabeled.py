@@ -1,7 +1,5 @@
 """Unlabeled examples: for a teacher to label, appended to the training rows; and for pretraining."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

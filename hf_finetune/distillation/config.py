@@ -3,8 +3,6 @@
 A loss is a module of its own in `distillation.losses`; `distillation.losses.base` has the contract of each union.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY
 from typing import Annotated, Literal, TypeGuard
 

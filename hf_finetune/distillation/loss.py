@@ -3,8 +3,6 @@
 Legend: B rows of a forward pass, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

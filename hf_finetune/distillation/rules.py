@@ -1,7 +1,5 @@
 """Rules of distillation: what a teacher rules out, and what it leaves without effect."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 Legend: N training rows, B rows of a forward pass, C classes, D width.
 """
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial

@@ -3,8 +3,6 @@
 Legend: N training rows, B rows of a forward pass, T tokens, C classes, D width, K values of a token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Numbers that change over the training: a weight that grows, a temperature that falls."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Annotated, Any, Literal, TypeVar

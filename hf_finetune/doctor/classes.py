@@ -3,8 +3,6 @@
 Legend: N rows, C classes, V words.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Find repeated rows: exact or near, within train or across splits, with one label or with several."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 
 import numpy as np

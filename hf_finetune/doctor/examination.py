@@ -1,7 +1,5 @@
 """Check a data set, and report the findings."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter

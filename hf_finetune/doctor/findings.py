@@ -3,8 +3,6 @@
 Legend: N rows of all splits together, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

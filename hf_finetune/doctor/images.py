@@ -3,8 +3,6 @@
 Legend: N rows, F features.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast

@@ -3,8 +3,6 @@
 Legend: N rows, S shingles (three words in a row) of a text, H hashes, F features.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

@@ -3,8 +3,6 @@
 Legend: B rows, H height, W width.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

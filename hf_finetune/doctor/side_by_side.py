@@ -1,7 +1,5 @@
 """Print texts and their augmented views side by side, with marks where they differ."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

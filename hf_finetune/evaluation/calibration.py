@@ -1,7 +1,5 @@
 """Calibration: reliability bins and temperature scaling (arXiv:1706.04599)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

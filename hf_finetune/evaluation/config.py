@@ -1,7 +1,5 @@
 """Configuration of the evaluation of a run."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from annotated_types import Ge

@@ -3,8 +3,6 @@
 Importing `evaluate` takes seconds: import this module where it is used.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import datasets

@@ -3,8 +3,6 @@
 Legend: N rows, C classes.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -3,8 +3,6 @@
 Shapes: N rows, C classes, K columns of statistics, R resamples, S seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -6,8 +6,6 @@ follow. Functions of counts accept trailing axes, so that one formula gives the 
 Shapes: N rows, C classes, R any trailing axes (resamples).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Results as plain text: tables of metrics, and the most confused classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

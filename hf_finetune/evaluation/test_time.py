@@ -3,8 +3,6 @@
 Legend: N rows, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Legend: N rows, T tokens, D width.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 Legend: N rows, C classes, F features.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from dataclasses import dataclass

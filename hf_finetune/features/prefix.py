@@ -6,8 +6,6 @@ Checkpoints and ordinary batches are unaffected.
 Legend: B rows, T tokens, D width, H height, W width of an image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

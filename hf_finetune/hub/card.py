@@ -4,8 +4,6 @@ The same recipe and result give the same bytes on any machine: nothing is looked
 fact the result lacks is left out, or the fact is named under Limitations.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Mapping

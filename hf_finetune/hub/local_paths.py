@@ -1,7 +1,5 @@
 """Reduce local paths to their last part, in everything that leaves this machine."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

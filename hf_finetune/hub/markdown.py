@@ -1,7 +1,5 @@
 """Values as escaped Markdown: text of the user cannot break the card."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

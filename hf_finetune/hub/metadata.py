@@ -1,7 +1,5 @@
 """The YAML metadata of a card, with `model-index`."""
 
-from __future__ import annotations
-
 import re
 
 from huggingface_hub import EvalResult, ModelCardData

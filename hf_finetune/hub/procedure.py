@@ -1,7 +1,5 @@
 """The training procedure of a run, as the rows of a table on its model card."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any

@@ -4,8 +4,6 @@
 that was made, so each attempt has to read the branch again.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import random

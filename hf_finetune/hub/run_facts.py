@@ -1,7 +1,5 @@
 """Facts about a finished run's model, base, data and scored split, read from its recipe and result."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

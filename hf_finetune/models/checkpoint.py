@@ -4,8 +4,6 @@ A checkpoint is data. Anything that would run code, fetch code, or read files ou
 not the installed transformers would refuse it.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

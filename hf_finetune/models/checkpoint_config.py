@@ -1,7 +1,5 @@
 """The config of a checkpoint, and the model that it describes, checked before any weight is read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

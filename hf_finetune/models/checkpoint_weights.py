@@ -1,7 +1,5 @@
 """A loaded classifier compared with its checkpoint: which modules are new, and whether the head can be used."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Configuration of the checkpoint and of changes to it before training."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

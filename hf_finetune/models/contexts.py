@@ -1,7 +1,5 @@
 """Contexts for calls of libraries: without output, with a seed of their own, with errors of one line."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Freeze layers, the encoder, all but one kind of weights, or the statistics of BatchNorm."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterator, Sequence

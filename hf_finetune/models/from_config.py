@@ -3,8 +3,6 @@
 This makes students of any size, if no smaller checkpoint exists.
 """
 
-from __future__ import annotations
-
 import math
 import typing
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Load a checkpoint as a classifier in float32."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ Every function works on a PEFT model, too.
 Legend: B rows, C classes, D features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar, cast
 

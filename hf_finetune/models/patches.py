@@ -4,8 +4,6 @@ Legend: B images, P patches, K patches that are kept, T tokens (the patches and 
 channels, H height, W width, E values of a patch's pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Load the tokenizer or image processor of a checkpoint, and check that it fits the model."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

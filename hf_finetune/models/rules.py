@@ -1,7 +1,5 @@
 """Rules of the checkpoint: its head, surgery, random weights, trainable weights and adapters."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, Protocol
 
 from hf_finetune.models.config import Model

@@ -1,7 +1,5 @@
 """Put the adapter of the recipe on the network, and fit the head to the features that training starts from."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import cast

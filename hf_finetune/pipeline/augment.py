@@ -1,7 +1,5 @@
 """Offline augmentation: augmented copies of the training rows, made once and added to them."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 

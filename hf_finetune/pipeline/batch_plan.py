@@ -1,7 +1,5 @@
 """How the rows of a run become optimizer steps and forward passes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Build the training hooks of a recipe's techniques."""
 
-from __future__ import annotations
-
 import logging
 
 from peft import PeftModel, PeftType

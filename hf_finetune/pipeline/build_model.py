@@ -1,7 +1,5 @@
 """Build the classifier to train: a checkpoint with the head, surgery and frozen layers of the recipe."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from transformers import PreTrainedModel

@@ -1,7 +1,5 @@
 """Cache the activations of frozen layers, so that every epoch computes only the layers above them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hf_finetune.features.frozen_layers import cache_frozen_layers

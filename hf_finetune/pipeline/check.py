@@ -1,7 +1,5 @@
 """Refuse recipes whose checkpoint, teachers, data and network do not fit together, before anything is written."""
 
-from __future__ import annotations
-
 import numpy as np
 from transformers import PreTrainedModel
 

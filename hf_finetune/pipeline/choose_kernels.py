@@ -1,7 +1,5 @@
 """Choose the number formats, attention kernel and threads of a run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`pretrain.compare`: compare a run with the same run without pretraining, which trains for as long in all."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, dataclass, replace

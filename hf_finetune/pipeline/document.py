@@ -1,7 +1,5 @@
 """Document a finished run: result.json, and the model card that renders it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path

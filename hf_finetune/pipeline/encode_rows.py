@@ -1,7 +1,5 @@
 """Encode the rows of a run once: texts to tokens, images to pixels."""
 
-from __future__ import annotations
-
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass

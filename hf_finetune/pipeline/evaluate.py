@@ -3,8 +3,6 @@
 Legend: N rows, C classes.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any

@@ -3,8 +3,6 @@
 Legend: N rows, C classes, D features.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

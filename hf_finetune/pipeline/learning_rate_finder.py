@@ -1,7 +1,5 @@
 """`--find-lr`: run the learning-rate range test on the model and training rows of a recipe, and propose a rate."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Load the rows of a run, and its tokenizer or image processor."""
 
-from __future__ import annotations
-
 from hf_finetune.augmentation.compose import leaves
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.data import ImageData, TextData

@@ -1,7 +1,5 @@
 """Measure what a few steps and rows of a run cost, by its own code, in a temporary folder."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -3,8 +3,6 @@
 Legend: C classes.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Learning rate, schedule and update rule of a run, its TrainingArguments, and the kernels that speed up training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Find where the weights of a run's network come from."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

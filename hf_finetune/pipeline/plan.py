@@ -1,7 +1,5 @@
 """Plan a run: what it would do, and an estimate of its time and memory from a few steps."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ DIR/pretrained holds the pretrained encoder, complete or not at all; the run con
 checkpoint. DIR/pretraining holds log.jsonl and, during the stage, its checkpoints.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Set up the pretraining stage: its rows, its network, its objective and its trainer."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path

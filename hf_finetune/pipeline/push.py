@@ -1,7 +1,5 @@
 """Push a finished run to the Hub, pull it, and verify that the copy predicts as the run does."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

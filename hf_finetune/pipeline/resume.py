@@ -1,7 +1,5 @@
 """Resume a run: refuse changes of what it computes, and reuse what was chosen at its start."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

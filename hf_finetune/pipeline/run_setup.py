@@ -1,7 +1,5 @@
 """The state of a run between its loaded input and its first training step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Save the trained network: model/ and adapter/, or encoder/ and head.safetensors, each complete or not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wall-clock seconds of the stages of a run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

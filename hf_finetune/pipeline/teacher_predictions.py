@@ -1,7 +1,5 @@
 """Predict the rows of a run with its teachers, and record the features that the student learns from."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Train the network: compose the trainer, and take all steps."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Legend: B images, P patches, M masked patches, K visible patches, T tokens, D wi
 channels, H and W pixels; in `sine_positions` H and W are rows and columns of patches.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel

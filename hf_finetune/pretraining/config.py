@@ -3,8 +3,6 @@
 An objective is a module of its own in `pretraining.objectives`; `pretraining.objectives.base` has the contract.
 """
 
-from __future__ import annotations
-
 from hf_finetune.pretraining.objectives.mae import MAE
 from hf_finetune.pretraining.objectives.masked_language import MaskedLanguage
 from hf_finetune.pretraining.objectives.simclr import SimCLR

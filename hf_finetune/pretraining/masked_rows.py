@@ -6,8 +6,6 @@ processes, would mask other words.
 Legend: B rows, P patches, H and W patches of an image's height and width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

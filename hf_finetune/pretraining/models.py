@@ -1,7 +1,5 @@
 """Load a checkpoint for pretraining, and save its encoder for plain transformers afterwards."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Literal

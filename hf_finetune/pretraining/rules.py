@@ -1,7 +1,5 @@
 """Rules of further pretraining."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, walk

@@ -1,7 +1,5 @@
 """The trainer of further pretraining: rows have no labels, and the loss of held-out rows chooses the epoch."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from datasets import Dataset

@@ -1,7 +1,5 @@
 """The time budget of a search."""
 
-from __future__ import annotations
-
 import re
 import time
 

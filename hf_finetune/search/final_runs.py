@@ -1,8 +1,6 @@
 """Final runs: the user's own recipe with and without the result of a search, evaluated on validation rows that no trial
 has used."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Paired final runs: for each seed a run without augmentation and a run with the policy, and their difference."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace

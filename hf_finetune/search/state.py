@@ -1,7 +1,5 @@
 """search.json: the state of a search, from which it is resumed."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

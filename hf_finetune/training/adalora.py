@@ -3,8 +3,6 @@
 https://arxiv.org/abs/2303.10512
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """TrainingArguments of a run: the user's fields, and the settings that this package fixes."""
 
-from __future__ import annotations
-
 import typing
 from dataclasses import fields
 from pathlib import Path

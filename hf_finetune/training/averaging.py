@@ -4,8 +4,6 @@ Only trained parameters are averaged. Frozen ones, BatchNorm's statistics includ
 statistics have to be estimated again. Each average costs one copy of the trained weights, in memory and in each
 checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

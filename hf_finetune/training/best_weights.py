@@ -1,7 +1,5 @@
 """Choice of a run's final weights by validation: the best epoch's, a running average, or a soup of epochs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Progress bar and log of a run."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import statistics

@@ -1,7 +1,5 @@
 """A trained classifier: the model and its tokenizer or image processor."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass

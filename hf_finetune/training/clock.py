@@ -1,7 +1,5 @@
 """Seconds of a run's optimizer steps, without evaluation and saving; checkpoints carry them over a restart."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

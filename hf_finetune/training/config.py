@@ -1,7 +1,5 @@
 """Configuration of the training loop: length, batches, number formats and weight averages."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Annotated, Any, Literal
 

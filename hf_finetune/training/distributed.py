@@ -1,7 +1,5 @@
 """One-line errors where a process loses its peers, in place of the communication library's traceback."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ Padding and recomputation do not count: these are the "model FLOPs" of PaLM (arX
 Legend: B rows, T tokens, D width.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Gradients of a step, dense or row-sparse (`nn.Embedding.sparse`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -4,8 +4,6 @@ A fit costs a forward pass over thousands of rows, a look-up one pass of SHA-256
 everything that the bits of a fit depend on.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ of its implementation and overrides the methods that it needs.
 Legend: B rows of a micro-batch, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

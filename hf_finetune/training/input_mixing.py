@@ -3,8 +3,6 @@
 Legend: B rows, C classes, T tokens.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

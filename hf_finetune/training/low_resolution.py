@@ -1,7 +1,5 @@
 """Lower image resolution in the first part of training, where details matter less: cheaper steps."""
 
-from __future__ import annotations
-
 from transformers import TrainerState
 
 from hf_finetune.models.patches import Shrink

@@ -1,7 +1,5 @@
 """Stops a run whose loss, outputs or weights are not finite, and saves nothing of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -4,8 +4,6 @@ Leslie Smith, Cyclical Learning Rates for Training Neural Networks (https://arxi
 exponential growth and a smoothed loss, as is usual today.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

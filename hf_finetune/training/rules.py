@@ -1,7 +1,5 @@
 """Rules of training: loss, optimizer, schedule, averages, regularization and batches."""
 
-from __future__ import annotations
-
 import math
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """The objects that a trainer is composed of, besides its model and its TrainingArguments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace

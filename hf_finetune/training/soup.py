@@ -1,7 +1,5 @@
 """Greedy soup (arXiv:2203.05482) of the epochs of one run: an epoch joins the average unless validation falls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

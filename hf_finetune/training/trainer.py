@@ -3,8 +3,6 @@
 Each overridden method says how it differs from `transformers.Trainer`, and why.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext

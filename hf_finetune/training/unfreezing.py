@@ -5,8 +5,6 @@ decay), their Adam state starts when they do, and they do not count in the gradi
 DistributedDataParallel look for parameters without a gradient at each step (`find_unused_parameters`), so they may
 change from step to step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import nn

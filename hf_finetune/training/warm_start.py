@@ -7,8 +7,6 @@ a fitted head does harm: it ties the network to the wrong features. Held-out row
 Legend: N rows, D features, C classes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

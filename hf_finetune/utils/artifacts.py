@@ -1,7 +1,5 @@
 """Artifacts in the folder of a finished run, or in the repository it was pushed to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -4,8 +4,6 @@ An entry lies in `environment.cache_folder()/KIND/KEY/`; its manifest records th
 kinds share one budget, `batching.cache_gb`; a new entry evicts the least recently used ones.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

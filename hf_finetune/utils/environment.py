@@ -1,7 +1,5 @@
 """The environment of a run: versions, hardware, time, memory and the cache folder."""
 
-from __future__ import annotations
-
 import os
 import platform
 import resource

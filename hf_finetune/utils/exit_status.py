@@ -1,7 +1,5 @@
 """How a command ends: its exit status, its notes and errors on stderr, and its response to signals."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Atomic writes, and strict YAML."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

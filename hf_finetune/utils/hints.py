@@ -1,7 +1,5 @@
 """Inspection of the type hints of config fields."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

@@ -1,7 +1,5 @@
 """Parts of messages: lists of names, suggestions for misspelt names, and collected notes."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Conversion between configs and plain values, for recipe.json, YAML files and the card."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Line charts as SVG and as a row of characters, without a plotting library."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Each room lists its rules in a `rules.py`, typed by a Protocol of the sections t
 those of all rooms.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable

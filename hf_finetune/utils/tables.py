@@ -1,7 +1,5 @@
 """Files of predictions: csv, jsonl or parquet written in parts, and predictions.parquet of a run."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A stopwatch for one part of a run."""
 
-from __future__ import annotations
-
 import time
 
 

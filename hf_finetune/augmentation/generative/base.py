@@ -4,8 +4,6 @@ A model takes far longer per row than a training step, so these operations are f
 (`data.augment_copies`) only. `generative.paraphraser` loads the models and comes with the batch.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Checkpoints are checked before a run, without their weights, and loaded only for texts that no earlier run has cached.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -4,8 +4,6 @@ A model's logits differ in rounding between batch compositions and machines, so 
 texts do not.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence

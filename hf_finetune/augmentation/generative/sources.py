@@ -1,7 +1,5 @@
 """The checkpoints that generative operations load."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -5,8 +5,6 @@ Images are (3, H, W), uint8.
 Legend: C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

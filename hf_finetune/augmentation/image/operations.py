@@ -3,8 +3,6 @@
 They run between the processor's resizing and its rescaling and normalization, and keep the size of an image.
 """
 
-from __future__ import annotations
-
 from hf_finetune.augmentation.image.color import ColorOperation
 from hf_finetune.augmentation.image.geometry import GeometricOperation
 from hf_finetune.augmentation.image.presets import ImagePreset

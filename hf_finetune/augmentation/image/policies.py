@@ -5,8 +5,6 @@
 so that a view is reproducible on its own. Magnitudes and effects are torchvision's, which a test compares.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache

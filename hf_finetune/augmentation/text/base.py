@@ -1,7 +1,5 @@
 """Base classes of text operations."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Self

@@ -1,7 +1,5 @@
 """Text operations on the characters of words: typos, OCR errors, case."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

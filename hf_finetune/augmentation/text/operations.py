@@ -1,7 +1,5 @@
 """The text operations that `data.augment` accepts, in addition to the combinators of `augmentation.compose`."""
 
-from __future__ import annotations
-
 from hf_finetune.augmentation.generative.back_translation import BackTranslate
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.text.characters import CharacterOperation

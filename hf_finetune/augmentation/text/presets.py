@@ -1,7 +1,5 @@
 """Published recipes of text augmentation."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import numpy as np

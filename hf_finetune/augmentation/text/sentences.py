@@ -1,7 +1,5 @@
 """Text operations on sentences and halves of a text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 Only that file is used, as oyemi's own lookup scans all of it for every word.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import sqlite3

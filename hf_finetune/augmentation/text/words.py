@@ -1,7 +1,5 @@
 """Text operations that swap, delete, insert and replace words."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Arrays in the disk cache, a chunk of rows each: memory-mapped, and completed by the next run after a killed one."""
 
-from __future__ import annotations
-
 import io
 import logging
 import math

@@ -9,8 +9,6 @@ cache, too, so that the next run trains the same.
 Legend: N rows, n rows of a chunk, B rows of a batch, C classes, K = `TOP`.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

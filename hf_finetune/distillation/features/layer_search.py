@@ -3,8 +3,6 @@
 Legend: B rows, T tokens, N tokens of all rows, D and E widths, S the student's layers, L the teacher's.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from contextlib import closing

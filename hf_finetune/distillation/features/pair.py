@@ -1,7 +1,5 @@
 """A student and the network that teaches it by its intermediate features."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce

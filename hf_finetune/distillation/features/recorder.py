@@ -7,8 +7,6 @@ the first token, see `narrow_last_layer`.
 Legend: B rows, T tokens, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial

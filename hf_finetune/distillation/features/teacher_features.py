@@ -7,8 +7,6 @@ Legend: n rows of a chunk, b rows of a forward pass, B rows of a batch, T tokens
 token.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing

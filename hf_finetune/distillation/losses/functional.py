@@ -5,8 +5,6 @@ All compute in float32 or better.
 Legend: B rows, T tokens, D width, H heads, E width of a head.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

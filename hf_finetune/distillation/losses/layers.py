@@ -1,7 +1,5 @@
 """Losses between pairs of layers, one of the student and one of the teacher: cheap to import."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import ClassVar, TypeAlias
 

@@ -4,8 +4,6 @@ A teacher is a trained classifier (`network`), a scikit-learn pipeline (`sklearn
 predictions (`precomputed`); `loading` tells them apart by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

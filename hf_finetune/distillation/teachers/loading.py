@@ -1,7 +1,5 @@
 """Load the teachers of a run by their names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal

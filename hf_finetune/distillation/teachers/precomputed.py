@@ -8,8 +8,6 @@ SHA-256, in hexadecimal, of its text in UTF-8 or of its image file; see `data.du
 Legend: M predictions, R repeated predictions, N rows, C classes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ no neighbors.
 Legend: N rows, C classes.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass

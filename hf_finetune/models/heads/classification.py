@@ -3,8 +3,6 @@
 Legend: B rows, C classes, D features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -7,8 +7,6 @@ express after training is folded into it, see `stock`. Any other classifier is s
 Legend: B rows, T tokens, C classes, D width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel

@@ -7,8 +7,6 @@ that is pooled), `activation` (of the hidden layer; empty: there is none), `task
 Legend: C classes, D width.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import cast, get_args

@@ -4,8 +4,6 @@ Legend: B rows, T tokens, D width of the pooled states (of several layers togeth
 map.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

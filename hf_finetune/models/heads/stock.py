@@ -3,8 +3,6 @@
 Legend: C classes, D width.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Literal
 

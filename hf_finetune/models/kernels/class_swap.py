@@ -1,7 +1,5 @@
 """Give layers another class, or a model another attention kernel, inside a context."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ per forward pass, and each dropout site multiplies by a slice of it with a rando
 the mask are independent; the masks of two sites of one forward pass may overlap with a shift.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -11,8 +11,6 @@ Legend: B rows, T tokens, Q tokens that the output has (T, or 1), M = B * Q, D w
 network, H heads, E = D / H. Variables that start with `g` are gradients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar

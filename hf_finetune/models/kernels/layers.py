@@ -7,8 +7,6 @@ second (medians of 2 and 4 alternating runs).
 Legend: B rows, T tokens, D width.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace

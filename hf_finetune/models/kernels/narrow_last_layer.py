@@ -5,8 +5,6 @@ networks of all other tokens, is unused: three quarters of that layer, a ninth o
 logits and gradients are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -7,8 +7,6 @@ do nothing to ordinary batches, and are not saved.
 Legend: B sequences, S tokens of all sequences together, D features.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

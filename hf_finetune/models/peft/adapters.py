@@ -6,8 +6,6 @@ classifier, the whole head without a task type), so that the reloaded model diff
 layers in the encoder's layers, and any other module that trains or was initialized at random is saved in full.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """Check whether a PEFT method supports a family, and complete its config; needs modules, but no weights."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ peft's own format cannot resume training: it drops the network that computes a p
 masked for now, and does not load them into a model in training.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

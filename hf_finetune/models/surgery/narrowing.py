@@ -4,8 +4,6 @@ Legend: D features of a token before, W after; H attention heads, E features of 
 linear layer, its bias as one more.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

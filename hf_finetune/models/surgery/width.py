@@ -1,7 +1,5 @@
 """The new width of an operation: absolute, or a multiple of the current one."""
 
-from __future__ import annotations
-
 from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import Count, Positive, configclass
 

@@ -1,7 +1,5 @@
 """Measuring the costs of trials and final runs before a search, and planning its time."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict, dataclass, replace
 

@@ -1,7 +1,5 @@
 """Augmentation policies as searchers vary them: operations with probability and magnitude, and a way to mix rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import groupby
 

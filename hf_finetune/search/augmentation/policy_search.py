@@ -5,8 +5,6 @@ policy and without it take the rest. Each is saved in search.json as soon as it 
 from there.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -6,8 +6,6 @@ half the size, and the activations of the frozen layers on the scored rows are c
 Legend: N rows, C classes, D features.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Iterator, Sequence

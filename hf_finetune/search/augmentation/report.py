@@ -1,7 +1,5 @@
 """The output of a search: the policy as a recipe fragment, a chart, and a summary."""
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rules of a recipe whose augmentation policy is searched."""
 
-from __future__ import annotations
-
 from hf_finetune.config.rules import Conflict
 
 # Metrics whose paired differences have intervals, see `evaluation.intervals`.

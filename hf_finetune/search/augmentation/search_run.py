@@ -1,7 +1,5 @@
 """A policy search in progress: its state, and its trials."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from functools import partial

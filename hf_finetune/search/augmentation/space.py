@@ -1,7 +1,5 @@
 """The search space of augmentation policies: graded operations, ways to mix rows, and the policies made of them."""
 
-from __future__ import annotations
-
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

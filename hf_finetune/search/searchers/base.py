@@ -1,7 +1,5 @@
 """The ask-and-tell interface of searchers, and what they need of a search space."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

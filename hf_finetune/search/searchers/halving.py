@@ -1,7 +1,5 @@
 """Trials in rounds, successive halving, and grid search by it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

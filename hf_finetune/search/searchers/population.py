@@ -1,7 +1,5 @@
 """Population-based search for a schedule of candidates."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hf_finetune.search.searchers.base import RUNGS, Candidate, Searcher, SearchSpace, Trial, at_random

@@ -1,7 +1,5 @@
 """Search by reinforcement learning: a small recurrent controller learns to propose good candidates."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

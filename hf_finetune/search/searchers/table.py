@@ -1,7 +1,5 @@
 """The searchers by name."""
 
-from __future__ import annotations
-
 from hf_finetune.search.config import SearcherName
 from hf_finetune.search.searchers.base import Searcher
 from hf_finetune.search.searchers.halving import Sweep

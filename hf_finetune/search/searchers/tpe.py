@@ -1,7 +1,5 @@
 """Bayesian search by Optuna's tree-structured Parzen estimator, with early stopping of poor candidates."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hf_finetune.errors import InputError

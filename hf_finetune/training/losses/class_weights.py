@@ -3,8 +3,6 @@
 Weights are scaled to a mean of 1 over the training rows, so the learning rate keeps its meaning and only the ratios of
 the weights matter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Annotated

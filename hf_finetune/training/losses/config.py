@@ -1,7 +1,5 @@
 """The losses and class weights that a recipe can name. Each loss has its own file."""
 
-from __future__ import annotations
-
 from typing import TypeAlias
 
 from hf_finetune.augmentation.mixing import Mixing

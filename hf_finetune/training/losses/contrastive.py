@@ -3,8 +3,6 @@
 Legend: B rows of a batch, D embedding width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 

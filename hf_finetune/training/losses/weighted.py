@@ -6,8 +6,6 @@ a step does not depend on its micro-batches or the number of processes.
 Legend: B rows, C classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The optimizers that a recipe can name. Each has its own file."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Annotated, Literal, TypeAlias
 

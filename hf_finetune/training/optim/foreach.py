@@ -1,7 +1,5 @@
 """`torch.optim.Optimizer` for the update rules that are written in this package."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Muon for matrices and AdamW for the rest, as one optimizer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ norms, layer scales, class and mask tokens, IA3's factors. Nor do a ViT's positi
 to an activation. Decay would remove what these have learned, not their noise. A BERT's word and position embeddings
 decay, as they did in its pretraining."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ layer up and the next one down changes nothing; T = 1 for vectors.
 A step costs two forward and two backward passes, and the memory of a second copy of the trained weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

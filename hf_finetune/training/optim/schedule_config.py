@@ -4,8 +4,6 @@
 relative to the peak rate, so parameter groups with different peaks keep their ratio.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Schedule-free AdamW: weight averaging in place of a falling learning rate."""
 
-from __future__ import annotations
-
 import torch
 
 from hf_finetune.training.optim.base import ParameterGroup

@@ -5,8 +5,6 @@ times the table's entry. So the rates do not depend on the number of groups or p
 ReduceLROnPlateau depends on the run; checkpoints hold its state.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

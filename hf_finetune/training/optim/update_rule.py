@@ -1,7 +1,5 @@
 """The update rule of a run: optimizer, learning-rate schedule, parameter groups and sparse word embeddings."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """AdamW for models with a large vocabulary."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Configuration of the regularization of the weights."""
 
-from __future__ import annotations
-
 from hf_finetune.utils.config import Fraction, NonNegative, configclass
 
 

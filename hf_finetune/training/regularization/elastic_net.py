@@ -1,7 +1,5 @@
 """Elastic net by proximal steps, which set weights to exactly 0; and the resulting sparsity."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any

@@ -1,7 +1,5 @@
 """Normal noise on the gradients, which falls over the training (arXiv:1511.06807)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

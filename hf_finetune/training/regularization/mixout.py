@@ -4,8 +4,6 @@ It is dropout of the deviation from the pretrained weights U: each trained weigh
 U + (W - U) / (1 - p), so that its mean is W. The stored weights do not change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -3,8 +3,6 @@
 Legend: B rows, C classes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
