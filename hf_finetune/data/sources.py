@@ -13,16 +13,14 @@ from pathlib import Path
 from hf_finetune.data.columns import IMAGES
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.readers import class_folder
-from hf_finetune.data.readers.class_folder import ClassFolder, find_classes, is_hidden
+from hf_finetune.data.readers.class_folder import find_classes, is_hidden
 from hf_finetune.data.readers.csv_file import CsvFile
-from hf_finetune.data.readers.hub_dataset import HubSplit, hub_columns, hub_splits
+from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
-from hf_finetune.data.readers.table import Chunk, Column
+from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import listed
-
-Reader = CsvFile | JsonFile | ParquetFile | ClassFolder | HubSplit
 
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _OTHER_SUFFIXES = (".txt", ".xls", ".xlsx", ".zip", ".gz", ".bz2", ".xz", ".zst")
@@ -54,7 +52,7 @@ class Split:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the files are read."""
-        return tuple(note for reader in self.readers if isinstance(reader, CsvFile) for note in reader.notes)
+        return tuple(note for reader in self.readers for note in reader.notes)
 
     def same_rows(self, other: Split) -> bool:
         """Return whether two splits read the same files, or the same split on the Hub."""

@@ -22,6 +22,8 @@ class HubSplit:
     name: str
     """Id and split."""
     rows: datasets.Dataset
+    notes: tuple[str, ...] = ()
+    """Notes for the user on how the rows are read."""
 
     def columns(self) -> dict[str, Column]:
         """Return the columns in order."""

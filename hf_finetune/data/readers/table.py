@@ -1,4 +1,4 @@
-"""Interface of the readers: columns, and chunks of rows."""
+"""The contract of the readers: columns, and chunks of rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -49,6 +49,32 @@ class Chunk:
         return f"{self.source}, row {self.first + i + 1}" + ("" if line is None else f" (line {line})")
 
 
+class Reader(Protocol):
+    """A source of rows: a file, a folder, or a split on the Hub."""
+
+    @property
+    def name(self) -> str:
+        """The source, for messages."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user on how the rows are read."""
+
+    def columns(self) -> dict[str, Column]:
+        """Return the columns in order.
+
+        Raises:
+            InputError: the source cannot be read, or has no rows.
+        """
+
+    def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
+        """Yield the rows in order, at most `size` at a time.
+
+        Raises:
+            InputError: the source cannot be read.
+        """
+
+
 @dataclass(frozen=True)
 class DataFile:
     """A file or folder of rows."""
@@ -59,6 +85,11 @@ class DataFile:
     def name(self) -> str:
         """The path, for messages."""
         return str(self.path)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user on how the rows are read."""
+        return ()
 
 
 @dataclass(frozen=True)
