@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels
-from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training import best_weights, checkpoints, flops, nan_guard
@@ -39,9 +38,6 @@ class ClassifierTrainer(Trainer):
         model: a sequence or image classification model, or a PEFT model around one.
         args: built by `training_arguments`.
         setup: data, batches, loss, update rule, weight averaging and hooks.
-
-    Raises:
-        InputError: `args` holds a Hub token, which would be pickled with them.
     """
 
     model: PreTrainedModel
@@ -54,10 +50,6 @@ class ClassifierTrainer(Trainer):
     """Whether repeated draws of a row in an epoch are different views of it."""
 
     def __init__(self, model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> None:
-        if args.hub_token is not None or args.push_to_hub:
-            raise InputError(
-                "train.extra: no hub_token or push_to_hub here; log in with `hf auth login` and use --push"
-            )
         self.setup, self.metrics = setup, setup.data.metrics
         self.hooks = (*setup.hooks, *setup.averaging.hooks)
         loss = setup.loss
@@ -237,6 +229,7 @@ class ClassifierTrainer(Trainer):
             self.optimizer.eval()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write the weights alone. The Trainer would pickle its arguments with them, a Hub token included."""
         folder = Path(output_dir or self.args.output_dir or "")
         checkpoints.save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
 

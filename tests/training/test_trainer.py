@@ -17,7 +17,6 @@ from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.config import Train
 from hf_finetune.training.input_mixing import InputMixing
 from hf_finetune.training.optim.update_rule import UpdateRule
-from hf_finetune.training.trainer import ClassifierTrainer
 
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
 
@@ -182,13 +181,6 @@ def test_arguments_are_never_pickled(tmp_path: Path) -> None:
     saved = list((tmp_path / "checkpoints").rglob("*"))
     assert any(p.name == "model.safetensors" for p in saved)
     assert not any(p.name == "training_args.bin" for p in saved)
-
-
-def test_token_is_refused(tmp_path: Path) -> None:
-    trainer = small_trainer(tmp_path, "bert")
-    arguments = TrainingArguments(str(tmp_path / "other"), use_cpu=True, report_to="none", hub_token="hf_secret")
-    with pytest.raises(InputError, match="hub_token"):
-        ClassifierTrainer(trainer.model, arguments, trainer.setup)
 
 
 def test_best_epoch_is_restored(tmp_path: Path) -> None:
