@@ -46,7 +46,7 @@ class ClassifyJob:
     """Print only the result, as JSON."""
 
 
-def load_classifier(job: ClassifyJob) -> Classifier:
+def load_trained_classifier(job: ClassifyJob) -> Classifier:
     """Load the classifier of a job."""
     from hf_finetune.training.classifier import load_trained
 

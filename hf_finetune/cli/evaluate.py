@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_finetune.cli.classify import ClassifyJob, load_classifier, parse_views
+from hf_finetune.cli.classify import ClassifyJob, load_trained_classifier, parse_views
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
 
@@ -25,7 +25,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         from hf_finetune.inference import evaluation
 
     result = evaluation.evaluate(
-        load_classifier(job),
+        load_trained_classifier(job),
         job.data,
         batch_size=job.batch_size,
         precision=job.precision,

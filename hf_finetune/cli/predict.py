@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hf_finetune.cli.classify import ClassifyJob, load_classifier, parse_views
+from hf_finetune.cli.classify import ClassifyJob, load_trained_classifier, parse_views
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
 
@@ -33,7 +33,7 @@ def predict(arguments: Sequence[str]) -> None:
 
     tables.check_output(Path(job.output), job.data.path)
     result = prediction.predict(
-        load_classifier(job),
+        load_trained_classifier(job),
         job.data,
         Path(job.output),
         batch_size=job.batch_size,

@@ -1,7 +1,7 @@
-"""What a run is: a recipe, composed of sections that are defined in the rooms of their subjects.
+"""The recipe of a run. Each section is defined in the package of its subject.
 
-Sections are frozen dataclasses, cheap to import; the docstring below a field is its `--help`. A variant of a recipe is
-`dataclasses.replace(recipe, ...)`.
+Sections are frozen dataclasses and cheap to import. The docstring below a field is its `--help`. A variant of a recipe
+is `dataclasses.replace(recipe, ...)`.
 """
 
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ Method = Literal["full", "lora", "top", "head"]
 
 @configclass
 class Hub:
-    """Where the result is published."""
+    """Where the result is pushed."""
 
     repo_id: Annotated[str | None, flag("--push")] = None
     """Repository on the Hub; created if needed. None: nothing is pushed."""

@@ -1,7 +1,7 @@
-"""Rules of a whole recipe: fields that do not go together are refused, options without effect are noted.
+"""Rules of a whole recipe. Fields that contradict each other are refused; options without effect are noted.
 
-The bounds of a field stand beside it, and the rules of a technique in the `rules.py` of its room. Here are those that
-read the data or several rooms.
+The bounds of a field stand beside it. The rules of a technique are in the `rules.py` of its package. The rules here
+read the data, or sections of several packages.
 """
 
 import math

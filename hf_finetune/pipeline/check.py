@@ -18,9 +18,9 @@ from hf_finetune.models.processors import position_limit
 from hf_finetune.pipeline.add_adapter import with_adapter
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
 from hf_finetune.pipeline.context import Run, RunContext, RunData
-from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.optimization import penalized_parameters
 from hf_finetune.pipeline.teacher_predictions import network_pair
+from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.training.input_mixing import why_not_by_embeddings
 from hf_finetune.training.regularization.mixout import pretrained_layers
 from hf_finetune.utils.plain import short_repr

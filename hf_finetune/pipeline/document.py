@@ -15,10 +15,10 @@ from hf_finetune.models import freezing
 from hf_finetune.pipeline.comparison import comparison_section
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.evaluate import Evaluation, calibration_section
-from hf_finetune.pipeline.objective import class_weights, drawn_per_class
 from hf_finetune.pipeline.parity import Check
 from hf_finetune.pipeline.save import standalone
 from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.pipeline.training_loss import class_weights, drawn_per_class
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.utils import environment
 from hf_finetune.utils.files import write_json, write_text

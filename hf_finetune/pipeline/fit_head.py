@@ -19,10 +19,10 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.data.labels import UNLABELED
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.pipeline.context import Run
-from hf_finetune.pipeline.objective import class_shifts, class_weights, drawn_per_class
 from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.record import HeadStart
 from hf_finetune.pipeline.run_setup import RunSetup
+from hf_finetune.pipeline.training_loss import class_shifts, class_weights, drawn_per_class
 from hf_finetune.training import head_cache, warm_start
 from hf_finetune.training.warm_start import FittedHead
 

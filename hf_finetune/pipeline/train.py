@@ -14,11 +14,11 @@ from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
 from hf_finetune.pipeline.build_hooks import build_hooks
 from hf_finetune.pipeline.context import Run
-from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.optimization import shortcuts, trainer_arguments, update_rule
 from hf_finetune.pipeline.pretrain import Pretraining
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.stopwatch import Stopwatch
+from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LogLines, ProgressBar

@@ -1,7 +1,7 @@
 """Rules between the fields of a recipe: combinations that are refused, and options that have no effect.
 
-Each room lists its rules in a `rules.py`, typed by a Protocol of the sections that they read; `config.rules` applies
-those of all rooms.
+Each package lists its rules in a `rules.py`, typed by a Protocol of the sections that they read. `config.rules` applies
+the rules of all packages.
 """
 
 import dataclasses

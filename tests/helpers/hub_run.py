@@ -1,4 +1,4 @@
-"""A finished run's folder, made by hand, for the tests of the Hub floor."""
+"""A finished run's folder, made by hand, for the tests of hub."""
 
 from __future__ import annotations
 

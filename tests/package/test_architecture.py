@@ -1,4 +1,4 @@
-"""The floors of the package: a module imports from its own folder and from floors below it."""
+"""The layers of the package: a module imports from its own sub-package and from layers below it."""
 
 import ast
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 import hf_finetune
 
 ROOT = Path(hf_finetune.__file__).parent
-FLOORS = [
+LAYERS = [
     {"errors", "utils"},
-    # Neither knows the other. Augmentation with language models loads checkpoints, so `models` is below it.
+    # `data` and `models` do not import each other. Augmentation loads language models, so `models` is below it.
     {"data", "models"},
     {"augmentation", "evaluation"},
     {"features", "training"},
@@ -25,7 +25,7 @@ FLOORS = [
     {"cli"},
     {"", "__main__"},
 ]
-LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 MOST_ENTRIES = 21
 MOST_THAT_KNOW_THE_RECIPE = 8
 MOST_ARGUMENTS, MOST_LINES, MANY_LINES, MOST_WITH_MANY_LINES = 12, 80, 40, 50
@@ -92,7 +92,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_few_modules_know_the_recipe() -> None:
-    """The rooms that do the work take what they need of it, and not the whole of it."""
+    """Packages that do the work take the sections that they need, not the whole recipe."""
     knows = [p for p in modules() if "hf_finetune.config.recipe.Recipe" in imports(p)]
     assert len(knows) <= MOST_THAT_KNOW_THE_RECIPE
     assert {part(p) for p in knows} <= {"config", "hub", "pipeline", "search", "cli", ""}
@@ -112,7 +112,7 @@ def test_functions_are_short_and_take_little() -> None:
     assert [name for name, count in taken.items() if count > MOST_ARGUMENTS] == []
 
 
-def test_no_circles_inside_a_floor() -> None:
+def test_no_circular_imports() -> None:
     graph: dict[str, set[str]] = {}
     for path in modules():
         name = ".".join(["hf_finetune", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")

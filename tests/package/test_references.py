@@ -1,4 +1,4 @@
-"""What docstrings and comments name of the package is there: `room.module.name`, `sibling.name`, `Imported.name`."""
+"""What docstrings and comments name of the package is there: `package.module.name`, `sibling.name`, `Imported.name`."""
 
 import ast
 import dataclasses

@@ -38,8 +38,10 @@ class Policy:
     """How the augmented rows are mixed with one another."""
 
     def __str__(self) -> str:
-        """`2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ... + Mixup 0.2`: name, magnitude, and
-        the probability unless it is 1."""
+        """Return each move's name, magnitude, and probability unless that is 1.
+
+        Such as `2 of SwapWords 0.4 | KeyboardTypos 0.4`, or `SwapWords 0.4 x 0.6, KeyboardTypos 0.2 | ... + Mixup 0.2`.
+        """
         parts = [self._branches()] if self.branches else []
         return " + ".join([*parts, *([] if self.mix is None else [str(self.mix)])]) or "none"
 

@@ -39,9 +39,9 @@ from hf_finetune.models.modules import classification_layer, classification_laye
 from hf_finetune.models.patches import Shrink, shrink_for, takes_sizes
 from hf_finetune.pipeline.batch_plan import micro_batch
 from hf_finetune.pipeline.fit_head import fit_settings, head_weights, init_head
-from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.run import prepare
+from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.training.input_mixing import mixed_inputs
 from hf_finetune.training.optim.config import AdamW
