@@ -5,6 +5,7 @@ Shapes: N rows, C classes, K columns of statistics, R resamples, S seeds.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -46,9 +47,9 @@ def bootstrap(
     - any other `CountMetric`, and a `RowMetric`: bias-corrected and accelerated bootstrap (Efron 1987, "Better
       bootstrap confidence intervals"). If all rows are correct, or none, resamples do not vary; the exact interval of
       an accuracy over the effective number of rows replaces it.
-    - `ece`: normal, with the bootstrap standard error; the lower bound includes the bootstrap bias, as a mean of
-      absolute values is too high in small samples. Coverage is below nominal for less than about 200 rows.
-    - `roc_auc`: DeLong's variance on the logit scale; for an area of 0 or 1, exact as above.
+    - a `BinMetric`: normal, with the bootstrap standard error; the lower bound includes the bootstrap bias, as a mean
+      of absolute values is too high in small samples. Coverage is below nominal for less than about 200 rows.
+    - an `InfluenceMetric`: normal on the logit scale; for a value of 0 or 1, exact as above.
 
     Args:
         labels: true class ids, shape (N,).
@@ -70,10 +71,12 @@ def bootstrap(
     resampled = _metrics_of(_resample(statistics, resamples, seed), num_labels)
     accelerations = _accelerations(labels, predicted, probabilities, statistics)
     bounds = {name: _bca(values[name], resampled[name], each, z) for name, each in accelerations.items()}
-    bounds["ece"] = _biased_upwards(values["ece"], resampled["ece"], z)
-    if (area := metrics.roc_auc(labels, probabilities)) is not None:
-        values["roc_auc"], influence = area
-        bounds["roc_auc"] = _delong(values["roc_auc"], influence, z)
+    for bin_metric in metrics.BIN_METRICS:
+        bounds[bin_metric.name] = _biased_upwards(values[bin_metric.name], resampled[bin_metric.name], z)
+    for metric in metrics.INFLUENCE_METRICS:
+        if (score := metric.with_influence(labels, probabilities)) is not None:
+            values[metric.name], influence = score
+            bounds[metric.name] = _by_influence(values[metric.name], influence, z)
     bounds |= _exact_bounds(labels, predicted, values, confidence)
     return {
         name: Interval(value, min(float(bounds[name][0]), value), max(float(bounds[name][1]), value), rows)
@@ -100,8 +103,9 @@ def _exact_bounds(
             # All rows are correct; a guess has correlation 0.
             chance = 1 / len(support)
             bounds[metric.name] = ((by_classes[0] - chance) / (1 - chance), 1.0)
-    if values.get("roc_auc") in (0.0, 1.0):
-        bounds["roc_auc"] = exact(values["roc_auc"] * effective, effective, confidence)
+    for score in metrics.INFLUENCE_METRICS:
+        if (value := values.get(score.name)) in (0.0, 1.0):
+            bounds[score.name] = exact(value * effective, effective, confidence)
     return bounds
 
 
@@ -240,12 +244,11 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
 def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> sparse.csr_array:
     """Return the summands of each row, shape (K, N); all metrics are functions of their sums.
 
-    K consists of C counts of correct rows, C of labels, C of predictions, a value for each `RowMetric`, and the gap
-    between accuracy and confidence in each confidence bin.
+    K consists of C counts of correct rows, C of labels, C of predictions, a value for each `RowMetric`, and the bins of
+    each `BinMetric`.
     """
     rows, num_labels = probabilities.shape
-    confidence = probabilities.max(axis=1)
-    correct, bins_start = labels == predicted, 3 * num_labels + len(metrics.ROW_METRICS)
+    correct, starts = labels == predicted, _starts(num_labels)
     entries = [
         (labels, correct.astype(np.float64)),
         (num_labels + labels, np.ones(rows)),
@@ -254,25 +257,34 @@ def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np
             (np.full(rows, column), metric.of_rows(labels, probabilities))
             for column, metric in enumerate(metrics.ROW_METRICS, start=3 * num_labels)
         ),
-        (bins_start + metrics.confidence_bin(confidence), correct - confidence),
     ]
+    for metric, start in zip(metrics.BIN_METRICS, starts[4:], strict=False):
+        bins, summands = metric.of_rows(labels, probabilities)
+        entries.append((start + bins, summands))
     columns, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    shape = (bins_start + metrics.BINS, rows)
-    return sparse.csr_array((values, (columns, np.tile(np.arange(rows), len(entries)))), shape=shape)
+    return sparse.csr_array((values, (columns, np.tile(np.arange(rows), len(entries)))), shape=(starts[-1], rows))
+
+
+def _starts(num_labels: int) -> list[int]:
+    """Return the first column of each part of the row statistics, and their number K."""
+    sizes = [*[num_labels] * 3, len(metrics.ROW_METRICS), *(metric.bins for metric in metrics.BIN_METRICS)]
+    return list(accumulate(sizes, initial=0))
 
 
 def _metrics_of(chunks: Iterable[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
     """Return metrics (R,) from sums of row statistics (K, R), which are given in chunks along R."""
     parts: list[dict[str, np.ndarray]] = []
-    starts = [num_labels, 2 * num_labels, 3 * num_labels, 3 * num_labels + len(metrics.ROW_METRICS)]
     for sums in chunks:
-        correct, support, predicted, of_rows, gaps = np.split(sums, starts)
+        correct, support, predicted, of_rows, *bins = np.split(sums, _starts(num_labels)[1:-1])
         counts, rows = metrics.Counts(correct, support, predicted), support.sum(axis=0)
         parts.append(
             {
                 **{metric.name: metric.of_counts(counts) for metric in metrics.COUNT_METRICS},
                 **{metric.name: total / rows for metric, total in zip(metrics.ROW_METRICS, of_rows, strict=True)},
-                "ece": np.abs(gaps).sum(axis=0) / rows,
+                **{
+                    metric.name: metric.of_sums(each, rows)
+                    for metric, each in zip(metrics.BIN_METRICS, bins, strict=True)
+                },
             }
         )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -340,9 +352,9 @@ def _biased_upwards(value: float, resampled: np.ndarray, z: float) -> tuple[floa
     return max(0.0, value - bias - half), min(1.0, value + half)
 
 
-def _delong(area: float, influence: np.ndarray, z: float) -> tuple[float, float]:
+def _by_influence(value: float, influence: np.ndarray, z: float) -> tuple[float, float]:
     """Return bounds from the rows' influence, normal on the logit scale, which keeps them between 0 and 1."""
-    if area in (0.0, 1.0):
-        return area, area
-    half = z * np.sqrt((influence**2).sum()) / (area * (1 - area))
-    return float(expit(logit(area) - half)), float(expit(logit(area) + half))
+    if value in (0.0, 1.0):
+        return value, value
+    half = z * np.sqrt((influence**2).sum()) / (value * (1 - value))
+    return float(expit(logit(value) - half)), float(expit(logit(value) + half))

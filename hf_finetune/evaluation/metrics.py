@@ -1,7 +1,8 @@
 """Classification metrics in numpy, with the values of scikit-learn, and their table, `METRICS`.
 
-To add a metric, write its function and a row of the table; intervals, result.json, the card and `evaluate_metrics`
-follow. Functions of counts accept trailing axes, so that one formula gives the value and its bootstrap resamples.
+To add a metric, write its function and a row of the table of its kind (`COUNT_METRICS`, `ROW_METRICS`, `BIN_METRICS`,
+`INFLUENCE_METRICS`); its interval, result.json, the card and `evaluate_metrics` follow. Functions of counts and sums
+accept trailing axes, so that one formula gives the value and its bootstrap resamples.
 
 Shapes: N rows, C classes, R any trailing axes (resamples).
 """
@@ -81,11 +82,33 @@ class RowMetric(Metric):
 
 
 @dataclass(frozen=True)
-class ScoreMetric(Metric):
-    """Any other metric of probabilities, with its own kind of interval in `intervals.bootstrap`."""
+class BinMetric(Metric):
+    """A metric of probabilities from 0 (best) to 1 that is a function of sums over bins of rows."""
 
-    value: Callable[[np.ndarray, np.ndarray], float | None]
-    """From labels (N,) and probabilities (N, C) to the value; None where it is not defined."""
+    bins: int
+    of_rows: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """From labels (N,) and probabilities (N, C) to the bin (N,) of each row and its summand (N,)."""
+    of_sums: Callable[[np.ndarray, Any], Any]
+    """From sums (bins, R) and numbers of rows (R) to values (R)."""
+
+    def value(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        """Return the value of all rows."""
+        bins, summands = self.of_rows(labels, probabilities)
+        return float(self.of_sums(np.bincount(bins, summands, self.bins), len(labels)))
+
+
+@dataclass(frozen=True)
+class InfluenceMetric(Metric):
+    """A metric of probabilities from 0 to 1 whose variance follows from the influence of each row."""
+
+    with_influence: Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray] | None]
+    """From labels (N,) and probabilities (N, C) to the value and the influence (N,) of each row, whose sum of squares
+    is the value's variance; None where it is not defined."""
+
+    def value(self, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+        """Return the value of all rows."""
+        result = self.with_influence(labels, probabilities)
+        return None if result is None else result[0]
 
 
 def class_ids(values: Any, *, name: str, num_labels: int | None = None) -> np.ndarray:
@@ -238,17 +261,20 @@ def confidence_bin(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean distance of confidence and accuracy over bins, weighted by rows (arXiv:1706.04599).
+def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence bin (N,) of each row, and by how much it is more correct than confident (N,)."""
+    confidence = probabilities.max(axis=1)
+    return confidence_bin(confidence), (probabilities.argmax(axis=1) == labels) - confidence
+
+
+def expected_calibration_error(gaps: np.ndarray, rows: Any) -> Any:
+    """Return the mean distance of confidence and accuracy over bins, weighted by rows (arXiv:1706.04599), shape (R).
 
     Args:
-        labels: true classes, shape (N,).
-        probabilities: shape (N, C).
-        bins: number of bins of equal width.
+        gaps: sums of `calibration_gaps` by bin, shape (bins, R).
+        rows: number of rows, shape (R).
     """
-    confidence = probabilities.max(axis=1)
-    gaps = (probabilities.argmax(axis=1) == labels) - confidence
-    return float(np.abs(np.bincount(confidence_bin(confidence, bins), gaps, bins)).sum() / len(labels))
+    return np.abs(gaps).sum(axis=0) / rows
 
 
 def roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray] | None:
@@ -313,11 +339,6 @@ def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     return below / (2 * len(others))
 
 
-def _area(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    area = roc_auc(labels, probabilities)
-    return None if area is None else area[0]
-
-
 COUNT_METRICS = (
     CountMetric("accuracy", "Accuracy", accuracy, "row share"),
     CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean"),
@@ -327,12 +348,21 @@ COUNT_METRICS = (
     CountMetric("matthews_correlation", "Matthews correlation", matthews_correlation, "correlation"),
 )
 ROW_METRICS = (RowMetric("log_loss", "Log loss (nats)", row_log_losses, greater_is_better=False),)
-PROBABILITY_METRICS: tuple[RowMetric | ScoreMetric, ...] = (
-    *ROW_METRICS,
-    ScoreMetric("ece", "Expected calibration error", expected_calibration_error, greater_is_better=False),
-    ScoreMetric("roc_auc", "ROC AUC", _area),
+BIN_METRICS = (
+    BinMetric(
+        "ece",
+        "Expected calibration error",
+        BINS,
+        calibration_gaps,
+        expected_calibration_error,
+        greater_is_better=False,
+    ),
 )
-METRICS: dict[str, CountMetric | RowMetric | ScoreMetric] = {
-    metric.name: metric for metric in (*COUNT_METRICS, *PROBABILITY_METRICS)
-}
+INFLUENCE_METRICS = (InfluenceMetric("roc_auc", "ROC AUC", roc_auc),)
+PROBABILITY_METRICS: tuple[RowMetric | BinMetric | InfluenceMetric, ...] = (
+    *ROW_METRICS,
+    *BIN_METRICS,
+    *INFLUENCE_METRICS,
+)
+METRICS = {metric.name: metric for metric in (*COUNT_METRICS, *PROBABILITY_METRICS)}
 """All metrics by name, in the order of result.json."""

@@ -72,7 +72,7 @@ def test_calibration_error_is_the_papers_sum_over_bins(**case: Any) -> None:
         inside = (confidence > (m - 1) / 15) & (confidence <= m / 15)
         if inside.any():
             expected += inside.sum() / len(labels) * abs(right[inside].mean() - confidence[inside].mean())
-    assert metrics.expected_calibration_error(labels, probabilities) == pytest.approx(expected, abs=1e-12)
+    assert metrics.METRICS["ece"].value(labels, probabilities) == pytest.approx(expected, abs=1e-12)
 
 
 def test_values_by_hand() -> None:
