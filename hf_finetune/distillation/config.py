@@ -51,10 +51,9 @@ class Distill(Supervised):
     pipeline for texts (.skops). With several teachers, `--teacher A B`, the student learns from the logarithm of their
     mean probabilities."""
     kinds: Operations[DistillationKind] = (SoftTargets(),)
-    """Losses against the teacher, each with a weight. On its logits: SoftTargets, HardLabel, MatchLogits, DecoupledKD.
-    On its features: HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive. See
-    `distillation.losses`. A DeiT learns the teacher's predictions with a second head, on its distillation token, and
-    predicts with both heads."""
+    """Losses against the teacher, on its logits or its features, each with a weight; the choices are listed at the end.
+    A DeiT learns the teacher's predictions with a second head, on its distillation token, and predicts with both
+    heads."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Number format of the teacher. bf16: examples whose predicted class could change are computed again in float32."""
     labels_weight: Weight = 0.5

@@ -41,8 +41,9 @@ from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import merge, to_plain
 
 MEMBERS = typing.get_args(ImageOperation)
-# Of every kind: one that does nothing though every image is sent through it, where there is one, and some that do much.
-CASES: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
+# One that does nothing though every image is sent through it, where there is one, and some that do much. A kind that is
+# not listed is tested with its defaults.
+LISTED: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
     Flip: (None, [Flip(), Flip(1.0, "vertical")]),
     Crop: (Crop(0), [Crop(3), Crop(3, "reflect"), Crop(40, fill=9)]),
     ResizedCrop: (ResizedCrop(1, 1, ratio=1), [ResizedCrop(), ResizedCrop(0.3, 0.4, ratio=3)]),
@@ -74,6 +75,7 @@ CASES: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
     ThreeAugment: (None, [ThreeAugment(), ThreeAugment(1.0, False)]),
     Mild: (Mild(1.0, flip=False), [Mild(), Mild(0.1, flip=False)]),
 }
+CASES = {kind: LISTED.get(kind, (None, [kind()])) for kind in MEMBERS}
 ACTIVE = [operation for _, some in CASES.values() for operation in some]
 
 
