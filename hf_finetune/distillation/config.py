@@ -29,7 +29,7 @@ DistillationKind = LogitKind | FeatureKind
 
 
 def searches_layers(kind: DistillationKind) -> TypeGuard[HiddenStates | AttentionMaps]:
-    """Return whether a loss leaves its pairs of layers to `distillation.features.layer_search`."""
+    """Return whether a loss leaves its pairs of layers to `distillation.feature_matching.layer_search`."""
     return isinstance(kind, HiddenStates | AttentionMaps) and kind.layers == "searched"
 
 

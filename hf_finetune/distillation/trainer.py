@@ -16,8 +16,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import EpochRows
-from hf_finetune.distillation.features.recorder import FeatureRecorder
-from hf_finetune.distillation.features.teacher_features import FeatureDistillation
+from hf_finetune.distillation.feature_matching.recorder import FeatureRecorder
+from hf_finetune.distillation.feature_matching.teacher_features import FeatureDistillation
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
 from hf_finetune.distillation.training_rows import (
     LOGITS,

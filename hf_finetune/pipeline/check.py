@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.distillation.features.compatibility import check_features
+from hf_finetune.distillation.feature_matching.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import check_config, load_config, meta_classifier

@@ -20,7 +20,7 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
-from hf_finetune.distillation.features import layer_search
+from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.features.baselines import linear_baseline

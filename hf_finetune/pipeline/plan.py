@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.distillation.features import layer_search
+from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
 from hf_finetune.pipeline.build_hooks import gradual_unfreezing

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
-from hf_finetune.distillation.features.layer_search import LayerMap
+from hf_finetune.distillation.feature_matching.layer_search import LayerMap
 from hf_finetune.pipeline.context import Run
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils import environment
@@ -46,7 +46,7 @@ class RunRecord:
     head: HeadStart | None = None
     """None: not fitted."""
     layer_maps: list[LayerMap] | None = None
-    """See `distillation.features.layer_search.search_layers`; None: not searched."""
+    """See `distillation.feature_matching.layer_search.search_layers`; None: not searched."""
 
     @classmethod
     def from_run(cls, run: Run, command: str | None = None) -> RunRecord:

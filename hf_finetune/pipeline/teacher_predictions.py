@@ -12,9 +12,9 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import report
 from hf_finetune.distillation.config import Distill, LogitKind
-from hf_finetune.distillation.features import layer_search
-from hf_finetune.distillation.features.pair import NetworkPair
-from hf_finetune.distillation.features.teacher_features import FeatureDistillation, feature_distillation
+from hf_finetune.distillation.feature_matching import layer_search
+from hf_finetune.distillation.feature_matching.pair import NetworkPair
+from hf_finetune.distillation.feature_matching.teacher_features import FeatureDistillation, feature_distillation
 from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.pipeline.context import Run, RunContext
@@ -69,7 +69,7 @@ def network_pair(run: Run) -> NetworkPair:
 def search_layers(run: Run, train_rows: Dataset, record: RunRecord, clock: Stopwatch) -> RunRecord:
     """Add the pairs of student and teacher layers to the record, where the recipe searches them and it has none.
 
-    The main process decides for all, see `distillation.features.layer_search.search_layers`.
+    The main process decides for all, see `distillation.feature_matching.layer_search.search_layers`.
 
     Args:
         train_rows: encoded rows.

@@ -35,8 +35,8 @@ from hf_finetune.distillation.config import (
     RelationalKD,
     SoftTargets,
 )
-from hf_finetune.distillation.features import layer_search
-from hf_finetune.distillation.features.teacher_features import ComputedFeatures
+from hf_finetune.distillation.feature_matching import layer_search
+from hf_finetune.distillation.feature_matching.teacher_features import ComputedFeatures
 from hf_finetune.distillation.losses.base import Features
 from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.trainer import FEATURE_LOSSES

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hf_finetune.distillation.cache.chunks import ChunkCache, chunks_of
-from hf_finetune.distillation.features.recorder import PROJECTIONS
+from hf_finetune.distillation.feature_matching.recorder import PROJECTIONS
 from hf_finetune.distillation.losses.base import Features, RequiredFeatures
 from hf_finetune.utils import disk_cache
 

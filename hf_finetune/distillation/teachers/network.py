@@ -23,7 +23,7 @@ from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.distillation.cache.logits import LogitCache, Logits
-from hf_finetune.distillation.features.recorder import EmbeddingModel
+from hf_finetune.distillation.feature_matching.recorder import EmbeddingModel
 from hf_finetune.distillation.losses.base import Pooling
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision

@@ -27,8 +27,8 @@ from hf_finetune.distillation.config import (
     RelationalKD,
     TokenKind,
 )
-from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder
-from hf_finetune.distillation.features.teacher_features import FeatureDistillation
+from hf_finetune.distillation.feature_matching.recorder import EmbeddingModel, FeatureRecorder
+from hf_finetune.distillation.feature_matching.teacher_features import FeatureDistillation
 from hf_finetune.distillation.loss import DistillationLoss, FeatureLossModule
 from hf_finetune.distillation.losses.base import FeatureLoss, Features, Networks, RequiredFeatures
 from hf_finetune.distillation.losses.layers import layer_pairs

@@ -15,9 +15,9 @@ from datasets import Dataset
 
 from hf_finetune.data.inputs import Rows, columns_of, sample_rows
 from hf_finetune.distillation.config import DistillationKind, searches_layers
-from hf_finetune.distillation.features.pair import NetworkPair
-from hf_finetune.distillation.features.recorder import FeatureRecorder
-from hf_finetune.distillation.features.teacher_features import ComputedFeatures
+from hf_finetune.distillation.feature_matching.pair import NetworkPair
+from hf_finetune.distillation.feature_matching.recorder import FeatureRecorder
+from hf_finetune.distillation.feature_matching.teacher_features import ComputedFeatures
 from hf_finetune.distillation.losses.base import Features
 from hf_finetune.distillation.losses.functional import attention_kl, log_attention_map, mean_over_heads
 from hf_finetune.distillation.losses.hidden_states import HiddenStates

@@ -23,9 +23,9 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.cache.hidden_states import CachedTokens, TokenLayout, cached_tokens
 from hf_finetune.distillation.config import DistillationKind
-from hf_finetune.distillation.features.compatibility import PixelScaling
-from hf_finetune.distillation.features.pair import NetworkPair
-from hf_finetune.distillation.features.recorder import FeatureRecorder
+from hf_finetune.distillation.feature_matching.compatibility import PixelScaling
+from hf_finetune.distillation.feature_matching.pair import NetworkPair
+from hf_finetune.distillation.feature_matching.recorder import FeatureRecorder
 from hf_finetune.distillation.loss import FeatureLossModule
 from hf_finetune.distillation.losses.base import FeatureLoss, Features, Pooling, RequiredFeatures
 from hf_finetune.distillation.predictions import main_process_first

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.distillation.features.layer_search import (
+from hf_finetune.distillation.feature_matching.layer_search import (
     TOKENS_OF_A_ROW,
     AttentionSimilarity,
     HiddenStateSimilarity,

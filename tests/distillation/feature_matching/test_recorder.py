@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
-from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder
+from hf_finetune.distillation.feature_matching.recorder import EmbeddingModel, FeatureRecorder
 from hf_finetune.distillation.losses.base import Features, Networks, RequiredFeatures
 from hf_finetune.distillation.losses.functional import log_attention_map
 from hf_finetune.errors import InputError

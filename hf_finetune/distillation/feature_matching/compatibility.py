@@ -15,7 +15,7 @@ from peft import PeftModel
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import DistillationKind
-from hf_finetune.distillation.features.pair import NetworkPair
+from hf_finetune.distillation.feature_matching.pair import NetworkPair
 from hf_finetune.distillation.losses.base import FeatureLoss, TokenLoss
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import positions_of
