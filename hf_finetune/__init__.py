@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 # isort: off
 if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is imported below
     from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes
-    from hf_finetune.augmentation.generative.back_translation import BackTranslate
-    from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
     from hf_finetune.augmentation.image.color import AutoContrast, ColorJitter, Equalize, Grayscale, Identity, Invert
     from hf_finetune.augmentation.image.color import Posterize, Solarize
     from hf_finetune.augmentation.image.geometry import Crop, Flip, Perspective, ResizedCrop, Rotate, Scale, Shear
@@ -21,65 +19,31 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.image.quality import Blur, Erase, Jpeg, Noise, Sharpness
     from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
     from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
+    from hf_finetune.augmentation.text.operations import BackTranslate, SubstituteByModel
     from hf_finetune.augmentation.text.presets import Aeda, Eda
     from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
     from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
     from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
     from hf_finetune.cli.main import main
-    from hf_finetune.config.data import ImageData, TextData
-    from hf_finetune.config.recipe import Hub, Launch, Recipe
-    from hf_finetune.distillation.config import Distill
-    from hf_finetune.distillation.losses.attention_maps import AttentionMaps
-    from hf_finetune.distillation.losses.attention_relations import AttentionRelations
-    from hf_finetune.distillation.losses.contrastive import Contrastive
-    from hf_finetune.distillation.losses.decoupled_kd import DecoupledKD
-    from hf_finetune.distillation.losses.embedding import Embedding
-    from hf_finetune.distillation.losses.hard_label import HardLabel
-    from hf_finetune.distillation.losses.hidden_states import HiddenStates
-    from hf_finetune.distillation.losses.match_logits import MatchLogits
-    from hf_finetune.distillation.losses.relational_kd import RelationalKD
-    from hf_finetune.distillation.losses.soft_targets import SoftTargets
+    from hf_finetune.config.recipe import Averaging, Batching, Evaluate, Hub, ImageData, Launch, Lora, Model, Precision
+    from hf_finetune.config.recipe import Recipe, Regularize, Schedule, TextData, Train
+    from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Contrastive, DecoupledKD, Distill
+    from hf_finetune.distillation.config import Embedding, HardLabel, HiddenStates, MatchLogits, RelationalKD
+    from hf_finetune.distillation.config import SoftTargets
     from hf_finetune.distillation.weight_schedules import Ramp
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
-    from hf_finetune.evaluation.config import Evaluate
-    from hf_finetune.models.config import Model
-    from hf_finetune.models.peft.config import Lora
-    from hf_finetune.models.surgery.activation import SetActivation
-    from hf_finetune.models.surgery.attention import SetAttention
-    from hf_finetune.models.surgery.dropout import SetDropout
-    from hf_finetune.models.surgery.feed_forward import ResizeFeedForward
-    from hf_finetune.models.surgery.hidden_width import NarrowHidden
-    from hf_finetune.models.surgery.kernel_size import SetKernelSize
-    from hf_finetune.models.surgery.layers import AddLayers, DropLayers, DuplicateLayers, KeepLayers
-    from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches
-    from hf_finetune.models.surgery.pooling import SetPooling
-    from hf_finetune.models.surgery.positions import ExtendPositions
-    from hf_finetune.models.surgery.reinit import ReinitTopLayers
-    from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
+    from hf_finetune.models.surgery.operations import AddLayers, DropLayers, DuplicateLayers, ExtendPositions
+    from hf_finetune.models.surgery.operations import KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
+    from hf_finetune.models.surgery.operations import ResizeFeedForward, ResizeImage, ResizePatches, SetActivation
+    from hf_finetune.models.surgery.operations import SetAttention, SetDropout, SetKernelSize, SetPooling
+    from hf_finetune.models.surgery.operations import StochasticDepth
     from hf_finetune.pipeline.run import run
-    from hf_finetune.pretraining.config import Pretrain
-    from hf_finetune.pretraining.objectives.mae import MAE
-    from hf_finetune.pretraining.objectives.masked_language import MaskedLanguage
-    from hf_finetune.pretraining.objectives.simclr import SimCLR
-    from hf_finetune.pretraining.objectives.simcse import SimCSE
-    from hf_finetune.pretraining.objectives.simmim import SimMIM
-    from hf_finetune.training.config import Averaging, Batching, Precision, Train
-    from hf_finetune.training.losses.class_weights import Balanced, EffectiveNumber, PerClass
+    from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
+    from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass, PolyLoss
     from hf_finetune.training.losses.config import Supervised
-    from hf_finetune.training.losses.cross_entropy import CrossEntropy
-    from hf_finetune.training.losses.focal import Focal
-    from hf_finetune.training.losses.poly import PolyLoss
-    from hf_finetune.training.optim.adafactor import Adafactor
-    from hf_finetune.training.optim.adamw import AdamW
-    from hf_finetune.training.optim.adamw_8bit import AdamW8bit
-    from hf_finetune.training.optim.adan import Adan
-    from hf_finetune.training.optim.config import Optim
-    from hf_finetune.training.optim.lion import Lion
-    from hf_finetune.training.optim.muon import Muon
-    from hf_finetune.training.optim.schedule_config import Schedule
-    from hf_finetune.training.optim.schedule_free import ScheduleFree
-    from hf_finetune.training.optim.sgd import SGD
-    from hf_finetune.training.regularization.config import ElasticNet, GradientNoise, Regularize
+    from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Adan, Lion, Muon, Optim, SGD
+    from hf_finetune.training.optim.config import ScheduleFree
+    from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
 
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
