@@ -66,8 +66,5 @@ def parse_views(job: ClassifyJob) -> SeveralViews | None:
         return None
     if job.views is None:
         raise InputError(f"--augment {job.augment}: expected --views N with it, the number of views of each row")
-    try:
-        value = current(parse_yaml(job.augment), "augment")
-    except ValueError as error:
-        raise InputError(f"--augment: {error}") from None
+    value = current(parse_yaml(job.augment, "--augment"), "augment")
     return SeveralViews(validated(value, Operations[Augmentation], "--augment"), job.views, job.seed)

@@ -170,16 +170,8 @@ def _data_fields(job: DoctorJob, recipe: Recipe) -> dict[str, Any]:
 
 def _recipe_fields(requested: str, option: str) -> dict[str, Any]:
     """Read recipe fields, or operations alone, from a YAML file or from inline YAML."""
-    text, path = requested, Path(requested)
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{option}: cannot be read ({error})") from None
-    try:
-        value = parse_yaml(text)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from None
+    path = Path(requested)
+    value = parse_yaml(path if path.suffix in (".yaml", ".yml") else requested, option)
     if value is None:
         # The policy of a search in which no augmentation helped consists of comments.
         return {}

@@ -50,15 +50,9 @@ def read_config_file(arguments: Sequence[str]) -> dict[str, Any]:
     """
     if (file := flag_value(arguments, "--config")) is None:
         return {}
-    path = Path(file)
-    try:
-        fields = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"--config {path}: {error}") from None
+    fields = parse_yaml(Path(file), f"--config {file}")
     if not isinstance(fields, dict | None):
-        raise InputError(f"--config {path}: expected a mapping of fields, got {fields!r}")
+        raise InputError(f"--config {file}: expected a mapping of fields, got {fields!r}")
     return current(fields or {})
 
 
@@ -116,12 +110,10 @@ def with_yaml_flags(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]
             rest.append(argument)
             continue
         try:
-            changes = parse_yaml(value if equals else next(remaining))
+            changes = parse_yaml(value if equals else next(remaining), flag)
         except StopIteration:
             example = f", such as {examples[name]}" if name in examples else ""
             raise InputError(f"{flag}: expected a value{example}") from None
-        except ValueError as error:
-            raise InputError(f"{flag}: {error}") from None
         for part in reversed(name.split(".")):
             changes = {part: changes}
         job = replace(job, recipe=merge(job.recipe, current(changes)))

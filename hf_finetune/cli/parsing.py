@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import tyro
 
-from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 
 T = TypeVar("T")
@@ -27,7 +26,6 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None 
         InputError: an unknown or missing flag, or a value of another type.
         SystemExit: after the help was printed.
     """
-    arguments = current_flags(arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _unfolded_errors(arguments):

@@ -1,5 +1,6 @@
 """The data of a recipe: labeled texts or images."""
 
+from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
@@ -33,6 +34,12 @@ class Data(SplitOptions, Location):
     name: str | None = None
     """Name of data that are not on the Hub, for the card. None: the last part of their path."""
 
+    @property
+    def source(self) -> Source:
+        """The rows and columns to read."""
+        names = {field.name for field in fields(Source)}
+        return Source(**{name: value for name, value in vars(self).items() if name in names})
+
 
 @configclass
 class TextData(Data):
@@ -53,19 +60,6 @@ class TextData(Data):
     training. 0: none."""
     encoding: str = "utf-8"
     """Encoding of text files."""
-
-    @property
-    def source(self) -> Source:
-        """The rows and columns to read."""
-        return Source(
-            self.path,
-            self.config_name,
-            self.revision,
-            text=self.text,
-            text_pair=self.text_pair,
-            label=self.label,
-            encoding=self.encoding,
-        )
 
 
 @configclass
@@ -90,8 +84,3 @@ class ImageData(Data):
     224 costs about half. The rest of training and all evaluation use full size. None: full size throughout."""
     low_resolution_share: Annotated[float, Interval(gt=0, le=1)] = 0.67
     """Share of the optimizer steps at `low_resolution`."""
-
-    @property
-    def source(self) -> Source:
-        """The rows and columns to read."""
-        return Source(self.path, self.config_name, self.revision, image=self.image, label=self.label)

@@ -62,11 +62,14 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"--output {folder}: nothing can be written to {home} ({error.strerror})") from None
 
 
-def parse_yaml(text: str) -> Any:
-    """Parse YAML into plain values; 1e-4 is a number, as in YAML 1.2 and JSON.
+def parse_yaml(source: str | Path, where: str = "YAML") -> Any:
+    """Parse YAML, or a file of it, into plain values; 1e-4 is a number, as in YAML 1.2 and JSON.
+
+    Args:
+        where: the flag of the YAML or file, for messages.
 
     Raises:
-        ValueError: the text is not YAML, or a mapping has a key twice.
+        InputError: the file cannot be read or is not YAML, or a mapping has a key twice.
     """
     import yaml
 
@@ -83,6 +86,8 @@ def parse_yaml(text: str) -> Any:
     number = re.compile(r"^[-+]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)[eE][-+]?[0-9]+$")
     StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     try:
-        return yaml.load(text, StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        return yaml.load(source.read_text("utf-8") if isinstance(source, Path) else source, StrictLoader)
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
