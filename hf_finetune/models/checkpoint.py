@@ -29,6 +29,8 @@ BIN = "pytorch_model.bin"
 PLAIN_FILES = ["*.json", "*.txt", "*.model", "*.spm"]
 SAFETENSORS_FILES = [SAFETENSORS, "model-*.safetensors"]
 BIN_FILES = [BIN, "pytorch_model-*.bin"]
+# Files beside the weights that a loaded model, its tokenizer or its processor may depend on, fetched or not.
+SETTINGS_FILES = (*PLAIN_FILES, "vocab.*", "*.codes", "*.py")
 
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 # Classes and pipelines in Python code of the checkpoint.
@@ -59,6 +61,15 @@ class LocalCheckpoint:
     """Notes for the user."""
     trust_remote_code: bool = False
     """Whether its Python code may run."""
+
+
+def settings_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a checkpoint beside its weights by name: config, tokenizer, processor, and code if any.
+
+    Every file of such a suffix is listed, as families name theirs differently.
+    """
+    found = {path.name: path for pattern in SETTINGS_FILES for path in folder.glob(pattern) if path.is_file()}
+    return dict(sorted(found.items()))
 
 
 def inspect_checkpoint(

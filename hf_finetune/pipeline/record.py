@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
+from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests, checkpoint_files
 from hf_finetune.distillation.feature_matching.layer_search import LayerMap
+from hf_finetune.models.checkpoint import settings_files
 from hf_finetune.pipeline.context import Run
 from hf_finetune.training.probe import KernelChoice
-from hf_finetune.utils import environment
+from hf_finetune.utils import environment, hashing
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.plain import to_plain
 
@@ -41,6 +42,9 @@ class RunRecord:
     processes: int
     versions: dict[str, str]
     command: str | None
+    files: dict[str, dict[str, str]]
+    """SHA-256 of the files beside the weights on which the result depends, by checkpoint and name, see `input_files`.
+    Empty for a record of an earlier version."""
     kernels: KernelChoice | None = None
     """None: not chosen yet."""
     head: HeadStart | None = None
@@ -64,6 +68,7 @@ class RunRecord:
             processes=run.context.processes,
             versions=environment.versions(),
             command=command,
+            files=input_files(run),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,3 +85,15 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write recipe.json."""
         write_json(folder / "recipe.json", self.to_dict())
+
+
+def input_files(run: Run) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of every config, vocabulary and processor file of a run's checkpoints.
+
+    Their weights are compared by digests of their own; the rows by the data's fingerprint.
+    """
+    files = {"the checkpoint": hashing.of_each(settings_files(run.context.checkpoint.folder))}
+    teachers = () if run.teachers is None else run.teachers.members
+    files |= {f"teacher {n}": teacher.files for n, teacher in enumerate(teachers, start=1)}
+    augmenting = enumerate(checkpoint_files(run.recipe.data.augment), start=1)
+    return files | {f"checkpoint {n} of data.augment": digests for n, digests in augmenting}

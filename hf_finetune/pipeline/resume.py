@@ -1,6 +1,7 @@
 """Resume a run: refuse changes of what it computes, and reuse what was chosen at its start."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from hf_finetune.pipeline.record import HeadStart, RunRecord
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.plain import flatten
+
+logger = logging.getLogger("hf_finetune.run")
 
 # Fields without influence on the trained weights. A teacher may move: its weights are compared.
 MAY_CHANGE = frozenset(
@@ -27,15 +30,18 @@ COMPARED = {
     "processes": "processes",
     "mixed_precision": "mixed precision",
 }
+# Packages whose version may change a weight.
+SAME_VERSIONS = ("hf_finetune", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets")
 
 
 def resume_record(record: RunRecord, run: Run, folder: Path) -> RunRecord:
     """Return the record of a resumed run, with the kernels, head and layer maps chosen when it started.
 
     Raises:
-        InputError: see `refuse_changes`.
+        InputError: another version of this package or of a library began the run; or see `refuse_changes`.
     """
     earlier = _read_record(folder)
+    _refuse_versions(folder, earlier.get("versions", {}), record.versions)
     # A run that stopped while pretraining has not chosen its kernels yet.
     if "kernels" in earlier or run.data.pretraining_rows is None:
         choice = KernelChoice(default_kernels(run), source="checkpoint")
@@ -54,16 +60,46 @@ def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
     """Compare the record of a resumed run with the recipe.json of its folder.
 
     Raises:
-        InputError: recipe.json is damaged; or a field differs, named with both values.
+        InputError: recipe.json is damaged; or a field differs, named with both values; or a file of a checkpoint.
     """
-    old, new = _comparable(_read_record(folder)), _comparable(record)
-    for name in sorted(old.keys() | new.keys()):
-        if name in MAY_CHANGE or name.startswith("hub."):
-            continue
-        if old.get(name) != new.get(name):
+    earlier = _read_record(folder)
+    old, new = flatten(earlier["recipe"]), flatten(record["recipe"])
+    compared = [name for name in old.keys() | new.keys() if name not in MAY_CHANGE and not name.startswith("hub.")]
+    _refuse_values(folder, {name: (old.get(name), new.get(name)) for name in sorted(compared)})
+    if earlier.get("files"):
+        _refuse_files(folder, earlier["files"], record["files"])
+    else:
+        logger.info("%s: an earlier version began this run: config and tokenizer cannot be compared with then", folder)
+    _refuse_values(folder, {name: (earlier.get(key), record.get(key)) for key, name in COMPARED.items()})
+
+
+def _refuse_values(folder: Path, values: dict[str, tuple[Any, Any]]) -> None:
+    for name, (old, new) in values.items():
+        if old != new:
             raise InputError(
-                f"{name}: the run in {folder} has {old.get(name)!r}, now it is {new.get(name)!r}; "
+                f"{name}: the run in {folder} has {old!r}, now it is {new!r}; "
                 "resume with the same value, or start a new run"
+            )
+
+
+def _refuse_files(folder: Path, old: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) -> None:
+    """Name the first file of a checkpoint that is another one than when the run began."""
+    for owner in sorted(old.keys() | new.keys()):
+        before, now = old.get(owner, {}), new.get(owner, {})
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                what = "is missing" if name not in now else "is new" if name not in before else "has changed"
+                raise InputError(
+                    f"{name} of {owner} {what} since the run in {folder} began; restore what it was, or start a new run"
+                )
+
+
+def _refuse_versions(folder: Path, old: dict[str, str], new: dict[str, str]) -> None:
+    for name in SAME_VERSIONS:
+        if name in old and old[name] != new.get(name):
+            raise InputError(
+                f"{folder}: {name} {old[name]} began this run, now it is {new.get(name)}, which may train otherwise; "
+                f"pip install {name}=={old[name]}, or start a new run"
             )
 
 
@@ -73,7 +109,3 @@ def _read_record(folder: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); start the run anew in another folder") from error
-
-
-def _comparable(record: dict[str, Any]) -> dict[str, Any]:
-    return flatten(record["recipe"]) | {name: record.get(key) for key, name in COMPARED.items()}

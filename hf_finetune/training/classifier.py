@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint, unmerged_adapter
+from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint, settings_files, unmerged_adapter
 from hf_finetune.models.checkpoint_config import Task, class_names
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
@@ -21,7 +22,7 @@ from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.training.precision import default_device
-from hf_finetune.utils.artifacts import artifacts_in
+from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 logger = logging.getLogger("hf_finetune")
 
@@ -40,6 +41,9 @@ class Classifier:
     labels: tuple[str, ...]
     pairs: bool = False
     """Whether it was trained on pairs of texts."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Files that it was loaded from, by name: all but the weights of its network, and those of its head if it has a
+    file of its own."""
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -65,13 +69,15 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         return _load_with_adapter(checkpoint, adapter, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     model: PreTrainedModel
+    files = settings_files(local.folder)
     if artifacts_in(local.folder.parent).get("encoder") == local.folder:
         model, task, labels = load_custom_head(local.folder.parent)
+        files[HEAD_FILE] = local.folder.parent / HEAD_FILE
     else:
         model, task, labels = _load_model(checkpoint, local)
     inputs = _inputs(local, _max_length(model, local) if task == "text-classification" else None)
     narrow_to_first_token(model)
-    return _classifier(model, inputs, labels, local.config)
+    return _classifier(model, inputs, labels, local.config, files)
 
 
 def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
@@ -108,7 +114,8 @@ def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -
     labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
     model = load_classifier(local, task=task, labels=labels).model
     narrow_to_first_token(model)
-    return _classifier(load_adapter(model, folder), _inputs(local, max_length), labels, config)
+    files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
+    return _classifier(load_adapter(model, folder), _inputs(local, max_length), labels, config, files)
 
 
 def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
@@ -118,8 +125,10 @@ def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
     return TextInputs(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
 
 
-def _classifier(model: nn.Module, inputs: Inputs, labels: tuple[str, ...], config: dict[str, Any]) -> Classifier:
-    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(config.get("trained_on_pairs")))
+def _classifier(
+    model: nn.Module, inputs: Inputs, labels: tuple[str, ...], config: dict[str, Any], files: Mapping[str, Path]
+) -> Classifier:
+    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(config.get("trained_on_pairs")), files)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

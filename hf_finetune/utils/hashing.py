@@ -26,6 +26,15 @@ def of_files(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def of_each(files: Mapping[str, Path]) -> dict[str, str]:
+    """Hash files one by one; returns the SHA-256 by the name of each.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return {name: of_files(path) for name, path in files.items()}
+
+
 def of_json(value: Any) -> str:
     """Hash plain values regardless of the order of keys; other values count by their text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -117,6 +117,12 @@ def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
     with pytest.raises(InputError, match=r"weights of the teacher: the run in .* has 'another', now it is"):
         pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
     record.write_text(whole)
+    tokenizer = Path(texts.objective.teacher) / "tokenizer_config.json"
+    settings = tokenizer.read_text()
+    tokenizer.write_text(settings + " ")
+    with pytest.raises(InputError, match=r"tokenizer_config.json of teacher 1 has changed since the run in"):
+        pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
+    tokenizer.write_text(settings)
     with pytest.raises(StoppedBySignal):
         pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
     # The same one, wherever it lies by now.

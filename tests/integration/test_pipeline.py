@@ -96,6 +96,22 @@ def test_local_data_are_named_without_their_path(tmp_path: Path) -> None:
     assert document.path_name("nyu-mll/glue", "GLUE") == "nyu-mll/glue", "the card links to it"
 
 
+def _refuses_changed_files(checkpoint: Path, resume: Callable[[], object]) -> None:
+    """Other dropout, another activation and swapped token ids: each trained other weights without a word."""
+    for name, old, new in (
+        ("config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"'),
+        ("config.json", '"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.3'),
+        ("tokenizer.json", '"a": 5,', '"a": 6,'),
+        ("tokenizer_config.json", "{", '{"do_lower_case": false,'),
+    ):
+        whole = (checkpoint / name).read_text()
+        assert old in whole, (name, old)
+        (checkpoint / name).write_text(whole.replace(old, new, 1))
+        with pytest.raises(InputError, match=f"{name} of the checkpoint has changed since the run in .* began"):
+            resume()
+        (checkpoint / name).write_text(whole)
+
+
 @pytest.mark.usefixtures("gate_here")
 def test_a_run_that_dies_before_its_result_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -122,6 +138,7 @@ def test_a_run_that_dies_before_its_result_can_be_resumed(
     with pytest.raises(InputError, match="weights of the checkpoint: the run in"):
         run.run(recipe, dataclasses.replace(launch, resume=True))
     checkpoint.write_bytes(whole)
+    _refuses_changed_files(checkpoint.parent, lambda: run.run(recipe, dataclasses.replace(launch, resume=True)))
     result = run.run(recipe, dataclasses.replace(launch, resume=True))
     assert result["parity"]["reload"]["ok"] and result["steps"] == 7
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")

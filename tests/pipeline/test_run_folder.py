@@ -52,6 +52,7 @@ def test_fields_that_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
         return {
             "recipe": {"objective": objective, "hub": {"repo_id": objective["teacher"]}},
             **dict.fromkeys(others, "x"),
+            "files": {"the checkpoint": {"config.json": "1", "vocab.txt": "2"}, "teacher 1": {"config.json": "3"}},
         }
 
     (tmp_path / "recipe.json").write_text(json.dumps(record(teacher="here", teacher_precision="float32")))
@@ -60,3 +61,25 @@ def test_fields_that_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
         refuse_changes(tmp_path, record(teacher="here", teacher_precision="bf16"))
     with pytest.raises(InputError, match=r"weights of the teacher: the run in .* has 'x', now it is 'y'"):
         refuse_changes(tmp_path, {**record(teacher="here", teacher_precision="float32"), "teacher": "y"})
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"config.json": "1", "vocab.txt": "4"}, "vocab.txt of the checkpoint has changed since the run in"),
+        ({"config.json": "1"}, "vocab.txt of the checkpoint is missing since the run in"),
+        (
+            {"config.json": "1", "vocab.txt": "2", "added_tokens.json": "5"},
+            "added_tokens.json of the checkpoint is new since the run in",
+        ),
+    ],
+)
+def test_files_of_a_checkpoint_must_stay_the_same(tmp_path: Path, now: dict[str, str], message: str) -> None:
+    """Every file beside the weights counts; a run from before there were digests goes on."""
+    record = {"recipe": {}, "files": {"the checkpoint": {"config.json": "1", "vocab.txt": "2"}}}
+    (tmp_path / "recipe.json").write_text(json.dumps(record))
+    refuse_changes(tmp_path, record)
+    with pytest.raises(InputError, match=f"{message} .*; restore what it was, or start a new run"):
+        refuse_changes(tmp_path, record | {"files": {"the checkpoint": now}})
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {}}))
+    refuse_changes(tmp_path, record)

@@ -11,7 +11,7 @@ import transformers
 
 from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint, settings_files
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
@@ -79,6 +79,16 @@ def digest(source: Source) -> str:
         return local.commit
     settings = sorted({path for pattern in SETTINGS for path in local.folder.glob(pattern)})
     return hashing.of_files(*local.weights, *settings)
+
+
+def settings_digests(source: Source) -> dict[str, str]:
+    """Return the SHA-256 of each file beside the weights, by name.
+
+    Raises:
+        InputError: see `inspect_checkpoint`.
+    """
+    local = inspect_checkpoint(source.checkpoint, revision=source.revision, need_weights=False)
+    return hashing.of_each(settings_files(local.folder))
 
 
 def load(source: Source, device: torch.device) -> LanguageModel:

@@ -15,7 +15,7 @@ import torch
 
 from hf_finetune.augmentation.compose import Augmentation, generative_operations
 from hf_finetune.augmentation.generative.base import GenerativeOperation
-from hf_finetune.augmentation.generative.checkpoints import digest, load
+from hf_finetune.augmentation.generative.checkpoints import digest, load, settings_digests
 from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.utils import disk_cache
 from hf_finetune.utils.plain import to_plain
@@ -44,6 +44,15 @@ def checkpoint_digests(operations: Sequence[Augmentation]) -> list[str]:
         InputError: see `checkpoints.digest`.
     """
     return [digest(source) for source in _sources(operations)]
+
+
+def checkpoint_files(operations: Sequence[Augmentation]) -> list[dict[str, str]]:
+    """Return the SHA-256 of the files beside the weights of each of the operations' checkpoints, by name.
+
+    Raises:
+        InputError: see `checkpoints.digest`.
+    """
+    return [settings_digests(source) for source in _sources(operations)]
 
 
 def _sources(operations: Sequence[Augmentation]) -> list[Source]:

@@ -29,6 +29,10 @@ class Teacher(Protocol):
         """SHA-256 of everything that its predictions of given rows depend on."""
 
     @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files that a network teacher is loaded from beside its weights, by name; else none."""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user."""
 

@@ -97,6 +97,11 @@ class NetworkTeacher:
             head = f"Reading(pooling={spec.kind!r}, last_layers={spec.last_layers}, first={spec.first})"
         return hashing.of_json([hashing.of_tensors(model.state_dict()), config, head])
 
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of its config, tokenizer or processor, and adapter config, by file name."""
+        return hashing.of_each(self.classifier.files)
+
     def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse images that it cannot read, see `Teacher.check`.
 

@@ -57,6 +57,11 @@ class PrecomputedPredictions:
     notes: tuple[str, ...] = ()
     """Notes for the user."""
 
+    @property
+    def files(self) -> dict[str, str]:
+        """None: `weights` covers all of its files."""
+        return {}
+
     def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows without a prediction, see `Teacher.check`.
 

@@ -60,6 +60,11 @@ class SklearnTeacher:
     notes: tuple[str, ...] = ()
     """Notes for the user."""
 
+    @property
+    def files(self) -> dict[str, str]:
+        """None: `weights` covers all of its files."""
+        return {}
+
     def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict, see `Teacher.check`.
 
