@@ -10,8 +10,8 @@ from hf_finetune.cli.run import importing
 from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import parse_duration
 from hf_finetune.search.config import SearcherName
+from hf_finetune.utils.durations import parse_duration
 
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 

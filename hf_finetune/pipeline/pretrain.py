@@ -30,7 +30,7 @@ from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.pretraining.models import save_encoder
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.training.callbacks import ProgressBar, read_log
-from hf_finetune.training.checkpoints import is_whole, newest_whole, seal, train_until_stopped
+from hf_finetune.training.checkpoints import SaveInterval, is_whole, newest_whole, seal, train_until_stopped
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.plain import short_repr
 
@@ -97,7 +97,7 @@ def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:
     trainer = build_trainer(setup, work, eval_on_start=resume_from is None)
     bar = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ProgressBar))
     try:
-        train_until_stopped(trainer, resume_from, stage=" of the pretraining")
+        train_until_stopped(trainer, resume_from, SaveInterval.of(run.recipe.train), stage=" of the pretraining")
     finally:
         bar.close()
     if state.is_main_process:

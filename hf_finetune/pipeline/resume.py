@@ -18,7 +18,10 @@ logger = logging.getLogger("hf_finetune.run")
 
 # Fields without influence on the trained weights. A teacher may move: its weights are compared.
 MAY_CHANGE = frozenset(
-    {"evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints", "objective.teacher"}
+    {
+        *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "objective.teacher"),
+        *("train.keep_checkpoints", "train.save_steps", "train.save_every"),
+    }
 )
 # Further keys of recipe.json that must stay the same, by their names in messages.
 COMPARED = {

@@ -22,7 +22,7 @@ from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LogLines, ProgressBar
-from hf_finetune.training.checkpoints import train_until_stopped
+from hf_finetune.training.checkpoints import SaveInterval, train_until_stopped
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
@@ -89,7 +89,7 @@ def train(setup: RunSetup) -> ClassifierTrainer:
     _log_start(setup, trainer.args.learning_rate)
     try:
         with setup.clock.measure("train_s"):
-            train_until_stopped(trainer, setup.resume_from)
+            train_until_stopped(trainer, setup.resume_from, SaveInterval.of(setup.run.recipe.train))
     finally:
         bar.close()
         setup.rows.close()

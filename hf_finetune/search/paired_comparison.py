@@ -9,9 +9,9 @@ import numpy as np
 
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
 from hf_finetune.search import planning
-from hf_finetune.search.budget import format_duration
 from hf_finetune.search.final_runs import FinalRun
 from hf_finetune.search.state import State
+from hf_finetune.utils.durations import format_duration
 
 logger = logging.getLogger("hf_finetune.run")
 

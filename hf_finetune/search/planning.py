@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import format_duration
 from hf_finetune.search.searchers.base import RUNGS
+from hf_finetune.utils.durations import format_duration
 
 RESERVE = 0.1
 """Share of the remaining time that plans of final runs leave free, as measurements are imprecise. What is left of it

@@ -51,6 +51,53 @@ SET_BY = {
     "lr_scheduler_type": "train.lr_scheduler_type",
     "lr_scheduler_kwargs": "schedule",
     "warmup_steps": "train.warmup_steps",
+    "save_steps": "train.save_steps",
+    "output_dir": "--output",
+    "metric_for_best_model": "evaluate.metric",
+    "greater_is_better": "evaluate.metric",
+    "bf16": "precision.mixed_precision",
+    "fp16": "precision.mixed_precision",
+    "tf32": "precision.float32_matmul",
+    "use_cpu": "accelerate launch --cpu",
+    "label_smoothing_factor": "objective.label_smoothing",
+    "train_sampling_strategy": "batching.by_length",
+    "length_column_name": "batching.by_length",
+    "data_seed": "train.seed",
+    "hub_model_id": "hub.repo_id",
+    "hub_private_repo": "hub.private",
+    "hub_revision": "hub.revision",
+    "local_rank": "the launcher",
+}
+# What the run decides by itself, or computes in its own way without reading the argument; with the remedy.
+DECIDED = {
+    **dict.fromkeys(
+        ("save_strategy", "save_total_limit", "save_only_model", "save_on_each_node", "enable_jit_checkpoint"),
+        "every epoch and every signal saves a checkpoint, and the last two stay; train.save_steps and train.save_every "
+        "save within an epoch, too",
+    ),
+    **dict.fromkeys(
+        ("eval_strategy", "eval_steps", "load_best_model_at_end"),
+        "every epoch is validated, and evaluate.metric chooses the weights",
+    ),
+    **dict.fromkeys(
+        (
+            *("prediction_loss_only", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"),
+            *("include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
+        ),
+        "validation has a loop of its own; train.per_device_eval_batch_size sets its batches",
+    ),
+    **dict.fromkeys(
+        (
+            *("dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+            *("dataloader_multiprocessing_context", "dataloader_in_order", "dataloader_drop_last"),
+        ),
+        "batches have a loader of their own; dataloader_num_workers sets its workers",
+    ),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a run trains and evaluates in any case"),
+    **dict.fromkeys(("hub_strategy", "hub_always_push"), "--push sends the finished run, once"),
+    "resume_from_checkpoint": "--resume continues a run from its last checkpoint",
+    "ddp_timeout": "processes wait a day for each other",
+    "auto_find_batch_size": "`hf-finetune plan` estimates the memory; set train.per_device_train_batch_size",
 }
 
 # Fields that are passed on by name.
@@ -137,15 +184,18 @@ def training_arguments(
 
 def _checked(extra: dict[str, Any]) -> dict[str, Any]:
     """Check the user's further arguments: TrainingArguments accepts values of any type and fails when it uses them."""
-    elsewhere = {*FIXED, *SHARED, "bf16", "fp16", "use_cpu", "output_dir"} - CHANGEABLE
     hints = typing.get_type_hints(TrainingArguments)
     for name in extra:
         if name in ("hub_token", "push_to_hub"):
             raise InputError(
                 f"train.extra.{name}: a token does not belong in a recipe; `hf auth login`, then --push REPO"
             )
+        if name in DECIDED:
+            raise InputError(f"train.extra.{name}: the run decides this itself ({DECIDED[name]}); remove it")
         if name in SET_BY:
             raise InputError(f"train.extra.{name}: {SET_BY[name]} sets it; remove it")
-        if name in elsewhere:
-            raise InputError(f"train.extra.{name}: this is fixed or set elsewhere in the recipe; remove it")
+        if name in SHARED:
+            raise InputError(f"train.extra.{name}: train.{name} sets it; remove it")
+        if name in FIXED and name not in CHANGEABLE:
+            raise InputError(f"train.extra.{name}: this is fixed, for exact results; remove it")
     return {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}

@@ -7,8 +7,10 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.peft import state as adapter_state
+from hf_finetune.training.config import Train
 from hf_finetune.training.soup import ingredients
 from hf_finetune.utils import hashing
+from hf_finetune.utils.durations import parse_duration
 from hf_finetune.utils.files import write_json
 
 logger = logging.getLogger("hf_finetune")
@@ -124,44 +128,88 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]))
 
 
+def _delete_old(folder: Path, step: int) -> None:
+    """Delete the checkpoints that a run which has just saved `step` does not need.
+
+    The last two stay, and those with the best weights at their time, without which they cannot be used. A killed run
+    may have left unfinished ones, and ones of later steps, which are repeated.
+    """
+    saved = _by_step(folder)
+    usable = [c for c in saved if (c / MANIFEST).is_file() and int(c.name.removeprefix("checkpoint-")) <= step]
+    needed = {c.name for c in usable[-2:]} | {f"checkpoint-{saved_state(c).best_global_step}" for c in usable[-2:]}
+    for checkpoint in saved:
+        if checkpoint.name not in needed:
+            shutil.rmtree(checkpoint)
+
+
+@dataclass(frozen=True)
+class SaveInterval:
+    """How often checkpoints are saved within an epoch."""
+
+    steps: int | None = None
+    """Optimizer steps between two."""
+    seconds: float | None = None
+    """Seconds between two."""
+
+    @classmethod
+    def of(cls, train: Train) -> SaveInterval:
+        """Return the interval that a recipe asks for."""
+        return cls(train.save_steps, None if train.save_every is None else parse_duration(train.save_every))
+
+
 class CheckpointKeeper(TrainerCallback):
-    """Seals each checkpoint, deletes all but the last two and the best, and stops at a checkpoint after a signal.
+    """Saves within an epoch, seals each checkpoint, deletes old ones, and stops at a checkpoint after a signal.
 
     Args:
         signals: filled by `catching_signals`.
     """
 
-    def __init__(self, signals: list[int]) -> None:
-        self.signals = signals
+    def __init__(self, signals: list[int], interval: SaveInterval = SaveInterval()) -> None:
+        self.signals, self.interval = signals, interval
+        self._saved_at = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Start the time of `train.save_every`."""
+        self._saved_at = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        """Request a checkpoint after a signal, unless this step ends an epoch, which is evaluated and saved anyway."""
-        if self._stopped(args) and not control.should_training_stop and not float(state.epoch or 0.0).is_integer():
+        """Request a checkpoint after a signal and in the intervals, unless this step ends an epoch, which is evaluated
+        and saved anyway."""
+        stopped, is_due = self._in_any_process(args, bool(self.signals), self._is_time_up())
+        if stopped and not self.signals:
+            self.signals.append(signal.SIGTERM)
+        is_due |= self.interval.steps is not None and state.global_step % self.interval.steps == 0
+        ends_epoch = control.should_training_stop or float(state.epoch or 0.0).is_integer()
+        if (stopped or is_due) and not ends_epoch:
             control.should_save = True
         return control
 
-    def _stopped(self, args: TrainingArguments) -> bool:
-        """Return whether any process got a signal: all must save and stop at the same step."""
-        if args.world_size > 1:
-            stop = torch.tensor(float(bool(self.signals)), device=args.device)
-            torch.distributed.all_reduce(stop)
-            if stop and not self.signals:
-                self.signals.append(signal.SIGTERM)
-        return bool(self.signals)
+    def _is_time_up(self) -> bool:
+        return self.interval.seconds is not None and time.monotonic() - self._saved_at >= self.interval.seconds
+
+    def _in_any_process(self, args: TrainingArguments, *facts: bool) -> list[bool]:
+        """Return whether each holds in any process: all must save and stop at the same step."""
+        if args.world_size == 1:
+            return list(facts)
+        counts = torch.tensor(facts, dtype=torch.float32, device=args.device)
+        torch.distributed.all_reduce(counts)
+        return [bool(count) for count in counts.tolist()]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Seal the checkpoint when every process has written its part."""
         folder = Path(args.output_dir or "")
         # Also a barrier: waits for all processes.
-        stopped = self._stopped(args)
+        (stopped,) = self._in_any_process(args, bool(self.signals))
+        if stopped and not self.signals:
+            self.signals.append(signal.SIGTERM)
+        self._saved_at = time.monotonic()
         if args.should_save:
             seal(folder / f"checkpoint-{state.global_step}", beside=ingredients(folder, state.global_step))
-            best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
-            for old in _by_step(folder)[:-2]:
-                if old.name != best:
-                    shutil.rmtree(old)
+            _delete_old(folder, state.global_step)
         if stopped:
             name = signal.Signals(self.signals[0]).name
             raise StoppedBySignal(
@@ -186,18 +234,21 @@ def catching_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train_until_stopped(trainer: Trainer, resume_from: Path | None, *, stage: str = "") -> None:
+def train_until_stopped(
+    trainer: Trainer, resume_from: Path | None, interval: SaveInterval = SaveInterval(), *, stage: str = ""
+) -> None:
     """Train to the end, or until a signal has led to a checkpoint.
 
     Args:
         resume_from: checkpoint to resume from; None: start at the first step.
+        interval: how often checkpoints are saved within an epoch.
         stage: names the stage in the message: " of the pretraining".
 
     Raises:
         StoppedBySignal: after a checkpoint.
     """
     with catching_signals() as signals:
-        trainer.add_callback(CheckpointKeeper(signals))
+        trainer.add_callback(CheckpointKeeper(signals, interval))
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     if signals:
         raise StoppedBySignal(f"stopped by a signal after the last step{stage}; --resume goes on from there")

@@ -9,6 +9,7 @@ from annotated_types import Le
 from hf_finetune.training.optim.schedule_config import ScheduleName
 from hf_finetune.utils.config import (
     Count,
+    Duration,
     MaxSteps,
     NonNegative,
     OpenFraction,
@@ -67,11 +68,16 @@ class Train:
     with method head, which does not train the features."""
     early_stopping_patience: Count | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
+    save_steps: Count | None = None
+    """Save a checkpoint after every so many optimizer steps, besides after each epoch: --resume continues from the last
+    one to the same bits. None: after each epoch."""
+    save_every: Annotated[Duration | None, flag("--save-every")] = None
+    """Save a checkpoint when so much time has passed since the last one: 90s, 10m, 1h30m. None: after each epoch."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
     extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Further TrainingArguments, passed through unchanged. Pretraining gets them, too, except eval_on_start,
-    eval_delay, logging_first_step and report_to."""
+    """Further TrainingArguments, passed through unchanged; those that the run decides itself are refused. Pretraining
+    gets them, too, except eval_on_start, eval_delay, logging_first_step and report_to."""
 
     @property
     def uses_gradient_checkpointing(self) -> bool:

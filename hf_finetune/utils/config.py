@@ -18,6 +18,7 @@ import tyro
 from annotated_types import Ge, Gt, Interval
 
 from hf_finetune.utils.config_errors import Check, input_error
+from hf_finetune.utils.durations import EXPECTED, is_duration
 from hf_finetune.utils.hints import configs_in
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ OpenFraction: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 """Share above 0 and below 1."""
 Count: TypeAlias = Annotated[int, Ge(1)]
 CountOrZero: TypeAlias = Annotated[int, Ge(0)]
+Duration: TypeAlias = Annotated[str, Check(is_duration, EXPECTED)]
+"""See `durations.parse_duration`."""
 Seed: TypeAlias = Annotated[int, between(0, 2**32 - 1)]
 MaxSteps: TypeAlias = Annotated[
     int, Check(lambda n: n == -1 or n >= 1, "at least 1, or -1 for as many as the epochs have")

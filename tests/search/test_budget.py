@@ -3,8 +3,8 @@
 import pytest
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import format_duration, parse_duration
 from hf_finetune.search.planning import affordable_trials
+from hf_finetune.utils.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45", 45), ("1.5m", 90)])

@@ -1,5 +1,6 @@
 """What of `train.extra` is passed through, and what is refused before anything is written."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_finetune.errors import InputError
-from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.arguments import DECIDED, FIXED, SET_BY, SHARED, training_arguments
 from hf_finetune.training.config import Train
 
 
@@ -38,6 +39,9 @@ def test_extra_is_passed_through(tmp_path: Path) -> None:
         ("lr_scheduler_type", "train.lr_scheduler_type"),
         ("lr_scheduler_kwargs", "schedule"),
         ("warmup_steps", "train.warmup_steps"),
+        ("save_steps", "train.save_steps"),
+        ("metric_for_best_model", "evaluate.metric"),
+        ("learning_rate", "train.learning_rate"),
     ],
 )
 def test_what_the_recipe_says_is_said_once(tmp_path: Path, name: str, field: str) -> None:
@@ -58,13 +62,34 @@ def test_what_the_recipe_says_is_said_once(tmp_path: Path, name: str, field: str
         ({"ddp_backend": ["x"]}, r"train.extra.ddp_backend: expected text or null, got \['x'\]"),
         ({"accelerator_config": 3}, "train.extra.accelerator_config: expected a mapping or text or null, got 3"),
         ({"adam_bet1": 0.9}, "train: .*adam_bet1"),
-        ({"save_strategy": "no"}, "train.extra.save_strategy: "),
+        ({"save_strategy": "no"}, r"train.extra.save_strategy: the run decides this itself \(.*train.save_steps and"),
+        ({"resume_from_checkpoint": "x"}, r"train.extra.resume_from_checkpoint: .*\(--resume continues"),
+        ({"eval_steps": 5}, "train.extra.eval_steps: the run decides this itself"),
+        ({"dataloader_pin_memory": True}, "train.extra.dataloader_pin_memory: .* dataloader_num_workers sets"),
+        ({"logging_nan_inf_filter": True}, "train.extra.logging_nan_inf_filter: this is fixed"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         arguments(tmp_path, extra)
     assert "\n" not in str(caught.value)
+
+
+def test_no_argument_is_ignored() -> None:
+    """Each field of TrainingArguments is a field of the recipe, or refused by name, or one of these, which work."""
+    passed_on = {
+        *("torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps"),
+        *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
+        *("activation_checkpointing", "activation_checkpointing_kwargs"),
+        *("use_liger_kernel", "liger_kernel_config", "use_cache", "neftune_noise_alpha", "full_determinism"),
+        *("logging_strategy", "log_on_each_node", "log_level", "log_level_replica", "include_num_input_tokens_seen"),
+        *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+        *("eval_delay", "eval_on_start", "dataloader_num_workers", "debug", "skip_memory_metrics"),
+        *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"),
+        *("ddp_backend", "accelerator_config", "parallelism_config", "fsdp", "fsdp_config", "deepspeed"),
+    }
+    stock = {field.name for field in fields(TrainingArguments)}
+    assert stock - {*SHARED, *SET_BY, *DECIDED, *FIXED, "hub_token", "push_to_hub"} == passed_on
 
 
 def test_one_process_has_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,22 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_finetune.errors import StoppedBySignal
-from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, is_whole, newest_whole, seal
+from hf_finetune.training import checkpoints
+from hf_finetune.training.checkpoints import (
+    CheckpointKeeper,
+    SaveInterval,
+    catching_signals,
+    is_whole,
+    newest_whole,
+    seal,
+)
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.training.optim.update_rule import UpdateRule
@@ -45,17 +54,21 @@ class KillAfterSaveAt(KillAt):
             raise KeyboardInterrupt
 
 
+AT_EPOCHS = SaveInterval()
+
+
 def trainer_at(
     folder: Path,
     *callbacks: TrainerCallback,
     dropout: float | None = None,
     signals: list[int] | None = None,
     epochs: float = 3.0,
+    interval: SaveInterval = AT_EPOCHS,
 ):
     linear = UpdateRule(schedule=resolve("linear", warmup_steps=0, optimizer=AdamW()))
     made = trainer_with(update=linear)
     trainer = small_trainer(folder, "bert", num_train_epochs=epochs, dropout=dropout, trainer=made)
-    for callback in (*callbacks, CheckpointKeeper([] if signals is None else signals)):
+    for callback in (*callbacks, CheckpointKeeper([] if signals is None else signals, interval)):
         trainer.add_callback(callback)
     return trainer
 
@@ -71,6 +84,26 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path, step: int) -> None:
     result = newest_whole(tmp_path / "killed" / "checkpoints")
     assert (result is None) == (step < 5)
     again.train(resume_from_checkpoint=None if result is None else str(result))
+    assert furthest(weights(again), weights(straight)) == 0.0
+    assert again.state.best_metric == straight.state.best_metric
+
+
+@pytest.mark.parametrize("interval", [SaveInterval(steps=3), SaveInterval(seconds=1.5)])
+def test_saves_within_an_epoch_change_nothing_and_are_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: SaveInterval
+) -> None:
+    """Epochs of 5 steps of a second, killed after 13: the last checkpoints are of the end of an epoch and of step 12."""
+    straight = trainer_at(tmp_path / "straight")
+    straight.train()
+    clock = iter(range(1000))
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(KeyboardInterrupt):
+        trainer_at(tmp_path / "killed", KillAt(13), interval=interval).train()
+    folder = tmp_path / "killed" / "checkpoints"
+    steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.iterdir())
+    assert steps[-2:] == [10, 12]
+    again = trainer_at(tmp_path / "killed", interval=interval)
+    again.train(resume_from_checkpoint=str(newest_whole(folder)))
     assert furthest(weights(again), weights(straight)) == 0.0
     assert again.state.best_metric == straight.state.best_metric
 

@@ -8,9 +8,9 @@ from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.run_folder import plain_disk_errors
 from hf_finetune.search import planning
 from hf_finetune.search.augmentation.search_run import SearchRun
-from hf_finetune.search.budget import format_duration
 from hf_finetune.search.final_runs import MAX_EVAL_ROWS, measure
 from hf_finetune.search.recipe_variant import RecipeVariant
+from hf_finetune.utils.durations import format_duration
 
 logger = logging.getLogger("hf_finetune.run")
 

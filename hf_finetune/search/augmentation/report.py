@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.search.budget import format_duration
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.state import State
+from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.plain import to_plain
 from hf_finetune.utils.plots import line_chart
 

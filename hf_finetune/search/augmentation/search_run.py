@@ -14,12 +14,13 @@ from hf_finetune.search import planning
 from hf_finetune.search.augmentation.policy import NONE, Policy, describe_schedule
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
 from hf_finetune.search.augmentation.space import Space
-from hf_finetune.search.budget import Budget, format_duration
+from hf_finetune.search.budget import Budget
 from hf_finetune.search.config import SearchOptions
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import RUNGS, Trial
 from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.search.state import State
+from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.plain import to_plain
 
