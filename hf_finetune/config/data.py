@@ -15,8 +15,8 @@ class Location:
     """Where labeled rows are."""
 
     path: str
-    """Hub id; a csv, tsv, json or jsonl file of texts, or a parquet file; or a folder of split files, or of one
-    sub-folder per class with .txt files or images."""
+    """A Hub id, a file, or a folder. Files: csv, tsv, json or jsonl with texts, or parquet. Folders: split files, or
+    one sub-folder per class with .txt files or images."""
     config_name: Annotated[str | None, flag("--config-name")] = None
     """Configuration of a Hub data set (`mnli` of `nyu-mll/glue`)."""
     revision: Annotated[str | None, flag("--revision")] = None
@@ -51,13 +51,14 @@ class TextData(Data):
     text_pair: Annotated[str | None, flag("--text-pair")] = None
     """Column of the second text, for sentence pairs."""
     max_length: Annotated[int, Ge(4), flag("--max-length")] = 128
-    """Longest text in tokens, special tokens included; longer texts are truncated. Stored with the tokenizer."""
+    """Longest text in tokens, special tokens included. Longer texts are truncated. The length is stored with the
+    tokenizer."""
     augment: Operations[TextAugmentation] = ()
     """Random operations on the training texts, in order: online augmentation, a new view of every example in every
     epoch. See `augmentation.text.operations` and `augmentation.compose`. Validation and test texts stay unchanged."""
     augment_copies: CountOrZero = 0
-    """Offline augmentation instead: keep every text and add this many augmented copies of it, made once before
-    training. 0: none."""
+    """Offline augmentation instead: keep every text, and add this many augmented copies of it. The copies are made
+    once, before training. 0: none."""
     encoding: str = "utf-8"
     """Encoding of text files."""
 
@@ -74,13 +75,13 @@ class ImageData(Data):
     of every example in every epoch. See `augmentation.image.operations` and `augmentation.compose`. Validation and test
     images stay unchanged."""
     augment_copies: CountOrZero = 0
-    """Offline augmentation instead: keep every image and add this many augmented copies of it, made once before
-    training and stored on disk, regardless of `decode_once`. 0: none."""
+    """Offline augmentation instead: keep every image, and add this many augmented copies of it. The copies are made
+    once, before training, and stored on disk, regardless of `decode_once`. 0: none."""
     decode_once: bool = True
-    """Cache the resized pixels of all images on disk, within `batching.cache_gb`, for every epoch and every later run:
-    the pixels are bit-identical. False: decode an image at each use."""
+    """Cache the resized pixels of all images on disk, within `batching.cache_gb`, for every epoch and every later run.
+    The pixels are bit-identical. False: decode an image at each use."""
     low_resolution: Annotated[int, Ge(8)] | None = None
-    """Shorter side of the images, in pixels, in the first part of training, rounded to whole patches: 160 instead of
-    224 costs about half. The rest of training and all evaluation use full size. None: full size throughout."""
+    """Shorter side of the images in the first part of training, in pixels, rounded to whole patches. 160 instead of 224
+    costs about half. The rest of training and all evaluation use full size. None: full size throughout."""
     low_resolution_share: Annotated[float, Interval(gt=0, le=1)] = 0.67
     """Share of the optimizer steps at `low_resolution`."""

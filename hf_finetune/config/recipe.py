@@ -30,7 +30,7 @@ class Hub:
     """Where the result is pushed."""
 
     repo_id: Annotated[str | None, flag("--push")] = None
-    """Repository on the Hub; created if needed. None: nothing is pushed."""
+    """Repository on the Hub, created if needed. None: nothing is pushed."""
     private: bool = False
     """Make a new repository private."""
     revision: str | None = None
@@ -107,7 +107,7 @@ class Recipe:
 
     @property
     def distillation_kinds(self) -> tuple[DistillationKind, ...]:
-        """The losses against the teacher; none without a teacher."""
+        """The losses against the teacher. Empty without a teacher."""
         return self.objective.kinds if isinstance(self.objective, Distill) else ()
 
     @property
@@ -124,7 +124,7 @@ class Recipe:
 
 @configclass
 class Launch:
-    """Where and how a recipe runs; no part of what it computes."""
+    """Where and how a recipe runs. Nothing here changes what it computes."""
 
     output: str | None = None
     """Folder of the run. Default: runs/<name>-<n>."""

@@ -44,7 +44,7 @@ class SourceSplit(Source):
     """Rows to predict or to evaluate on."""
 
     split: str | None = None
-    """Split of the data. Default: test, else validation, else train; the log names it."""
+    """Split of the data. Default: test, else validation, else train. The log names it."""
 
 
 @configclass
@@ -52,8 +52,8 @@ class SplitOptions:
     """How labeled rows are split into training, validation and test rows."""
 
     validation: Annotated[str | None, flag("--validation")] = None
-    """Validation rows: the name of a split of the data, or a file or folder. Default: the data's own, else held out
-    from the training rows."""
+    """Validation rows: a split of the data by its name, or a file or folder. Default: the data's own validation split,
+    else a part held out from the training rows."""
     test: Annotated[str | None, flag("--test")] = None
     """Test rows: the name of a split of the data, or a file or folder. Default: the data's own."""
     validation_fraction: Fraction = 0.1
@@ -62,8 +62,8 @@ class SplitOptions:
     """Share of the rows to hold out for test when the data has no test split. 0: no test split, and no claim about
     test."""
     split_seed: Seed = 0
-    """Seed of the held-out splits; separate from `train.seed`, so that runs with other seeds are compared on the same
-    rows."""
+    """Seed of the held-out splits. It is separate from `train.seed`, so that runs with other seeds are compared on the
+    same rows."""
     max_train_rows: Annotated[Annotated[int, Ge(2)] | None, flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed` in the proportions of the classes."""
     rows_per_class: Annotated[Count | None, flag("--rows-per-class")] = None

@@ -40,24 +40,24 @@ def _are_names(teacher: str | tuple[str, ...]) -> bool:
 
 @configclass
 class Distill(Supervised):
-    """The loss against the labels plus losses against a teacher; `--teacher MODEL` alone chooses it."""
+    """The loss against the labels plus losses against a teacher. `--teacher MODEL` alone chooses it."""
 
     _: KW_ONLY
     teacher: Annotated[str | tuple[str, ...], Check(_are_names, "one name or several, each once"), flag("--teacher")]
-    """Folder of a run or of a classifier, or a Hub id: a larger or better model of the same class names. It reads the
-    examples once, through its own tokenizer or processor, and its logits are cached for later runs, within
-    `batching.cache_gb`. With online augmentation (`data.augment`) it predicts each epoch's views as the epoch begins.
-    Also precomputed predictions (.parquet, .npy, or a folder of them; see docs/distillation.md), or a scikit-learn
-    pipeline for texts (.skops). With several teachers, `--teacher A B`, the student learns from the logarithm of their
-    mean probabilities."""
+    """A larger or better model of the same class names: the folder of a run or of a classifier, or a Hub id. It reads
+    the examples once, through its own tokenizer or processor. Its logits are cached for later runs, within
+    `batching.cache_gb`. With online augmentation (`data.augment`) it predicts each epoch's views as the epoch begins. A
+    teacher can also be precomputed predictions (.parquet, .npy, or a folder of them, see docs/distillation.md), or a
+    scikit-learn pipeline for texts (.skops). With several teachers, `--teacher A B`, the student learns from the
+    logarithm of their mean probabilities."""
     kinds: Operations[DistillationKind] = (SoftTargets(),)
-    """Losses against the teacher, on its logits or its features, each with a weight; the choices are listed at the end.
+    """Losses against the teacher, on its logits or its features, each with a weight. The choices are listed at the end.
     A DeiT learns the teacher's predictions with a second head, on its distillation token, and predicts with both
     heads."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Number format of the teacher. bf16: examples whose predicted class could change are computed again in float32."""
     labels_weight: Weight = 0.5
-    """Weight of the loss against the labels, for examples that have one; Ramp(start, end) changes it over the training.
+    """Weight of the loss against the labels, for examples that have one. Ramp(start, end) changes it over the training.
     0: learn from the teacher alone."""
 
     @property

@@ -37,42 +37,44 @@ class Model:
     trust_remote_code: Annotated[bool, flag("--trust-remote-code")] = False
     """Run Python code that comes with the checkpoint. Off: such a checkpoint is refused."""
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
-    """Start from random weights, seeded by `train.seed`. The network has the checkpoint's family and config, with these
-    fields changed, such as {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}; {}
-    changes none. The tokenizer or image processor is the checkpoint's; its weights may be missing. None: start from
-    the checkpoint's weights."""
+    """Start from random weights, seeded by `train.seed`. The network has the checkpoint's family, and its config with
+    these fields changed: {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}. {}
+    changes none. The tokenizer or image processor is the checkpoint's. The checkpoint's weights may be missing. None:
+    start from the checkpoint's weights."""
     top_layers: CountOrZero = 2
-    """With method top: train this many of the highest encoder layers and all above them; freeze the layers below."""
+    """With method top: train this many of the highest encoder layers, and all above them. The layers below are
+    frozen."""
     frozen_layers: CountOrZero = 0
-    """Freeze the embeddings and this many of the lowest encoder layers; frozen layers have no dropout. 0: all layers
+    """Freeze the embeddings and this many of the lowest encoder layers. Frozen layers have no dropout. 0: all layers
     train."""
     trainable: Literal["all", "biases", "norms", "attention"] = "all"
-    """With method full, which encoder weights train: all; biases (BitFit, arXiv:2106.10199); norms, their scale and
-    shift; or attention. The head always trains."""
+    """Encoder weights that train with method full. all: all of them. biases: only these (BitFit, arXiv:2106.10199).
+    norms: scale and shift of the norms. attention: the attention layers. The head always trains."""
     trainable_pattern: Pattern | None = None
-    """With method full: a regular expression. Weights whose name it matches (`layer\\.(10|11)\\.`) train, and the head.
-    None: use `trainable`."""
+    """With method full: train only the weights whose name matches this regular expression, and the head. Such as
+    `layer\\.(10|11)\\.`. None: use `trainable`."""
     unfreeze_every: Positive | None = None
-    """With method full or top: train only the head at first, and unfreeze one more layer, from the top down, every so
-    many epochs (0.5: two an epoch), the embeddings last (arXiv:1801.06146). None: train all from the start."""
+    """Gradual unfreezing with method full or top (arXiv:1801.06146). Only the head trains at first. Every so many
+    epochs one more layer is unfrozen, from the top down, and the embeddings last. 0.5: two layers an epoch. None: train
+    all from the start."""
     pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
-    """What the head reads from the last hidden states: the first token (cls), their mean or maximum without padding, or
-    a learned weighted mean (attention). For images, all but cls read the patches. default: as the family's own class. A
-    model that no stock class can express is saved as encoder/ and head.safetensors instead of model/."""
+    """What the head reads from the last hidden states. cls: the first token. mean, max: over all tokens without
+    padding. attention: a learned weighted mean. For images, all but cls read the patches. default: as in the family's
+    own class. A model that no stock class can express is saved as encoder/ and head.safetensors instead of model/."""
     last_layers: Count = 1
     """Concatenate the hidden states of this many of the highest layers before pooling."""
     head: Literal["default", "linear", "mlp"] = "default"
     """linear: one layer on the pooled state. mlp: a hidden layer before it. default: the head of the family's own class
-    if it has this pooling (BERT on cls: a hidden layer with tanh), else linear."""
+    if it has this pooling, else linear. BERT's own head on cls has a hidden layer with tanh."""
     head_width: Count | None = None
     """Width of the hidden layer of an mlp head. None: the width of the pooled state."""
     head_activation: Literal["tanh", "gelu", "relu"] | None = None
-    """Activation of the hidden layer of an mlp head. None: the one of the family's own head (BERT: tanh), else gelu."""
+    """Activation of the hidden layer of an mlp head. None: that of the family's own head (BERT: tanh), else gelu."""
     dropout: Fraction | None = None
     """Rate of every dropout of the network, stochastic depth included. None: the rates of the checkpoint's config."""
     patch_drop: Fraction = 0.0
-    """Share of every image's patches that a training step drops at random (PatchDropout, arXiv:2208.07220): half of the
-    patches cost half. For vit, deit and dinov2. Evaluation uses all patches."""
+    """PatchDropout (arXiv:2208.07220): share of every image's patches that a training step drops at random. Half of the
+    patches cost half the time. Evaluation uses all patches. For vit, deit and dinov2."""
     fast_dropout: bool = True
     """On CPU, draw one dropout mask per forward pass and give every dropout layer a slice of it. Not with activation
     checkpointing."""
@@ -85,12 +87,13 @@ class Model:
     narrow_last_layer: bool = True
     """Compute the last layer for the first token only if the head reads no other token: same logits, less work."""
     attn_implementation: Literal["eager", "sdpa"] | None = None
-    """Attention kernel. None: on CPU eager, whose backward pass is faster for short texts, or sdpa if `precision.probe`
-    measures that it is faster; on GPU the library's choice."""
+    """Attention kernel. None: on GPU the library's choice. On CPU eager, whose backward pass is faster for short texts,
+    or sdpa if `precision.probe` measures that it is faster."""
     surgery: Operations[SurgeryStep] = ()
-    """Operations on the loaded checkpoint, in order: keep, drop, copy, add or reinitialize layers; change activations,
-    dropout rates, widths, patch and kernel sizes, pooling, positions. See `models.surgery.operations`. The result loads
-    with plain transformers. Operations that a family's config cannot express are refused before weights are loaded."""
+    """Operations on the loaded checkpoint, in order. Layers can be kept, dropped, copied, added or reinitialized.
+    Activations, dropout rates, widths, patch and kernel sizes, pooling and positions can be changed. See
+    `models.surgery.operations`. The result loads with plain transformers. Operations that a family's config cannot
+    express are refused before weights are loaded."""
 
     @property
     def has_custom_head(self) -> bool:

@@ -20,7 +20,7 @@ class Pretrain:
     schedule, and the batches, seed, number format and `train.extra` of the run."""
 
     objective: Choice[PretrainObjective | None] = None
-    """Pretraining objective: MaskedLanguage or SimCSE for texts; SimMIM, MAE or SimCLR for images. None: no further
+    """Pretraining objective. For texts: MaskedLanguage or SimCSE. For images: SimMIM, MAE or SimCLR. None: no further
     pretraining."""
     rows: tuple[str, ...] = ()
     """More unlabeled examples, in addition to the training examples: files, folders or Hub ids, of which all splits but
@@ -36,7 +36,7 @@ class Pretrain:
     max_steps: MaxSteps = -1
     """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""
     held_out_fraction: OpenFraction = 0.05
-    """Share of the examples, 1,000 at most, on which the loss is measured after each epoch; the best epoch is kept."""
+    """Share of the examples, 1,000 at most, on which the loss is measured after each epoch. The best epoch is kept."""
     compare: bool = False
     """Also run the recipe without pretraining, in DIR/without, for as much training time as both stages take, and
     report the paired difference."""

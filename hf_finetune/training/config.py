@@ -28,9 +28,10 @@ class Train:
     """The training loop. Fields that TrainingArguments has keep its names and meanings."""
 
     learning_rate: Positive | None = None
-    """Peak learning rate. None: 1e-3 for head and lora (plain LoRA on texts: at a width of 768; 2e-3 at 384); for texts
-    1e-4 with full, 3e-4 with top; for images 2e-5 with both; 5e-4 with model.from_config; see docs/benchmarks.md. SGD
-    takes 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
+    """Peak learning rate. The default depends on the method. head and lora: 1e-3 (plain LoRA on texts: more for a
+    narrow encoder, 2e-3 at a width of 384). full: 1e-4 for texts, 2e-5 for images. top: 3e-4 for texts, 2e-5 for
+    images. With model.from_config: 5e-4. SGD takes 100 times this default, Adafactor 25 times, Lion a tenth.
+    `--find-lr` proposes a rate. See docs/benchmarks.md."""
     num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
     """Passes over the training examples."""
     max_steps: MaxSteps = -1
@@ -46,10 +47,11 @@ class Train:
     """Decoupled weight decay (for SGD part of the gradient) of linear, convolution and embedding weights. None for
     biases, norms, layer scales, special tokens and added position tables."""
     warmup_steps: NonNegative | None = None
-    """Steps of linear warm-up, or a share of all steps if below 1. None: 0.06; 0 for constant, cyclic and one_cycle."""
+    """Steps of linear warm-up. Below 1: a share of all steps. The default is 0.06, and 0 for constant, cyclic and
+    one_cycle."""
     lr_scheduler_type: ScheduleName | None = None
-    """Learning-rate schedule after the warm-up; `schedule` has its parameters. None: linear, or constant_with_warmup
-    with optimizer ScheduleFree."""
+    """Learning-rate schedule after the warm-up. `schedule` has its parameters. The default is linear, and
+    constant_with_warmup for optimizer ScheduleFree."""
     max_grad_norm: NonNegative = 1.0
     """Clip the norm of the gradients to this."""
     seed: Annotated[Seed, flag("--seed")] = 0
@@ -60,12 +62,13 @@ class Train:
     """Fit the classification layer first, by logistic regression on the untrained network's features
     (arXiv:2202.10054). Not with model.from_config, whose features are random."""
     head_inverse_strength: Positive | None = None
-    """Inverse L2 penalty of that regression, on standardized features (scikit-learn's C): smaller values keep the head
-    nearer to 0. None: 0.1 with method head; 0.01 with all others, which train it further."""
+    """Inverse L2 penalty of that regression on standardized features (scikit-learn's C). Smaller values keep the head
+    nearer to 0. The default is 0.1 with method head. It is 0.01 with all other methods, which train the head
+    further."""
     head_least_explained: Annotated[float, Le(1)] | None = None
-    """Keep the head random if the fit explains less than this share of the labels' entropy on held-out examples, as it
-    would tie the network to uninformative features. 1: always random; -100: always fitted. None: 0.2; always fitted
-    with method head, which does not train the features."""
+    """Keep the head random if the fit explains less than this share of the labels' entropy on held-out examples. Such a
+    fit would tie the network to uninformative features. 1: always random. -100: always fitted. The default is 0.2.
+    Method head, which does not train the features, always takes the fit by default."""
     early_stopping_patience: Count | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
     save_steps: Count | None = None
@@ -93,7 +96,7 @@ class Batching:
     """Examples of one optimizer step over all processes and accumulation, so that the result does not depend on the
     number of processes. None: per_device_train_batch_size x gradient_accumulation_steps x processes."""
     by_length: bool = True
-    """Batch texts of similar length: less padding, the same examples an epoch."""
+    """Batch texts of similar length. This saves padding and leaves the examples of an epoch the same."""
     cache_prefix: bool = True
     """Compute the outputs of frozen layers once per example, cache them on disk, and run only the layers above in every
     epoch."""
@@ -101,16 +104,17 @@ class Batching:
     """Gigabytes (10^9 bytes) of disk for the caches of all runs together: activations, decoded images, augmented
     copies, generated texts, teacher logits and fitted heads. The least recently used entries are deleted first."""
     token_budget: Count | None = None
-    """Padded tokens of one optimizer step over all processes and accumulation: many short texts or few long ones.
-    per_device_train_batch_size has no effect then. Counted before online augmentation, which may lengthen texts. None:
-    all steps have about the same number of examples."""
+    """Padded tokens of one optimizer step over all processes and accumulation. A step then has many short texts or few
+    long ones, and per_device_train_batch_size has no effect. Tokens are counted before online augmentation, which may
+    lengthen texts. None: all steps have about the same number of examples."""
     unpadded: bool | None = None
-    """Concatenate the texts of a batch without padding; each attends to itself alone. None: where a flash-attention
-    kernel computes it (GPU, half precision, `flash-attn` installed, a family verified to be equal). On CPU it is exact,
-    but 3 to 7 times slower than batches of similar length."""
+    """Concatenate the texts of a batch without padding. Each text attends only to itself. On CPU this is exact, but 3
+    to 7 times slower than batches of similar length. None: only where a flash-attention kernel computes it. That takes
+    a GPU, half precision, the package `flash-attn`, and a family verified to give equal results."""
     sampling: Literal["none", "balanced", "square_root"] = "none"
     """Examples of an epoch. none: every example once. balanced: equally many of every class. square_root: in proportion
-    to the square roots of the class sizes. The last two draw again each epoch, with replacement for rare classes."""
+    to the square roots of the class sizes. The last two draw anew in each epoch, and repeat examples of rare
+    classes."""
 
 
 @configclass
@@ -118,31 +122,31 @@ class Precision:
     """Number formats."""
 
     mixed_precision: Annotated[MixedPrecision, flag("--mixed-precision")] = "auto"
-    """Format of matrix products in training; weights stay float32. auto: what `accelerate launch` requests, else bf16
-    where the hardware multiplies it natively, else no; in long runs whichever is measured to be faster."""
+    """Number format of matrix products in training. Weights stay float32. auto: what `accelerate launch` requests, else
+    bf16 on hardware with native bf16, else no. A long run measures the formats and takes the fastest, see `probe`."""
     float32_matmul: Literal["auto", "highest", "high", "medium"] = "auto"
-    """How float32 matrix products are computed (`torch.set_float32_matmul_precision`). auto: highest; or medium, where
-    it is faster and measured to be equally exact on this processor."""
+    """Precision of float32 matrix products (`torch.set_float32_matmul_precision`). auto: highest, or medium if it is
+    measured to be faster and equally exact on this processor."""
     threads: Count | None = None
-    """Threads of a process. None: all; or half of them where that is measured to be faster."""
+    """Threads of a process. None: all, or half of them if that is measured to be faster."""
     probe: bool = True
-    """Before a long run (600 steps or more), time a few real steps and use the fastest number format, attention kernel
-    and thread count; the choice is stored for this machine. False: the defaults, unmeasured."""
+    """Before a long run (600 steps or more), time a few real steps. The run uses the fastest number format, attention
+    kernel and thread count. The choice is stored for this machine. False: use the defaults."""
 
 
 @configclass
 class Averaging:
-    """Averages of the weights over the run. Validation chooses between each of them and the best epoch's weights; the
-    average wins ties, and result.json lists all. Not with an L1 penalty, whose zeros an average loses."""
+    """Averages of the weights over the run. Validation compares each average with the best epoch's weights. An average
+    wins ties. result.json lists all. Averages do not go with an L1 penalty, because they lose its zeros."""
 
     ema_decay: OpenFraction | None = None
-    """Decay of an exponential moving average of the weights, such as 0.999; (1 + t) / (10 + t) at step t where that is
-    less. It is evaluated at each validation. None: off."""
+    """Decay of an exponential moving average of the weights, such as 0.999. Early steps use (1 + t) / (10 + t) at step
+    t, while that is less. The average is evaluated at each validation. None: off."""
     tail_share: Probability = 0.0
     """Average the weights over this last share of the optimizer steps (SWA, arXiv:1803.05407). Meant for a learning
     rate that does not decay to 0. 0: off."""
     tail_every: Literal["step", "epoch"] = "step"
     """What `tail_share` averages: the weights after every step of the tail, or after every epoch in it."""
     soup: bool = False
-    """Average the weights of the epochs, best first; an epoch is added unless the validation metric falls (greedy soup,
-    arXiv:2203.05482). Takes disk space for the trained weights of every epoch."""
+    """Average the weights of the epochs (greedy soup, arXiv:2203.05482). Epochs are tried best first, and one is added
+    unless the validation metric falls. Takes disk space for the trained weights of every epoch."""

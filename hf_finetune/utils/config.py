@@ -139,7 +139,8 @@ def validated(value: Any, hint: Any, where: str) -> Any:
 
 
 class ByType:
-    """Annotation of a union of configs, whose members files name by `{type: SwapWords, p: 0.1}` or by `SwapWords`."""
+    """Annotation of a union of config classes. Files name a member as `{type: SwapWords, p: 0.1}`, or as
+    `SwapWords`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema

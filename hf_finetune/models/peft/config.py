@@ -22,7 +22,7 @@ PEFT_TYPES = (
     *("LORA", "ADALORA", "IA3", "VERA", "OFT", "BOFT", "LOHA", "LOKR", "HRA", "FOURIERFT", "RANDLORA"),
     *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
 )
-"""Supported methods; `models.peft.compatibility` checks whether one supports a family."""
+"""Supported methods. `models.peft.compatibility` checks whether a family supports one."""
 
 
 class _ByPeftType:

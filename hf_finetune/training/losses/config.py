@@ -20,17 +20,17 @@ class Supervised:
     label_smoothing: Fraction = 0.0
     """Share of the target's probability that is spread evenly over all classes."""
     loss: Choice[Loss] = CrossEntropy()
-    """Loss of an example; the choices are listed at the end."""
+    """Loss of an example. The choices are listed at the end."""
     class_weights: Choice[ClassWeights | None] = None
-    """Weight of an example's loss by its class: Balanced, EffectiveNumber or PerClass. Weights have a mean of 1 over
-    the training set, not over a batch. The fitted head uses them, too. None: all classes weigh the same."""
+    """Weight of an example's loss by its class: Balanced, EffectiveNumber or PerClass. The weights have a mean of 1
+    over the training set, not over a batch. The fitted head uses them, too. None: all classes weigh the same."""
     logit_adjustment: NonNegative = 0.0
-    """In training, add this times the logarithm of its share to each class's logit (arXiv:2007.07314). 1: the model
-    predicts as if all classes were equally frequent. 0: off."""
+    """Logit adjustment in training (arXiv:2007.07314): add this times the logarithm of its share to each class's logit.
+    With 1 the model predicts as if all classes were equally frequent. 0: off."""
     r_drop: NonNegative = 0.0
-    """Forward every example twice with different dropout, and add this times the symmetric KL divergence of the two
-    predictions to the mean of their losses (arXiv:2106.14448). Twice the work. 0: off."""
+    """R-Drop (arXiv:2106.14448). Forward every example twice with different dropout, and average the two losses. Add
+    this times the symmetric KL divergence of the two predictions. A step takes twice the work. 0: off."""
     mix: Operations[Mixing] = ()
-    """Mix the examples of a batch, and their labels in the same proportion. One of these is drawn for every forward
-    pass: Mixup (for texts, of word embeddings), CutMix, ResizeMix; see `augmentation.mixing`. The logged training loss
-    is that of the mixtures. (): no mixing."""
+    """Mix the examples of a batch, and their labels in the same proportion. For every forward pass one of these is
+    drawn: Mixup (for texts, of word embeddings), CutMix or ResizeMix. See `augmentation.mixing`. The logged training
+    loss is that of the mixtures. (): no mixing."""

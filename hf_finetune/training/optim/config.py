@@ -24,24 +24,24 @@ class Optim:
     """The optimizer and its learning rates."""
 
     optimizer: Choice[Optimizer] = AdamW()
-    """The optimizer; the choices are listed at the end."""
+    """The optimizer. The choices are listed at the end."""
     head_learning_rate: Positive | None = None
-    """Peak learning rate of the head: all above the encoder, and weights that the checkpoint does not have. None: the
+    """Peak learning rate of all layers above the encoder, and of weights that the checkpoint does not have. None: the
     same as the encoder's."""
     layer_decay: Annotated[float, Interval(gt=0, le=1)] | None = None
-    """Factor of the learning rate from each encoder layer to the one below (0.65 to 0.95 are usual). Of L layers, layer
-    k, counted from 0 at the bottom, has the rate times this to the power L - k; the embeddings to the power L + 1.
-    None: one rate."""
+    """Factor of the learning rate from each encoder layer to the one below. 0.65 to 0.95 are usual. With L layers,
+    counted from 0 at the bottom, the rate of layer k is multiplied by this to the power L - k. For the embeddings the
+    power is L + 1. None: one rate."""
     lora_plus_ratio: Positive | None = None
-    """Learning rate of LoRA's B matrices as a multiple of the rate (LoRA+, arXiv:2402.12354; 16 in the paper). None:
+    """Learning rate of LoRA's B matrices, as a multiple of the rate (LoRA+, arXiv:2402.12354). The paper uses 16. None:
     1."""
     word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
-    """sparse: train the embeddings of the words in the training texts, with the same update as dense; the others keep
-    their pretrained values (needs AdamW and no online augmentation; else all train). dense: train all; weight decay
-    shrinks unseen words, too. frozen: train none."""
+    """sparse: train the embeddings of the words in the training texts, with the same update as dense. All other words
+    keep their pretrained values. Without AdamW, or with online augmentation, all are trained. dense: train all. Weight
+    decay shrinks unseen words, too. frozen: train none."""
     sam_rho: NonNegative = 0.0
-    """Sharpness-aware minimization (SAM, arXiv:2010.01412): take each step's gradient at this distance uphill, at twice
-    the cost a step. 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
+    """Sharpness-aware minimization (SAM, arXiv:2010.01412): take each step's gradient at this distance uphill. A step
+    costs twice as much. 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
     sam_adaptive: bool = False
     """Measure `sam_rho` relative to the size of each weight (ASAM, arXiv:2102.11600)."""
 

@@ -47,58 +47,59 @@ def _rise(milestones: tuple[float, ...]) -> bool:
 @configclass
 class Schedule:
     """Numbers of the schedule `train.lr_scheduler_type`. A number that this schedule does not read is refused. Steps
-    are optimizer steps after the warm-up; below 1, a share of them."""
+    are optimizer steps after the warm-up. Below 1 they are a share of these."""
 
     min_lr_ratio: Fraction | None = None
-    """Lowest rate as a share of the peak. cosine, polynomial, warmup_stable_decay, reduce_lr_on_plateau,
-    cosine_annealing, cosine_annealing_warm_restarts: 0. cyclic: 0.25, the rate at which a cycle begins and ends."""
+    """Lowest rate as a share of the peak. None: 0 for cosine, polynomial, warmup_stable_decay, reduce_lr_on_plateau,
+    cosine_annealing and cosine_annealing_warm_restarts. None for cyclic: 0.25, the rate at which a cycle begins and
+    ends."""
     num_cycles: Positive | None = None
-    """cosine: periods, 0.5 (one descent). cosine_with_restarts: descents, 1."""
+    """cosine: number of periods. None: 0.5, which is one descent. cosine_with_restarts: number of descents. None: 1."""
     power: Positive | None = None
-    """polynomial: exponent, 1."""
+    """polynomial: exponent. None: 1."""
     timescale: Positive | None = None
-    """inverse_sqrt: steps after which the factor is 1 / sqrt(step / timescale). None: the warm-up's, or 10000 without a
-    warm-up."""
+    """inverse_sqrt: timescale of the factor 1 / sqrt(step / timescale), in steps. None: the steps of the warm-up, or
+    10000 without a warm-up."""
     num_decay_steps: Positive | None = None
-    """warmup_stable_decay: steps of the decay at the end, 0.2."""
+    """warmup_stable_decay: steps of the decay at the end. None: 0.2."""
     decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
-    """warmup_stable_decay: form of the decay, cosine."""
+    """warmup_stable_decay: form of the decay. None: cosine."""
     step_size: Positive | None = None
-    """step: steps between two drops, a third of all steps."""
+    """step: steps between two drops. None: a third of all steps."""
     milestones: Annotated[tuple[Positive, ...], Check(_rise, "rising numbers above 0")] | None = None
-    """multistep: steps of the drops, 0.5 and 0.75."""
+    """multistep: steps of the drops. None: 0.5 and 0.75."""
     gamma: Positive | None = None
-    """step, multistep: factor of a drop, 0.1. exponential: factor of a step; None: ends at a hundredth of the peak.
-    cyclic with exp_range: factor of a step, 1."""
+    """step, multistep: factor of a drop. None: 0.1. exponential: factor of a step. None: the rate ends at a hundredth
+    of the peak. cyclic with exp_range: factor of a step. None: 1."""
     factor: OpenFraction | None = None
-    """reduce_lr_on_plateau: factor of a drop, 0.1."""
+    """reduce_lr_on_plateau: factor of a drop. None: 0.1."""
     patience: CountOrZero | None = None
-    """reduce_lr_on_plateau: evaluations (one an epoch) without improvement before a drop, 0."""
+    """reduce_lr_on_plateau: evaluations (one an epoch) without improvement before a drop. None: 0."""
     threshold: NonNegative | None = None
-    """reduce_lr_on_plateau: least relative improvement that counts, 1e-4."""
+    """reduce_lr_on_plateau: least relative improvement that counts. None: 1e-4."""
     cooldown: CountOrZero | None = None
-    """reduce_lr_on_plateau: evaluations after a drop that do not count, 0."""
+    """reduce_lr_on_plateau: evaluations after a drop that do not count. None: 0."""
     step_size_up: Positive | None = None
-    """cyclic: steps of a climb, 0.25."""
+    """cyclic: steps of a climb. None: 0.25."""
     step_size_down: Positive | None = None
     """cyclic: steps of a descent. None: as many as of a climb."""
     cycle_mode: Literal["triangular", "triangular2", "exp_range"] | None = None
     """cyclic: equal cycles (triangular), each half as high as the last (triangular2), or shrinking by gamma at every
     step (exp_range)."""
     pct_start: OpenFraction | None = None
-    """one_cycle: share of the steps that climb, 0.3."""
+    """one_cycle: share of the steps that climb. None: 0.3."""
     div_factor: Positive | None = None
-    """one_cycle: ratio of the peak to the first rate, 25."""
+    """one_cycle: ratio of the peak to the first rate. None: 25."""
     final_div_factor: Positive | None = None
-    """one_cycle: ratio of the first rate to the last, 1e4."""
+    """one_cycle: ratio of the first rate to the last. None: 1e4."""
     anneal_strategy: Literal["cos", "linear"] | None = None
-    """one_cycle: form of the rise and the fall, cos."""
+    """one_cycle: form of the rise and the fall. None: cos."""
     t_max: Positive | None = None
     """cosine_annealing: steps from the peak to the lowest rate, after which the rate rises again. None: all steps."""
     t_0: Positive | None = None
-    """cosine_annealing_warm_restarts: steps until the first restart, 0.25."""
+    """cosine_annealing_warm_restarts: steps until the first restart. None: 0.25."""
     t_mult: Count | None = None
-    """cosine_annealing_warm_restarts: ratio of the length of a period to that of the one before, 1."""
+    """cosine_annealing_warm_restarts: ratio of the length of a period to that of the one before. None: 1."""
 
 
 # None: computed from the number of steps.

@@ -14,8 +14,8 @@ class ElasticNet:
     has no learning rate for a proximal step of its own."""
 
     l1: NonNegative = 0.0
-    """Amount by which a step moves a weight towards 0, times the learning rate; a weight that would cross 0 becomes 0.
-    0: off."""
+    """A step moves each weight towards 0 by this times the learning rate. A weight that would cross 0 becomes 0. 0:
+    off."""
     l2: NonNegative = 0.0
     """Share by which a step shrinks a weight, times the learning rate, in addition to `train.weight_decay`. 0: off."""
     parameters: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class GradientNoise:
     """Normal noise of variance eta / (1 + t)^gamma on every gradient of step t, after clipping (arXiv:1511.06807)."""
 
     eta: NonNegative = 0.0
-    """Variance at the first step; 0.01, 0.3 and 1 in the paper. 0: off."""
+    """Variance at the first step. The paper uses 0.01, 0.3 and 1. 0: off."""
     gamma: NonNegative = 0.55
     """Exponent of the decay of the variance."""
 
@@ -44,7 +44,8 @@ class Regularize:
     elastic_net: ElasticNet = ElasticNet()
     """Pull chosen weights to exactly 0."""
     mixout: Fraction = 0.0
-    """Share of the encoder's weights that a training step replaces by the pretrained ones, drawn anew each time
-    (arXiv:1909.11299, in place of dropout: `model.dropout` 0). For methods full and top. 0: off."""
+    """Mixout (arXiv:1909.11299). Each training step replaces this share of the encoder's weights by the pretrained
+    ones, drawn anew each time. It stands in place of dropout, so set `model.dropout` to 0. For methods full and top. 0:
+    off."""
     gradient_noise: GradientNoise = GradientNoise()
     """Normal noise on the gradients, which falls over the training (arXiv:1511.06807)."""
