@@ -1,4 +1,9 @@
-"""Parse the arguments of a command by tyro; the first line of an error says all that is needed."""
+"""Parse the arguments of a command by tyro; the first line of an error says all that is needed.
+
+A plain command has a dataclass of its flags and calls `parse`. Only commands that hold a whole recipe parse otherwise:
+by `overrides.parse_run` (RECIPE) or `train.parse_train` (DATA), after `first_positional` if that word decides on the
+flags that follow.
+"""
 
 import contextlib
 import io
