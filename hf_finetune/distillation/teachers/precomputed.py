@@ -37,9 +37,9 @@ PROBABILITY, LOGIT = "p:", "logit:"
 LEAST_PROBABILITY = 1e-12
 # Largest difference between two probabilities of one row that needs no note.
 SAME = 1e-3
-# Two predictions of one row contradict each other if the margins between their two classes add up to more than this
-# probability. Rounding to float16 or bfloat16 stays below it.
-CLEAR = 0.1
+# Two predictions of different classes for one row contradict each other if a probability differs by more than this.
+# Rounding to float16 or bfloat16 stays below it.
+CLEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -156,14 +156,11 @@ def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tupl
     if not len(again_R):
         return ()
     p_RC, first_RC = softmax(logits_MC[again_R]), softmax(logits_MC[first_M[again_R]])
-    rows, difference_RC = np.arange(len(again_R)), p_RC - first_RC
-    # The margin of each prediction between its own class and the other's, both added up.
-    margins_R = difference_RC[rows, p_RC.argmax(1)] - difference_RC[rows, first_RC.argmax(1)]
-    if len(contradictions := np.flatnonzero(margins_R > CLEAR)):
-        i = again_R[contradictions[0]]
+    difference_R = np.abs(p_RC - first_RC).max(1)
+    if len(others := again_R[(difference_R > CLEAR) & (p_RC.argmax(1) != first_RC.argmax(1))]):
+        i = others[0]
         raise InputError(f"{name}: rows {first_M[i] + 1} and {i + 1} predict one row, and not alike; keep one")
-    largest = float(np.abs(difference_RC).max())
-    if largest <= SAME:
+    if (largest := float(difference_R.max())) <= SAME:
         return ()
     return (
         f"{name}: {len(again_R)} predictions repeat a row, with probabilities that differ by up to {largest:.2g} from "
@@ -253,10 +250,7 @@ def _digests(table: pa.Table, path: Path) -> list[bytes]:
         )
     texts = table.select([name for name in ("text", "text_pair") if name in names])
     for name in texts.column_names:
-        column = texts[name]
-        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-            raise InputError(f"{path}, column {name!r}: expected text, got {column.type}")
-        if column.null_count:
-            row = column.is_null().to_pylist().index(True)
-            raise InputError(f"{path}, row {row + 1}, column {name!r}: expected text, got nothing")
+        for row, text in enumerate(texts[name].to_pylist(), 1):
+            if not isinstance(text, str):
+                raise InputError(f"{path}, row {row}, column {name!r}: expected text, got {text!r}")
     return row_digests(texts)

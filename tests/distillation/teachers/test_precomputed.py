@@ -108,7 +108,7 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
         ({"text": ROWS["text"][:], "logit:good": [*GOOD[:5], np.nan], "logit:bad": GOOD}, r"row 6, column 'logit:good': expected a f"),
         ({"text": ROWS["text"][:], "p:good": ["x"] * 6, "p:bad": GOOD}, r"expected numbers in the columns p:NAME"),
         ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 predict one row, and not alike; keep one"),
-        ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 6, column 'text': expected text, got nothing"),
+        ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 6, column 'text': expected text, got None"),
         ({"text": ROWS["text"][:], **GOODS, "logit:good": GOOD, "logit:bad": GOOD}, r"all p:NAME or all logit:NAME, got text, p:good"),
         ({"digest": ["xy"] * 6, **GOODS}, r"column 'digest': expected hexadecimal digits"),
     ],
