@@ -30,8 +30,8 @@ class ClassifyJob:
     batch_size: int | None = None
     """Rows of one forward pass. None: as many as have 2048 tokens in total, or 64 images."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware supports it natively,
-    with rows whose label could flip computed again in float32."""
+    """Number format. auto: `evaluate` computes in float32. `predict` computes in bf16 where the hardware supports it
+    natively, and repeats rows whose label could flip in float32."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
     see `hf-finetune train --help`. A row's probabilities are the mean over its views, and --precision auto is

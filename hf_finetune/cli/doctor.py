@@ -38,14 +38,14 @@ class DoctorJob(Source):
     test: str | None = None
     """Test rows: the name of a split of the data, or a file of its own."""
     model: str | None = None
-    """Checkpoint whose tokens are counted; with --show-augmentation, in place of the recipe's."""
+    """Checkpoint whose tokens are counted. With --show-augmentation it takes the place of the recipe's."""
     max_length: int = 128
-    """Tokens that training would read of a text; without --model, words are counted."""
+    """Tokens that training would read of a text. Without --model, words are counted."""
     show_augmentation: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|YAML")] = None
-    """Instead of checking: show some rows and their augmented views in the first epochs, exactly as training with this
-    seed sees them. A recipe by name or path, a YAML file of recipe fields or of operations, or these inline: `[Flip,
-    {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts are printed side by side. Images go to a contact sheet, see
-    --output; mixing operations mix them with one another."""
+    """Instead of checking, show some rows and their augmented views in the first epochs, exactly as training with this
+    seed sees them. Takes a recipe by name or path, or a YAML file of recipe fields or of operations. Operations can
+    also be written inline: `[Flip, {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts are printed side by side. Images go
+    to a contact sheet, see --output. Mixing operations mix the shown images with one another."""
     views: int = 3
     """With --show-augmentation: views of each row."""
     rows: int = 6

@@ -49,7 +49,7 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None 
 
 @contextlib.contextmanager
 def _unfolded_errors(arguments: Sequence[str]) -> Iterator[None]:
-    """Make the terminal wide enough for any error on one line; the help keeps its width."""
+    """Make the terminal wide enough for any error on one line. The help keeps its width."""
     width = os.environ.get("COLUMNS")
     if not {"-h", "--help"} & set(arguments):
         os.environ["COLUMNS"] = "1000"

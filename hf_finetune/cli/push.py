@@ -17,7 +17,7 @@ class PushJob:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPO")]
-    """Repository, `your-name/its-name`; created if it does not exist."""
+    """Repository, `your-name/its-name`. It is created if it does not exist."""
     private: bool = False
     """Make a new repository private."""
     revision: str | None = None

@@ -26,10 +26,10 @@ class RunJob:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")] = None
-    """YAML file of recipe fields; flags take precedence."""
+    """YAML file of recipe fields. Flags take precedence."""
     find_lr: bool = False
-    """In place of the run: 100 steps at a growing learning rate (arXiv:1506.01186), their losses as a table and a plot,
-    and a proposal. Only training rows are read; no weights are saved."""
+    """Instead of the run, take 100 steps at a growing learning rate (arXiv:1506.01186). Their losses are shown as a
+    table and a plot, with a proposal. Only training rows are read, and no weights are saved."""
     plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
     """With plan: draw the learning rate of every step, one line per parameter group with a rate of its own."""
     json: bool = False

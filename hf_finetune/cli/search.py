@@ -24,15 +24,16 @@ class SearchJob(TrainJob):
     """Search an augmentation policy for your own data, and compare it with no augmentation."""
 
     searcher: SearcherName = "sweep"
-    """sweep: one or two numbers, as in RandAugment and TrivialAugment; overfits least in few trials. tpe: Optuna's
-    tree-structured Parzen estimator (the extra `search`). population: several trainings exchange policies and end in a
-    schedule of them, `Phases`, as in PBA. reinforce: a recurrent controller trained by REINFORCE, as in AutoAugment."""
+    """sweep: one or two numbers, as in RandAugment and TrivialAugment, which overfits least in few trials. tpe:
+    Optuna's tree-structured Parzen estimator (the extra `search`). population: several trainings exchange policies, as
+    in PBA, and end in a schedule of them, `Phases`. reinforce: a recurrent controller trained by REINFORCE, as in
+    AutoAugment."""
     budget: str = "10m"
     """Time of the whole command: 90s, 10m, 1h30m. Trials take 0.4 of it, or more if the final runs need less. The final
     runs are pairs with the policy and without it, of as many steps of the recipe as fit into the rest."""
     trials: int | None = None
-    """Number of trials, whatever the budget; rounded down to whole rungs for sweep and population. None: as many as
-    there is time for."""
+    """Number of trials, whatever the budget. sweep and population round it down to whole rungs. None: as many as there
+    is time for."""
     seeds: int | None = None
     """Pairs of final runs, each with its own seed: train.seed and those after it. None: at least three, and up to ten
     if there is time."""

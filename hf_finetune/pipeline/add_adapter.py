@@ -17,7 +17,7 @@ from hf_finetune.pipeline.run_setup import RunSetup
 
 
 def add_adapter(setup: RunSetup) -> RunSetup:
-    """Put the recipe's adapter on the network and fit the head; return the setup unchanged without an adapter.
+    """Put the recipe's adapter on the network, and fit the head. Without an adapter the setup is unchanged.
 
     The head is fitted to the plain network unless the adapter changes what the head reads from the start.
     """
@@ -35,7 +35,7 @@ def add_adapter(setup: RunSetup) -> RunSetup:
 
 
 def trial_network(context: RunContext, model: RunModel) -> PreTrainedModel:
-    """Return the network as it will train; the adapter is put on a copy, as the head is fitted before it.
+    """Return the network as it will train. The adapter is put on a copy, because the head is fitted before it is added.
 
     Raises:
         InputError: see `with_adapter`.

@@ -21,7 +21,7 @@ logger = logging.getLogger("hf_finetune.run")
 def build_augmenter(
     operations: tuple[Augmentation, ...], splits: Splits, *, seed: int, device: torch.device, cache_gb: float
 ) -> Augmenter:
-    """Return what augments training rows by these operations; the trainer adds the progress of training."""
+    """Return the augmenter of training rows by these operations. The trainer tells it the progress of training."""
     return Augmenter(operations, seed, population_of(splits.train, splits.labels), Paraphraser(device, cache_gb))
 
 

@@ -90,7 +90,7 @@ def trains_unpadded(context: RunContext, inputs: Inputs, network: PreTrainedMode
 
 
 def _why_padded(context: RunContext) -> str:
-    """Why the recipe needs padding; "" where it does not."""
+    """Return why the recipe needs padding, or ""."""
     recipe = context.recipe
     if any(isinstance(step, LayerDrop | StochasticDepth) for step in recipe.model.surgery):
         return "model.surgery skips layers for each row, and all rows of a packed batch are one"

@@ -61,7 +61,7 @@ def build_hooks(setup: RunSetup) -> tuple[Hook, ...]:
 
 
 def gradual_unfreezing(run: Run, network: PreTrainedModel, *, epoch_steps: int) -> GradualUnfreezing | None:
-    """Return the hook of `model.unfreeze_every`, for a network that is not trained yet; None without it."""
+    """Return the hook of `model.unfreeze_every` for a network that is not trained yet, or None."""
     every = run.recipe.model.unfreeze_every
     if every is None:
         return None

@@ -84,10 +84,10 @@ def _has_two_heads(context: RunContext) -> bool:
 
 
 def _fit_to_images(model: RunModel, context: RunContext, data: RunData) -> RunModel:
-    """Set what depends on the size of the images; return the model of texts as it is.
+    """Set what depends on the size of the images. A model of texts is returned as it is.
 
     Raises:
-        InputError: the images differ in size; or they cannot be augmented or reduced, and the recipe does so.
+        InputError: the images differ in size, or the recipe augments or reduces images that cannot be.
     """
     config, inputs, rows, network = context.recipe.data, data.inputs, data.splits.train, model.network
     if not isinstance(inputs, ImageInputs) or config.kind != "image":

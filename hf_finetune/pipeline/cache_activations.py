@@ -26,7 +26,7 @@ def cache_activations(setup: RunSetup) -> RunSetup:
 
 
 def _why_no_cache(run: Run) -> str | None:
-    """Why the recipe does not allow cached activations; None: it does."""
+    """Return why the recipe does not allow cached activations, or None."""
     recipe = run.recipe
     if not recipe.batching.cache_prefix:
         return "batching.cache_prefix is off"

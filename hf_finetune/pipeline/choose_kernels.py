@@ -60,7 +60,7 @@ def choose_kernels(setup: RunSetup) -> RunSetup:
 
 
 def probe_kernels(run: Run, network: PreTrainedModel, train_rows: Dataset, steps: int) -> probe.KernelChoice:
-    """Measure which kernels train fastest, see `training.probe`; the main process decides for all.
+    """Measure which kernels train fastest, see `training.probe`. The main process decides for all.
 
     Args:
         network: with its adapter.

@@ -1,6 +1,6 @@
 """The state of a run before training. Each of the first stages adds a part.
 
-Later stages replace a part; they do not assign to it. Only the network itself changes, as it trains.
+Later stages replace a part, and do not assign to it. Only the network itself changes, as it trains.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RunContext:
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """Dtype of autocast in training and validation; None: float32."""
+        """Dtype of autocast in training and validation, or None for float32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
 
     @property
@@ -90,7 +90,7 @@ class RunModel:
     shrink: Shrink | None = None
     """How images are reduced in the first part of training."""
     image_tokens: int | None = None
-    """Patches of an image; None for texts."""
+    """Number of patches of an image. None for texts."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
 
@@ -104,9 +104,9 @@ class Origin:
     base_model: str | None
     """Hub id of the checkpoint, if known."""
     base_changed: str | None
-    """What makes the network differ from the checkpoint, so that an adapter is of no use without it; None: nothing."""
+    """Why the network differs from the checkpoint, so that an adapter needs this network. None: it is the same."""
     started_from: dict[str, Any] | None
-    """`name`, `labels` and `method` of the run whose model is the checkpoint; None: no run's is."""
+    """`name`, `labels` and `method` of the run that trained the checkpoint. None: it is not the model of a run."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
         "problem_type": "single_label_classification",
         "checkpoint": recipe.model.checkpoint,
         "base_model": run.origin.base_model,
-        # Null: the checkpoint's weights; else random weights, in a network with these changes of its config.
+        # Null: the checkpoint's weights. Otherwise random weights, in a network with these changes of its config.
         "from_config": recipe.model.from_config,
         # Null: the checkpoint comes from no run.
         "started_from": run.origin.started_from,

@@ -27,7 +27,7 @@ class EncodedRows:
     steps: int
     """Optimizer steps of the run."""
     truncated_share: float | None
-    """Share of the training texts that are truncated; None for images."""
+    """Share of the training texts that are truncated. None for images."""
 
 
 def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:

@@ -55,7 +55,7 @@ class Evaluation:
     splits: dict[str, ScoredSplit]
     """Validation, and test if there is one."""
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The section of result.json; {} with evaluate.baselines off."""
+    """The section of result.json. It is {} if evaluate.baselines is off."""
 
     @property
     def judged(self) -> str:

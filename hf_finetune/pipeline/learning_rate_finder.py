@@ -25,7 +25,7 @@ from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plots import line_chart, sparkline
 
 logger = logging.getLogger("hf_finetune.run")
-# The Trainer evaluates at the end of an epoch; the score is not used here.
+# The Trainer evaluates at the end of an epoch. The score is not used here.
 VALIDATION_ROWS = 16
 TABLE_LINES = 16
 MEANING = {
@@ -70,7 +70,7 @@ def find_rate(run: Run, folder: Path) -> RateSearch:
     """Train for `range_test.STEPS` steps at a rate that grows from a thousandth to a thousand times the run's own.
 
     Everything else is as in the run: model, head, training rows, optimizer, and the ratio between the rates of
-    parameter groups. The trained weights are dropped; find_lr.svg and find_lr.json are written.
+    parameter groups. The trained weights are dropped. find_lr.svg and find_lr.json are written.
 
     Args:
         folder: for the two files.

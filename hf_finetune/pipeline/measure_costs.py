@@ -189,7 +189,7 @@ def _step_times(small: Run, times: np.ndarray, loop_s: float, lengths: np.ndarra
     if len(sizes) == 1:
         times = np.array([loop_s])
     else:
-        # The first step is slower, as it allocates memory; only its end is used.
+        # The first step is slower, as it allocates memory. Only its end is used.
         sizes = sizes[1:]
     if lengths is None or np.ptp(sizes) == 0:
         return StepTimes(0.0, float(times.sum() / sizes.sum()), float(times.min()))
@@ -240,7 +240,7 @@ def time_copies(run: Run) -> float:
 
 
 def time_pretraining(run: Run) -> float:
-    """Return the seconds of pretraining, estimated from a few steps; 0 without it."""
+    """Return the seconds of pretraining, estimated from a few steps. They are 0 without it."""
     if run.data.pretraining_rows is None:
         return 0.0
     pretrain = run.recipe.pretrain
@@ -270,7 +270,7 @@ def time_pretraining(run: Run) -> float:
 
 @contextlib.contextmanager
 def isolated() -> Iterator[Path]:
-    """Yield a temporary folder; the block uses a temporary cache, and logs and prints nothing."""
+    """Yield a temporary folder. The block uses a temporary cache, and neither logs nor prints."""
     cache, level = os.environ.get("HF_FINETUNE_CACHE"), logging.root.manager.disable
     with tempfile.TemporaryDirectory(prefix="hf-finetune-") as folder:
         os.environ["HF_FINETUNE_CACHE"] = str(Path(folder) / "cache")

@@ -49,7 +49,7 @@ def find_origin(context: RunContext, network: PreTrainedModel, trial: PreTrained
 
 
 def _result_of(artifact: Path) -> dict[str, Any]:
-    """Return result.json of the run that wrote a model/ or encoder/; {} if there is no such run or file."""
+    """Return result.json of the run that wrote a model/ or encoder/, or {} if there is no such run or file."""
     path = artifact.parent / "result.json"
     if artifact.name not in ("model", "encoder") or not path.is_file():
         return {}

@@ -37,10 +37,10 @@ class Artifact:
     name: str
     path: Path
     base: str | None = None
-    """Base checkpoint of an adapter; None: no adapter."""
+    """Base checkpoint of an adapter. None for other kinds."""
     revision: str | None = None
     head: Path | None = None
-    """head.safetensors of an encoder; None: no separate head."""
+    """head.safetensors of an encoder. None for other kinds."""
 
     @property
     def kind(self) -> ArtifactKind:
@@ -160,7 +160,7 @@ def _compare_labels(predicted: Sequence[str], expected_NC: np.ndarray, labels: S
 
 
 def load_in_fresh_process(job: Path) -> str | None:
-    """Run `hub.plain_loading` in a new process, and return the last line of its error; None on success."""
+    """Run `hub.plain_loading` in a new process. Return the last line of its error, or None on success."""
     # -P keeps the script's folder, a part of this package, out of sys.path.
     child = subprocess.run(
         [sys.executable, "-P", str(Path(plain_loading.__file__)), str(job)], capture_output=True, text=True

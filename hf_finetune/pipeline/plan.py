@@ -49,7 +49,7 @@ class PlannedSchedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do; seconds and megabytes are estimates."""
+    """What a run would do. Seconds and megabytes are estimates."""
 
     name: str
     rows: dict[str, int]
@@ -57,7 +57,7 @@ class Plan:
     columns: dict[str, str]
     notes: list[str]
     tokens: dict[str, float] | None
-    """Mean and greatest length of the training texts, and the share that is truncated; None for images."""
+    """Mean and greatest length of the training texts, and the share that is truncated. None for images."""
     steps: int
     rows_per_step: int
     learning_rate: float
@@ -177,7 +177,7 @@ def _parts(
     """Return the seconds of the stages around the training steps.
 
     Args:
-        before: seconds of the stages before the head is fitted; `encode_s` is that of the training rows.
+        before: seconds of the stages before the head is fitted. `encode_s` is that of the training rows.
         rows: number of training rows.
         epochs: number of passes over them.
         loop_s: seconds of all training steps.

@@ -1,6 +1,6 @@
-"""Pretrain the checkpoint further on rows without labels, where the recipe asks for it.
+"""Pretrain the checkpoint further on unlabeled rows, if the recipe asks for it.
 
-DIR/pretrained holds the pretrained encoder, complete or not at all; the run continues with it in place of its
+DIR/pretrained holds the pretrained encoder, complete or not at all. The run continues with it in place of its
 checkpoint. DIR/pretraining holds log.jsonl and, during the stage, its checkpoints.
 """
 

@@ -49,7 +49,7 @@ class PretrainingSplit:
 
 @dataclass(frozen=True)
 class PretrainingSetup:
-    """A pretraining stage before its first step; it is checked, and nothing is written yet."""
+    """A pretraining stage that is checked, before its first step. Nothing is written yet."""
 
     run: Run
     """The run with the stage's rows as training rows, and its settings in `recipe.train`."""

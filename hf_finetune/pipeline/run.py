@@ -1,12 +1,12 @@
-"""The way of the data: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
+"""The stages of a run: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
 
-    prepare    setup_context, load_data, build_model, check_run: nothing is written yet
-               pretrain, where the recipe asks for it
+    prepare    setup_context, load_data, build_model, check_run; nothing is written yet
+               pretrain, if the recipe asks for it
     fit        add_copies, encode_rows, predict_with_teachers, add_adapter, choose_kernels, cache_activations, fit_head,
                train
     finalize   save, evaluate, verify, document, push
 
-Each stage is a function; most have a file of their own.
+Each stage is a function. Most have a file of their own.
 
     prepare    a stage takes the finished parts of a `Run`, and returns the next part
     fit        the stages up to predict_with_teachers take the `Run`; those from add_adapter to fit_head take the
@@ -77,10 +77,10 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         command: the command line that reproduces the run, for the card.
 
     Returns:
-        The content of result.json, and its `folder`; None in all processes but the main one.
+        The content of result.json, and its `folder`. None in all processes but the main one.
 
     Raises:
-        InputError: bad data, checkpoint, fields or output folder, or no right to push; nothing was written.
+        InputError: bad data, checkpoint, fields or output folder, or no right to push. Nothing was written.
         TrainingError: the loss or the weights are not finite, or the disk is full.
         StoppedBySignal: after a checkpoint, from which `launch.resume` continues.
         GateError: a saved artifact does not reproduce the model.
@@ -93,7 +93,7 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
 
 
 def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) -> TrainedRun:
-    """Take all stages up to the last training step. Bad input is refused before anything is written."""
+    """Run all stages up to the last training step. Bad input is refused before anything is written."""
     folder = output_folder(recipe.name, launch.output, resume=launch.resume)
     if recipe.hub.repo_id is not None:
         check_target(recipe.hub)
@@ -118,7 +118,7 @@ def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) 
 
 
 def prepare(recipe: Recipe) -> Run:
-    """Load the input of a run and check all that can be wrong, before anything is written.
+    """Load the input of a run and check it, before anything is written.
 
     Raises:
         InputError: see the stages.
@@ -195,7 +195,7 @@ def fit_dry(prepared: Run, folder: Path, choice: KernelChoice) -> TrainedRun:
 
 
 def finalize(trained: TrainedRun) -> dict[str, Any] | None:
-    """Take the stages after training, in the main process only."""
+    """Run the stages after training, in the main process only."""
     if not PartialState().is_main_process:
         return None
     folder, recipe = trained.folder, trained.run.recipe

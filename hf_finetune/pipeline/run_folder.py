@@ -24,7 +24,7 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
 
     Args:
         name: of the recipe.
-        output: the folder; None: runs/<name>-<n>, with the next free n, or the last n with `resume`.
+        output: the folder. None: runs/<name>-<n> with the next free n, or with the last n if `resume`.
         resume: whether the folder may hold an unfinished run.
 
     Raises:

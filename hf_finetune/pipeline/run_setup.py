@@ -15,10 +15,10 @@ from hf_finetune.pipeline.teacher_predictions import TeacherOutput
 
 @dataclass(frozen=True)
 class RunSetup:
-    """A run on its way to the first step; each setup stage replaces a part."""
+    """A run between its loaded input and its first step. Each setup stage replaces a part."""
 
     run: Run
-    """With the augmented copies among its rows, and in the number format that trains."""
+    """The run, with the augmented copies among its rows, and with the number format of the chosen kernels."""
     record: RunRecord
     encoded: EncodedRows
     teacher: TeacherOutput | None
@@ -29,6 +29,6 @@ class RunSetup:
     folder: Path
     clock: Stopwatch
     resume_from: Path | None
-    """Checkpoint to resume from; None: train from the first step."""
+    """Checkpoint to resume from. None: train from the first step."""
     dry_run: bool
     """Save nothing, and train all weights in every step."""

@@ -20,7 +20,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
-        """Time the block; a block that raises is not recorded."""
+        """Time the block. A block that raises is not recorded."""
         started = time.perf_counter()
         yield
         self._seconds[part] = time.perf_counter() - started
@@ -30,7 +30,7 @@ class Stopwatch:
         self._seconds[part] = seconds
 
     def seconds(self, part: Part) -> float:
-        """Return the seconds of a part; 0 if the run does not have it."""
+        """Return the seconds of a part, or 0 if the run does not have it."""
         return self._seconds.get(part, 0.0)
 
     def to_dict(self) -> dict[str, float]:

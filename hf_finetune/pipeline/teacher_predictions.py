@@ -42,7 +42,7 @@ class TeacherOutput:
 
 
 def build_teachers(context: RunContext, splits: Splits) -> Teachers | None:
-    """Return the recipe's teachers, not loaded yet; None without a teacher."""
+    """Return the recipe's teachers, not loaded yet, or None."""
     recipe, objective = context.recipe, context.recipe.objective
     if not isinstance(objective, Distill):
         return None
@@ -86,7 +86,7 @@ def search_layers(run: Run, train_rows: Dataset, record: RunRecord, clock: Stopw
 
 
 def predict_with_teachers(run: Run, record: RunRecord, clock: Stopwatch, *, dry_run: bool) -> TeacherOutput | None:
-    """Return the teachers' output for all rows, and warn of predictions that are of little use; None without a teacher.
+    """Return the teachers' output for all rows, or None without a teacher. Warn of predictions that are of little use.
 
     Args:
         record: with the layer maps, see `search_layers`.

@@ -1,4 +1,4 @@
-"""Train the network: compose the trainer, and take all steps."""
+"""Train the network: build the trainer, and take all steps."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class TrainedRun:
 
     @property
     def network(self) -> PreTrainedModel:
-        """The trained network; a `PeftModel` has all attributes of the `PreTrainedModel` inside it."""
+        """The trained network. A `PeftModel` has all attributes of the `PreTrainedModel` inside it."""
         return cast(PreTrainedModel, self.trainer.trained_model())
 
     @property

@@ -22,7 +22,7 @@ def drawn_per_class(run: Run) -> np.ndarray:
 
 
 def class_weights(run: Run) -> tuple[float, ...] | None:
-    """Return the factor of each class's loss; None: all are 1.
+    """Return the factor of each class's loss, or None if all are 1.
 
     Raises:
         InputError: a weight for an unknown class.
@@ -32,7 +32,7 @@ def class_weights(run: Run) -> tuple[float, ...] | None:
 
 
 def class_shifts(run: Run) -> tuple[float, ...] | None:
-    """Return the logit adjustment of each class in training; None: no adjustment."""
+    """Return the logit adjustment of each class in training, or None."""
     tau = run.recipe.objective.logit_adjustment
     return tuple(tau * share for share in log_shares(drawn_per_class(run).tolist())) if tau else None
 

@@ -1,7 +1,8 @@
-"""Hooks: the one interface between the training loop and a technique.
+"""Hooks: how a technique takes part in the training loop.
 
-The trainer knows no technique by name. A technique (mixout, SAM, R-Drop, weight averaging, ...) is a `Hook` in the file
-of its implementation and overrides the methods that it needs.
+A technique such as mixout, SAM, R-Drop or mixup is a `Hook` in the file of its implementation, and overrides the
+methods that it needs. The trainer calls all hooks alike, in their order. By name it knows only three techniques, which
+change what a checkpoint or an evaluation holds: PEFT adapters, weight averages and schedule-free optimizers.
 
 Legend: B rows of a micro-batch, C classes.
 """
@@ -57,7 +58,7 @@ class Hook:
         return batch
 
     def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
-        """Change a micro-batch on the device before each forward pass; gradients flow through the change."""
+        """Change a micro-batch on the device before each forward pass. Gradients flow through the change."""
         return batch
 
     def after_backward(self, model: nn.Module, repeat: Callable[[Batch, bool], None]) -> None:
@@ -91,7 +92,7 @@ class Hook:
         """Return further validation metrics.
 
         Args:
-            metrics_of: scores the model with its present weights; prefixes the metrics' names.
+            metrics_of: scores the model with its current weights. Its argument is the prefix of the metrics' names.
         """
         return {}
 

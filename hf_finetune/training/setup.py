@@ -90,7 +90,7 @@ class BatchPlan:
 
         Args:
             rows: training rows with a `label` column.
-            lengths: tokens of each row, shape (rows,); None for images.
+            lengths: tokens of each row, shape (rows,). None for images.
         """
         return StepBatches(
             len(rows),

@@ -86,8 +86,8 @@ class ClassifierTrainer(Trainer):
     # Batches
 
     def get_train_dataloader(self) -> EpochLoader:
-        """Build the loader. Accelerate must not shard it again, which would double or lose rows: our batch sampler
-        deals rows to processes itself."""
+        """Build the loader. Our batch sampler deals the rows to processes itself. Accelerate must not shard the loader
+        again, which would double or lose rows."""
         batches = self._step_batches()
         rows, collate = self._training_rows(batches)
         for hook in self.hooks:
@@ -146,7 +146,7 @@ class ClassifierTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Run forward and backward on a micro-batch; let hooks change the batch and the step's complete gradients."""
+        """Run forward and backward on a micro-batch. Hooks change the batch, and the complete gradients of a step."""
         for hook in self.hooks:
             inputs = hook.on_batch(inputs, self.state)
         self.work.add(inputs, self.model.config)
@@ -234,7 +234,7 @@ class ClassifierTrainer(Trainer):
         checkpoints.save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load weights; those of adapters by our own format, because peft's does not resume every method."""
+        """Load weights. Adapters have our own format, because peft's does not resume every method."""
         if isinstance(self.model, PeftModel):
             adapter_state.load_state(self.model, Path(resume_from_checkpoint))
         else:
@@ -301,7 +301,7 @@ class ClassifierTrainer(Trainer):
         return self._metrics(self.eval_dataset, "eval")[f"eval_{self.args.metric_for_best_model}"]
 
     def logits(self, rows: Dataset) -> np.ndarray:
-        """Return the logits (N, C) of encoded rows. Processes share the rows; each gets all logits."""
+        """Return the logits (N, C) of encoded rows. Each process computes a share of them and gets all logits."""
         share = rows.select(np.arange(self.args.process_index, len(rows), self.args.world_size))
         part = predict_logits(
             self.model,

@@ -49,7 +49,8 @@ class Check:
 
 def input_error(error: ValidationError, hint: Any, where: str) -> InputError:
     """Convert pydantic's error about a value of type `hint`, the field `where` ("": a whole recipe)."""
-    # For a union pydantic reports why each member fails; the deepest report is of the member that was meant.
+    # For a union pydantic reports an error for each member. The deepest location belongs to the member that the user
+    # meant.
     details: ErrorDetails = max(error.errors(include_url=False), key=_weight)
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
@@ -82,7 +83,7 @@ def no_such_field(field: str, known: Sequence[str]) -> InputError:
 
 
 def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, Any, Any]:
-    """Follow a location of pydantic through nested types; return the dotted field, its type, and its config class."""
+    """Follow a location of pydantic through nested types. Return the dotted field, its type and its config class."""
     owner = None
     for step in location:
         bare = _without_null(hint)
@@ -113,7 +114,7 @@ def _without_null(hint: Any) -> Any:
 
 
 def _options(hint: Any) -> list[Any]:
-    """Return the members of a union except null; none for any other type."""
+    """Return the members of a union except null. Any other type has none."""
     return [option for option in typing.get_args(hint) if option is not type(None)] if is_union(hint) else []
 
 
@@ -125,7 +126,7 @@ def _label(option: Any) -> str:
 
 
 def expectation(hint: Any, *, of_range: bool = False) -> str:
-    """Describe what a field of this type expects; with `of_range`, only its bounds where they suffice."""
+    """Describe what a field of this type expects. With `of_range`, give only its bounds if they suffice."""
     bare, annotations = unwrapped(hint)
     if of_range and len(options := _options(bare)) == 1:
         return expectation(options[0], of_range=True)

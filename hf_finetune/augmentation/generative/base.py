@@ -34,7 +34,7 @@ class GenerativeOperation(ABC):
 
     @abstractmethod
     def rewrite(self, texts: Sequence[str], seeds: Sequence[int], load: Load) -> list[str]:
-        """Return the changed texts; each text draws from a generator of its own seed."""
+        """Return the changed texts. Each text draws from a generator of its own seed."""
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
         """Change all texts of the batch, and all second texts of pairs that are not empty.

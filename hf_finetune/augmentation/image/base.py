@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 Draw = Literal["uniform", "ends"]
-"""uniform: any value between the two ends of a range; ends: one of the two, as in the published policies."""
+"""uniform: any value between the two ends of a range. ends: one of the two ends, as in the published policies."""
 GrayLevel = Annotated[int, between(0, 255)]
 BOX_ATTEMPTS = 10
 """Boxes of random area and shape drawn before giving up, as not every one fits into the image."""
@@ -53,7 +53,7 @@ class EachImage(ABC):
 
     @abstractmethod
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """Return a changed uint8 image of the same shape, whatever `p` is; the input is not modified."""
+        """Return a changed uint8 image of the same shape, whatever `p` is. The input is not modified."""
 
 
 def apply_in_turn(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:

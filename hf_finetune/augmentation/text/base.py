@@ -19,7 +19,7 @@ class EachText(ABC):
     """An operation that changes every text on its own, and both texts of a pair."""
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Change every text of the batch; an empty second text stays empty.
+        """Change every text of the batch. An empty second text stays empty.
 
         Raises:
             InputError: see `check_installed`.
@@ -74,7 +74,7 @@ class OnWords(ByShare, EachText):
 
     @abstractmethod
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """Return the text of the changed words; see `data.text_pieces.words_of`. Both lists may be modified."""
+        """Return the text of the changed words, see `data.text_pieces.words_of`. Both lists may be modified."""
 
 
 class PerWord(ByShare, EachText):

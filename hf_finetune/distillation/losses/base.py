@@ -1,4 +1,4 @@
-"""The contract of distillation losses, and the features that they compare: cheap to import.
+"""The contract of distillation losses, and the features that they compare. Cheap to import.
 
 To add a loss, subclass `LogitLoss`, `EmbeddingLoss` or `TokenLoss` in a module beside this one, and name the class in
 its union in `distillation.config`.
@@ -48,8 +48,8 @@ class Networks(NamedTuple):
     def initial_projection(self, generator: Generator) -> Tensor:
         """Draw a projection (teacher's width, student's width) of the student's states.
 
-        For equal widths it is the identity, as suits a student made of layers of its teacher; else normal, with a
-        variance that keeps the size of the states.
+        For equal widths it is the identity, which suits a student made of layers of its teacher. For other widths it is
+        normal, with a variance that keeps the size of the states.
         """
         import torch
 
@@ -61,9 +61,9 @@ class Networks(NamedTuple):
         """Refuse a network of another family.
 
         Args:
-            loss: compares the two networks.
-            families: have the features that it compares.
-            requirement: says so, in a sentence up to its "in".
+            loss: the loss that compares the two networks.
+            families: model types that have the features.
+            requirement: first part of the message, such as "rows are pooled", before "in bert, ...".
 
         Raises:
             InputError: naming the families.
@@ -79,7 +79,7 @@ class RequiredFeatures:
     """The features that losses need of one network."""
 
     hidden: frozenset[int] = frozenset()
-    """Layers whose hidden states are compared, counted from 1; 0: the embeddings."""
+    """Layers whose hidden states are compared, counted from 1. 0 stands for the embeddings."""
     attention: frozenset[int] = frozenset()
     """Layers whose queries, keys and values are compared, counted from 1."""
     poolings: frozenset[Pooling] = frozenset()
@@ -108,9 +108,9 @@ class Features:
     """The features of one forward pass."""
 
     mask_BT: Tensor | None = None
-    """0 for padding; None: no padding."""
+    """0 for padding. None: no padding."""
     hidden: dict[int, Tensor] = field(default_factory=dict)
-    """Hidden states (B, T, D) by layer, counted from 1; 0: the embeddings."""
+    """Hidden states (B, T, D) by layer, counted from 1. 0 stands for the embeddings."""
     attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     """`query`, `key` and `value` (B, T, D) by layer, counted from 1, all heads side by side."""
     pooled: dict[Pooling, Tensor] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class FeaturePair:
 
     @property
     def mask_BT(self) -> Tensor | None:
-        """0 for padding; the two networks read the same tokens."""
+        """0 for padding. The two networks read the same tokens."""
         return self.student.mask_BT
 
     def project(self, x: Tensor, name: str) -> Tensor:
@@ -173,7 +173,7 @@ class FeatureLoss(ABC):
         """
 
     def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
-        """Return the initial values of the loss's own weights, by name; none by default."""
+        """Return the initial values of the loss's own weights by name. By default it has none."""
         return {}
 
     @abstractmethod
@@ -191,7 +191,7 @@ class TokenLoss(FeatureLoss):
     families: ClassVar[tuple[str, ...]]
     """Model types that have the features."""
     requirement: ClassVar[str]
-    """What they have, see `Networks.check_families`."""
+    """See `Networks.check_families`."""
 
 
 class EmbeddingLoss(FeatureLoss):

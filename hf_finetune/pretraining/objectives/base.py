@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a token without a loss."""
 Predicts = Literal["words", "patches", "unseen patches", "views", "nothing"]
-"""Output of the network: words or patches by a head of transformers, unseen patches by a decoder, views of one image by
-a projection in place of a classifier's head, or nothing but the hidden states."""
+"""Output of the network. words, patches: by a head of transformers. unseen patches: by a decoder. views: of one image,
+by a projection in place of a classifier's head. nothing: only the hidden states are used."""
 
 
 class Objective(ABC):
@@ -37,7 +37,7 @@ class Objective(ABC):
     """Whether the loss of a row depends on the other rows of its forward pass."""
 
     def check_family(self, config: PreTrainedConfig) -> None:  # noqa: B027 (by default every family has it)
-        """Refuse a family without this objective; by default none.
+        """Refuse a family without this objective. By default no family is refused.
 
         Raises:
             InputError: naming the family.

@@ -38,7 +38,7 @@ class SearchSpace(Protocol):
         """Return the candidates of a grid search, the most important first."""
 
     def candidate(self, choose: Choose) -> Candidate:
-        """Return the candidate that follows from the choices; later decisions may depend on earlier ones."""
+        """Return the candidate that follows from the choices. Later decisions may depend on earlier ones."""
 
     def near(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
         """Return a similar candidate."""
@@ -57,7 +57,7 @@ class Trial:
     """A training from the shared start."""
 
     schedule: tuple[Candidate, ...]
-    """The candidate of each rung, used for the steps that the rung adds; the last is used to the end."""
+    """The candidate of each rung, used for the steps that the rung adds. The last is used to the end."""
     rung: int
     """Training length, from 0."""
 
@@ -67,7 +67,7 @@ class Trial:
 
 
 class Searcher(ABC):
-    """Proposes trials one at a time; each depends on the scores of those before it.
+    """Proposes trials one at a time. Each depends on the scores of those before it.
 
     A searcher is deterministic in (space, trials, seed) and the scores, so that replaying the scores resumes a search.
     """
@@ -86,7 +86,7 @@ class Searcher(ABC):
 
     @abstractmethod
     def tell(self, trial: Trial, score: float) -> None:
-        """Record the score of the last proposed trial; higher is better."""
+        """Record the score of the last proposed trial. Higher is better."""
 
     @staticmethod  # noqa: B027 most searchers need no package
     def check_installed() -> None:

@@ -34,7 +34,7 @@ class OptimizerConfig(ABC):
     package: str | None = None
     """Package that must be installed."""
     averages_weights = False
-    """Whether the evaluated and saved weights are an average over the steps: exact zeros and further averages do not
+    """Whether the evaluated and saved weights are an average over the steps. Neither exact zeros nor further averages
     survive it."""
 
     def highest_rate(self, step: int) -> float:
@@ -43,7 +43,7 @@ class OptimizerConfig(ABC):
 
     @abstractmethod
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """Build the optimizer over these parameters; `lr` is the peak rate of groups that name none."""
+        """Build the optimizer over these parameters. `lr` is the peak rate of groups that name none."""
 
 
 class UpdateFormula(OptimizerConfig):
@@ -57,7 +57,7 @@ class UpdateFormula(OptimizerConfig):
 
     @abstractmethod
     def initial_state(self, weight: torch.Tensor) -> dict[str, Any]:
-        """Return the state of a weight before its first step; checkpoints hold it."""
+        """Return the state of a weight before its first step. Checkpoints hold it."""
 
     @abstractmethod
     def update(self, step: GroupStep) -> None:

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @configclass
 class ScheduleFree(AdamConfig):
-    """AdamW with weight averaging in place of a falling learning rate (arXiv:2405.15682): the averaged weights are
+    """AdamW with weight averaging in place of a falling learning rate (arXiv:2405.15682). The averaged weights are
     evaluated and saved. Its schedule is constant_with_warmup."""
 
     beta1: OpenFraction = 0.9
-    """Where gradients are taken, between the fast weights (0) and their average (1)."""
+    """Position at which gradients are taken, from the fast weights (0) to their average (1)."""
     r: NonNegative = 0.0
-    """Power of the step's number in its weight in the average."""
+    """A step counts in the average with this power of its number."""
     weight_lr_power: NonNegative = 2.0
-    """Power of the highest learning rate so far in that weight."""
+    """A step also counts with this power of the highest learning rate so far."""
 
     default_schedule = "constant_with_warmup"
     averages_weights = True

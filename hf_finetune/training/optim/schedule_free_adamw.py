@@ -9,18 +9,21 @@ from hf_finetune.training.optim.foreach import BaseOptimizer
 class ScheduleFreeAdamW(BaseOptimizer):
     """AdamW on fast weights z, evaluated at their average x (https://arxiv.org/abs/2405.15682, algorithm 1).
 
-    Gradients are taken at y = (1 - beta1) z + beta1 x. z takes AdamW's step without a first moment; x moves towards z
-    by the step's share c of all averaging weights so far. The model holds y in `train()` mode and x in `eval()` mode;
-    call `eval()` before evaluating or saving. The state keeps y meanwhile, so that switching is exact and a state saved
-    in `eval()` mode resumes exactly. The authors' package recomputes y from x and z instead: a checkpoint within an
-    epoch would alter the run.
+    Gradients are taken at y = (1 - beta1) z + beta1 x. z takes AdamW's step without a first moment. Then x moves
+    towards z by c, the weight of the step in the average divided by the sum of all weights so far. The weight of step t
+    is t^r times the `weight_lr_power`-th power of the highest learning rate so far.
+
+    The model holds y in `train()` mode and x in `eval()` mode. Call `eval()` before evaluating or saving. The state
+    stores y meanwhile, so that switching is exact and a state saved in `eval()` mode resumes exactly. The authors'
+    package recomputes y from x and z, and so a checkpoint within an epoch would alter the run.
 
     Args:
-        groups: parameters; weight decay is decoupled and applied at y.
-        lr: learning rate after the warm-up, which the schedule does.
+        groups: parameters. Weight decay is decoupled and applied at y.
+        lr: learning rate after the warm-up. The warm-up is a part of the schedule.
         betas: beta1, above 0, and beta2.
         eps: added to the root of the second moment.
-        r, weight_lr_power: the average weights step t by t^r times the highest rate so far to the `weight_lr_power`.
+        r: power of the step's number in its weight.
+        weight_lr_power: power of the highest learning rate in that weight.
     """
 
     def __init__(
