@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.cli.main import main
     from hf_finetune.config.recipe import Averaging, Batching, Evaluate, Hub, ImageData, Launch, Lora, Model, Precision
     from hf_finetune.config.recipe import Recipe, Regularize, Schedule, TextData, Train
+    from hf_finetune.data.config import DataLimits
     from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Contrastive, DecoupledKD, Distill
     from hf_finetune.distillation.config import Embedding, HardLabel, HiddenStates, MatchLogits, RelationalKD
     from hf_finetune.distillation.config import SoftTargets
@@ -48,7 +49,8 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
     "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
-    "ChangeCase", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
+    "ChangeCase", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits",
+    "DecoupledKD",
     "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
     "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
     "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, Source, SplitOptions
 from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
 
 
@@ -33,6 +33,8 @@ class Data(SplitOptions, Location):
     """License of the data, for the model card."""
     name: str | None = None
     """Name of data that are not on the Hub, for the card. None: the last part of their path."""
+    limits: DataLimits = DEFAULT_LIMITS
+    """Limits on the data."""
 
     @property
     def source(self) -> Source:
@@ -70,6 +72,9 @@ class ImageData(Data):
     kind: ClassVar[Literal["image"]] = "image"
     image: Annotated[str | None, flag("--image")] = None
     """Column of the image. Default: the obvious one, which is printed."""
+    image_root: str | None = None
+    """Folder of the images that a table names by paths relative to it. Default: the folder of the table. Paths that
+    lead out of it are refused."""
     augment: Operations[ImageAugmentation] = ()
     """Random operations on the training images, in order, at the network's image size: online augmentation, a new view
     of every example in every epoch. See `augmentation.image.operations` and `augmentation.compose`. Validation and test

@@ -6,10 +6,35 @@ from typing import Annotated, Literal
 import tyro
 from annotated_types import Ge
 
-from hf_finetune.utils.config import Count, Fraction, Seed, configclass, flag
+from hf_finetune.utils.config import Count, Fraction, Seed, between, configclass, flag
 
 Kind = Literal["text", "image"]
 Role = Literal["train", "validation", "test"]
+
+
+@configclass
+class DataLimits:
+    """Limits on data that others made: what is beyond them is refused before it fills the memory."""
+
+    text_characters: Count = 1_000_000
+    """Longest text in characters."""
+    image_pixels: Annotated[int, between(1, 178_956_970)] = 50_000_000
+    """Largest image in decoded pixels; Pillow refuses more than 178,956,970. A JPEG of more than 50,000,000 pixels is
+    decoded at half its width and height, or less."""
+    image_bytes: Count = 200_000_000
+    """Largest image file in a cell of a table, in bytes."""
+    decoded_bytes: Count = 100_000_000
+    """Largest decoded size in bytes of the columns that are read of a parquet file, unless it is below 20 times the
+    size of the file."""
+    label_characters: Count = 1_000
+    """Longest label in characters."""
+    classes: Count = 1_000
+    """Largest number of classes, unless every class has 10 training rows on average."""
+    compared_characters: Count = 50_000_000
+    """Characters of the texts that `doctor` compares with one another. Of longer texts together, random rows."""
+
+
+DEFAULT_LIMITS = DataLimits()
 
 
 @dataclass(frozen=True)
@@ -32,11 +57,19 @@ class Source:
     """Column of the class. Default: the obvious one."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None
     """Encoding of text files. Default: utf-8."""
+    image_root: Annotated[str | None, flag("--data.image-root")] = None
+    """Folder of the images that a table names by their path. Default: that of the table."""
+    limits: Annotated[DataLimits, tyro.conf.arg(name="data.limits")] = DEFAULT_LIMITS
+    """Limits on the data."""
 
     def columns(self, kind: Kind) -> dict[str, str | None]:
         """Return the columns to read, by canonical name. None: the obvious one."""
         inputs = {"text": self.text, "text_pair": self.text_pair} if kind == "text" else {"image": self.image}
         return {**inputs, "label": self.label}
+
+    def elsewhere(self, path: str) -> "Source":
+        """Return other rows, which are read in the same way: all splits and columns of another path."""
+        return Source(path, encoding=self.encoding, image_root=self.image_root, limits=self.limits)
 
 
 @dataclass(frozen=True)

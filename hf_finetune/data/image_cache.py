@@ -22,8 +22,8 @@ import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
-from hf_finetune.data.image_decoding import EncodedImage, decode
-from hf_finetune.data.image_processing import probe_indices, resize, splits_in_two
+from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
+from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indices, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.utils import disk_cache
 
@@ -59,7 +59,7 @@ def cache_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: fl
     Raises:
         CacheUnavailable: the images cannot be cached.
     """
-    probes = [decode(image) for image in rows.select(probe_indices(len(rows)))["image"]]
+    probes = first_piece(rows.select(probe_indices(len(rows)))["image"])
     if not splits_in_two(processor, probes):
         raise disk_cache.CacheUnavailable(
             f"{type(processor).__name__} does not give 8-bit pixels before it normalizes them"
@@ -144,7 +144,7 @@ def _images(rows: Dataset) -> Iterator[list[EncodedImage]]:
 def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for images in _images(rows):
-            yield resize(processor, list(pool.map(decode, images)))
+            yield in_pieces(resize, processor, (list(pool.map(decode, piece)) for piece in pieces(images)))
 
 
 def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
+from hf_finetune.data.image_paths import open_regular
 from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 
 class EncodedImage(TypedDict):
@@ -20,7 +26,21 @@ class EncodedImage(TypedDict):
     path: str | None
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
+"""The formats that are read, by Pillow's names. Some of its others run programs (EPS) or are hardly maintained."""
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"),
+    *(".avifs", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx"),
+)
+"""Suffixes of these formats."""
+
+# A larger JPEG is decoded at a half, a quarter or an eighth of its width and height.
+REDUCED_PIXELS = DEFAULT_LIMITS.image_pixels
+# Images that are decoded together have at most this many pixels, unless it is a single one. A pixel takes 4 bytes, and
+# up to 12 while it is converted.
+PIXELS_AT_ONCE = 50_000_000
+# Pixels of a 16-bit gray image that are scaled at a time.
+GRAY_PIXELS_AT_ONCE = 2_000_000
 
 
 def decode(image: EncodedImage) -> Image:
@@ -30,18 +50,61 @@ def decode(image: EncodedImage) -> Image:
     unlike it, it scales 16-bit gray values to 8 bits instead of clipping them to white.
 
     Raises:
-        InputError: the image is damaged or of an unknown format, or Pillow is missing.
+        InputError: the image is damaged or of a format that is not among `FORMATS`, or Pillow is missing.
     """
     _require_pillow()
     try:
         return _rgb(image)
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
-        name = image.get("path") or "an image"
+        name = " ".join((image.get("path") or "an image").split())
         raise InputError(f"{name}: unreadable image ({_reason(error)}); replace or remove it") from error
 
 
-def damage(image: EncodedImage) -> str | None:
+def decode_pieces(images: Iterable[EncodedImage]) -> Iterator[list[Image]]:
+    """Decode images in pieces of at most `PIXELS_AT_ONCE` pixels; usually that is one piece.
+
+    Raises:
+        InputError: see `decode`.
+    """
+    piece: list[Image] = []
+    pixels = 0
+    for image in map(decode, images):
+        if piece and pixels + image.width * image.height > PIXELS_AT_ONCE:
+            yield piece
+            piece, pixels = [], 0
+        piece.append(image)
+        pixels += image.width * image.height
+    if piece:
+        yield piece
+
+
+def pieces(images: Sequence[EncodedImage], *, thumbnails: bool = False) -> Iterator[Sequence[EncodedImage]]:
+    """Divide images into runs of at most `PIXELS_AT_ONCE` pixels, to be decoded in parallel. Reads their headers.
+
+    Args:
+        thumbnails: JPEG files are decoded as `damage` does.
+    """
+    start, total = 0, 0
+    for i, image in enumerate(images):
+        try:
+            with _open(image) as opened:
+                _reduce(opened, thumbnail=thumbnails)
+                pixels = opened.width * opened.height
+        except Exception:  # reported when it is decoded
+            pixels = 0
+        if total and total + pixels > PIXELS_AT_ONCE:
+            yield images[start:i]
+            start, total = i, 0
+        total += pixels
+    if len(images):
+        yield images[start:]
+
+
+def damage(image: EncodedImage, limits: DataLimits = DEFAULT_LIMITS) -> str | None:
     """Return why `decode` would fail, or None. JPEG is decoded at an eighth of its size, which detects truncation too.
+
+    Args:
+        limits: an image beyond them is damaged, too.
 
     Raises:
         InputError: Pillow is missing.
@@ -50,47 +113,104 @@ def damage(image: EncodedImage) -> str | None:
     from PIL import ImageOps
 
     try:
+        if image["bytes"] is not None and len(image["bytes"]) > limits.image_bytes:
+            size, most = len(image["bytes"]), limits.image_bytes
+            return f"{size:,} bytes, expected at most {most:,}; make it smaller or raise --data.limits.image-bytes"
         with _open(image) as opened:
-            opened.draft("L", (1, 1))
+            _reduce(opened)
+            if opened.width * opened.height > limits.image_pixels:
+                return (
+                    f"{opened.width} x {opened.height} pixels, expected at most {limits.image_pixels:,} in total; "
+                    "make it smaller or raise --data.limits.image-pixels"
+                )
+            _reduce(opened, thumbnail=True)
             opened.load()
-            ImageOps.exif_transpose(opened)
+            ImageOps.exif_transpose(opened, in_place=True)
     except Exception as error:  # see decode
         return _reason(error)
     return None
 
 
 def _rgb(image: EncodedImage) -> Image:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     with _open(image) as opened:
-        upright = ImageOps.exif_transpose(opened)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        gray = np.asarray(upright, dtype=np.float64)
-        # Values above 255 are 16-bit, floats within [0, 1] are relative, all others are 8-bit already.
-        scale = 1 / 257 if upright.mode != "F" and (upright.mode != "I" or gray.max() > 255) else 1.0
-        scale = 255.0 if upright.mode == "F" and gray.max() <= 1 else scale
-        upright = Image.fromarray(np.clip(np.rint(gray * scale), 0, 255).astype(np.uint8))
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB")
+        _reduce(opened)
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)
+        upright: Image = opened
+        if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+            upright = _gray_of_8_bits(upright)
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return upright.convert("RGB")
 
 
-def _open(image: EncodedImage) -> Image:
+def _gray_of_8_bits(image: Image) -> Image:
+    """Scale the gray values of an image of 16 or 32 bits, a few lines at a time."""
+    from PIL import Image
+
+    gray = np.asarray(image)
+    # Values above 255 are 16-bit, floats within [0, 1] are relative, all others are 8-bit already.
+    scale = 1 / 257 if image.mode != "F" and (image.mode != "I" or gray.max() > 255) else 1.0
+    scale = 255.0 if image.mode == "F" and gray.max() <= 1 else scale
+    scaled = np.empty(gray.shape, np.uint8)
+    lines = max(1, GRAY_PIXELS_AT_ONCE // gray.shape[1])
+    for start in range(0, len(gray), lines):
+        part = gray[start : start + lines].astype(np.float64)
+        scaled[start : start + lines] = np.clip(np.rint(part * scale), 0, 255).astype(np.uint8)
+    return Image.fromarray(scaled)
+
+
+def _reduce(opened: ImageFile, *, thumbnail: bool = False) -> None:
+    """Let a JPEG be decoded at a half of its width and height, or less: a large one, or every one as a thumbnail."""
+    if thumbnail:
+        opened.draft("L", (1, 1))
+        return
+    parts = 1
+    while opened.width * opened.height > REDUCED_PIXELS * parts**2 and parts < 8:
+        parts *= 2
+    if parts > 1:
+        # `draft` takes the smallest size that is at least this.
+        opened.draft(None, (opened.width // parts, opened.height // parts))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open(image: EncodedImage) -> ImageFile:
     from PIL import Image
 
     if (content := image["bytes"]) is not None:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=_formats())
     assert image["path"] is not None, "checked when the row was read"
-    return Image.open(image["path"])
+    file = os.fdopen(open_regular(image["path"]), "rb")
+    try:
+        opened = Image.open(file, formats=_formats())
+    except BaseException:
+        file.close()
+        raise
+    # As if Pillow had opened the file: it closes it.
+    opened._exclusive_fp = True
+    return opened
 
 
 def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
+    from PIL.Image import DecompressionBombError
 
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, DecompressionBombError):
+        return "more than 178,956,970 pixels; make it smaller"
     return " ".join(str(error).split()) or type(error).__name__
 
 

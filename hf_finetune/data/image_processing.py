@@ -5,14 +5,14 @@ Legend: B images of a batch, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import BaseImageProcessor
 
-from hf_finetune.data.image_decoding import EncodedImage, decode
+from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
 from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,16 +36,43 @@ def process(processor: BaseImageProcessor, images: Sequence[Image], **options: A
     except ValueError:
         if len(images) == 1:
             raise
-        shapes = [process(processor, [image], **options).shape for image in images]
-        sizes = sorted({(height, width) for *_, height, width in shapes})
-        if len(sizes) == 1:
+        parts = [process(processor, [image], **options) for image in images]
+        if len({part.shape[1:] for part in parts}) == 1:
             raise
-        spelled = ", ".join(f"{height}x{width}" for height, width in sizes)
-        raise InputError(
-            f"the checkpoint's {type(processor).__name__} makes images of several sizes ({spelled}), but a batch needs "
-            "one: set do_center_crop, or a size of height and width, in its preprocessor_config.json; or use images of "
-            "one shape"
-        ) from None
+        raise _several_sizes(processor, parts) from None
+
+
+def _several_sizes(processor: BaseImageProcessor, parts: Iterable[torch.Tensor]) -> InputError:
+    sizes = sorted({(height, width) for *_, height, width in (part.shape for part in parts)})
+    spelled = ", ".join(f"{height}x{width}" for height, width in sizes)
+    return InputError(
+        f"the checkpoint's {type(processor).__name__} makes images of several sizes ({spelled}), but a batch needs "
+        "one: set do_center_crop, or a size of height and width, in its preprocessor_config.json; or use images of "
+        "one shape"
+    )
+
+
+def in_pieces(
+    step: Callable[..., torch.Tensor], processor: BaseImageProcessor, pieces: Iterable[Sequence[Image]]
+) -> torch.Tensor:
+    """Decode and process the images of a batch, (B, 3, H, W), a piece at a time: large images fill the memory.
+
+    Args:
+        step: `process` or `resize`.
+        pieces: see `image_decoding.decode_pieces`.
+
+    Raises:
+        InputError: see `process`.
+    """
+    parts = [step(processor, piece) for piece in pieces]
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise _several_sizes(processor, parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def first_piece(images: Iterable[EncodedImage]) -> list[Image]:
+    """Decode the first images, as many as are decoded together."""
+    return next(decode_pieces(images))
 
 
 def resize(processor: BaseImageProcessor, images: Sequence[Image]) -> torch.Tensor:
@@ -97,7 +124,7 @@ def check_augmentable(processor: BaseImageProcessor, images: Sequence[EncodedIma
     Raises:
         InputError: naming the field and the processor; or it makes images of several sizes.
     """
-    probes = [decode(images[int(i)]) for i in probe_indices(len(images))]
+    probes = first_piece(images[int(i)] for i in probe_indices(len(images)))
     process(processor, probes)
     if not splits_in_two(processor, probes):
         raise InputError(

@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from hf_finetune.data import image_cache, image_processing
 from hf_finetune.data.config import Kind
-from hf_finetune.data.image_decoding import EncodedImage, decode
+from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
 from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad
 from hf_finetune.utils import hashing
 
@@ -171,8 +171,8 @@ class ImageInputs:
         pixels = batch["pixels"] if "pixels" in batch else image_cache.cached_pixels(batch["image"])
         if pixels is not None:
             return {"pixel_values": image_processing.normalize(self.processor, pixels)}
-        images = [decode(image) for image in batch["image"]]
-        return {"pixel_values": image_processing.process(self.processor, images)}
+        pieces = decode_pieces(batch["image"])
+        return {"pixel_values": image_processing.in_pieces(image_processing.process, self.processor, pieces)}
 
     def pixels(self, images: Sequence[EncodedImage]) -> torch.Tensor:
         """Return resized images before rescaling and normalization: (B, 3, H, W), uint8.
@@ -180,7 +180,9 @@ class ImageInputs:
         Only for a processor that passes `image_processing.splits_in_two`.
         """
         pixels = image_cache.cached_pixels(images)
-        return pixels if pixels is not None else image_processing.resize(self.processor, [decode(i) for i in images])
+        if pixels is not None:
+            return pixels
+        return image_processing.in_pieces(image_processing.resize, self.processor, decode_pieces(images))
 
     def save(self, folder: Path) -> None:
         """Save the image processor."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,9 +12,14 @@ from hf_finetune.utils.messages import did_you_mean, listed
 
 logger = logging.getLogger("hf_finetune")
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair, which JSON may hold and UTF-8 cannot."""
+
 # Class id of unlabeled rows, as in GLUE's test sets. Not -100: the Trainer does not count such rows when it averages a
 # step's loss.
 UNLABELED = -1
+# With this many rows for each class on average, any number of classes is accepted.
+ROWS_PER_CLASS = 10
 
 
 class ClassIds:
@@ -51,6 +57,8 @@ class ClassIds:
         return self._cache[key]
 
     def _id(self, name: str, kind: type) -> int:
+        if SURROGATE.search(name):
+            raise ValueError(f"the label {name[:40]!r} holds half a surrogate pair")
         self.types.add(kind)
         if name not in self.ids and self.closed:
             raise ValueError(
@@ -101,12 +109,27 @@ def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[s
     return tuple(sorted(names))
 
 
-def check_classes(labels: Sequence[str], rows: int, place: str, column: str) -> None:
-    """Warn if labels look like regression targets or ids, which text formats do not distinguish from classes.
+def similar_labels(labels: Iterable[str]) -> list[list[str]]:
+    """Return the groups of labels that differ only in case, in white space, or in the form of their characters."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def check_classes(labels: Sequence[str], rows: int, place: str, column: str, *, most: int = 1_000) -> None:
+    """Warn if labels differ only in case or white space, or look like regression targets or ids.
+
+    Text formats do not distinguish those from classes.
+
+    Args:
+        most: see `DataLimits.classes`.
 
     Raises:
-        InputError: there is one class only, or the labels are mostly distinct numbers with fractions.
+        InputError: there is one class only, there are too many for the rows, or the labels are mostly distinct numbers
+            with fractions.
     """
+    _warn_of_similar(labels, place, column)
     if len(labels) == 1:
         raise InputError(f"{place}: every row has the label {labels[0]!r}; expected at least two classes")
     many = len(labels) > max(2, rows // 2)
@@ -119,10 +142,26 @@ def check_classes(labels: Sequence[str], rows: int, place: str, column: str) -> 
             f"{place}: column {column!r} holds {len(labels)} different numbers with fractions in {rows} rows: "
             "regression is not supported yet, expected classes; bin the numbers, or name another column by --label"
         )
+    if len(labels) > max(most, rows // ROWS_PER_CLASS):
+        raise InputError(
+            f"{place}: column {column!r} holds {len(labels):,} classes in {rows:,} rows, expected at most {most:,}, or "
+            f"{ROWS_PER_CLASS} rows for each class; name another column by --label, or raise --data.limits.classes"
+        )
     if fractions:
         logger.warning("%s: the labels in column %r are numbers with fractions; each number is a class", place, column)
     elif many:
         logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)
+
+
+def _warn_of_similar(labels: Sequence[str], place: str, column: str) -> None:
+    if groups := similar_labels(labels):
+        shown = "; ".join(listed([repr(label) for label in group]) for group in groups[:3])
+        more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""
+        logger.warning(
+            "%s: some labels in column %r differ only in case or white space, and each is a class of its own: %s%s; "
+            "write each class in one way",
+            *(place, column, shown, more),
+        )
 
 
 def shortened(value: Any) -> str:

@@ -15,7 +15,7 @@ from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOption
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
 from hf_finetune.data.labels import ClassIds, check_classes, order_classes
 from hf_finetune.data.rows import SplitRows, UnusableRow, has_labels, read_rows, to_dataset, to_table
-from hf_finetune.data.sources import Split, locate
+from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
 from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class, hold_out, subsample
 from hf_finetune.data.unlabeled import read_for_teacher
@@ -201,7 +201,7 @@ def read_labeled(
     declared = train.columns[columns["label"]].names
     labels = order_classes(classes.ids, declared)
     _note_classes(classes, declared, notes)
-    check_classes(labels, len(tables["train"]), train.place, columns["label"])
+    check_classes(labels, len(tables["train"]), train.place, columns["label"], most=source.limits.classes)
     # From the order of appearance to the order of the classes.
     ids = {name: i for i, name in enumerate(labels)}
     train_labels = np.array([ids[name] for name in classes.ids])[tables["train"]["label"].to_numpy()]
@@ -247,6 +247,8 @@ def stream(
         logger.info("%s: reading the split %s", source.path, split.name)
     for note in split.notes:
         logger.info(note)
+    if split.skipped:
+        logger.warning(skipped_files([split]))
     columns = choose(split)
     if not need_label:
         columns.pop("label", None)

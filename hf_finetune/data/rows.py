@@ -6,7 +6,6 @@ A source is read to its end before its first bad row is refused, so that the mes
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,11 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 
+from hf_finetune.data.config import DataLimits
 from hf_finetune.data.duplicates import row_digests
-from hf_finetune.data.image_decoding import damage
-from hf_finetune.data.labels import ClassIds, label_name, shortened
+from hf_finetune.data.image_decoding import EncodedImage, damage, pieces
+from hf_finetune.data.image_paths import ImageFolder
+from hf_finetune.data.labels import SURROGATE, ClassIds, label_name, shortened
 from hf_finetune.data.readers.table import Chunk
 from hf_finetune.data.sources import Split
 from hf_finetune.errors import InputError
@@ -36,7 +37,6 @@ FEATURES = {
     "row": Value("int64"),
 }
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 Columns = dict[str, pa.Array]
 # What is wrong with a row, by its index in the chunk.
 Faults = dict[int, str]
@@ -107,7 +107,7 @@ def read_rows(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         convert = partial(_convert, split=split, chosen=chosen, classes=classes, pool=pool)
         for chunk in split.chunks(list(chosen.values()), size):
-            columns, faults_by_column = convert(chunk.columns)
+            columns, faults_by_column = convert(chunk.columns, chunk.images)
             # The last assignment wins: a row with several faults is reported by its first column.
             faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
             bad = [
@@ -117,7 +117,8 @@ def read_rows(
             usable = [i for i in range(chunk.size) if i not in faults]
             if bad and unusable is not None:
                 unusable += bad
-                columns, _ = convert({name: [values[i] for i in usable] for name, values in chunk.columns.items()})
+                left = {name: [values[i] for i in usable] for name, values in chunk.columns.items()}
+                columns, _ = convert(left, chunk.images)
             elif bad:
                 first_unusable = first_unusable or bad[0]
                 counts.update(each.column for each in bad)
@@ -144,54 +145,101 @@ def _reason(chunk: Chunk, i: int, column: str, reason: str) -> str:
 
 
 def _convert(
-    values: dict[str, list], *, split: Split, chosen: dict[str, str], classes: ClassIds | None, pool: ThreadPoolExecutor
+    values: dict[str, list],
+    folder: ImageFolder | None,
+    *,
+    split: Split,
+    chosen: dict[str, str],
+    classes: ClassIds | None,
+    pool: ThreadPoolExecutor,
 ) -> tuple[Columns, dict[str, Faults]]:
     """Return Arrow arrays and faults, by canonical name."""
     columns: Columns = {}
     faults: dict[str, Faults] = {}
     for name, column in chosen.items():
         if name == "image":
-            columns[name], faults[name] = _images(values[column], pool)
+            columns[name], faults[name] = _images(values[column], folder, split.limits, pool)
         elif name == "label":
             assert classes is not None
-            columns[name], faults[name] = _labels(values[column], classes, split.columns[column].names)
+            columns[name], faults[name] = _labels(values[column], classes, split.columns[column].names, split.limits)
         else:
-            columns[name], faults[name] = _texts(values[column], may_be_empty=name == "text_pair")
+            columns[name], faults[name] = _texts(values[column], split.limits, may_be_empty=name == "text_pair")
     return columns, faults
 
 
-def _texts(values: list[Any], *, may_be_empty: bool) -> tuple[pa.Array, Faults]:
+def _texts(values: list[Any], limits: DataLimits, *, may_be_empty: bool) -> tuple[pa.Array, Faults]:
     faults: Faults = {}
+    most = limits.text_characters
     for i, value in enumerate(values):
         if value is None or value != value:  # NaN, which JSON files may hold
             values[i] = value = ""
         if not isinstance(value, str):
             faults[i] = f"expected text, got {shortened(value)}"
+        elif len(value) > most:
+            faults[i] = (
+                f"the text has {len(value):,} characters, expected at most {most:,}; shorten it, or raise "
+                "--data.limits.text-characters"
+            )
         elif not may_be_empty and (not value or value.isspace()):
             faults[i] = "the text is empty"
     try:
         return pa.array([] if faults else values, pa.string()), faults
     except UnicodeEncodeError:
-        invalid = [i for i, value in enumerate(values) if _SURROGATE.search(value)]
+        invalid = [i for i, value in enumerate(values) if SURROGATE.search(value)]
         return pa.array([], pa.string()), faults | dict.fromkeys(invalid, "the text holds half a surrogate pair")
 
 
-def _images(values: list[Any], pool: ThreadPoolExecutor) -> tuple[pa.Array, Faults]:
-    missing = {"bytes": None, "path": None}
-    images = [{"bytes": value, "path": None} if isinstance(value, bytes) else value or missing for value in values]
-    present = [i for i, image in enumerate(images) if image["bytes"] or image["path"]]
-    faults = {i: "the image is missing" for i in set(range(len(images))) - set(present)}
-    for i, reason in zip(present, pool.map(damage, [images[i] for i in present]), strict=True):
+def _images(
+    values: list[Any], folder: ImageFolder | None, limits: DataLimits, pool: ThreadPoolExecutor
+) -> tuple[pa.Array, Faults]:
+    images = [EncodedImage(bytes=None, path=None) for _ in values]
+    faults: Faults = {}
+    for i, value in enumerate(values):
+        try:
+            images[i] = _image(value, folder)
+        except ValueError as error:
+            faults[i] = str(error)
+    present = [i for i in range(len(images)) if i not in faults]
+    check = partial(damage, limits=limits)
+    parts = pieces([images[i] for i in present], thumbnails=True)
+    reasons = [reason for part in parts for reason in pool.map(check, part)]
+    for i, reason in zip(present, reasons, strict=True):
         if reason is not None:
             faults[i] = f"unreadable image ({reason})"
     return pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()})), faults
 
 
-def _labels(values: list[Any], classes: ClassIds, names: Sequence[str]) -> tuple[pa.Array, Faults]:
+def _image(value: Any, folder: ImageFolder | None) -> EncodedImage:
+    """Return an image of a source, with its path resolved.
+
+    Raises:
+        ValueError: it is missing, of another type, or its path cannot be used.
+    """
+    if isinstance(value, bytes):
+        value = {"bytes": value, "path": None}
+    match value:
+        case None | b"" | {"bytes": None | b"", "path": None | ""}:
+            raise ValueError("the image is missing")
+        case {"bytes": bytes(content), "path": str() | None as path} if content:
+            return {"bytes": content, "path": path}
+        case {"bytes": None | b"", "path": str(path)}:
+            if folder is None:
+                raise ValueError("the image is a path, expected its bytes")
+            return {"bytes": None, "path": folder.resolve(path)}
+    raise ValueError(f"expected the bytes or the path of an image, got {shortened(value)}")
+
+
+def _labels(values: list[Any], classes: ClassIds, names: Sequence[str], limits: DataLimits) -> tuple[pa.Array, Faults]:
     ids: list[int | None] = []
     faults: Faults = {}
+    most = limits.label_characters
     for i, value in enumerate(values):
         try:
+            if isinstance(value, str) and len(value) > most:
+                raise ValueError(
+                    f"the label has {len(value):,} characters, expected at most {most:,}; name another column by "
+                    "--label, or raise --data.limits.label-characters"
+                )
             ids.append(classes.id_of(value, names))
             if ids[-1] is None:
                 faults[i] = "the label is empty" if not isinstance(value, int) else "the label is -1, which means none"

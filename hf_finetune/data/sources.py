@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_finetune.data.columns import IMAGES
-from hf_finetune.data.config import Kind, Role, Source
+from hf_finetune.data.config import DataLimits, Kind, Role, Source
 from hf_finetune.data.readers import class_folder
-from hf_finetune.data.readers.class_folder import find_classes, is_hidden
+from hf_finetune.data.readers.class_folder import check_name, find_classes, is_hidden
 from hf_finetune.data.readers.csv_file import CsvFile
 from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
@@ -53,6 +53,16 @@ class Split:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the files are read."""
         return tuple(note for reader in self.readers for note in reader.notes)
+
+    @property
+    def limits(self) -> DataLimits:
+        """Limits on the rows."""
+        return self.readers[0].limits
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Number of files in class folders that are not read, by suffix."""
+        return sum((Counter(dict(reader.skipped)) for reader in self.readers), Counter())
 
     def same_rows(self, other: Split) -> bool:
         """Return whether two splits read the same files, or the same split on the Hub."""
@@ -95,6 +105,13 @@ class Layout:
         return self.splits | self.others
 
 
+def skipped_files(splits: Sequence[Split]) -> str:
+    """Return a note on the files of class folders that are not read, counted by suffix."""
+    counts = sum((split.skipped for split in splits), Counter[str]())
+    by_suffix = listed([f"{count} {suffix}" for suffix, count in counts.most_common()], most=12)
+    return f"{counts.total()} files in the class folders are not read: {by_suffix}"
+
+
 def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
     """Find the splits of a data source.
 
@@ -107,16 +124,17 @@ def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
     """
     path = local_path(source.path)
     if path is None:
-        splits = hub_splits(source.path, source.config_name, source.revision)
+        splits = hub_splits(source.path, source.config_name, source.revision, source.limits)
         return Layout({name: Split(name, (reader,)) for name, reader in splits.items()})
     for flag, value in (("--config-name", source.config_name), ("--revision", source.revision)):
         if value is not None:
             where = "folder" if path.is_dir() else "file"
             raise InputError(f"{flag} {value}: {source.path} is a local {where}; leave the flag out")
-    encoding = source.encoding or "utf-8"
+    if source.image_root is not None and not Path(source.image_root).expanduser().is_dir():
+        raise InputError(f"--data.image-root {source.image_root}: no such folder; name the one of the images")
     if path.is_dir():
-        return _folder(path, kind, labeled, encoding)
-    return Layout({"train": Split("train", (_file(path, encoding),))})
+        return _folder(path, kind, labeled, source)
+    return Layout({"train": Split("train", (_file(path, source),))})
 
 
 def sniff_kind(source: Source) -> Kind:
@@ -148,6 +166,7 @@ def local_path(path: str) -> Path | None:
     Raises:
         InputError: there is no such path, and it cannot be a Hub id.
     """
+    check_name(path)
     local = Path(path).expanduser()
     if path and local.exists():
         return local
@@ -158,35 +177,38 @@ def local_path(path: str) -> Path | None:
     return None
 
 
-def _file(path: Path, encoding: str) -> Reader:
+def _file(path: Path, source: Source) -> Reader:
+    if not path.is_file():
+        raise InputError(f"{path}: expected a regular file, not a pipe, socket or device; save the rows to a file")
+    encoding, limits = source.encoding or "utf-8", source.limits
     match path.suffix.lower():
         case ".csv" | ".tsv":
-            return CsvFile(path, encoding)
+            return CsvFile(path, encoding, limits=limits)
         case ".json" | ".jsonl":
-            return JsonFile(path, encoding)
+            return JsonFile(path, encoding, limits=limits)
         case ".parquet":
-            return ParquetFile(path)
+            return ParquetFile(path, source.image_root, limits=limits)
     what = f"{path.suffix} files" if path.suffix else "files without a suffix"
     raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(_SUFFIXES)}")
 
 
-def _folder(root: Path, kind: Kind | None, labeled: bool, encoding: str) -> Layout:
+def _folder(root: Path, kind: Kind | None, labeled: bool, source: Source) -> Layout:
     for folder in (root, root / "data"):
         if folder.is_dir() and any(role_of(stem, exact=True) for stem in _data_files(folder)):
-            return _split_files(folder, encoding)
-    if classes := _class_folders(root, kind, encoding):
+            return _split_files(folder, source)
+    if classes := _class_folders(root, kind, source):
         return classes
-    if flat := find_classes(root, kind, encoding, flat=True):
+    if flat := find_classes(root, kind, source, flat=True):
         if labeled:
             raise InputError(
                 f"{root}: its files have no class; expected one sub-folder per class, holding the class's files"
             )
         return Layout({"train": Split("train", (flat,))})
-    raise _no_data(root, kind, encoding)
+    raise _no_data(root, kind, source)
 
 
-def _no_data(root: Path, kind: Kind | None, encoding: str) -> InputError:
-    if other := _class_folders(root, None, encoding):
+def _no_data(root: Path, kind: Kind | None, source: Source) -> InputError:
+    if other := _class_folders(root, None, source):
         is_text = "text" in next(iter(other.splits.values())).columns
         holds, expected = ("texts", "images") if is_text else ("images", "texts")
         return InputError(
@@ -221,7 +243,7 @@ def _stem(path: Path) -> tuple[str, str | None, str | None]:
     return match[1], match[2], match[3]
 
 
-def _split_files(folder: Path, encoding: str) -> Layout:
+def _split_files(folder: Path, source: Source) -> Layout:
     """Read the files that are named like splits."""
     splits: dict[str, Split] = {}
     others: dict[str, Split] = {}
@@ -231,7 +253,7 @@ def _split_files(folder: Path, encoding: str) -> Layout:
         if is_split:
             _refuse_incomplete(name, paths)
             read |= set(paths)
-        (splits if is_split else others)[name] = Split(name, tuple(_file(path, encoding) for path in paths))
+        (splits if is_split else others)[name] = Split(name, tuple(_file(path, source) for path in paths))
     return Layout(splits, others, _ignored(folder, [path for path in folder.iterdir() if path not in read]))
 
 
@@ -246,16 +268,16 @@ def _refuse_incomplete(split: str, paths: list[Path]) -> None:
         raise InputError(f"{folder}: {len(paths)} of the {total} files of split {split} are there; add the others")
 
 
-def _class_folders(root: Path, kind: Kind | None, encoding: str) -> Layout | None:
+def _class_folders(root: Path, kind: Kind | None, source: Source) -> Layout | None:
     """Read class folders, within split folders if there are any."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and role_of(path.name, exact=True)]
-    classes = {path: find_classes(path, kind, encoding) for path in folders}
+    classes = {path: find_classes(path, kind, source) for path in folders}
     if any(classes.values()):
         # Next to split folders with classes, a split folder that only has files is an unlabeled split.
-        readers = {path: each or find_classes(path, kind, encoding, flat=True) for path, each in classes.items()}
+        readers = {path: each or find_classes(path, kind, source, flat=True) for path, each in classes.items()}
         splits = {path.name.lower(): Split(path.name.lower(), (each,)) for path, each in readers.items() if each}
         return Layout(splits, notes=_ignored(root, [path for path in root.iterdir() if not readers.get(path)]))
-    if train := find_classes(root, kind, encoding):
+    if train := find_classes(root, kind, source):
         unused = [path for path in root.iterdir() if path.name not in train.classes]
         return Layout({"train": Split("train", (train,))}, notes=_ignored(root, unused))
     return None

@@ -9,7 +9,7 @@ from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SplitOptions
 from hf_finetune.data.readers.table import Column
 from hf_finetune.data.rows import has_labels
-from hf_finetune.data.sources import Layout, Split, locate, role_of
+from hf_finetune.data.sources import Layout, Split, locate, role_of, skipped_files
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, did_you_mean, listed
 
@@ -57,6 +57,8 @@ def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Note
     labeled = _with_labels(labeled, columns["label"], options, notes)
     for note in dict.fromkeys(note for split in (*labeled.values(), *unlabeled) for note in split.notes):
         notes.add(note)
+    if any(split.skipped for split in (*labeled.values(), *unlabeled)):
+        notes.add(skipped_files([*labeled.values(), *unlabeled]))
     return Selection(labeled, unlabeled, columns)
 
 
@@ -135,7 +137,7 @@ def named_split(layout: Layout, name: str, flag: str, source: Source, kind: Kind
             f"{flag} {name}: no such file or folder, and no split of {source.path}"
             f"{did_you_mean(name, layout.by_name)}; it has {listed(list(layout.by_name))}"
         )
-    splits = locate(Source(name, encoding=source.encoding), kind=kind, labeled=labeled).splits
+    splits = locate(source.elsewhere(name), kind=kind, labeled=labeled).splits
     if len(splits) > 1:
         raise InputError(
             f"{flag} {name}: it holds several splits ({listed(list(splits))}); name one file or folder of them"

@@ -119,12 +119,11 @@ class PretrainingRows:
 
 def read_for_pretraining(
     train: Sequence[Dataset],
-    further: Sequence[str],
+    further: Sequence[Source],
     *,
     evaluated: Sequence[Dataset],
     kind: Kind,
     columns: dict[str, str],
-    encoding: str | None = None,
 ) -> PretrainingRows:
     """Collect training rows and further rows, without repetitions and without validation and test rows.
 
@@ -141,7 +140,7 @@ def read_for_pretraining(
     names = [name for name in ("text", "text_pair", "image") if name in columns]
     unusable: list[UnusableRow] = []
     parts = [rows.select_columns(names) for rows in train]
-    parts += [_read_source(Source(path, encoding=encoding), kind, columns, unusable) for path in further]
+    parts += [_read_source(source, kind, columns, unusable) for source in further]
     digests = [digest for rows in parts for digest in dataset_digests(rows)]
     new_N, dropped = _new_rows(digests, evaluated={d for rows in evaluated for d in dataset_digests(rows)})
     chosen = np.flatnonzero(new_N)

@@ -79,23 +79,26 @@ def find_telltales(
     if rows == 0 or vocabulary == 0:
         return []
     of_class_CN = sparse.csr_array((np.ones(rows), (labels_N, np.arange(rows))), shape=(classes, rows))
-    both_CV = (of_class_CN @ (has_NV > 0).astype(np.float64)).toarray()
-    rows_V, rows_C = both_CV.sum(axis=0), np.bincount(labels_N, minlength=classes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall_CV, precision_CV = both_CV / rows_C[:, None], both_CV / rows_V
+    # A dense table of 10,000 classes and 50,000 words would take 4 GB: only the pairs that occur are kept.
+    both_CV = (of_class_CN @ (has_NV > 0).astype(np.float64)).tocsr()
+    both_CV.sort_indices()
+    both_CV = both_CV.tocoo()
+    c, v, both = both_CV.row, both_CV.col, both_CV.data
+    rows_V, rows_C = np.bincount(v, both, minlength=vocabulary), np.bincount(labels_N, minlength=classes)
+    likely = (both / rows_C[c] >= RECALL) & (both / rows_V[v] >= PRECISION)
+    c, v, both = c[likely], v[likely], both[likely]
     # Binomial probability of at least this many rows of the class among random rows.
-    c, v = np.nonzero((recall_CV >= RECALL) & (precision_CV >= PRECISION))
-    chance = betainc(both_CV[c, v], rows_V[v] - both_CV[c, v] + 1, rows_C[c] / rows)
+    chance = betainc(both, rows_V[v] - both + 1, rows_C[c] / rows)
     beyond = chance * vocabulary * classes < CHANCE
-    c, v = c[beyond], v[beyond]
-    order = np.argsort(-recall_CV[c, v], kind="stable")
-    telltales = list(zip(c[order].tolist(), v[order].tolist(), strict=True))
+    c, v, both = c[beyond], v[beyond], both[beyond]
+    order = np.argsort(-both / rows_C[c], kind="stable")
+    c, v, both = c[order], v[order], both[order]
     details = [
-        f"{words[v]}: in {both_CV[c, v]:,.0f} of {rows_C[c]:,} rows of {names[c]} and "
-        f"{rows_V[v] - both_CV[c, v]:,.0f} of {rows - rows_C[c]:,} others"
-        for c, v in telltales
+        f"{words[v]}: in {count:,.0f} of {rows_C[c]:,} rows of {names[c]} and "
+        f"{rows_V[v] - count:,.0f} of {rows - rows_C[c]:,} others"
+        for c, v, count in zip(c.tolist(), v.tolist(), both.tolist(), strict=True)
     ]
-    severe = any(recall_CV[at] >= NEARLY_ALL or both_CV[at] >= DECIDED * rows for at in telltales)
+    severe = bool(np.any((both / rows_C[c] >= NEARLY_ALL) | (both >= DECIDED * rows)))
     return [diagnose("telltales", vocabulary, details=details, severity="look" if severe else None, marks=marks)]
 
 

@@ -67,10 +67,14 @@ def _conflicts(examples: Examples) -> list[Suspect]:
     for i, digest in enumerate(examples.digests):
         groups.setdefault(digest, []).append(i)
     conflicts = []
+    labels_N = examples.labels_N
     for rows in groups.values():
+        # The first row with another label than the first row: a search for every row would be quadratic.
+        second = next((j for j in rows if labels_N[j] != labels_N[rows[0]]), None)
+        if second is None:
+            continue
         for i in rows:
-            other = next((j for j in rows if examples.labels_N[j] != examples.labels_N[i]), None)
-            if other is not None:
-                reason = f"labeled {examples.label(i)}, in {examples.place(other)} {examples.label(other)}"
-                conflicts.append(Suspect(i, reason, other))
+            other = rows[0] if labels_N[i] != labels_N[rows[0]] else second
+            reason = f"labeled {examples.label(i)}, in {examples.place(other)} {examples.label(other)}"
+            conflicts.append(Suspect(i, reason, other))
     return conflicts

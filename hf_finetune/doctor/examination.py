@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.config import Kind, Source, SplitOptions
+from hf_finetune.data.labels import similar_labels
 from hf_finetune.data.loading import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow, to_dataset
 from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
@@ -106,10 +107,18 @@ def examine(
         logger.info("of %d rows, %d random ones are checked in detail", len(examples), len(sample))
     counts = count_classes(examples)
     if kind == "text":
-        content, statistics = _examine_texts(examples, sample, checkpoint, max_length)
+        compared = examples.comparable(source.limits.compared_characters)
+        if len(compared) < len(examples):
+            logger.info(
+                "%d of %d rows are compared: all have over %d characters (--data.limits.compared-characters)",
+                *(len(compared), len(examples), source.limits.compared_characters),
+            )
+        content, statistics = _examine_texts(examples, sample, compared, checkpoint, max_length)
     else:
         content, statistics = _examine_images(examples, sample)
-    findings = [f for f in (*_unusable(data), *examine_balance(data.labels, counts), *content) if f.count]
+    findings = [
+        f for f in (*_unusable(data), *_unread(data), *examine_balance(data.labels, counts), *content) if f.count
+    ]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     classes = {name: {split: int(rows[c]) for split, rows in counts.items()} for c, name in enumerate(data.labels)}
     places = {str(role): split.place for role, split in data.selection.labeled.items()}
@@ -117,7 +126,7 @@ def examine(
 
 
 def _examine_texts(
-    examples: Examples, sample: np.ndarray, checkpoint: str | None, max_length: int
+    examples: Examples, sample: np.ndarray, compared: np.ndarray, checkpoint: str | None, max_length: int
 ) -> tuple[list[Finding], Statistics]:
     tokenizer = None
     if checkpoint is not None:
@@ -127,7 +136,8 @@ def _examine_texts(
         local = inspect_checkpoint(checkpoint, need_weights=False)
         tokenizer = load_tokenizer(local, max_length=max_length, sample=examples.sides[0][:200])
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
-    repeats = find_duplicates(examples, near_duplicate_texts(examples))
+    repeats = find_duplicates(examples, near_duplicate_texts(examples, compared))
+    sample = np.intersect1d(sample, compared)
     words = mark_table(WORD.findall(plain_words(examples.joined_text(i, " "))) for i in sample.tolist())
     telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
     return [*findings, *repeats, *telltales], statistics
@@ -152,6 +162,18 @@ def _unusable(data: LabeledData) -> list[Finding]:
         details = [f"{split} row {row.row}{_line_or_file(row)}: {row.reason}" for split, row in bad]
         findings.append(diagnose("unusable", rows, name=f"unusable_{column}", details=details, column=name))
     return findings
+
+
+def _unread(data: LabeledData) -> list[Finding]:
+    """Return findings on files that are not read, and on labels that should be one."""
+    skipped = sum((split.skipped for split in data.selection.labeled.values()), Counter[str]())
+    files = [f"{count:,} {suffix}" for suffix, count in skipped.most_common()]
+    groups = similar_labels(data.labels)
+    labels = [", ".join(map(repr, group)) for group in groups]
+    return [
+        diagnose("skipped_files", sum(map(len, data.rows.values())), count=skipped.total(), details=files),
+        diagnose("similar_labels", len(data.labels), count=sum(map(len, groups)), details=labels),
+    ]
 
 
 def _line_or_file(row: UnusableRow) -> str:

@@ -95,6 +95,12 @@ class Examples:
         text = " ".join(self.joined_text(i, " | ")[: 4 * QUOTED].split())
         return text if len(text) <= QUOTED else f"{text[: QUOTED - 3]}..."
 
+    def comparable(self, characters: int, seed: int = 0) -> np.ndarray:
+        """Return the sorted indices of random rows, all if their texts have at most this many characters together."""
+        lengths_N = np.sum([[len(text) for text in side] for side in self.sides], axis=0)
+        order_N = np.random.default_rng(seed).permutation(len(self))
+        return np.sort(order_N[np.cumsum(lengths_N[order_N]) <= characters])
+
     def sample(self, most: int, seed: int = 0) -> np.ndarray:
         """Return the sorted indices of up to `most` random rows."""
         if len(self) <= most:
@@ -119,6 +125,16 @@ DEFECTS = {
         "serious",
         "{count:,} of {of:,} rows have a {column} that cannot be used: training would refuse them",
         "correct or remove them; they are ignored below",
+    ),
+    "skipped_files": Defect(
+        "look",
+        "{count:,} files in the class folders are not read, {of:,} are",
+        "convert them to a format that is read, or remove them",
+    ),
+    "similar_labels": Defect(
+        "serious",
+        "{count} labels differ only in case or white space, and each is a class of its own",
+        "write each class in one way",
     ),
     "leaked": Defect(
         "serious",

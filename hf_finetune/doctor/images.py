@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from tqdm import tqdm
 
-from hf_finetune.data.image_decoding import EncodedImage, decode
+from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
 from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
 from hf_finetune.doctor.texts import Statistics
 
@@ -50,7 +50,8 @@ def decode_images(examples: Examples) -> ImageFacts:
     ):
         for start in range(0, rows, AT_A_TIME):
             part = slice(start, start + AT_A_TIME)
-            facts = list(pool.map(_facts, examples.images(start, min(start + AT_A_TIME, rows))))
+            images = examples.images(start, min(start + AT_A_TIME, rows))
+            facts = [fact for piece in pieces(images) for fact in pool.map(_facts, piece)]
             sizes[part], one_color[part], thumbnails[part] = zip(*facts, strict=True)
             bar.update(len(facts))
     return ImageFacts(sizes, one_color, thumbnails)

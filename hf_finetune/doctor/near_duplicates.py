@@ -29,8 +29,12 @@ def plain_words(text: str) -> str:
     return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def near_duplicate_texts(examples: Examples) -> list[int | None]:
-    """Return for each row the first row with nearly the same words, which may be itself; None without words."""
+def near_duplicate_texts(examples: Examples, compared: np.ndarray) -> list[int | None]:
+    """Return for each row the first row with nearly the same words, which may be itself; None without words.
+
+    Args:
+        compared: sorted indices of the rows to compare; the result is None for the others.
+    """
     numbers: dict[str, int] = {}
 
     @lru_cache(maxsize=1)
@@ -43,10 +47,10 @@ def near_duplicate_texts(examples: Examples) -> list[int | None]:
         ids = np.array([numbers.setdefault(w, len(numbers)) for w in words], dtype=np.uint64)
         return np.unique((ids[:-2] * _FACTORS[0]) ^ (ids[1:-1] * _FACTORS[1]) ^ (ids[2:] * _FACTORS[2]))
 
-    firsts: list[int | None] = []
+    firsts: list[int | None] = [None] * len(examples)
     same: dict[str, int] = {}
     bands: dict[tuple[int, bytes], int] = {}
-    for i in range(len(examples)):
+    for i in compared.tolist():
         first = same.setdefault(plain(i), i) if plain(i).strip() else None
         if first == i and len(shingles_S := shingles(i)) >= SHORTEST:
             hashes_H = ((shingles_S[:, None] * _HASHES[0] + _HASHES[1]) >> np.uint64(32)).min(axis=0)
@@ -54,7 +58,7 @@ def near_duplicate_texts(examples: Examples) -> list[int | None]:
             others = sorted({bands.setdefault(key, i) for key in keys} - {i})
             near = next((j for j in others if _jaccard(shingles(j), shingles_S) >= SHARED), None)
             first = i if near is None else firsts[near]
-        firsts.append(first)
+        firsts[i] = first
     return firsts
 
 

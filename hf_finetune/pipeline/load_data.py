@@ -72,9 +72,8 @@ def _pretraining_rows(context: RunContext, splits: Splits) -> PretrainingRows | 
         return None
     return read_for_pretraining(
         [rows for rows in (splits.train, splits.left_out) if rows is not None],
-        pretrain.rows,
+        [data.source.elsewhere(path) for path in pretrain.rows],
         evaluated=[rows for rows in (splits.validation, splits.test) if rows is not None],
         kind=data.kind,
         columns=splits.columns,
-        encoding=data.source.encoding,
     )

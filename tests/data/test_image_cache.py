@@ -75,7 +75,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(image):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("hf_finetune.data.inputs.decode", refuse)
+    monkeypatch.setattr("hf_finetune.data.inputs.decode_pieces", refuse)
 
 
 @pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)

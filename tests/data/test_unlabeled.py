@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from hf_finetune.data.config import Source
 from hf_finetune.data.unlabeled import read_for_pretraining
 from hf_finetune.errors import InputError
 
@@ -27,12 +28,16 @@ def csv_of(path: Path, column: str, *texts: str) -> str:
 def test_each_once_and_none_that_is_judged_by(tmp_path: Path) -> None:
     further = csv_of(tmp_path / "more.csv", "body", "c", "d", "b", "v", "d", "", "t")
     result = read_for_pretraining(
-        [rows("a", "b", "a"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
+        [rows("a", "b", "a"), rows("c")],
+        [Source(further)],
+        evaluated=[rows("v"), rows("t")],
+        kind="text",
+        columns=COLUMNS,
     )
     assert result.rows.to_dict() == {"text": ["a", "b", "c", "d"], "row": [0, 1, 2, 3]}
     assert result.counts == {"train": 3, "further": 1, "evaluated": 2, "repeated": 4, "unusable": 1}
     again = read_for_pretraining(
-        [rows("a", "b"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
+        [rows("a", "b"), rows("c")], [Source(further)], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
     )
     assert again.fingerprint == result.fingerprint
     assert (
@@ -44,7 +49,7 @@ def test_each_once_and_none_that_is_judged_by(tmp_path: Path) -> None:
 def pretraining_texts(path: str, columns: dict[str, str] = COLUMNS) -> dict[str, list]:
     """Read a source, after two training rows."""
     own = Dataset.from_dict({name: ["own 1", "own 2"] for name in columns if name != "label"})
-    return read_for_pretraining([own], [path], evaluated=[], kind="text", columns=columns).rows[2:]
+    return read_for_pretraining([own], [Source(path)], evaluated=[], kind="text", columns=columns).rows[2:]
 
 
 def test_every_split_but_validation_and_test(tmp_path: Path) -> None:

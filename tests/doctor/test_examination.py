@@ -8,7 +8,7 @@ from helpers.hand_made import by_name, clean, examined, rows_of, write
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import InputError
-from hf_finetune.data.config import Source
+from hf_finetune.data.config import DataLimits, Source
 from hf_finetune.doctor.examination import examine
 
 
@@ -202,3 +202,27 @@ def test_the_report_names_three_rows_and_says_how_many_more(tmp_path: Path) -> N
 def test_no_validation_rows_are_held_out(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", clean(50))
     assert list(examine(Source(str(tmp_path / "rows.csv")), "text").examples.splits) == ["train"]
+
+
+def test_labels_that_differ_only_in_case_or_white_space(tmp_path: Path) -> None:
+    spelled = [(text, ("yes ", "Yes", "no")[i % 3] if i < 60 else label) for i, (text, label) in enumerate(clean(120))]
+    finding = by_name(examined(tmp_path, spelled))["similar_labels"]
+    assert (finding.severity, finding.count, finding.of) == ("serious", 3, 4)
+    assert finding.details == ("'Yes', 'yes', 'yes '",)
+
+
+def test_conflicts_name_the_first_row_with_another_label(tmp_path: Path) -> None:
+    """In time linear in the rows: 20,000 equal texts took half a minute."""
+    rows = [*clean(60), *(("the same text in every row", "no") for _ in range(20_000)), *clean(1)]
+    rows += [("the same text in every row", "yes")] * 2
+    finding = by_name(examined(tmp_path, rows))["conflicts"]
+    assert finding.count == 20_002
+    others = [suspect.other for suspect in finding.suspects if suspect.index >= 60]
+    assert others == [20_061] * 20_000 + [60, 60]
+
+
+def test_more_text_than_is_compared(tmp_path: Path) -> None:
+    write(tmp_path / "rows.csv", [*clean(60), clean(60)[0]])
+    few = examine(Source(str(tmp_path / "rows.csv"), limits=DataLimits(compared_characters=100)), "text")
+    assert {finding.name for finding in few.findings} == {"duplicates"}
+    assert few.findings[0].of == 61

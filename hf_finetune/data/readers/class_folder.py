@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
-from hf_finetune.data.config import Kind
+from hf_finetune.data.config import Kind, Source
 from hf_finetune.data.image_decoding import SUFFIXES as IMAGE_SUFFIXES
 from hf_finetune.data.image_decoding import EncodedImage
+from hf_finetune.data.image_paths import ImageFolder, within
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import codec_of, unreadable
+from hf_finetune.errors import InputError
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {"text": (".txt",), "image": IMAGE_SUFFIXES}
 
@@ -24,6 +28,8 @@ class ClassFolder(TextFile):
     files: tuple[str, ...] = ()
     """Paths relative to the folder."""
     labeled: bool = True
+    image_root: str | None = None
+    """Another folder to which links may lead."""
 
     @property
     def classes(self) -> set[str]:
@@ -44,15 +50,23 @@ class ClassFolder(TextFile):
         read = {self.kind: self._content, "label": _class_of}
         for first, files in batched(self.files, size):
             values = {name: [read[name](file) for file in files] for name in columns}
-            yield Chunk(values, len(files), self.name, first, files=files)
+            yield Chunk(values, len(files), self.name, first, files=files, images=self._folder)
+
+    @cached_property
+    def _folder(self) -> ImageFolder:
+        return within(self.path, self.image_root)
 
     def _content(self, file: str) -> str | EncodedImage:
         path = self.path / file
         if self.kind == "image":
             return {"bytes": None, "path": os.path.abspath(path)}
         try:
-            return path.read_text(encoding=codec_of(self.encoding))
-        except (OSError, UnicodeError) as error:
+            return Path(self._folder.resolve(file)).read_text(encoding=codec_of(self.encoding))
+        except UnicodeError as error:
+            raise unreadable(path, self.encoding, error) from None
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
+        except OSError as error:
             raise unreadable(path, self.encoding, error) from None
 
 
@@ -60,30 +74,57 @@ def _class_of(file: str) -> str:
     return file.partition("/")[0]
 
 
-def find_classes(root: Path, kind: Kind | None, encoding: str, *, flat: bool = False) -> ClassFolder | None:
+def find_classes(root: Path, kind: Kind | None, source: Source, *, flat: bool = False) -> ClassFolder | None:
     """Find the texts or images in the sub-folders, at any depth, or with `flat` those in the folder itself.
 
     Args:
         kind: what to look for; None: the kind with more files.
 
     Returns:
-        None if there are none. Hidden files and folders are ignored.
+        None if there are none. Hidden files and folders are ignored, others are counted.
+
+    Raises:
+        InputError: a name is not UTF-8.
     """
-    files: dict[Kind, list[str]] = {"text": [], "image": []}
+    files: list[str] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [] if flat else [name for name in subfolders if not is_hidden(name)]
         if Path(folder) == root and not flat:
             continue
         below = Path(folder).relative_to(root)
-        for name in names:
-            for each, suffixes in SUFFIXES.items():
-                if name.lower().endswith(suffixes) and not is_hidden(name):
-                    files[each].append((below / name).as_posix())
+        files += [(below / name).as_posix() for name in names if not is_hidden(name)]
+    by_kind = {each: [file for file in files if file.lower().endswith(SUFFIXES[each])] for each in SUFFIXES}
     if kind is None:
-        kind = "image" if len(files["image"]) > len(files["text"]) else "text"
-    # By folder, then by file: a plain sort of the paths would put "a-b/1" before "a/1".
-    ordered = sorted(files[kind], key=lambda file: file.split("/"))
-    return ClassFolder(root, encoding, kind, tuple(ordered), labeled=not flat) if ordered else None
+        kind = "image" if len(by_kind["image"]) > len(by_kind["text"]) else "text"
+    if not by_kind[kind]:
+        return None
+    for file in by_kind[kind]:
+        check_name(str(root / file))
+    others = set(files).difference(by_kind[kind])
+    skipped = Counter(sorted(PurePosixPath(file).suffix.lower() or "without a suffix" for file in others))
+    return ClassFolder(
+        root,
+        source.encoding or "utf-8",
+        kind,
+        # By folder, then by file: a plain sort of the paths would put "a-b/1" before "a/1".
+        tuple(sorted(by_kind[kind], key=lambda file: file.split("/"))),
+        labeled=not flat,
+        skipped=tuple(skipped.most_common()),
+        image_root=source.image_root,
+        limits=source.limits,
+    )
+
+
+def check_name(path: str) -> None:
+    """Refuse a path that cannot be written down.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path!a}: this name is not UTF-8; rename the file or folder") from None
 
 
 def is_hidden(name: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from hf_finetune.data.labels import SURROGATE
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import read_lines
@@ -29,6 +30,8 @@ class JsonFile(TextFile):
         """
         rows = [row for _, row in islice(self._rows(), ROWS_INSPECTED)]
         names = dict.fromkeys(key for row in rows for key in row)
+        if invalid := next(filter(SURROGATE.search, names), None):
+            raise InputError(f"{self.path}: the key {invalid[:40]!r} holds half a surrogate pair; rename it")
         return {name: _column([row.get(name) for row in rows]) for name in names}
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:

@@ -6,19 +6,30 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image
 
+from hf_finetune.data.image_paths import beside
+from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces, too_large
 from hf_finetune.data.readers.table import Chunk, Column, DataFile
 from hf_finetune.errors import InputError
+
+# A file may decode to this many times its size, whatever the limit.
+EXPANSION = 20
+# Rows are decoded in batches of at most ROWS_OF_A_BATCH, and BATCH_BYTES if each repeats a whole dictionary.
+ROWS_OF_A_BATCH, BATCH_BYTES = 64, 100_000_000
 
 
 @dataclass(frozen=True)
 class ParquetFile(DataFile):
     """A parquet file, read with the features that `datasets` wrote into it."""
+
+    image_root: str | None = None
+    """Folder of the images that are named by their path. None: that of the file."""
 
     def columns(self) -> dict[str, Column]:
         """Return the columns in order.
@@ -36,16 +47,27 @@ class ParquetFile(DataFile):
         """Yield rows in order, at most `size` at a time.
 
         Raises:
-            InputError: the file is damaged, no parquet file, or has no rows.
+            InputError: the file is damaged, no parquet file, has no rows, or is beyond the limits.
         """
-        first = 0
+        images, empty = beside(self.path, self.image_root), True
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=size, columns=list(columns)):
-                values = {name: batch.column(name).to_pylist() for name in columns}
-                yield Chunk(values, batch.num_rows, self.name, first)
-                first += batch.num_rows
-        if first == 0:
+            most = max(self.limits.decoded_bytes, EXPANSION * self.path.stat().st_size)
+            self._refuse_declared_size(file.metadata, columns, most)
+            batches = file.iter_batches(_rows_of_a_batch(self.path, file.metadata), columns=list(columns))
+            for first, part in in_pieces(batches, size, self.name, self.limits, most_bytes=most):
+                empty = False
+                values = {name: cell_values(part, name, self.name, first) for name in columns}
+                yield Chunk(values, part.num_rows, self.name, first, images=images)
+        if empty:
             raise InputError(f"{self.path}: the file holds no rows")
+
+    def _refuse_declared_size(self, metadata: pq.FileMetaData, columns: Sequence[str], most: int) -> None:
+        """Refuse a file by the size that it declares; `in_pieces` counts what it decodes to."""
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+        declared = sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] in columns)
+        if declared > most:
+            raise too_large(self.name, most)
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -55,6 +77,36 @@ class ParquetFile(DataFile):
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self.path}: not a readable parquet file ({reason[:150]}); write it again") from None
+
+
+def _rows_of_a_batch(path: Path, metadata: pq.FileMetaData) -> int:
+    """Return the number of rows to decode at a time, fewer where a dictionary, which rows may repeat, is large."""
+    largest = 1
+    with path.open("rb") as file:
+        for group in range(metadata.num_row_groups):
+            for number in range(metadata.num_columns):
+                part = metadata.row_group(group).column(number)
+                if any("DELTA" in encoding for encoding in part.encodings):
+                    largest = max(largest, part.total_uncompressed_size)
+                elif part.has_dictionary_page and part.dictionary_page_offset:
+                    file.seek(part.dictionary_page_offset)
+                    largest = max(largest, _page_size(file.read(16)))
+    return min(ROWS_OF_A_BATCH, max(1, BATCH_BYTES // largest))
+
+
+def _page_size(header: bytes) -> int:
+    """Return the uncompressed size in the header of a page: the second of its numbers in Thrift's compact protocol."""
+    numbers: list[int] = []
+    at = 0
+    while len(numbers) < 2:
+        value, shift, at = 0, 0, at + 1  # past the byte that begins a field
+        while True:
+            byte = header[at] if at < len(header) else 0
+            value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
+            if byte < 0x80:
+                break
+        numbers.append(value >> 1)  # zigzag of a number that is not negative
+    return numbers[1]
 
 
 def _features(schema: pa.Schema) -> Features:

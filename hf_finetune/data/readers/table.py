@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
+
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
+from hf_finetune.data.image_paths import ImageFolder
 
 T = TypeVar("T")
 
@@ -40,6 +43,8 @@ class Chunk:
     """File of each row relative to the folder `source`, if every row is a file."""
     objects: Sequence[Mapping[str, Any]] = ()
     """The JSON object of each row, which may lack a column."""
+    images: ImageFolder | None = None
+    """The folder of the images that are named by their path. None: there can be no paths."""
 
     def place(self, i: int) -> str:
         """Return file and number of the i-th row, for messages."""
@@ -59,6 +64,14 @@ class Reader(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the rows are read."""
+
+    @property
+    def skipped(self) -> Sequence[tuple[str, int]]:
+        """Number of files that are not read, by suffix."""
+
+    @property
+    def limits(self) -> DataLimits:
+        """Limits on the rows."""
 
     def columns(self) -> dict[str, Column]:
         """Return the columns in order.
@@ -80,6 +93,9 @@ class DataFile:
     """A file or folder of rows."""
 
     path: Path
+    limits: DataLimits = field(default=DEFAULT_LIMITS, kw_only=True)
+    skipped: tuple[tuple[str, int], ...] = field(default=(), kw_only=True)
+    """Number of files of a folder that are not read, by suffix."""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,315 @@
+"""Data that others made can neither read local files, nor hang, nor fill the memory; each is refused in one line."""
+
+import io
+import json
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.loading import load, stream
+from PIL import Image
+
+from hf_finetune.data import image_decoding
+from hf_finetune.data.config import DataLimits, Source
+from hf_finetune.data.image_decoding import damage, decode, decode_pieces, pieces
+from hf_finetune.data.readers.arrow_cells import in_pieces
+from hf_finetune.data.readers.parquet_file import ParquetFile
+from hf_finetune.doctor.examination import examine
+from hf_finetune.errors import InputError
+
+STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def save_image(path: Path, color: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (color, 0, 0)).save(path)
+    return path
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def table(path: Path, images: Sequence[str | bytes]) -> str:
+    structs = [
+        {"bytes": None, "path": each} if isinstance(each, str) else {"bytes": each, "path": None} for each in images
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": pa.array(structs, STRUCT), "label": ["a", "b"] * (len(images) // 2)}), path)
+    return str(path)
+
+
+def refusal(path: object, kind: str = "image", **options) -> str:
+    with pytest.raises(InputError) as error:
+        load(str(path), kind, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Paths inside data
+
+
+def test_images_named_below_the_table_or_the_image_root_are_read(tmp_path: Path) -> None:
+    names = [save_image(tmp_path / "data" / "images" / f"{i}.png", i).name for i in range(8)]
+    beside = table(tmp_path / "data" / "rows.parquet", [f"images/{name}" for name in names])
+    splits = load(beside, "image")
+    paths = [image["path"] for rows in (splits.train, splits.validation) for image in rows["image"]]
+    assert sorted(paths) == [str(tmp_path / "data" / "images" / name) for name in names]
+    elsewhere = table(tmp_path / "other" / "rows.parquet", names)
+    assert "no such file" in refusal(elsewhere)
+    assert len(load(elsewhere, "image", image_root=str(tmp_path / "data" / "images")).train) == 7
+    assert "--data.image-root" in refusal(elsewhere, image_root=str(tmp_path / "missing"))
+
+
+def test_paths_that_lead_out_are_refused(tmp_path: Path) -> None:
+    secret = save_image(tmp_path / "secret.png")
+    data = tmp_path / "data"
+    (save_image(data / "a.png"), (data / "out.png").symlink_to(secret), (data / "in.png").symlink_to("a.png"))
+    (data / "up").symlink_to(tmp_path)
+    for path in (str(secret), "../secret.png", "up/../../secret.png", "out.png", "up/secret.png", "/etc/passwd"):
+        message = refusal(table(data / "rows.parquet", ["a.png", path, "a.png", path]))
+        assert "rows.parquet, row 2, column 'image': " in message and "leads out of" in message
+        assert "--data.image-root" in message
+    (rows,) = stream(table(data / "rows.parquet", ["a.png", "in.png"]), "image")
+    assert len(rows) == 2
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket.png"))
+    for name in ("pipe.png", "folder.png", "socket.png"):
+        assert f"row 1, column 'image': '{name}' is no regular file" in refusal(
+            table(tmp_path / "a.parquet", [name] * 4)
+        )
+        assert damage({"bytes": None, "path": str(tmp_path / name)}) is not None
+    for kind, name in (("image", "pipe.png"), ("text", "pipe.txt")):
+        for label in "ab":
+            save_image(tmp_path / "classes" / label / "a.png")
+            (tmp_path / "classes" / label / "a.txt").write_text("text")
+        os.mkfifo(tmp_path / "classes" / "a" / name)
+        assert "no regular file" in refusal(tmp_path / "classes", kind)
+    os.mkfifo(tmp_path / "rows.csv")
+    assert "rows.csv: expected a regular file" in refusal(tmp_path / "rows.csv", "text")
+
+
+def test_links_of_a_class_folder_stay_within_it(tmp_path: Path) -> None:
+    secret, words = save_image(tmp_path / "secret.png"), tmp_path / "secret.txt"
+    words.write_text("secret")
+    for label in "ab":
+        for i in range(3):
+            save_image(tmp_path / "data" / label / f"{i}.png", 10 * i + ord(label))
+            (tmp_path / "data" / label / f"{i}.txt").write_text(f"{label} {i}")
+    (tmp_path / "data" / "a" / "link.png").symlink_to("0.png")
+    assert load(str(tmp_path / "data"), "image", image_root=str(tmp_path)) is not None
+    (tmp_path / "data" / "a" / "out.png").symlink_to(secret)
+    assert "a/out.png, column 'image'" in refusal(tmp_path / "data")
+    assert load(str(tmp_path / "data"), "image", image_root=str(tmp_path)) is not None
+    (tmp_path / "data" / "a" / "out.txt").symlink_to(words)
+    assert "out.txt" in refusal(tmp_path / "data", "text")
+
+
+def test_a_snapshot_of_the_hubs_cache_consists_of_links(tmp_path: Path) -> None:
+    for i, label in enumerate("ab" * 3):
+        blob = save_image(tmp_path / "blobs" / f"{i}.png", i)
+        (tmp_path / "snapshots" / "1" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "snapshots" / "1" / label / f"{i}.png").symlink_to(
+            os.path.join("..", "..", "..", "blobs", blob.name)
+        )
+    assert len(load(str(tmp_path / "snapshots" / "1"), "image").train) == 5
+
+
+def test_images_of_other_types_are_refused(tmp_path: Path) -> None:
+    for values in ([{"bytes": 5, "path": "a"}], [{"bytes": b"", "path": "a\0b"}], [{"bytes": None, "path": ["a"]}]):
+        pq.write_table(pa.table({"image": values * 4, "label": ["a", "b"] * 2}), tmp_path / "a.parquet")
+        assert "a.parquet, row 1, column 'image': " in refusal(tmp_path / "a.parquet")
+
+
+# Formats
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "SGI"])
+def test_other_formats_are_never_opened(kind: str, tmp_path: Path) -> None:
+    content = encoded(Image.new("RGB", (16, 16)), kind)
+    (tmp_path / "a.png").write_bytes(content)
+    for image in ({"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "a.png")}):
+        assert damage(image) == "unknown format"
+        with pytest.raises(InputError, match="unknown format"):
+            decode(image)
+
+
+@pytest.mark.parametrize("kind", image_decoding.FORMATS)
+def test_every_format_of_the_list_is_read(kind: str) -> None:
+    if kind not in image_decoding._formats():
+        pytest.skip(f"this Pillow has no {kind}")
+    image = {"bytes": encoded(Image.new("RGB", (16, 16), (255, 0, 0)), kind), "path": None}
+    assert damage(image) is None
+    assert np.asarray(decode(image))[0, 0, 0] > 200
+
+
+# Bombs
+
+
+def test_pixels_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {"bytes": encoded(Image.new("L", (200, 100))), "path": None}
+    assert damage(large) is None
+    assert "200 x 100 pixels, expected at most 19,999" in (damage(large, DataLimits(image_pixels=19_999)) or "")
+    path = table(tmp_path / "a.parquet", [large["bytes"], encoded(Image.new("L", (8, 8)))] * 4)
+    message = refusal(path, limits=DataLimits(image_pixels=19_999))
+    assert "a.parquet, row 1, column 'image'" in message and "--data.limits.image-pixels" in message
+    assert "--data.limits.image-bytes" in refusal(path, limits=DataLimits(image_bytes=80))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 9_000)
+    assert "make it smaller" in (damage(large) or "")
+
+
+def test_a_large_jpeg_is_decoded_at_a_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_decoding, "REDUCED_PIXELS", 10_000)
+    image = {"bytes": encoded(Image.new("RGB", (400, 100)), "JPEG"), "path": None}
+    assert decode(image).size == (200, 50)
+    assert damage(image, DataLimits(image_pixels=10_000)) is None
+
+
+def test_large_images_are_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_decoding, "PIXELS_AT_ONCE", 1_000)
+    images = [{"bytes": encoded(Image.new("L", (side, side))), "path": None} for side in (10, 30, 10, 40, 5, 5)]
+    assert [[image.width for image in piece] for piece in decode_pieces(images)] == [[10, 30], [10], [40], [5, 5]]
+    assert [len(piece) for piece in pieces(images)] == [2, 1, 1, 2]
+    assert [len(piece) for piece in pieces([{"bytes": b"x", "path": None}] * 3)] == [3]
+
+
+def bomb(path: Path, rows: int, text: str, **options) -> Path:
+    """Write one text that all rows share: a few bytes of parquet."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [text])
+    if options.pop("plain_type", False):
+        texts = texts.cast(pa.string())
+    pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * (rows // 2)}), path, compression="zstd", **options)
+    return path
+
+
+@pytest.mark.parametrize("plain_type", [False, True])
+def test_a_small_file_of_many_bytes_is_refused_as_they_are_counted(tmp_path: Path, plain_type: bool) -> None:
+    path = bomb(tmp_path / "a.parquet", 4_000, "word " * 40, plain_type=plain_type)
+    assert path.stat().st_size < 3_000
+    limits = DataLimits(decoded_bytes=60_000)
+    message = refusal(path, "text", limits=limits)
+    assert "a.parquet: its columns decode to more than" in message and "--data.limits.decoded-bytes" in message
+    with pytest.raises(InputError, match="decoded-bytes"):
+        list(stream(path, "text", labels=("a", "b"), limits=limits))
+    assert sum(chunk.size for chunk in ParquetFile(path).chunks(["text"], 1_000)) == 4_000
+
+
+def test_the_size_that_a_file_declares_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    rows = {"text": ["word " * 500] * 100, "label": ["a", "b"] * 50}
+    pq.write_table(pa.table(rows), path, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("decoded"))
+    reader = ParquetFile(path, limits=DataLimits(decoded_bytes=100_000))
+    with pytest.raises(InputError, match="decode to more than"):
+        list(reader.chunks(["text"], 100))
+
+
+def test_batches_are_smaller_where_a_dictionary_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bomb(tmp_path / "a.parquet", 40, "x" * 9_000, plain_type=True)
+    monkeypatch.setattr("hf_finetune.data.readers.parquet_file.BATCH_BYTES", 30_000)
+    sizes = []
+    read = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda f, size, **o: sizes.append(size) or read(f, size, **o))
+    assert [chunk.size for chunk in ParquetFile(path).chunks(["text"], 30)] == [30, 10]
+    assert sizes == [3]
+
+
+def test_cells_are_limited(tmp_path: Path) -> None:
+    limits = DataLimits(text_characters=100)
+    rows = [("short", "a"), ("other", "b")] * 5 + [("x" * 101, "a")]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    message = refusal(tmp_path / "a.csv", "text", limits=limits)
+    assert "a.csv, row 11 (line 12), column 'text': the text has 101 characters, expected at most 100" in message
+    assert "--data.limits.text-characters" in message
+    texts, labels = zip(*[("x" * 401, "a"), ("y", "b")] * 4, strict=True)
+    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
+    assert "a.parquet, row 1, column 'text': 401 bytes" in refusal(tmp_path / "a.parquet", "text", limits=limits)
+    (tmp_path / "b.csv").write_text("text,label\nsome,a\nmore," + "b" * 1_001 + "\n")
+    assert "row 2 (line 3), column 'label': the label has 1,001 characters" in refusal(tmp_path / "b.csv", "text")
+
+
+def test_pieces_keep_the_rows_and_their_numbers() -> None:
+    texts = ["a" * size for size in (1, 40_000_000, 2, 3, 20_000_000, 20_000_000, 4)]
+    batches = pa.table({"text": texts}).to_batches(max_chunksize=3)
+    limits = DataLimits(text_characters=40_000_000)
+    parts = [(first, part["text"].to_pylist()) for first, part in in_pieces(batches, 2, "rows", limits)]
+    assert [text for _, part in parts for text in part] == texts
+    assert [first for first, _ in parts] == np.cumsum([0, *(len(part) for _, part in parts[:-1])]).tolist()
+    assert max(len(part) for _, part in parts) == 2
+    assert [len(part) for _, part in parts] == [1, 1, 2, 1, 2]
+
+
+def test_classes_are_limited_by_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},c{i % 30}\n" for i in range(90)))
+    message = refusal(tmp_path / "a.csv", "text", limits=DataLimits(classes=20))
+    assert "column 'label' holds 30 classes in 90 rows" in message and "--data.limits.classes" in message
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},c{i % 30}\n" for i in range(300)))
+    assert len(load(str(tmp_path / "a.csv"), "text", limits=DataLimits(classes=20)).labels) == 30
+
+
+# Files of class folders
+
+
+def test_files_that_are_not_read_are_counted_by_suffix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i, label in enumerate("ab" * 4):
+        save_image(tmp_path / label / f"{i}.png", i).rename(tmp_path / label / f"{i}.{('png', 'JFIF')[i // 4]}")
+        for name in (f"{i}.heic", f"{i}.HEIC", f"{i}.svg", ".hidden.svg", f"note{i}"):
+            (tmp_path / label / name).write_text("x")
+    splits = load(str(tmp_path), "image")
+    assert len(splits.train) + len(splits.validation) == 8
+    note = "32 files in the class folders are not read: 16 .heic, 8 .svg, 8 without a suffix"
+    assert note in splits.notes
+    assert sum(map(len, stream(tmp_path, "image"))) == 8
+    assert note in caplog.text
+    (finding,) = (f for f in examine(Source(str(tmp_path)), "image").findings if f.name == "skipped_files")
+    assert (finding.count, finding.of) == (32, 8)
+    assert finding.details == ("16 .heic", "8 .svg", "8 without a suffix")
+
+
+# Text that is no text
+
+
+def test_half_a_surrogate_pair_is_named(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
+    for column in ("text", "label"):
+        bad = [*rows, {**rows[0], column: "x\ud800"}]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
+        message = refusal(tmp_path / "a.jsonl", "text")
+        assert f"row 21 (line 21), column '{column}'" in message and "surrogate" in message
+        message.encode()
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "\udcff": 1}) + "\n" for row in rows))
+    refusal(tmp_path / "a.jsonl", "text").encode()
+
+
+def test_parquet_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"caf\xe9"] * 4, pa.binary())
+    invalid = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
+    for column, other in (("text", "label"), ("label", "text")):
+        pq.write_table(pa.table({column: invalid, other: ["a", "b"] * 4}), tmp_path / "a.parquet")
+        assert f"a.parquet, row 2, column '{column}': the text is not UTF-8" in refusal(tmp_path / "a.parquet", "text")
+
+
+def test_file_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for label in "ab":
+        save_image(tmp_path / "data" / label / "0.png")
+    save_image(tmp_path / "data" / "a" / f"{name}.png")
+    (tmp_path / f"{name}.csv").write_text("text,label\n")
+    for path, kind in ((tmp_path / "data", "image"), (tmp_path / f"{name}.csv", "text")):
+        message = refusal(path, kind)
+        assert "not UTF-8; rename" in message
+        message.encode()
