@@ -23,10 +23,7 @@ def is_union(hint: Any) -> bool:
 
 def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """Split an `Annotated` type into the bare type and its annotations."""
-    annotations: tuple[Any, ...] = ()
-    while hasattr(hint, "__metadata__"):
-        hint, annotations = hint.__origin__, (*hint.__metadata__, *annotations)
-    return hint, annotations
+    return (hint.__origin__, hint.__metadata__) if typing.get_origin(hint) is typing.Annotated else (hint, ())
 
 
 def configs_below(config: type) -> dict[str, type]:
