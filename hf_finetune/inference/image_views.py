@@ -3,8 +3,6 @@
 Legend: N images, B images of a batch, H height, W width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

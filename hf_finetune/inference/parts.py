@@ -1,7 +1,5 @@
 """Read the rows of a source in parts, with a progress bar."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Label new rows by a finished classifier."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -14,8 +14,6 @@ Each stage is a function. Most have a file of their own.
     finalize   a stage takes the `TrainedRun`, and writes files or returns what the next ones report
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from dataclasses import replace

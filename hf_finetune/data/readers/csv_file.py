@@ -1,7 +1,5 @@
 """Reader of csv and tsv files."""
 
-from __future__ import annotations
-
 import csv
 import functools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Read the lines of text files in any encoding, with one-line errors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
