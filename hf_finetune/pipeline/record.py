@@ -50,7 +50,7 @@ class RunRecord:
     head: HeadStart | None = None
     """None: not fitted."""
     layer_maps: list[LayerMap] | None = None
-    """Pairs of student and teacher layers, see `layer_search.search_layers`. None: not searched."""
+    """See `distillation.feature_matching.layer_search.search_layers`. None: not searched."""
 
     @classmethod
     def from_run(cls, run: Run, command: str | None = None) -> RunRecord:
