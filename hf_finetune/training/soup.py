@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainerState
 
 from hf_finetune.training.hooks import Hook
+from hf_finetune.utils.files import atomic_file
 
 FOLDER = "soup"
 
@@ -64,7 +65,8 @@ class Soup(Hook):
         if any(line["step"] == step and any(name.startswith("eval_") for name in line) for line in state.log_history):
             self.folder.mkdir(exist_ok=True)
             weights = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-            save_file(weights, self._path(step))
+            with atomic_file(self._path(step)) as temporary:
+                save_file(weights, temporary)
 
     def cook(
         self,

@@ -9,8 +9,8 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -121,7 +121,8 @@ def building(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str,
     with _unavailable_when_unwritable(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _make_room(folder.parent.parent, needed, budget_gb)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+        temporary = folder.parent / f".partial-{secrets.token_hex(4)}"
+        temporary.mkdir()
         writer = EntryWriter(temporary)
         try:
             with writer._open:

@@ -3,13 +3,20 @@
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
+
+# Unfinished files and folders: of this package, of safetensors, and of this package up to 0.1.0.
+TEMPORARY = re.compile(
+    r"\..+\.partial|\.tmp[A-Za-z0-9]{6}"
+    r"|\.(recipe|result|manifest|pretraining|stages|search)\.json\.[a-z0-9_]{8}"
+    r"|\.(README\.md|log\.jsonl|head\.safetensors|trained_on\.npy|predictions\.parquet|policy\.yaml)\.[a-z0-9_]{8}"
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,28 +32,78 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file, which is moved to `path` when the block succeeds.
+    """Yield a temporary file, which is moved to `path` when the block succeeds, and is on the disk then.
 
     It lies in the nearest folder that exists; missing folders are created at the end.
     """
     home = next(parent for parent in path.absolute().parents if parent.exists())
-    handle, name = tempfile.mkstemp(dir=home, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_path(home, path.name)
+    # Unlike those of `tempfile`, it gets the rights that the umask leaves to every new file.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        mode = temporary.stat().st_mode
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # the block may have replaced the file
+        sync(temporary)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(home: Path, name: str) -> Path:
+    """Return an unused path in `home` for what becomes `name`; `is_temporary` knows it where a kill leaves it."""
+    short = name.encode()[:200].decode(errors="ignore")
+    return home / f".{short}.{secrets.token_hex(4)}.partial"
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file or folder is an unfinished one of this package, or of safetensors, by its name."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk, or that a folder names its files.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        # Some network file systems sync files only.
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
+def settle(folder: Path) -> None:
+    """Wait until all files of a new folder are on the disk, and give them the rights that the umask leaves.
+
+    safetensors writes files that only their owner reads. The folder itself was made under the same umask.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file():
+            path.chmod(folder.stat().st_mode & 0o666)
+        sync(path)
+    sync(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically. NaN is refused, as JSON has no such number."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None: there is no such file, or it holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def check_writable(folder: Path) -> None:
@@ -57,7 +114,9 @@ def check_writable(folder: Path) -> None:
     """
     home = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        os.rmdir(tempfile.mkdtemp(dir=home))
+        probe = temporary_path(home, "writable")
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
         raise InputError(f"--output {folder}: nothing can be written to {home} ({error.strerror})") from None
 

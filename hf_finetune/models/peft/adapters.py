@@ -166,7 +166,10 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(adapted.active_peft_config, AdaLoraConfig):
         _set_rank_pattern(adapted, adapted.active_peft_config)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary, _quiet():
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial") as temporary,
+        _quiet(),
+    ):
         # Embeddings are never resized here; to check that, peft would query the Hub.
         adapted.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
         if start is not None and subtracts_from_base(adapted.active_peft_config):
