@@ -30,7 +30,7 @@ class GateError(RunError, RuntimeError):
 
 
 class StoppedBySignal(RunError, RuntimeError):
-    """SIGINT or SIGTERM stopped the run after it wrote a checkpoint, from which `--resume` continues."""
+    """SIGINT, SIGTERM or SIGHUP stopped the run after it wrote a checkpoint, from which `--resume` continues."""
 
     exit_status = 3
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from hf_finetune.errors import StoppedBySignal, TrainingError
 from hf_finetune.training.config import MixedPrecision
+from hf_finetune.utils.exit_status import handled
+from hf_finetune.utils.launched import LAUNCHER
 
 
 def launch(command: Sequence[str], processes: int, *, mixed_precision: MixedPrecision) -> None:
@@ -26,6 +28,10 @@ def launch(command: Sequence[str], processes: int, *, mixed_precision: MixedPrec
     # The system chooses the port as torch opens it. Accelerate would look for a free port, close it and open it again;
     # two runs that start at the same time may find the same one.
     arguments.rdzv_endpoint, arguments.local_addr = "127.0.0.1:0", "127.0.0.1"
+    os.environ[LAUNCHER] = str(os.getpid())
+    # torch would handle SIGHUP even where nohup has let it be ignored.
+    names = [number.name for number in handled(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)]
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(names)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         launch_command(arguments)

@@ -25,18 +25,20 @@ from hf_finetune.training.config import Train
 from hf_finetune.training.soup import ingredients
 from hf_finetune.utils import hashing
 from hf_finetune.utils.durations import parse_duration
-from hf_finetune.utils.files import write_json
+from hf_finetune.utils.exit_status import handled, leave_lost_terminal
+from hf_finetune.utils.files import settle, write_json
 
 logger = logging.getLogger("hf_finetune")
 MANIFEST = "manifest.json"
 
 
 def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
-    """Write the manifest of a finished checkpoint: the SHA-256 of each of its files.
+    """Write the manifest of a finished checkpoint, whose files are on the disk by then: the SHA-256 of each.
 
     Args:
         beside: files outside the checkpoint that a resumed run needs as well.
     """
+    settle(checkpoint)
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
     hashes = {os.path.relpath(path, checkpoint): hashing.of_files(path) for path in (*files, *beside)}
     write_json(checkpoint / MANIFEST, hashes)
@@ -219,14 +221,20 @@ class CheckpointKeeper(TrainerCallback):
 
 @contextmanager
 def catching_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the block instead of exiting. A second signal of a kind exits as usual."""
+    """Collect SIGINT, SIGTERM and SIGHUP in the block instead of exiting.
+
+    A second SIGINT or SIGTERM exits as usual. A closed terminal sends SIGHUP twice: by the system and by its shell.
+    """
     arrived: list[int] = []
 
     def note(number: int, _frame: object) -> None:
         arrived.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = handled(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield arrived
     finally:

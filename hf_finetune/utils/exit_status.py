@@ -9,8 +9,10 @@ import time
 import warnings
 from collections.abc import Iterator
 from logging.handlers import MemoryHandler
+from types import FrameType
 
 from hf_finetune.errors import RunError
+from hf_finetune.utils.launched import end_with_launcher
 
 # How long another process waits for the main one to report the same bad input.
 MAIN_PROCESS_SECONDS = 30.0
@@ -25,7 +27,8 @@ def exit_status() -> Iterator[None]:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with _notes_on_stderr(), _sigterm_as_interrupt():
+        with _notes_on_stderr(), _signals_as_interrupt():
+            end_with_launcher()
             yield
     except RunError as error:
         _exit(error, error.exit_status)
@@ -37,18 +40,20 @@ def exit_status() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Return whether this is the process that reports and writes, before the processes of a run have met."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _exit(message: object, status: int) -> None:
-    if not _is_main_process():
+    if not is_main_process():
         if status != 2:
             raise SystemExit(status) from None
         # The main process meets the same bad input and reports it; then the launcher ends this process. If this one
         # exited first, the launcher would end the main process before it could report.
         time.sleep(MAIN_PROCESS_SECONDS)
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print(message, file=sys.stderr, flush=True)
     raise SystemExit(status) from None
 
 
@@ -70,9 +75,9 @@ def _notes_on_stderr() -> Iterator[None]:
     handler = _BufferUntilRun(logging.StreamHandler(sys.stderr))
     before = PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate, PACKAGE_LOGGER.level, RUN_LOGGER.level
     PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate = [handler], False
-    PACKAGE_LOGGER.setLevel(logging.WARNING if _is_main_process() else logging.ERROR)
+    PACKAGE_LOGGER.setLevel(logging.WARNING if is_main_process() else logging.ERROR)
     # The run repeats the notes of its loaders.
-    RUN_LOGGER.setLevel(logging.INFO if _is_main_process() else logging.ERROR)
+    RUN_LOGGER.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     warnings.simplefilter("ignore")
     try:
         yield
@@ -102,11 +107,34 @@ def notes_afterwards() -> Iterator[None]:
         RUN_LOGGER.handle(record)
 
 
+def handled(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Return the signals without SIGHUP where it is ignored, as under nohup."""
+    return [n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+
+
+def leave_lost_terminal() -> None:
+    """Drop further output if the terminal is gone, as after SIGHUP: every write to it is an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
+
+
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C; training, which saves a checkpoint first, installs its own handlers."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _signals_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C; training, which saves a checkpoint first, installs its own handlers."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
+        signal.default_int_handler(number, frame)
+
+    before = {number: signal.signal(number, interrupt) for number in handled(signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

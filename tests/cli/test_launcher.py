@@ -1,17 +1,22 @@
 """Exit status of the launcher after a process failed, and its port."""
 
+import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils import launch as accelerate_utils
+from helpers.forks import Child
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from hf_finetune.cli.launcher import launch
 from hf_finetune.errors import TrainingError
+from hf_finetune.utils import launched
 
 
 def end_with(monkeypatch: pytest.MonkeyPatch, exitcode: int) -> None:
@@ -69,3 +74,63 @@ def test_port_taken_by_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         launch([str(script), str(tmp_path)], 2, mixed_precision="no")
     (first, port), (second, same) = ((tmp_path / rank).read_text().split() for rank in "01")
     assert first == second == "3" and port == same != str(taken)
+
+
+# Each process of the launch notes its number, and how it leaves.
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from hf_finetune.utils.exit_status import exit_status
+
+note = Path(sys.argv[1], os.environ["RANK"])
+with exit_status():
+    note.with_suffix(".new").write_text(str(os.getpid()))
+    note.with_suffix(".new").rename(note)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        note.with_suffix(".left").touch()
+        raise
+"""
+
+
+def test_processes_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    """They get SIGTERM, after which training saves a checkpoint."""
+    script = tmp_path / "wait.py"
+    script.write_text(WAITING)
+    code = "import sys; from hf_finetune.cli.launcher import launch; launch(sys.argv[1:], 2, mixed_precision='no')"
+    files = {"stdout": tmp_path / "stdout", "stderr": tmp_path / "stderr"}
+    child = Child(code, script, tmp_path, environment=dict(os.environ), cwd=Path.cwd(), **files)
+    notes = [tmp_path / "0", tmp_path / "1"]
+    while not all(note.exists() for note in notes):
+        assert child.returncode is None
+        time.sleep(0.02)
+    processes = [psutil.Process(int(note.read_text())) for note in notes]
+    child.kill()
+    assert not psutil.wait_procs(processes, timeout=20)[1]
+    assert all(note.with_suffix(".left").exists() for note in notes)
+
+
+def test_without_linux_the_parent_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, sent = [7, 7, 1], []
+    monkeypatch.setattr(launched.os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(launched.os, "kill", lambda *args: sent.append(args))
+    launched._watch(7, seconds=0.0)
+    assert sent == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_processes_without_a_launcher_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(launched, "_signal_on_death", lambda: pytest.fail("no launcher"))
+    launched.end_with_launcher()
+
+
+def test_under_nohup_the_launcher_ignores_a_closed_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_with(monkeypatch, 1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            launch(["hf-finetune", "train"], 2, mixed_precision="no")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] == "SIGTERM,SIGINT,SIGQUIT"

@@ -65,15 +65,15 @@ def test_an_error_comes_before_the_messages_of_the_loaders(
     assert (status, err) == (1, ["is it the label?", "training", "damaged", "the loss is not a number"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_before_there_is_anything_to_save(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     monkeypatch.setattr(card, "card", lambda _: signal.raise_signal(number))
     status, out, err = leave(capsys, "card")
     assert (status, out, err) == (3, "", ["stopped before there was anything to save"])
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
 
 
 def test_list_shows_each_recipe_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:

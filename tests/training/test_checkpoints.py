@@ -142,6 +142,25 @@ def test_signal_saves_in_the_middle_of_an_epoch_and_resumes_to_the_same_bits(tmp
     assert furthest(weights(again), weights(straight)) == 0.0
 
 
+def test_a_closed_terminal_may_signal_twice() -> None:
+    """The system and the shell both send SIGHUP; the second one must not end the process while it saves."""
+    with catching_signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+    assert signals == [signal.SIGHUP]
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with catching_signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert not signals
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("step", [10, 15])
 def test_signal_in_the_last_step_of_an_epoch_does_not_skip_its_evaluation(tmp_path: Path, step: int) -> None:
     straight = trainer_at(tmp_path / "straight")

@@ -1,0 +1,42 @@
+"""The processes of a launched run end with their launcher."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+LAUNCHER = "HF_FINETUNE_LAUNCHER"
+"""Variable with the process id of our launcher, for the processes that it starts."""
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+
+
+def end_with_launcher() -> None:
+    """Send this process SIGTERM when the launcher that has started it dies, even by SIGKILL.
+
+    Nothing is done in a process that neither our launcher nor Accelerate or torchrun has started.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+    if not _signal_on_death():
+        threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
+    elif os.getppid() != launcher:  # it died before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _signal_on_death() -> bool:
+    """Let the system send the signal; return whether it can."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) == 0
+
+
+def _watch(launcher: int, seconds: float = 1.0) -> None:
+    """Wait until the process has another parent, as when its own has died; then send the signal."""
+    while os.getppid() == launcher:
+        time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGTERM)
