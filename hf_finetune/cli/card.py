@@ -9,6 +9,7 @@ import tyro
 
 from hf_finetune.cli.parsing import parse
 from hf_finetune.utils.files import write_text
+from hf_finetune.utils.folder_lock import owned
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ def card(arguments: Sequence[str]) -> None:
     from hf_finetune.hub.card import render_card
     from hf_finetune.hub.run_facts import RunFacts
 
-    text = render_card(RunFacts.read(Path(job.run)))
-    write_text(Path(job.run) / "README.md", text)
+    folder = Path(job.run)
+    text = render_card(RunFacts.read(folder))
+    with owned(folder):
+        write_text(folder / "README.md", text)
     print(text, end="")

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from hf_finetune.cli.parsing import parse
+from hf_finetune.utils.folder_lock import refuse_owned
 
 
 @dataclass(frozen=True)
@@ -34,4 +35,5 @@ def push(arguments: Sequence[str]) -> None:
     from hf_finetune.pipeline.push import push_run
 
     target = Hub(repo_id=job.repo, private=job.private, revision=job.revision, create_pr=job.create_pr)
+    refuse_owned(Path(job.run))
     print(push_run(Path(job.run), target, include_predictions=job.include_predictions).url)

@@ -93,10 +93,13 @@ def _find_rate(job: RunJob) -> None:
     with importing():
         from hf_finetune.pipeline.learning_rate_finder import find_rate
         from hf_finetune.pipeline.run import prepare
-        from hf_finetune.pipeline.run_folder import output_folder
+        from hf_finetune.pipeline.run_folder import output_folder, owned_folder
 
-    folder = output_folder(f"{job.recipe.name}-find-lr", job.launch.output, resume=False)
-    search = find_rate(prepare(job.recipe), folder)
+    where = f"{job.recipe.name}-find-lr", job.launch.output
+    output_folder(*where, resume=False)
+    run = prepare(job.recipe)
+    with owned_folder(*where, resume=False) as folder:
+        search = find_rate(run, folder.path)
     print(json.dumps(search.to_dict(), indent=2) if job.json else search)
 
 

@@ -1,6 +1,5 @@
 """Resume a run: refuse changes of what it computes, and reuse what was chosen at its start."""
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.record import HeadStart, RunRecord
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.files import read_object
 from hf_finetune.utils.plain import flatten
 
 logger = logging.getLogger("hf_finetune.run")
@@ -108,7 +108,7 @@ def _refuse_versions(folder: Path, old: dict[str, str], new: dict[str, str]) -> 
 
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "recipe.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); start the run anew in another folder") from error
+    record = read_object(path)
+    if record is None or not isinstance(record.get("recipe"), dict):
+        raise InputError(f"{path}: damaged, expected the recipe of a run; start the run anew in another folder")
+    return record

@@ -16,6 +16,8 @@ Each stage is a function. Most have a file of their own.
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ from hf_finetune.pipeline.pretrain import pretrain
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import resume_record
-from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
+from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.save import save, save_start
 from hf_finetune.pipeline.stopwatch import Stopwatch
@@ -58,7 +60,7 @@ from hf_finetune.training import precision
 from hf_finetune.training.checkpoints import newest_whole
 from hf_finetune.training.distributed import plain_peer_errors
 from hf_finetune.training.probe import KernelChoice
-from hf_finetune.utils.exit_status import notes_afterwards
+from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
 
 logger = logging.getLogger("hf_finetune.run")
 WITHOUT_ADAPTER = (
@@ -84,15 +86,20 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         GateError: a saved artifact does not reproduce the model.
         PushError: the Hub refused the finished run, or kept failing.
     """
-    trained = train_recipe(recipe, launch, command=command)
-    if trained.pretraining is not None and recipe.pretrain.compare:
-        _run_without_pretraining(trained)
-    return finalize(trained)
+    with trained_run(recipe, launch, command=command) as trained:
+        if trained.pretraining is not None and recipe.pretrain.compare:
+            _run_without_pretraining(trained)
+        return finalize(trained)
 
 
-def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) -> TrainedRun:
-    """Run all stages up to the last training step. Bad input is refused before anything is written."""
-    folder = output_folder(recipe.name, launch.output, resume=launch.resume)
+@contextmanager
+def trained_run(recipe: Recipe, launch: Launch, *, command: str | None = None) -> Iterator[TrainedRun]:
+    """Run all stages up to the last training step, and own the folder of the run until the block ends.
+
+    Bad input is refused before anything is written.
+    """
+    if is_main_process():  # which tells the others its folder later
+        output_folder(recipe.name, launch.output, resume=launch.resume)
     if recipe.hub.repo_id is not None:
         check_target(recipe.hub)
     prepared = prepare(recipe)
@@ -103,11 +110,16 @@ def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) 
     if launch.num_processes not in (None, processes):
         raise InputError(f"--num-processes {launch.num_processes}: {processes} process(es) were started")
     record = RunRecord.from_run(prepared, command)
-    if launch.resume and (folder / "recipe.json").exists():
-        record = resume_record(record, prepared, folder)
-    elif launch.resume:
-        logger.info("nothing to resume in %s: the run starts anew", folder)
-    with plain_disk_errors(folder), plain_peer_errors(), precision.settings_restored():
+    with plain_peer_errors(), owned_folder(recipe.name, launch.output, resume=launch.resume) as folder:
+        if folder.is_unfinished:
+            record = resume_record(record, prepared, folder.path)
+        elif launch.resume:
+            logger.info("nothing to resume in %s: the run starts anew", folder.path)
+        yield _train(prepared, folder.path, record)
+
+
+def _train(prepared: Run, folder: Path, record: RunRecord) -> TrainedRun:
+    with plain_disk_errors(folder), precision.settings_restored():
         prepared, pretraining = pretrain(prepared, folder, record)
         trained = fit(prepared, folder, record)
     if pretraining is not None:
@@ -218,8 +230,9 @@ def _run_without_pretraining(trained: TrainedRun) -> None:
     # Before `stage_seconds`, which waits for all processes: after it another process may have created the folder.
     resume = without.exists()
     longer, factor = comparison.longer_training(recipe.train, comparison.stage_seconds(trained))
-    if (without / "result.json").exists():
+    if is_finished(without):
         return
     logger.info("the same without pretraining, with %.3g times the epochs", factor)
     plain = replace(recipe, pretrain=Pretrain(), train=longer, hub=replace(recipe.hub, repo_id=None))
-    finalize(train_recipe(plain, Launch(str(without), resume=resume)))
+    with trained_run(plain, Launch(str(without), resume=resume)) as compared:
+        finalize(compared)

@@ -1,22 +1,96 @@
-"""The folder of a run: its name, whether a run can start or resume in it, and writing into it."""
+"""The folder of a run: its name and owner, whether a run can start or resume in it, and writing into it."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from hf_finetune.errors import InputError, TrainingError
-from hf_finetune.utils.files import check_writable
+from hf_finetune.utils import folder_lock
+from hf_finetune.utils.artifacts import artifacts_in
+from hf_finetune.utils.exit_status import is_main_process
+from hf_finetune.utils.files import check_writable, is_temporary, read_object, settle, sync
+from hf_finetune.utils.folder_lock import owned, refuse_owned
 
+logger = logging.getLogger("hf_finetune.run")
 # Errors of a disk that is full, read-only, forbidden or broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, in which no other process writes."""
+
+    path: Path
+    is_unfinished: bool
+    """Whether it holds a run that can be resumed."""
+
+
+@contextmanager
+def owned_folder(name: str, output: str | None, *, resume: bool) -> Iterator[RunFolder]:
+    """Create the folder of a run and own it in the block; remove it afterwards if nothing was written to it.
+
+    The main process does so, and tells the others. What a killed run has left half-written is removed.
+
+    Args:
+        name, output, resume: see `output_folder`.
+
+    Raises:
+        InputError: see `output_folder`; or another process owns the folder.
+    """
+    outcome: list[Any] = [None]
+    with ExitStack() as stack:
+        if is_main_process():
+            try:
+                outcome = [stack.enter_context(_claimed(name, output, resume=resume))]
+            except InputError as error:
+                outcome = [error]
+        if torch.distributed.is_initialized():
+            broadcast_object_list(outcome)
+        if isinstance(outcome[0], InputError):
+            raise outcome[0]
+        yield outcome[0]
+
+
+@contextmanager
+def _claimed(name: str, output: str | None, *, resume: bool) -> Iterator[RunFolder]:
+    while True:
+        folder = output_folder(name, output, resume=resume)
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=output is not None or resume)
+            break
+        except FileExistsError:  # another run has just taken this number
+            continue
+        except OSError as error:
+            raise InputError(f"--output {folder}: cannot be made ({error.strerror})") from None
+    try:
+        with owned(folder):
+            # Another run may have ended in it since.
+            _check_content(folder, resume=resume)
+            resumable = resume and is_unfinished(folder)
+            # An undamaged one would have been refused, or be resumed.
+            for damaged in ("result.json", *(() if resumable else ("recipe.json",))):
+                if (folder / damaged).exists():
+                    logger.warning("%s: damaged, it is written again", folder / damaged)
+            _remove_temporaries(folder)
+            yield RunFolder(folder, resumable)
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
@@ -28,22 +102,78 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
         resume: whether the folder may hold an unfinished run.
 
     Raises:
-        InputError: the folder cannot be made, holds files and `resume` is off, or holds no run or a finished one.
+        InputError: the folder cannot be made, holds files and `resume` is off, holds no run or a finished one, or
+            another process writes there.
     """
     folder = (_next_folder(name, resume=resume) if output is None else Path(output).expanduser()).absolute()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: this is a file, expected a folder")
-    occupied = folder.is_dir() and any(folder.iterdir())
+    refuse_owned(folder)
+    _check_content(folder, resume=resume)
+    check_writable(folder)
+    return folder
+
+
+def _check_content(folder: Path, *, resume: bool) -> None:
+    occupied = folder.is_dir() and not all(map(_is_left_by_kill, folder.iterdir()))
     if occupied and not resume:
         raise InputError(
             f"--output {folder}: the folder is not empty; name another one, or continue its run by --resume"
         )
-    if resume and (folder / "result.json").exists():
-        raise InputError(f"--output {folder}: the run in it is finished, there is nothing to resume")
     if occupied and not (folder / "recipe.json").exists():
         raise InputError(f"--output {folder}: no recipe.json, this is not the folder of a run")
-    check_writable(folder)
-    return folder
+    if occupied and is_finished(folder):
+        raise InputError(f"--output {folder}: the run in it is finished, there is nothing to resume")
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the folder holds a finished run: a result.json that can be read.
+
+    Raises:
+        InputError: result.json is damaged, and beside the trained files no checkpoint is left to write it again.
+    """
+    path = folder / "result.json"
+    if not path.exists():
+        return False
+    if "metrics" in (read_object(path) or {}):
+        return True
+    if artifacts_in(folder) and not any((folder / "checkpoints").glob("checkpoint-*")):
+        raise InputError(
+            f"{path}: damaged, and no checkpoint is left to write it again; the trained files stay as they are, "
+            "start the run anew in another --output"
+        )
+    return False
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder without a finished run holds what can be resumed.
+
+    A recipe.json that cannot be read does not matter before there is a checkpoint.
+
+    Raises:
+        InputError: recipe.json is damaged, and there are checkpoints, of which nobody knows what they are.
+    """
+    path = folder / "recipe.json"
+    if not path.exists():
+        return False
+    if "recipe" in (read_object(path) or {}):
+        return True
+    if any(folder.glob("**/checkpoint-*")) or (folder / "pretrained").exists():
+        raise InputError(
+            f"{path}: damaged, so that nobody knows what its checkpoints are; start the run anew in another --output"
+        )
+    return False
+
+
+def _is_left_by_kill(path: Path) -> bool:
+    return path.name == folder_lock.FILE or is_temporary(path)
+
+
+def _remove_temporaries(folder: Path) -> None:
+    """Remove what a killed run has left half-written."""
+    below = [path for name in ("checkpoints", "pretraining") for path in (folder / name).rglob("*")]
+    for path in filter(is_temporary, (*folder.iterdir(), *below)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _next_folder(name: str, *, resume: bool) -> Path:
@@ -55,15 +185,20 @@ def _next_folder(name: str, *, resume: bool) -> Path:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` when the block succeeds, and is deleted when it fails."""
+    """Yield a new folder that replaces `folder` when the block succeeds, and is deleted when it fails.
+
+    Its files are on the disk then, with the rights that the umask leaves.
+    """
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        settle(temporary)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

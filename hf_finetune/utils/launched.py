@@ -1,7 +1,5 @@
 """The processes of a launched run end with their launcher."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

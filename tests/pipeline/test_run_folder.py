@@ -1,11 +1,16 @@
 import json
+import os
+import stat
+import time
 from pathlib import Path
 
 import pytest
+from helpers.forks import Child, run
 
 from hf_finetune import InputError
 from hf_finetune.pipeline.resume import refuse_changes
-from hf_finetune.pipeline.run_folder import output_folder
+from hf_finetune.pipeline.run_folder import output_folder, owned_folder, replacing
+from hf_finetune.utils.files import write_json
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
         output_folder("a", str(tmp_path), resume=True)
     (tmp_path / "recipe.json").write_text("{}")
     assert output_folder("a", str(tmp_path), resume=True) == tmp_path
-    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "result.json").write_text('{"metrics": {}}')
     with pytest.raises(InputError, match="is finished, there is nothing to resume"):
         output_folder("a", str(tmp_path), resume=True)
 
@@ -83,3 +88,146 @@ def test_files_of_a_checkpoint_must_stay_the_same(tmp_path: Path, now: dict[str,
         refuse_changes(tmp_path, record | {"files": {"the checkpoint": now}})
     (tmp_path / "recipe.json").write_text(json.dumps({"recipe": {}}))
     refuse_changes(tmp_path, record)
+
+
+KILLED = """
+import os, signal, sys
+from hf_finetune.pipeline.run_folder import owned_folder, replacing
+from hf_finetune.utils.files import write_json
+
+kill, moment, rename = (lambda *_: os.kill(os.getpid(), signal.SIGKILL)), sys.argv[2], os.replace
+with owned_folder("a", sys.argv[1], resume=False) as folder:
+    if moment == "made":
+        kill()
+    if moment == "recipe.json":
+        os.replace = kill
+    write_json(folder.path / "recipe.json", {"recipe": {}})
+    (folder.path / "checkpoints").mkdir()
+    if moment == "start":
+        os.replace = kill
+    with replacing(folder.path / "checkpoints" / "start"):
+        pass
+    (folder.path / "checkpoints" / "checkpoint-1").mkdir()
+    os.replace = kill
+    write_json(folder.path / "checkpoints" / "checkpoint-1" / "manifest.json", {})
+"""
+
+
+@pytest.mark.parametrize("moment", ["made", "recipe.json", "start", "checkpoint"])
+def test_killed_in_the_first_writes(tmp_path: Path, moment: str) -> None:
+    """The folder is resumed, without what was half-written; one in which nothing was written yet can be used anew."""
+    folder = tmp_path / "run"
+    assert run(KILLED, folder, moment).returncode == -9
+    is_begun = moment in ("start", "checkpoint")
+    assert (folder / "recipe.json").exists() == is_begun
+    if is_begun:
+        with pytest.raises(InputError, match="is not empty; name another one, or continue its run by --resume"):
+            output_folder("a", str(folder), resume=False)
+    else:
+        with owned_folder("a", str(folder), resume=False):
+            assert [p.name for p in folder.iterdir()] == [".lock"]
+        assert not folder.exists() or not list(folder.iterdir())
+    with owned_folder("a", str(folder), resume=True) as owned:
+        assert owned.is_unfinished == is_begun
+        assert not list(folder.rglob(".*.partial"))
+
+
+def test_leftovers_of_0_1_0_and_of_safetensors_are_removed(tmp_path: Path) -> None:
+    """What somebody else has put there stays, whatever its name."""
+    begun = tmp_path / "begun"
+    checkpoint = begun / "checkpoints" / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    (begun / "recipe.json").write_text('{"recipe": {}}')
+    for leftover in (begun / ".recipe.json.ab_d1234", checkpoint / ".tmpQGGcPs", begun / ".model.partial" / "x"):
+        leftover.parent.mkdir(exist_ok=True)
+        leftover.write_text("")
+    (begun / ".env.original").write_text("mine")
+    with owned_folder("a", str(begun), resume=True):
+        pass
+    assert sorted(p.name for p in begun.rglob("*")) == [".env.original", "checkpoint-5", "checkpoints", "recipe.json"]
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{", "{}"])
+def test_a_damaged_result_is_not_a_finished_run(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+    (tmp_path / "recipe.json").write_text('{"recipe": {}}')
+    (tmp_path / "result.json").write_text(content)
+    (tmp_path / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    with caplog.at_level("WARNING"), owned_folder("a", str(tmp_path), resume=True) as folder:
+        assert folder.is_unfinished
+    assert "result.json: damaged, it is written again" in caplog.text
+    # Without checkpoints the trained model would be lost to a new training.
+    (tmp_path / "checkpoints" / "checkpoint-5").rmdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"result\.json: damaged, and no checkpoint is left to write it again"):
+        output_folder("a", str(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}"])
+def test_a_damaged_recipe_matters_once_there_are_checkpoints(tmp_path: Path, content: str) -> None:
+    (tmp_path / "recipe.json").write_text(content)
+    with owned_folder("a", str(tmp_path), resume=True) as folder:
+        assert not folder.is_unfinished
+    (tmp_path / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    with (
+        pytest.raises(InputError, match=r"recipe\.json: damaged.*start the run anew"),
+        owned_folder("a", str(tmp_path), resume=True),
+    ):
+        pass
+
+
+NUMBERED = """
+import sys, time
+from pathlib import Path
+from hf_finetune.pipeline.run_folder import owned_folder
+
+while time.time() < float(sys.argv[1]):
+    pass
+with owned_folder("a", None, resume=False) as folder:
+    (folder.path / "recipe.json").write_text("")
+    print(folder.path.name, flush=True)
+    time.sleep(0.2)
+"""
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> None:
+    at = str(time.time() + 0.5)
+    children = [
+        Child(
+            NUMBERED, at, environment=dict(os.environ), cwd=tmp_path, stdout=tmp_path / n, stderr=tmp_path / f"{n}.err"
+        )
+        for n in "123"
+    ]
+    assert [child.wait() for child in children] == [0, 0, 0], (tmp_path / "1.err").read_text()
+    assert sorted((tmp_path / n).read_text().strip() for n in "123") == ["a-1", "a-2", "a-3"]
+
+
+def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), owned_folder("a", str(tmp_path / "x" / "y"), resume=False):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_ended_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    """The folder was free when the second run was asked for, and was filled while it loaded its data."""
+    folder = output_folder("a", str(tmp_path / "run"), resume=False)
+    with owned_folder("a", str(folder), resume=False):
+        write_json(folder / "recipe.json", {})
+    with pytest.raises(InputError, match="is not empty"), owned_folder("a", str(folder), resume=False):
+        pass
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    """safetensors writes files that only their owner reads."""
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "result.json", {})
+        with replacing(tmp_path / "model") as folder:
+            (folder / "model.safetensors").touch(0o600)
+            (folder / "config.json").touch()
+    finally:
+        os.umask(before)
+    files = [tmp_path / "result.json", *(tmp_path / "model").iterdir()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o777 & ~umask

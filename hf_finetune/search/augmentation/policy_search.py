@@ -20,7 +20,7 @@ from hf_finetune.pipeline.check import check_mix
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
+from hf_finetune.pipeline.run_folder import owned_folder, plain_disk_errors
 from hf_finetune.search import planning
 from hf_finetune.search.augmentation import measurement, report
 from hf_finetune.search.augmentation.policy import NONE, describe_schedule
@@ -67,7 +67,11 @@ def search_policy(
         StoppedBySignal: `resume` continues.
     """
     _check(base, options)
-    folder = output_folder(f"{base.recipe.name}-search", output, resume=resume)
+    with owned_folder(f"{base.recipe.name}-search", output, resume=resume) as owned:
+        return _search(base, options, owned.path, resume=resume, used_s=used_s)
+
+
+def _search(base: RecipeVariant, options: SearchOptions, folder: Path, *, resume: bool, used_s: float) -> State:
     state = read_state(folder) if resume else None
     with notes_afterwards():
         run, record = _begin(base, options, folder, state, Budget(options.budget_s, used_s))
