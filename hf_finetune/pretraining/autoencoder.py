@@ -1,7 +1,7 @@
 """The network of MAE: an encoder of the visible patches of an image, and a decoder that predicts the masked ones.
 
 Legend: B images, P patches, M masked patches, K visible patches, T tokens, D width, E values of a patch's pixels, C
-channels, H and W pixels; in `sine_positions` H and W are rows and columns of patches.
+channels, H and W pixels, R rows and S columns of patches.
 """
 
 import torch
@@ -77,7 +77,7 @@ def sine_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
     column in the other.
 
     Args:
-        grid: H, W.
+        grid: R, S.
         width: D, a multiple of 4.
 
     Returns:
@@ -85,8 +85,8 @@ def sine_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
     """
     rates = 10000 ** -(torch.arange(width // 4) / (width // 4))
     angles = [torch.outer(torch.arange(side).float(), rates) for side in grid]
-    rows_HD, columns_WD = (torch.cat([x.sin(), x.cos()], 1) for x in angles)
-    both = rows_HD[:, None].expand(-1, grid[1], -1), columns_WD[None].expand(grid[0], -1, -1)
+    rows_RD, columns_SD = (torch.cat([x.sin(), x.cos()], 1) for x in angles)
+    both = rows_RD[:, None].expand(-1, grid[1], -1), columns_SD[None].expand(grid[0], -1, -1)
     return torch.cat(both, 2).flatten(0, 1)
 
 

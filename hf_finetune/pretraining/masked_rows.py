@@ -3,7 +3,7 @@
 The collators of transformers draw from one generator, in the order of the batches: a resumed run, or another number of
 processes, would mask other words.
 
-Legend: B rows, P patches, H and W patches of an image's height and width.
+Legend: B rows, P patches, R rows and S columns of patches.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,11 +52,11 @@ def block_mask(grid: tuple[int, int], rng: np.random.Generator, *, block: int, s
     At least one block is masked, so that there is something to predict, and at most all but one.
 
     Args:
-        grid: H, W, of two blocks or more. Blocks are cut off at the right and lower edge if H or W is no multiple of
+        grid: R, S, of two blocks or more. Blocks are cut off at the right and lower edge if R or S is no multiple of
             `block`.
 
     Returns:
-        Mask (H, W).
+        Mask (R, S).
     """
     height, width = (-(-side // block) for side in grid)
     is_masked = np.zeros(height * width, dtype=bool)

@@ -1,6 +1,6 @@
 """Matching of hidden states (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351).
 
-Legend: B rows, T tokens, S the student's width, D the teacher's, L the teacher's layers, P pairs of layers.
+Legend: B rows, T tokens, D the teacher's width, L the teacher's layers, P pairs of layers.
 """
 
 from __future__ import annotations

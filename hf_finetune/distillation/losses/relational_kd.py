@@ -1,6 +1,6 @@
 """Relational knowledge distillation (RKD, arXiv:1904.05068).
 
-Legend: B rows, D width, O other rows or pairs of them.
+Legend: B rows, D width, R other rows, or pairs of them.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class RelationalKD(EmbeddingLoss):
 
 
 def distances(x_BD: Tensor) -> Tensor:
-    """Return the distance from each row to the others (B, O), divided by their mean, so that no scale matters."""
+    """Return the distance from each row to the others (B, R), divided by their mean, so that no scale matters."""
     import torch
 
     is_other_BB = ~torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
-    distance_BO = _differences(x_BD).norm(dim=-1)[is_other_BB].view(len(x_BD), -1)
-    return distance_BO / distance_BO.mean().clamp_min(torch.finfo(distance_BO.dtype).tiny)
+    distance_BR = _differences(x_BD).norm(dim=-1)[is_other_BB].view(len(x_BD), -1)
+    return distance_BR / distance_BR.mean().clamp_min(torch.finfo(distance_BR.dtype).tiny)
 
 
 def angles(x_BD: Tensor) -> Tensor:
-    """Return the cosines of the angles under which each row sees two others (B, O).
+    """Return the cosines of the angles under which each row sees two others (B, R).
 
     Two rows that nearly coincide have a direction shorter than 1: the direction of rounding errors, at full length,
     would have gradients of any size.

@@ -1,6 +1,6 @@
 """Contrastive learning of images by augmentation (SimCLR, arXiv:2002.05709).
 
-Legend: B rows, V views of all rows, D width.
+Legend: B rows, N views, two of each row, D width.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def nt_xent(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float)
     import torch
     from torch.nn import functional as F
 
-    views_VD = F.normalize(torch.cat([one_BD, other_BD]).float(), dim=-1)
-    itself_VV = torch.eye(len(views_VD), dtype=torch.bool, device=views_VD.device)
-    scores_VV = (views_VD @ views_VD.T / temperature).masked_fill(itself_VV, -torch.inf)
-    other_V = torch.arange(len(views_VD), device=views_VD.device).roll(len(one_BD))
-    return F.cross_entropy(scores_VV, other_V, reduction="none").view(2, -1).mean(0)
+    views_ND = F.normalize(torch.cat([one_BD, other_BD]).float(), dim=-1)
+    itself_NN = torch.eye(len(views_ND), dtype=torch.bool, device=views_ND.device)
+    scores_NN = (views_ND @ views_ND.T / temperature).masked_fill(itself_NN, -torch.inf)
+    other_N = torch.arange(len(views_ND), device=views_ND.device).roll(len(one_BD))
+    return F.cross_entropy(scores_NN, other_N, reduction="none").view(2, -1).mean(0)
