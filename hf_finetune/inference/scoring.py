@@ -6,7 +6,7 @@ Legend: N rows, C classes, H height, W width.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any, Literal
@@ -69,7 +69,11 @@ class Scorer:
         self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0
 
     def score(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean probabilities over the views of each row, and those of the unchanged row; shapes (N, C)."""
+        """Return the mean probabilities over the views of each row, and those of the unchanged row; shapes (N, C).
+
+        Raises:
+            InputError: a logit is NaN or infinite, naming the row.
+        """
         started = time.perf_counter()
         views = self._views(rows)
         unchanged_NC = next(views)
@@ -84,41 +88,60 @@ class Scorer:
         """Seconds of all views relative to those of the unchanged rows."""
         return self.seconds / self.seconds_unchanged
 
-    def probabilities(self, rows: Dataset) -> np.ndarray:
-        """Return the probabilities (N, C) of unchanged rows."""
+    def probabilities(self, rows: Dataset, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Return the probabilities (N, C) of unchanged rows.
+
+        Args:
+            indices: index of each row in its source, for messages. None: they are in order.
+
+        Raises:
+            InputError: a logit is NaN or infinite, naming the row.
+        """
         inputs = self.classifier.inputs
+        indices = range(len(rows)) if indices is None else indices
         encoded = inputs.encode_in_memory(rows)
-        return self._softmax(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded))
+        return self._softmax(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded), indices)
 
     def _views(self, rows: Dataset) -> Iterator[np.ndarray]:
         """Yield the probabilities (N, C) of each view, the unchanged rows first."""
         inputs, views = self.classifier.inputs, self.views
+        indices = rows["row"][:]
         if views is None:
-            yield self.probabilities(rows)
+            yield self.probabilities(rows, indices)
         elif isinstance(inputs, TextInputs):
-            yield self.probabilities(rows)
+            yield self.probabilities(rows, indices)
             raw = rows.to_dict()
             for view in range(1, views.number):
-                yield self.probabilities(Dataset.from_dict(views.texts(raw, raw["row"], view)))
+                yield self.probabilities(Dataset.from_dict(views.texts(raw, indices, view)), indices)
         else:
-            indices, pixels_NCHW = rows["row"][:], decode_images(inputs, rows["image"][:])
+            pixels_NCHW = decode_images(inputs, rows["image"][:])
             for view in range(views.number):
-                yield self._softmax(ImageView(pixels_NCHW, indices, views, view), None)
+                yield self._softmax(ImageView(pixels_NCHW, indices, views, view), None, indices)
 
-    def _softmax(self, batches: EpochRows, lengths: np.ndarray | None) -> np.ndarray:
+    def _softmax(self, batches: EpochRows, lengths: np.ndarray | None, indices: Sequence[int]) -> np.ndarray:
+        logits_NC = self._logits(batches, lengths)
+        is_finite_N = np.isfinite(logits_NC).all(axis=1)
+        if not is_finite_N.all():
+            first = int(is_finite_N.argmin())
+            values = ", ".join(f"{value:.3g}" for value in logits_NC[first][:5])
+            raise InputError(
+                f"{self.classifier.name}: its logits of row {indices[first] + 1} are not finite ({values}); expected "
+                "numbers; its weights may be damaged: restore them, or train again"
+            )
+        return softmax(logits_NC)
+
+    def _logits(self, batches: EpochRows, lengths: np.ndarray | None) -> np.ndarray:
         model, collate = self.classifier.model, self.classifier.inputs.collate
         if self.precision == "auto" and self.half is None and len(batches) < FEWEST_ROWS:
             self.precision = "float32"
         if self.precision == "float32":
-            return softmax(
-                predict_logits(model, batches, collate, lengths=lengths, batch_size=self.batch_size, tokens=TOKENS)
-            )
+            return predict_logits(model, batches, collate, lengths=lengths, batch_size=self.batch_size, tokens=TOKENS)
         if self.half is None:
             rescore = self.precision == "auto"
             self.half = HalfPrecision(model, collate, rescore=rescore, batch_size=self.batch_size, tokens=TOKENS)
         # 12% faster than single layers: fewer shapes of matrix products are compiled.
         with nullcontext() if self.half.half is None else fused_layers(self.half.half):
-            return softmax(self.half.logits(batches, lengths))
+            return self.half.logits(batches, lengths)
 
     def report(self) -> dict[str, Any]:
         """Return {"rows", "throughput", "precision"}.

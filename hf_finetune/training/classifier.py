@@ -44,6 +44,8 @@ class Classifier:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Files that it was loaded from, by name: all but the weights of its network, and those of its head if it has a
     file of its own."""
+    name: str = "the classifier"
+    """Folder or Hub id, for messages."""
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -63,6 +65,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
 
     Raises:
         InputError: there is no such checkpoint, or it has no trained classification head.
+        GateError: it is the result of a run, and its files are not those that the run wrote.
     """
     quiet_libraries()
     if (adapter := unmerged_adapter(checkpoint, revision=revision)) is not None:
@@ -77,7 +80,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         model, task, labels = _load_model(checkpoint, local)
     inputs = _inputs(local, _max_length(model, local) if task == "text-classification" else None)
     narrow_to_first_token(model)
-    return _classifier(model, inputs, labels, local.config, files)
+    return _classifier(checkpoint, model, inputs, labels, local.config, files)
 
 
 def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
@@ -115,7 +118,7 @@ def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -
     model = load_classifier(local, task=task, labels=labels).model
     narrow_to_first_token(model)
     files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
-    return _classifier(load_adapter(model, folder), _inputs(local, max_length), labels, config, files)
+    return _classifier(checkpoint, load_adapter(model, folder), _inputs(local, max_length), labels, config, files)
 
 
 def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
@@ -126,9 +129,15 @@ def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
 
 
 def _classifier(
-    model: nn.Module, inputs: Inputs, labels: tuple[str, ...], config: dict[str, Any], files: Mapping[str, Path]
+    name: str,
+    model: nn.Module,
+    inputs: Inputs,
+    labels: tuple[str, ...],
+    config: dict[str, Any],
+    files: Mapping[str, Path],
 ) -> Classifier:
-    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(config.get("trained_on_pairs")), files)
+    pairs = bool(config.get("trained_on_pairs"))
+    return Classifier(model.to(default_device()).eval(), inputs, labels, pairs, files, name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
