@@ -24,7 +24,7 @@ class TrainingError(RunError, RuntimeError):
 
 
 class GateError(RunError, RuntimeError):
-    """A saved artifact does not reproduce the logits of the model. Nothing is pushed."""
+    """A saved artifact does not reproduce the logits of the model, or is not what its run wrote. Nothing is pushed."""
 
     exit_status = 4
 

@@ -24,9 +24,14 @@ def card(arguments: Sequence[str]) -> None:
     job = parse(CardJob, arguments, "hf-finetune card")
     from hf_finetune.hub.card import render_card
     from hf_finetune.hub.run_facts import RunFacts
+    from hf_finetune.utils.manifest import Manifest
 
     folder = Path(job.run)
-    text = render_card(RunFacts.read(folder))
+    facts, manifest = RunFacts.read(folder), Manifest.find(folder)
+    if manifest is not None:
+        # The card's numbers are those of the files that the run wrote.
+        manifest.check()
+    text = render_card(facts)
     with owned(folder):
         write_text(folder / "README.md", text)
     print(text, end="")

@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": Command("predict:predict", "label rows with a finished model"),
     "doctor": Command("doctor:doctor", "check a data set for problems, or preview its augmentation"),
     "card": Command("card:card", "render the model card of a run again"),
+    "verify": Command("verify:verify", "compare the files of a finished run, or of its repository, with their hashes"),
     "push": Command("push:push", "push a finished run to the Hub, pull it back and compare"),
     "schema": Command("schema:schema", "print the JSON Schema of a recipe file, for editors"),
 }

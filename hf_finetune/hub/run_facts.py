@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 from hf_finetune.config.recipe import Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
 from hf_finetune.hub.local_paths import is_local, last_name
+from hf_finetune.utils.manifest import read_result
 
-RUN_DOCUMENTS = ("recipe.json", "result.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FEW_ROWS = 20
 """A class with fewer training rows is named on the card."""
@@ -161,13 +161,16 @@ def read_documents(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         InputError: the folder lacks one of them, or it is damaged.
     """
     try:
-        record, result = (json.loads((folder / name).read_text(encoding="utf-8")) for name in RUN_DOCUMENTS)
-    except OSError as error:
-        raise InputError(f"{folder}: no {Path(error.filename).name}; expected the folder of a finished run") from None
-    except ValueError as error:
-        raise InputError(f"{folder}: recipe.json or result.json is not valid JSON ({error})") from None
+        record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{folder}: no recipe.json; expected the folder of a finished run") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{folder}: recipe.json is not valid JSON ({error})") from None
     if not isinstance(record, dict) or "recipe" not in record:
         raise InputError(f"{folder}: recipe.json holds no recipe; expected the folder of a finished run")
+    result = read_result(folder)
+    if missing := [name for name in ("task", "method", "labels", "metrics") if name not in result]:
+        raise InputError(f"{folder}: result.json has no {missing[0]!r}; expected the folder of a finished run")
     return record, result
 
 

@@ -9,9 +9,9 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import constants, errors, snapshot_download
@@ -21,6 +21,7 @@ from transformers import CONFIG_MAPPING
 from hf_finetune.errors import InputError
 from hf_finetune.models.contexts import input_errors
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
 from hf_finetune.utils.messages import did_you_mean, one_line
 
 SAFETENSORS = "model.safetensors"
@@ -39,6 +40,9 @@ CODE_KEYS = ("auto_map", "custom_pipelines")
 KERNEL_KEYS = ("use_kernels", "kernel_config")
 ATTENTION_KEY = re.compile(r"(attn|experts)_implementation")
 SAFE_ATTENTION = {"eager", "sdpa"}
+REMEDY_ON_HUB = (
+    "delete the cached copy {} and try again; if this stays, the repository was changed after the push: push again"
+)
 # Keys that make transformers read files that are not checked here.
 REDIRECTING_KEYS = ("configuration_files", "transformers_weights")
 
@@ -95,6 +99,7 @@ def inspect_checkpoint(
         InputError: the checkpoint does not exist or cannot be accessed; config.json is missing, broken or of an unknown
             `model_type`; it has code, Hub kernels, redirections, quantized weights or only a PEFT adapter; a weight
             index points outside the folder; or a weight file is missing or damaged.
+        GateError: see `_check_files`.
     """
     name, folder, commit = _locate(str(checkpoint), revision, trust_remote_code, need_weights)
     configs = {file: _read_json(name, folder / file) for file in CONFIG_FILES if (folder / file).is_file()}
@@ -119,6 +124,7 @@ def _locate(
 ) -> tuple[str, Path, str | None]:
     """Return name, folder and commit of a complete model."""
     folder, commit = _resolve(name, revision, trust_remote_code, need_weights)
+    _check_files(name, folder, commit, need_weights)
     artifacts = artifacts_in(folder)
     in_run = artifacts.get("model") or artifacts.get("encoder")
     if not (folder / "config.json").is_file() and in_run is not None:
@@ -164,10 +170,13 @@ def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> 
 
     Raises:
         InputError: the checkpoint does not exist, or the adapter's weights are missing or damaged.
+        GateError: see `_check_files`.
     """
-    artifacts = artifacts_in(_resolve(str(checkpoint), revision, False)[0])
+    found, commit = _resolve(str(checkpoint), revision, False)
+    artifacts = artifacts_in(found)
     if list(artifacts) != ["adapter"]:
         return None
+    _check_files(str(checkpoint), found, commit)
     folder = artifacts["adapter"]
     if not (folder / ADAPTER_FILE).is_file():
         raise InputError(f"{checkpoint}: no {ADAPTER_FILE} in its adapter/; fetch it again")
@@ -176,6 +185,39 @@ def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> 
         raise InputError(f"{checkpoint}: {why}; keep model/ next to it")
     _check_weights(str(checkpoint), folder / ADAPTER_FILE)
     return folder
+
+
+def _check_files(name: str, folder: Path, commit: str | None, need_weights: bool = True) -> None:
+    """Compare the files of a run's folder or repository with the manifest of the run.
+
+    Raises:
+        InputError: result.json is damaged.
+        GateError: a file is missing, was added, or differs.
+    """
+    manifest = Manifest.find(folder)
+    if manifest is None:
+        return
+    weights = [*SAFETENSORS_FILES, ADAPTER_FILE, HEAD_FILE] if need_weights else []
+    if commit is None:
+        manifest.check(["*"] if need_weights else PLAIN_FILES)
+        return
+    # Other artifacts of the repository, and other files, were not fetched.
+    used = replace(manifest, part=next(iter(artifacts_in(folder)), None))
+    used.check([*PLAIN_FILES, *weights], name=name, remedy=REMEDY_ON_HUB.format(folder))
+
+
+def fetch_run(name: str, *, revision: str | None = None) -> tuple[Path, str | None]:
+    """Return a run's folder; or a copy of the repository of a run, with all artifacts, and its commit.
+
+    Raises:
+        InputError: there is no such folder or repository.
+    """
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser(), None
+    _resolve(name, revision, trust_remote_code=False, need_weights=False)
+    patterns = ["*.json", *LOADED_FROM_ROOT, *(f"{part}/*" for part in get_args(Part))]
+    folder = _download(name, revision, patterns, too_deep="*/*/*")
+    return folder, folder.name
 
 
 def _download(repo: str, revision: str | None, patterns: list[str], *, too_deep: str = "*/*") -> Path:

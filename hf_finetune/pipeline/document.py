@@ -22,6 +22,7 @@ from hf_finetune.pipeline.training_loss import class_weights, drawn_per_class
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.utils import environment
 from hf_finetune.utils.files import write_json, write_text
+from hf_finetune.utils.manifest import Manifest
 from hf_finetune.utils.plain import short_repr
 
 Section = dict[str, Any]
@@ -64,6 +65,7 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
             **environment.hardware(run.context.device, run.context.processes),
         },
         "command": record.command,
+        "artifacts": Manifest.of(trained.folder).hashes,
     }
     write_text(trained.folder / "README.md", render_card(RunFacts(run.recipe, result)))
     write_json(trained.folder / "result.json", result)

@@ -1,6 +1,5 @@
 """Find where the weights of a run's network come from."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hf_finetune.models.peft import adapters
 from hf_finetune.pipeline.context import Origin, RunContext
 from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE
+from hf_finetune.utils.manifest import read_result
 
 # Hub ids of weights that this package ships with its quickstart, by SHA-256.
 KNOWN_WEIGHTS = {
@@ -50,13 +50,14 @@ def find_origin(context: RunContext, network: PreTrainedModel, trial: PreTrained
 
 def _result_of(artifact: Path) -> dict[str, Any]:
     """Return result.json of the run that wrote a model/ or encoder/, or {} if there is no such run or file."""
-    path = artifact.parent / "result.json"
-    if artifact.name not in ("model", "encoder") or not path.is_file():
+    if artifact.name not in ("model", "encoder"):
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        result = read_result(artifact.parent)
+    except InputError:
         return {}
+    # Else it is the file of another program.
+    return result if {"name", "labels", "method"} <= result.keys() else {}
 
 
 def _base_changed(context: RunContext, network: PreTrainedModel) -> str | None:

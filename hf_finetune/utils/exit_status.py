@@ -47,10 +47,10 @@ def is_main_process() -> bool:
 
 def _exit(message: object, status: int) -> None:
     if not is_main_process():
-        if status != 2:
+        if status not in (2, 4):
             raise SystemExit(status) from None
-        # The main process meets the same bad input and reports it; then the launcher ends this process. If this one
-        # exited first, the launcher would end the main process before it could report.
+        # The main process meets the same bad input, or the same damaged model, and reports it; then the launcher ends
+        # this process. If this one exited first, the launcher would end the main process before it could report.
         time.sleep(MAIN_PROCESS_SECONDS)
     with contextlib.suppress(OSError):  # a terminal that is gone
         print(message, file=sys.stderr, flush=True)

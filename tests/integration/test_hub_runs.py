@@ -112,6 +112,12 @@ def test_glue_shaped_data_train_push_and_pull(hub: HubServer, home: Path) -> Non
     assert (home / "hub.csv").read_text() == (home / "here.csv").read_text()
     assert len((home / "hub.csv").read_text().splitlines()) == 11
 
+    listed = {f"model/{file.name}" for file in (home / "run" / "model").iterdir()}
+    assert set(result["artifacts"]) == listed
+    for model in ("run", "tester/pairs-bert"):
+        verified = json.loads(run(hub, home, "verify", model, "--json").stdout)
+        assert verified["ok"] and set(verified["artifacts"]) == listed
+
     again = run(hub, home, "push", "run", "tester/pairs-bert")
     assert again.stdout.strip().endswith("tester/pairs-bert")
     commits = [r for r in hub.requests if r.method == "POST" and "/models/tester/pairs-bert/commit/" in r.path]
@@ -130,6 +136,9 @@ def test_a_prompt_is_pushed_and_pulled_without_a_model(hub: HubServer, home: Pat
     config = json.loads(sent["adapter/adapter_config.json"])
     assert config["base_model_name_or_path"] == "lab/tiny-bert" and config["peft_type"] == "PROMPT_TUNING"
 
+    for model in ("prompt", "tester/pairs-prompt"):
+        verified = json.loads(run(hub, home, "verify", model, "--json").stdout)
+        assert verified["ok"] and set(verified["artifacts"]) == set(result["artifacts"])
     for model, output in (("tester/pairs-prompt", "pulled.csv"), ("prompt", "kept.csv")):
         table = ["--config-name", "mnli", "--split", "test_matched", "--output", output]
         run(hub, home, "predict", model, "lab/pairs", *table)

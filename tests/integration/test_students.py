@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,11 @@ def flipped_teacher(pictures: Recipe, tmp_path_factory: pytest.TempPathFactory) 
     round."""
     folder = tmp_path_factory.mktemp("teachers")
     run(dataclasses.replace(pictures, method="head"), folder / "run")
-    path = folder / "run" / "model" / "config.json"
-    names = {"0": "dark", "1": "bright"}
+    # Within the run it would be refused: it is not what the run wrote.
+    teacher = Path(shutil.copytree(folder / "run" / "model", folder / "flipped"))
+    path, names = teacher / "config.json", {"0": "dark", "1": "bright"}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": names}))
-    return str(folder / "run" / "model")
+    return str(teacher)
 
 
 def run(recipe: Recipe, folder: Path) -> dict[str, Any]:

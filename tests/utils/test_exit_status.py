@@ -1,7 +1,7 @@
 import pytest
 from helpers.forks import run
 
-from hf_finetune.errors import InputError, TrainingError
+from hf_finetune.errors import GateError, InputError, TrainingError
 from hf_finetune.utils import exit_status
 
 
@@ -11,6 +11,7 @@ from hf_finetune.utils import exit_status
         ("0", InputError("bad"), 2, ["bad\n"]),
         # It waits for the main process to report, and reports itself if it is not ended meanwhile.
         ("1", InputError("bad"), 2, ["waited", "bad\n"]),
+        ("1", GateError("bad"), 4, ["waited", "bad\n"]),
         ("1", TrainingError("bad"), 1, [""]),
     ],
 )

@@ -8,7 +8,7 @@ from hf_finetune.distillation.teachers.base import Teacher, class_columns, order
 from hf_finetune.distillation.teachers.network import NetworkTeacher, Precision
 from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_precomputed
 from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
-from hf_finetune.errors import InputError
+from hf_finetune.errors import GateError, InputError
 from hf_finetune.training.classifier import load_trained
 from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils import hashing
@@ -91,8 +91,8 @@ class Teachers:
             classifier = load_trained(name, trust_remote_code=self.trust_remote_code)
             self._check_kind(name, classifier.kind)
             columns_C = class_columns(self.labels, classifier.labels, owner=name)
-        except InputError as error:
-            raise InputError(f"objective.teacher: {error}") from error
+        except (InputError, GateError) as error:
+            raise type(error)(f"objective.teacher: {error}") from error
         notes = order_notes(name, columns_C)
         return NetworkTeacher(name, classifier, columns_C, self.precision, self.all_logits, notes)
 
