@@ -1,4 +1,4 @@
-"""The files of a finished run that a push sends: what others can use, without pickles, code or secrets."""
+"""The files of a finished run that a push sends: those of its manifest, without pickles, code or secrets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import read_documents
 from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 
 NEVER_PUSHED = {
     "a pickle": (
@@ -33,7 +34,8 @@ NEVER_PUSHED = {
 }
 """Patterns of file and folder names, by what they are."""
 ALWAYS_PUSHED = ("README.md", "result.json", "recipe.json")
-TOKEN_PATTERN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+ADAPTER_CONFIG = "adapter/adapter_config.json"
+SECRET_PATTERN = re.compile(rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----")
 CHUNK_BYTES = 1 << 24
 
 
@@ -59,21 +61,25 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
 
     Raises:
         InputError: an unfinished run, or a file that is never pushed: a pickle, code, checkpoint, log, a link out of
-            the run's folder, a file that contains an access token.
-        GateError: a parity check of the run failed, or none was made.
+            the run's folder, a file that contains an access token or a private key, or, in a run of an earlier version,
+            one whose name no run writes.
+        GateError: a parity check of the run failed, or none was made; or the run's files are not those of its manifest.
     """
     recipe, result = _finished_run(run_dir)
+    manifest = Manifest.find(run_dir)
+    if artifacts_in(run_dir).get("model") == run_dir:
+        raise InputError(f"{run_dir}: a model outside model/; expected the folder of a finished run")
     contents: dict[str, Path | bytes] = {}
-    for kind, folder in artifacts_in(run_dir).items():
-        if folder == run_dir:
-            raise InputError(f"{run_dir}: a model outside model/; expected the folder of a finished run")
-        contents |= _files_in(folder, "" if kind == "model" else f"{kind}/")
-        if kind == "encoder":
-            contents[HEAD_FILE] = run_dir / HEAD_FILE
-    if not contents:
-        raise InputError(f"{run_dir}: no model/, encoder/ or adapter/ in it; expected the folder of a finished run")
-    if "adapter/adapter_config.json" in contents:
-        contents["adapter/adapter_config.json"] = _portable_adapter(run_dir, recipe, result)
+    if manifest is None:
+        contents |= _files_without_manifest(run_dir)
+    else:
+        manifest.check()
+        contents |= {_place(file): run_dir / file for file in manifest.hashes}
+    if ADAPTER_CONFIG in contents:
+        contents[ADAPTER_CONFIG] = portable = _portable_adapter(run_dir, recipe, result)
+        if manifest is not None:
+            # The manifest of the repository.
+            result["artifacts"] |= {ADAPTER_CONFIG: hashlib.sha256(portable).hexdigest()}
     if include_predictions:
         if not (run_dir / "predictions.parquet").is_file():
             raise InputError(f"{run_dir}: no predictions.parquet to include")
@@ -84,7 +90,39 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
         contents[name] = (text + "\n").encode()
     for path in contents:
         _check_name(path)
-    return {path: _outgoing(path, content, token) for path, content in sorted(contents.items())}
+    files = {path: _outgoing(path, content, token) for path, content in sorted(contents.items())}
+    for file, sha256 in result.get("artifacts", {}).items():
+        # Read again since the check above.
+        if files[_place(file)].sha256 != sha256:
+            raise GateError(f"{run_dir / file}: changed while it was read; nothing is pushed: push again")
+    return files
+
+
+def _place(file: str) -> str:
+    """Return the path in the repository of a file of the manifest."""
+    return file.removeprefix("model/")
+
+
+def _files_without_manifest(run_dir: Path) -> dict[str, Path]:
+    """Return the files of the artifacts of a run of an earlier version, by path in the repository.
+
+    Raises:
+        InputError: there is none, or a file has a name that no run writes.
+    """
+    contents: dict[str, Path] = {}
+    for kind, folder in artifacts_in(run_dir).items():
+        contents |= _files_in(folder, "" if kind == "model" else f"{kind}/")
+        if kind == "encoder":
+            contents[HEAD_FILE] = run_dir / HEAD_FILE
+    if not contents:
+        raise InputError(f"{run_dir}: no model/, encoder/ or adapter/ in it; expected the folder of a finished run")
+    for path in contents:
+        _check_name(path)
+        if not any(fnmatch.fnmatch(path.split("/")[-1], pattern) for pattern in LOADED_FROM_ROOT):
+            raise InputError(
+                f"{path}: not a file of a model, a tokenizer or an image processor; remove it from the run's folder"
+            )
+    return contents
 
 
 def _finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,9 +139,9 @@ def _finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return recipe, result
 
 
-def _files_in(folder: Path, prefix: str) -> dict[str, Path | bytes]:
+def _files_in(folder: Path, prefix: str) -> dict[str, Path]:
     """Return the files of an artifact but its own README.md and hidden files, by prefixed path."""
-    files: dict[str, Path | bytes] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if not path.is_file() or str(relative) == "README.md" or any(p.startswith(".") for p in relative.parts):
@@ -125,7 +163,7 @@ def _portable_adapter(run_dir: Path, recipe: Mapping[str, Any], result: Mapping[
     Raises:
         InputError: the base model is the result of another run and has no Hub id.
     """
-    content = (run_dir / "adapter" / "adapter_config.json").read_bytes()
+    content = (run_dir / ADAPTER_CONFIG).read_bytes()
     config = json.loads(content)
     base = config.get("base_model_name_or_path") or ""
     if not base or not (is_local(base) or Path(base).exists()):
@@ -162,8 +200,8 @@ def _outgoing(path: str, content: Path | bytes, token: str) -> Outgoing:
         sha256.update(chunk)
         blob.update(chunk)
         window = tail + chunk
-        if (secret and secret in window) or TOKEN_PATTERN.search(window):
-            raise InputError(f"{path}: it contains an access token; remove the token, revoke it, and push again")
+        if (secret and secret in window) or SECRET_PATTERN.search(window):
+            raise InputError(f"{path}: it contains an access token or a private key; remove it, revoke it, push again")
         # A token may lie across two chunks.
         tail = window[-max(len(secret), 256) :]
     if isinstance(content, Path) and _is_pickle(content):

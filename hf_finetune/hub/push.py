@@ -22,18 +22,12 @@ from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.contents import ALWAYS_PUSHED, Outgoing, collect
 from hf_finetune.hub.retry import Retries, first_line
 from hf_finetune.utils import hashing
+from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 
 logger = logging.getLogger("hf_finetune.run")
 
-# A push deletes these files of an earlier push: they would load as a part of the new model.
-PATHS_OF_A_RUN = (
-    "adapter/*",
-    "encoder/*",
-    "head.safetensors",
-    "model*.safetensors",
-    "*.safetensors.index.json",
-    "predictions.parquet",
-)
+# A push deletes the files in them of an earlier push: they would load as a part of the new model.
+FOLDERS_OF_A_RUN = ("adapter", "encoder")
 
 
 @dataclass(frozen=True)
@@ -93,6 +87,8 @@ def push(
             )
         )
         _compare(pulled, pushed)
+        if (manifest := Manifest.read(pulled)) is not None:
+            manifest.check(name=repo_id, remedy="push again")
         if check is not None:
             check(pulled)
     return pushed
@@ -176,7 +172,7 @@ class _Push:
         for pull in self.api.get_repo_discussions(
             self.repo_id, discussion_type="pull_request", discussion_status="open"
         ):
-            pull_head, missing = self._missing(f"refs/pr/{pull.num}")
+            pull_head, missing = self._missing(f"refs/pr/{pull.num}", refuse_others=False)
             if not missing:
                 return self._pushed(f"/discussions/{pull.num}", f"refs/pr/{pull.num}", pull_head)
         self.attempted = True
@@ -185,8 +181,15 @@ class _Push:
         )
         return self._pushed(f"/discussions/{info.pr_num}", f"refs/pr/{info.pr_num}", info.oid)
 
-    def _missing(self, revision: str) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
-        """Return the head of `revision` and the operations that bring it to the content of `files`."""
+    def _missing(
+        self, revision: str, *, refuse_others: bool = True
+    ) -> tuple[str, list[CommitOperationAdd | CommitOperationDelete]]:
+        """Return the head of `revision` and the operations that bring it to the content of `files`.
+
+        Raises:
+            InputError: with `refuse_others`, no earlier push is there, but files that would load as a part of the
+                model.
+        """
         head = str(self.api.repo_info(self.repo_id, revision=revision).sha)
         tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=head)
         remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
@@ -197,10 +200,17 @@ class _Push:
                 operation = CommitOperationAdd(path, file.content)
                 operation.upload_info.sha256 = bytes.fromhex(file.sha256)
                 operations.append(operation)
+        others = sorted(path for path in remote if path not in self.files)
+        stale = [path for path in others if _loads_with_model(path)]
         if remote.keys() >= set(ALWAYS_PUSHED):
             # The repository holds an earlier push.
-            stale = [p for p in remote if p not in self.files and any(fnmatch.fnmatch(p, q) for q in PATHS_OF_A_RUN)]
-            operations += [CommitOperationDelete(path) for path in sorted(stale)]
+            predictions = [path for path in others if path == "predictions.parquet"]
+            operations += map(CommitOperationDelete, [*stale, *predictions])
+        elif stale and refuse_others:
+            raise InputError(
+                f"{self.repo_id}: {stale[0]} of another model is there, and would load as a part of this one; delete "
+                "it there, or push to another repository"
+            )
         return head, operations
 
     def _title(self) -> str:
@@ -212,6 +222,13 @@ class _Push:
         checksums = {path: file.sha256 for path, file in self.files.items()}
         url = f"{self.api.endpoint}/{self.repo_id}{page}"
         return Pushed(url, self.repo_id, revision, commit, self.attempted, checksums)
+
+
+def _loads_with_model(path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    if folder:
+        return folder.split("/")[0] in FOLDERS_OF_A_RUN
+    return any(fnmatch.fnmatch(name, pattern) for pattern in LOADED_FROM_ROOT)
 
 
 @contextmanager

@@ -52,11 +52,11 @@ def test_a_pickle_is_known_by_its_content(bench: Bench) -> None:
 
     import torch
 
-    (bench.run / "model" / "extra.dat").write_bytes(pickle.dumps({"a": 1}))
-    refused(bench, "extra.dat: .*pickle")
-    torch.save({"a": torch.ones(2)}, bench.run / "model" / "extra.dat")
-    refused(bench, "extra.dat: .*pickle")
-    (bench.run / "model" / "extra.dat").unlink()
+    (bench.run / "model" / "vocab.dat").write_bytes(pickle.dumps({"a": 1}))
+    refused(bench, "vocab.dat: .*pickle")
+    torch.save({"a": torch.ones(2)}, bench.run / "model" / "vocab.dat")
+    refused(bench, "vocab.dat: .*pickle")
+    (bench.run / "model" / "vocab.dat").unlink()
     (bench.run / "model" / "more.safetensors").write_bytes(pickle.dumps({"a": 1}))
     refused(bench, "more.safetensors: .*pickle")
 
@@ -69,9 +69,9 @@ def test_tokens_in_files_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPat
         path.write_text(before.replace("{", '{"x": "' + token + '", ', 1) if name.endswith("json") else before + token)
         refused(bench, "access token")
         path.write_text(before)
-    other = bench.run / "model" / "notes.txt"
+    other = bench.run / "model" / "vocab.txt"
     other.write_text(f"someone else's: {new_token()}")
-    refused(bench, r"notes\.txt: .*access token")
+    refused(bench, r"vocab\.txt: .*access token")
     other.unlink()
     weights = bench.run / "model" / "model.safetensors"
     save_file({"w": np.zeros(3)}, weights, metadata={"format": "pt", "note": token})

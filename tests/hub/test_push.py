@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,15 @@ from helpers.hub_bench import REPO, Bench
 from helpers.hub_run import RECIPE, write_run
 from helpers.hub_server import Fault, new_token
 from helpers.hub_store import Answer, Blob
-from huggingface_hub import ModelCard, close_session, constants
+from helpers.saved_runs import saved_run, seal
+from huggingface_hub import ModelCard, close_session, constants, snapshot_download
 
 from hf_finetune import Hub
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import retry
+from hf_finetune.models import checkpoint
+from hf_finetune.training.classifier import load_trained
+from hf_finetune.utils.manifest import Manifest
 
 SENT = {
     "README.md",
@@ -223,17 +229,27 @@ def test_private_repository(bench: Bench) -> None:
 
 
 def test_files_of_an_earlier_run_are_deleted_and_others_kept(bench: Bench, tmp_path: Path) -> None:
-    bench.server.create(REPO)
-    bench.server.commit(REPO, {"adapter/theirs.txt": b"x", "model-00001-of-00002.safetensors": b"y"})
     bench.push()
-    assert {"adapter/theirs.txt", "model-00001-of-00002.safetensors"} <= set(bench.files())
-    bench.server.commit(REPO, {"LICENSE": b"mine"})
+    stale = {"adapter/theirs.txt": b"x", "model-00001-of-00002.safetensors": b"y", "vocab.txt": b"z"}
+    bench.server.commit(REPO, {"LICENSE": b"mine", **stale})
     bench.run = write_run(tmp_path / "second", adapter=False)
     bench.push(include_predictions=True)
     kept = {path for path in SENT if not path.startswith("adapter/")}
     assert set(bench.files()) == kept | {"LICENSE", "predictions.parquet"}
     bench.push()
     assert set(bench.files()) == kept | {"LICENSE"}
+
+
+def test_a_repository_with_another_model_is_refused(bench: Bench) -> None:
+    """Its files would load as a part of the pushed model."""
+    bench.server.create(REPO)
+    for path in ("adapter/theirs.txt", "model-00001-of-00002.safetensors", "vocab.txt", "modeling.py"):
+        bench.server.commit(REPO, {"notes.md": b"mine", path: b"x"})
+        with pytest.raises(InputError, match=f"{path} of another model is there, .* delete it there") as caught:
+            bench.push()
+        assert "\n" not in str(caught.value) and "README.md" not in bench.files()
+        bench.server.repo(REPO).at("main").files.pop(path)
+    assert bench.push().created and "notes.md" in bench.files()
 
 
 def test_snippets_load_from_the_target_repository(bench: Bench, tmp_path: Path) -> None:
@@ -334,3 +350,81 @@ def test_a_pulled_model_gives_the_same_logits(bench: Bench, tmp_path: Path) -> N
 
     bench.push(check=check)
     assert differences == [0.0]
+
+
+def test_a_push_sends_the_files_of_the_manifest(bench: Bench) -> None:
+    """And no others: neither what lies beside the artifacts nor what is hidden in them."""
+    seal(bench.run)
+    for path in ("id_rsa", "data.h5", "rows.npy", "model.pkl.gz", "model/.env", "model/README.md", "adapter/.netrc"):
+        (bench.run / path).write_bytes(b"mine")
+    bench.push()
+    assert set(bench.files()) == SENT and b"mine" not in bench.files().values()
+    sent = {path: hashlib.sha256(content).hexdigest() for path, content in bench.files().items()}
+    artifacts = json.loads(bench.files()["result.json"])["artifacts"]
+    assert {path.removeprefix("model/"): sha256 for path, sha256 in artifacts.items()} == {
+        path: sha256 for path, sha256 in sent.items() if path not in ("README.md", "recipe.json", "result.json")
+    }
+    assert artifacts["adapter/adapter_config.json"] != Manifest.of(bench.run).hashes["adapter/adapter_config.json"]
+
+
+@pytest.mark.parametrize("name", ["id_rsa", "rows.h5", "rows.npy", "model.pkl.gz"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_other_files_in_an_artifact_are_refused(bench: Bench, name: str, sealed: bool) -> None:
+    if sealed:
+        seal(bench.run)
+    (bench.run / "model" / name).write_bytes(b"mine")
+    with pytest.raises(GateError if sealed else InputError, match=f"{name}: not a file .* remove it"):
+        bench.push()
+    assert bench.server.requests == []
+
+
+def test_the_pulled_copy_is_compared_with_the_manifest(bench: Bench) -> None:
+    """Not with the local copy, which may change after it was sent; and a file of someone else is noticed."""
+    seal(bench.run)
+
+    def damage() -> None:
+        weights = bench.run / "model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+        bench.server.commit(REPO, {"model.safetensors": weights.read_bytes()})
+
+    bench.server.intervene("HEAD", "/resolve/.*/model.safetensors", damage)
+    pushed = bench.push()
+    assert (
+        bench.server.repo(REPO).at(pushed.commit).files["model.safetensors"].content
+        != bench.files()["model.safetensors"]
+    )
+    with pytest.raises(GateError, match=r"model/model\.safetensors: not the file that the run wrote"):
+        bench.push()
+
+
+def test_a_changed_repository_is_refused_when_it_is_loaded(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "snapshot_download", partial(snapshot_download, endpoint=bench.server.endpoint))
+    bench.run = saved_run(tmp_path / "saved")
+    bench.push()
+    assert load_trained(REPO).labels == ("negative", "positive")
+    config = json.loads(bench.files()["config.json"]) | {"id2label": {"0": "positive", "1": "negative"}}
+    spoiled = {
+        "config.json": json.dumps(config).encode(),
+        "added_tokens.json": b"{}",
+        "result.json": b"",
+    }
+    for path, content in spoiled.items():
+        before = bench.files().get(path)
+        bench.server.commit(REPO, {path: content})
+        error = InputError if path == "result.json" else GateError
+        for load in (load_trained, checkpoint.inspect_checkpoint):
+            with pytest.raises(error, match=rf"{path}: .*; ") as caught:
+                load(REPO)
+            assert "\n" not in str(caught.value)
+        if before is None:
+            bench.server.repo(REPO).at("main").files.pop(path)
+        else:
+            bench.server.commit(REPO, {path: before})
+
+
+def test_private_keys_are_refused(bench: Bench) -> None:
+    (bench.run / "README.md").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    with pytest.raises(InputError, match=r"README\.md: it contains an access token or a private key"):
+        bench.push()
