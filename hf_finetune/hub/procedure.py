@@ -51,6 +51,7 @@ NEVER_SHOWN = (
     "train.extra",
     "train.logging_steps",
     "train.keep_checkpoints",
+    "train.save_",
     "objective.labels_weight.",
 )
 
@@ -108,6 +109,11 @@ def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
         yield "head initialization", f"{start}; a fit explains {head['explained']:.2f} of the entropy of the labels"
+    # Runs of earlier versions do not record why.
+    if why := (kernels := result.get("kernels") or {}).get("why"):
+        chosen = kernels["chosen"]
+        number_format = {"no": "float32"}.get(chosen["mixed_precision"], chosen["mixed_precision"])
+        yield "kernels", f"{number_format}, {chosen['attention']} attention: {why}"
     if "steps" in result:
         yield "optimizer steps", result["steps"]
     if "candidates" in (best := result.get("best", {})):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from hf_finetune.errors import InputError
 from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.optimization import shortcuts
@@ -9,8 +10,16 @@ from hf_finetune.pipeline.run_setup import RunSetup
 
 
 def cache_activations(setup: RunSetup) -> RunSetup:
-    """Replace the encoded rows by activations of the frozen layers, where these can be cached."""
+    """Replace the encoded rows by activations of the frozen layers, where these can be cached.
+
+    Raises:
+        InputError: a resumed run began on cached activations, which the cache cannot hold now.
+    """
     run, network, encoded = setup.run, setup.network, setup.encoded
+    began_cached = None if setup.resume_from is None else setup.record.cached_activations
+    why_not = _why_no_cache(run)
+    if began_cached is False:
+        why_not = why_not or "the run began without"
     with shortcuts(run.context).without_gradients.use(network):
         rows = cache_frozen_layers(
             network,
@@ -20,9 +29,15 @@ def cache_activations(setup: RunSetup) -> RunSetup:
             fingerprint=run.data.splits.fingerprint,
             autocast=run.context.autocast,
             budget_gb=run.recipe.batching.cache_gb,
-            why_not=_why_no_cache(run),
+            why_not=why_not,
         )
-    return replace(setup, rows=rows)
+    if began_cached and rows.why_uncached is not None:
+        raise InputError(
+            f"{setup.folder}: the run began on cached activations of its frozen layers, and there are none now "
+            f"({rows.why_uncached}); fresh ones differ by rounding and would train other weights: make room in "
+            "HF_FINETUNE_CACHE, or start a new run"
+        )
+    return replace(setup, rows=rows, record=replace(setup.record, cached_activations=rows.why_uncached is None))
 
 
 def _why_no_cache(run: Run) -> str | None:

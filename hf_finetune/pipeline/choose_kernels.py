@@ -1,4 +1,4 @@
-"""Choose the number formats, attention kernel and threads of a run."""
+"""Choose the number formats and the attention kernel of a run."""
 
 from dataclasses import replace
 from typing import Any
@@ -39,8 +39,6 @@ def free_kernels(run: Run) -> frozenset[str]:
         "float32_matmul": config.float32_matmul == "auto",
         "attention": model.attn_implementation is None
         and not any(isinstance(step, SetAttention) for step in model.surgery),
-        # With several processes the probe, which runs in one, would measure on the cores of all.
-        "threads": config.threads is None and run.context.processes == 1,
     }
     return frozenset(name for name, free in is_free.items() if free)
 

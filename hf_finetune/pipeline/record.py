@@ -52,6 +52,10 @@ class RunRecord:
     layer_maps: list[LayerMap] | None = None
     """See `distillation.feature_matching.layer_search.search_layers`. None: not searched."""
 
+    cached_activations: bool | None = None
+    """Whether training reads cached activations of the frozen layers, which differ from fresh ones by rounding; None:
+    not known yet."""
+
     @classmethod
     def from_run(cls, run: Run, command: str | None = None) -> RunRecord:
         """Return the record of a run before its setup."""
@@ -78,6 +82,7 @@ class RunRecord:
             "kernels": None if self.kernels is None else self.kernels.to_dict(),
             "head": None if self.head is None else asdict(self.head),
             "layer_maps": self.layer_maps,
+            "cached_activations": self.cached_activations,
         }
         fields = {name: value for name, value in vars(self).items() if name not in optional}
         return fields | {name: value for name, value in optional.items() if value is not None}

@@ -52,6 +52,7 @@ def resume_record(record: RunRecord, run: Run, folder: Path) -> RunRecord:
             choice = KernelChoice.from_dict(earlier["kernels"], "checkpoint")
         head = None if earlier.get("head") is None else HeadStart(**earlier["head"])
         record = replace(record, kernels=choice, head=head, layer_maps=earlier.get("layer_maps"))
+        record = replace(record, cached_activations=earlier.get("cached_activations"))
         number_format = choice.kernels.mixed_precision
         if "mixed_precision" in free_kernels(run) and (number_format != "bf16" or has_native_bf16(run.context.device)):
             record = replace(record, mixed_precision=number_format)

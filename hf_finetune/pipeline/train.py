@@ -24,12 +24,12 @@ from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import SaveInterval, train_until_stopped
 from hf_finetune.training.config import Averaging
+from hf_finetune.training.probe import WHY
 from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trainer import ClassifierTrainer
 
 logger = logging.getLogger("hf_finetune.run")
-SOURCES = {"probe": "measured", "cache": "measured before", "checkpoint": "as before"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _log_start(setup: RunSetup, learning_rate: float) -> None:
         learning_rate,
         "float32" if choice.kernels.mixed_precision == "no" else choice.kernels.mixed_precision,
         choice.kernels.attention,
-        SOURCES.get(choice.source, choice.source),
+        WHY[choice.source],
     )
 
 

@@ -128,10 +128,10 @@ class Precision:
     """Precision of float32 matrix products (`torch.set_float32_matmul_precision`). auto: highest, or medium if it is
     measured to be faster and equally exact on this processor."""
     threads: Count | None = None
-    """Threads of a process. None: all, or half of them if that is measured to be faster."""
+    """Threads of a process. None: all."""
     probe: bool = True
-    """Before a long run (600 steps or more), time a few real steps. The run uses the fastest number format, attention
-    kernel and thread count. The choice is stored for this machine. False: use the defaults."""
+    """Before a long run (600 steps or more), time a few real steps. The run uses the fastest number format and
+    attention kernel. The choice is kept for this machine. False, or where it cannot be kept: use the defaults."""
 
 
 @configclass

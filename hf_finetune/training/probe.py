@@ -1,6 +1,10 @@
-"""The start-up probe: time a few real steps to find the fastest number format, attention kernel and thread count.
+"""The start-up probe: time a few real steps to find the fastest number format, float32 path and attention kernel.
 
-The choice is cached on this machine and reused, so two runs of one recipe compute the same bits.
+Each of them changes the bits of a run, and two runs on one machine must have the same. So the choice is kept on this
+machine, by the first of several runs at once; where it cannot be kept, the default is used. What is timed are the
+seconds of the processor, not of the clock: on a busy machine the ratios of 24 pairs of steps spread from 0.67 to 1.92
+by the clock, and from 0.93 to 1.28 by the processor. The number of threads is not probed: the best one depends on what
+else runs.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,25 +30,33 @@ from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training import precision
 from hf_finetune.training.precision import Kernels
 from hf_finetune.utils import environment, hashing
-from hf_finetune.utils.files import write_json
+from hf_finetune.utils.files import create_json
 
 logger = logging.getLogger("hf_finetune")
 
-SHARE, MOST_SECONDS = 0.02, 3.0
-"""Limits of the measurement: a share of the run, and seconds."""
 FEWEST_STEPS = 600
-"""Steps of the shortest run that is measured: a measurement of about a dozen steps is then SHARE of it. A limit in
-seconds would measure the same recipe in one run and not in the next."""
-STEP_SECONDS = 0.25
+"""Steps of the shortest run that is measured. Shorter ones use the default, whatever an earlier run has measured."""
+MOST_SECONDS = 20.0
+"""Limit of the measurement, which takes about 3 s on common networks, once on a machine."""
+STEP_SECONDS = 0.12
 """Duration of a timed step; large batches are cut to the rows that take about so long."""
-ROUNDS = 3
-HOPELESS = 1.8
-"""Ratio to the default's time in the first step above which an alternative is not timed further."""
+PAIRS = 5
+"""Pairs of steps, with the best kernels so far and with an alternative, of which each must show that it is faster."""
 MUST_WIN = 0.9
-"""Ratio to the default's time below which an alternative is chosen."""
+"""Ratio of the times in a pair below which an alternative is faster."""
+FORMAT = 2
+"""Raise it when the decision changes: choices of other formats are not reused."""
 
 Source = Literal["probe", "cache", "forced", "checkpoint", "default"]
 FIELDS = frozenset(Kernels.__dataclass_fields__)
+WHY: dict[Source, str] = {
+    "probe": "measured when this run began",
+    "cache": "as an earlier run on this machine measured",
+    "forced": "set by the recipe or the launcher",
+    "checkpoint": "as when the run began",
+    "default": "the default, unmeasured",
+}
+"""Where a choice comes from, for result.json and the card."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,18 @@ class KernelChoice:
 
     kernels: Kernels
     measured: tuple[dict[str, Any], ...] = ()
-    """Timings, the default first: the fields of `Kernels`, and `ms_per_step` of forward and backward on `rows` rows."""
+    """Timings, the default first: the fields of `Kernels`; `ms_per_step`, the least milliseconds of the processor per
+    thread, of forward and backward on `rows` rows; `ratios` to the best kernels before, one for each pair."""
     source: Source = "default"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of result.json and recipe.json."""
-        return {"chosen": asdict(self.kernels), "measured": list(self.measured), "source": self.source}
+        return {
+            "chosen": asdict(self.kernels),
+            "measured": list(self.measured),
+            "source": self.source,
+            "why": WHY[self.source],
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], source: Source) -> KernelChoice:
@@ -83,14 +101,14 @@ def choose(
 ) -> KernelChoice:
     """Choose the fastest kernels for training `model` on batches like `batch`.
 
-    A cached choice is reused. Otherwise, in a run of at least `FEWEST_STEPS` steps on a CPU, forward and backward
-    passes are timed, for at most `SHARE` of the run and `MOST_SECONDS`. Model, random generators and process settings
-    are restored; gradients are deleted.
+    A kept choice is reused. Otherwise, in a run of at least `FEWEST_STEPS` steps on a CPU, forward and backward passes
+    are timed, and the choice is kept. Model, random generators and process settings are restored; gradients are
+    deleted.
 
     Args:
         model: a transformers model on its device, with its adapters.
         batch: the model's inputs and `labels`, on the same device.
-        default: the kernels to use unless an alternative is 10% faster.
+        default: the kernels to use unless an alternative is faster beyond doubt, see `measure`.
         free: fields of `Kernels` that may differ from `default`.
         planned_steps: optimizer steps of the run.
         method: see `Recipe.effective_method`.
@@ -99,22 +117,28 @@ def choose(
     """
     if not free & FIELDS:
         return KernelChoice(default, source="forced")
-    if not probe or model.device.type != "cpu":
+    if not probe or model.device.type != "cpu" or planned_steps < FEWEST_STEPS:
         return KernelChoice(default)
-    key = {**_key(model, batch, default, free, method), "shortcuts": asdict(shortcuts)}
+    key = {**_key(model, batch, default, free, method), "shortcuts": asdict(shortcuts), "format": FORMAT}
     path = environment.cache_folder() / "kernels" / f"{hashing.of_json(key)[:32]}.json"
-    if (cached := _read(path)) is not None:
-        return cached
-    if planned_steps < FEWEST_STEPS:
-        return KernelChoice(default)
-    alternatives = _alternatives(model, default, free)
-    choice = measure(model, batch, alternatives, default, planned_steps, shortcuts)
+    if (kept := _read(path)) is not None:
+        return kept
+    with suppress(OSError):
+        path.unlink()  # damaged
+    choice = measure(model, batch, _alternatives(model, default, free), default, shortcuts)
     try:
-        write_json(path, {"key": key, **choice.to_dict()})
+        if create_json(path, {"key": key, **choice.to_dict()}):
+            return choice
     except OSError as error:
-        # The next run measures again.
-        logger.info("%s: the choice of kernels cannot be cached (%s)", path, error.strerror)
-    return choice
+        logger.warning(
+            "%s: the measured choice of kernels cannot be kept (%s), and another run might measure otherwise; the "
+            "default is used",
+            path.parent,
+            error.strerror,
+        )
+        return KernelChoice(default, choice.measured)
+    # Another run was first.
+    return _read(path) or KernelChoice(default, choice.measured)
 
 
 def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]) -> list[Kernels]:
@@ -134,8 +158,6 @@ def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]
         alternatives.append(replace(default, mixed_precision="no"))
     if default.mixed_precision == "no" and "mixed_precision" in free and precision.has_native_bf16(model.device):
         alternatives.append(replace(default, mixed_precision="bf16"))
-    if "threads" in free and default.threads > 1:
-        alternatives.append(replace(default, threads=default.threads // 2))
     return alternatives
 
 
@@ -144,41 +166,52 @@ def measure(
     batch: Mapping[str, torch.Tensor],
     alternatives: list[Kernels],
     default: Kernels,
-    planned_steps: int,
     shortcuts: Shortcuts = Shortcuts(),
 ) -> KernelChoice:
-    """Time a step with the default and each alternative in turn; keep the default unless one is 10% faster."""
+    """Time steps in pairs, the best kernels so far against each alternative in turn.
+
+    An alternative wins only if it is 10% faster in every one of `PAIRS` pairs, whose order alternates. It loses with
+    the first pair that says otherwise, so that most take one pair.
+    """
 
     def timed(kernels: Kernels, rows: Mapping[str, torch.Tensor]) -> float:
         kernels.switch_on(model)
         with shortcuts.use(model):
-            started = time.perf_counter()
+            started = time.process_time()
             _step(model, rows, kernels)
-            return time.perf_counter() - started
+            return (time.process_time() - started) / kernels.threads
 
-    began = time.perf_counter()
+    best, ratios, seconds = default, dict[Kernels, list[float]](), dict[Kernels, float]()
+    began = time.process_time()
     with _restored(model):
         few = _first_rows(batch, 4)
         timed(default, few)  # the first step allocates memory
         per_row = timed(default, few) / len(few["labels"])
         share = _first_rows(batch, max(2, int(STEP_SECONDS / per_row))) if per_row > 0 else batch
-        best = {default: timed(default, share)}
-        steps_of_batch = len(batch["labels"]) / len(share["labels"])
-        until = began + min(MOST_SECONDS, SHARE * planned_steps * best[default] * steps_of_batch)
-        promising = [default]
+        seconds[default] = timed(default, share)
         for kernels in alternatives:
-            if time.perf_counter() < until:
-                best[kernels] = timed(kernels, share)
-                promising += [kernels] if best[kernels] < HOPELESS * best[default] else []
-        for kernels in promising * ROUNDS if len(promising) > 1 else []:
-            if time.perf_counter() < until:
-                best[kernels] = min(best[kernels], timed(kernels, share))
-    fastest = min(best, key=lambda kernels: best[kernels])
+            timed(kernels, share)  # allocates memory, and compiles
+            ratios[kernels] = []
+            for pair in range(PAIRS):
+                if (time.process_time() - began) / default.threads > MOST_SECONDS:
+                    break
+                taken = {each: timed(each, share) for each in ((best, kernels) if pair % 2 else (kernels, best))}
+                seconds |= {each: min(s, seconds.get(each, s)) for each, s in taken.items()}
+                ratios[kernels].append(taken[kernels] / taken[best])
+                if ratios[kernels][-1] >= MUST_WIN:
+                    break
+            if len(ratios[kernels]) == PAIRS and max(ratios[kernels]) < MUST_WIN:
+                best = kernels
     timings = tuple(
-        {**asdict(kernels), "ms_per_step": round(1e3 * s, 2), "rows": len(share["labels"])}
-        for kernels, s in best.items()
+        {
+            **asdict(kernels),
+            "ms_per_step": round(1e3 * s, 2),
+            "rows": len(share["labels"]),
+            "ratios": [round(ratio, 3) for ratio in ratios.get(kernels, [])],
+        }
+        for kernels, s in seconds.items()
     )
-    return KernelChoice(fastest if best[fastest] < MUST_WIN * best[default] else default, timings, "probe")
+    return KernelChoice(best, timings, "probe")
 
 
 @contextmanager

@@ -106,6 +106,27 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def create_json(path: Path, value: Any) -> bool:
+    """Write indented JSON atomically unless the file exists, and return whether it was written.
+
+    Of several processes at once exactly one writes.
+
+    Raises:
+        OSError: the file can be neither written nor found.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path.parent, path.name)
+    try:
+        write_json(temporary, value)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+    return True
+
+
 def check_writable(folder: Path) -> None:
     """Refuse the folder of `--output` if nothing can be written to it, or to the nearest parent that exists.
 

@@ -250,12 +250,37 @@ def test_a_resumed_run_reuses_its_kernels(recipe: Recipe, tmp_path: Path, monkey
     assert set(seen) == {(1, "medium", False), "sdpa"}
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
     monkeypatch.setattr(choose_kernels.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "file" / "cache"))  # cannot be written
     resumed = run.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
-    assert straight["kernels"] == {"chosen": dataclasses.asdict(chosen), "measured": [{}], "source": "probe"}
-    assert resumed["kernels"] == {**straight["kernels"], "source": "checkpoint"}
+    assert straight["kernels"] == {"chosen": dataclasses.asdict(chosen), "measured": [{}], "source": "probe"} | {
+        "why": "measured when this run began"
+    }
+    assert resumed["kernels"] == straight["kernels"] | {"source": "checkpoint", "why": "as when the run began"}
+    assert "as when the run began" in (tmp_path / "stopped" / "README.md").read_text()
     assert resumed["environment"]["mixed_precision"] == "no"
     one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_on_cached_activations_says_that_it_cannot_continue_without(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh activations differ by rounding; and a run that began on fresh ones continues on them."""
+    frozen = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, frozen_layers=2))
+    (tmp_path / "file").touch()
+    caches = {"cached": tmp_path / "cache", "fresh": tmp_path / "file" / "cache"}  # the second cannot be written
+    for name, cache in caches.items():
+        monkeypatch.setenv("HF_FINETUNE_CACHE", str(cache))
+        with monkeypatch.context() as patch, pytest.raises(StoppedBySignal):
+            stop_after(patch, 3)
+            run.run(frozen, Launch(output=str(tmp_path / name)))
+    with pytest.raises(InputError, match=r"cached: the run began on cached activations .*; fresh ones differ"):
+        run.run(frozen, Launch(output=str(tmp_path / "cached"), resume=True))
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(caches["cached"]))
+    for name, used in (("cached", True), ("fresh", False)):
+        trained = run.train_recipe(frozen, Launch(output=str(tmp_path / name), resume=True))
+        assert trained.setup.rows.report["used"] is used
 
 
 def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
