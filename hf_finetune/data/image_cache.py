@@ -25,7 +25,7 @@ from transformers import BaseImageProcessor
 from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
 from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indices, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
-from hf_finetune.utils import disk_cache
+from hf_finetune.utils import disk_cache, environment
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -106,7 +106,11 @@ def cached_pixels(images: Sequence[EncodedImage]) -> torch.Tensor | None:
     if not all(row.isdigit() for _, _, row in places):
         return None
     for folder in {folder for folder, _, _ in places} - _OPEN.keys():
-        if not (Path(folder) / disk_cache.MANIFEST).is_file():
+        # A path of the data may look like a reference.
+        if (
+            Path(folder).parent != environment.cache_folder() / "pixels"
+            or not (Path(folder) / disk_cache.MANIFEST).is_file()
+        ):
             return None
         _OPEN[folder] = _map(Path(folder), disk_cache.manifest(Path(folder)))
     return torch.from_numpy(np.stack([_OPEN[folder][int(row)] for folder, _, row in places]))

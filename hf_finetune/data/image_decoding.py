@@ -88,8 +88,9 @@ def pieces(images: Sequence[EncodedImage], *, thumbnails: bool = False) -> Itera
     for i, image in enumerate(images):
         try:
             with _open(image) as opened:
+                whole = opened.width * opened.height
                 _reduce(opened, thumbnail=thumbnails)
-                pixels = opened.width * opened.height
+                pixels = whole if _is_progressive(opened) else opened.width * opened.height
         except Exception:  # reported when it is decoded
             pixels = 0
         if total and total + pixels > PIXELS_AT_ONCE:
@@ -167,12 +168,19 @@ def _reduce(opened: ImageFile, *, thumbnail: bool = False) -> None:
     if thumbnail:
         opened.draft("L", (1, 1))
         return
+    if _is_progressive(opened):
+        return
     parts = 1
     while opened.width * opened.height > REDUCED_PIXELS * parts**2 and parts < 8:
         parts *= 2
     if parts > 1:
         # `draft` takes the smallest size that is at least this.
         opened.draft(None, (opened.width // parts, opened.height // parts))
+
+
+def _is_progressive(opened: ImageFile) -> bool:
+    """Return whether a JPEG is decoded as a whole whatever the size of the result: the coefficients of its scans."""
+    return bool(opened.info.get("progressive"))
 
 
 @cache

@@ -17,7 +17,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Join names on one line, at most `most` of them."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(" ".join(name.splitlines()) for name in names[:most]) + more
+    return ", ".join(printable(name) for name in names[:most]) + more
+
+
+def printable(name: str) -> str:
+    """Return a name on one line of UTF-8: bytes of file names that are not UTF-8 are escaped."""
+    return " ".join(name.splitlines()).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, Features
+from datasets import Image as HubImage
 from helpers.loading import load, stream
 from PIL import Image
 
@@ -18,7 +20,10 @@ from hf_finetune.data import image_decoding
 from hf_finetune.data.config import DataLimits, Source
 from hf_finetune.data.image_decoding import damage, decode, decode_pieces, pieces
 from hf_finetune.data.readers.arrow_cells import in_pieces
+from hf_finetune.data.readers.hub_dataset import HubSplit
 from hf_finetune.data.readers.parquet_file import ParquetFile
+from hf_finetune.data.rows import UnusableRow, read_rows
+from hf_finetune.data.sources import Split
 from hf_finetune.doctor.examination import examine
 from hf_finetune.errors import InputError
 
@@ -127,6 +132,18 @@ def test_a_snapshot_of_the_hubs_cache_consists_of_links(tmp_path: Path) -> None:
     assert len(load(str(tmp_path / "snapshots" / "1"), "image").train) == 5
 
 
+def test_a_hub_data_set_reads_its_own_downloads_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    own = save_image(tmp_path / "hub" / "datasets--me--photos" / "snapshots" / "1" / "a.png")
+    foreign = (save_image(tmp_path / "secret.png"), save_image(tmp_path / "hub" / "datasets--you--x" / "a.png"))
+    for path, expected in ((own, None), *((path, "leads out of") for path in foreign)):
+        rows = Dataset.from_dict({"image": [{"bytes": None, "path": str(path)}]}, features=Features(image=HubImage()))
+        split = Split("train", (HubSplit("me/photos, split train", rows, id="me/photos"),))
+        unusable: list[UnusableRow] = []
+        list(read_rows(split, {"image": "image"}, None, unusable=unusable))
+        assert [expected in row.reason for row in unusable] == ([] if expected is None else [True])
+
+
 def test_images_of_other_types_are_refused(tmp_path: Path) -> None:
     for values in ([{"bytes": 5, "path": "a"}], [{"bytes": b"", "path": "a\0b"}], [{"bytes": None, "path": ["a"]}]):
         pq.write_table(pa.table({"image": values * 4, "label": ["a", "b"] * 2}), tmp_path / "a.parquet")
@@ -175,6 +192,10 @@ def test_a_large_jpeg_is_decoded_at_a_half(monkeypatch: pytest.MonkeyPatch) -> N
     image = {"bytes": encoded(Image.new("RGB", (400, 100)), "JPEG"), "path": None}
     assert decode(image).size == (200, 50)
     assert damage(image, DataLimits(image_pixels=10_000)) is None
+    # Its coefficients are held as a whole.
+    progressive = {"bytes": encoded(Image.new("RGB", (400, 100)), "JPEG", progressive=True), "path": None}
+    assert decode(progressive).size == (400, 100)
+    assert "400 x 100 pixels" in (damage(progressive, DataLimits(image_pixels=10_000)) or "")
 
 
 def test_large_images_are_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,3 +334,16 @@ def test_file_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
         message = refusal(path, kind)
         assert "not UTF-8; rename" in message
         message.encode()
+
+
+def test_other_file_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for label in "ab":
+        for i in range(3):
+            save_image(tmp_path / label / f"{i}.png", 10 * i + ord(label))
+    (tmp_path / name).write_text("")
+    (tmp_path / "a" / f"x.{name}").write_text("")
+    notes = load(str(tmp_path), "image").notes
+    assert any(r"caf\udce9" in note for note in notes)
+    "".join(notes).encode()
+    examine(Source(str(tmp_path)), "image").describe().encode()

@@ -247,3 +247,11 @@ def test_a_processor_that_leaves_images_their_shape_is_named_with_the_sizes(look
             image_processing.check_augmentable(KEEPS_SHAPES, rows["image"], "data.augment")
         else:
             ImageInputs(KEEPS_SHAPES).collate(rows[:])
+
+
+def test_a_path_of_the_data_is_no_reference(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    manifest = {"shape": [1, 3, 2, 2], "files": {}}
+    (tmp_path / "images" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "images" / "pixels.bin").write_bytes(bytes(12))
+    assert image_cache.cached_pixels([{"bytes": None, "path": f"{tmp_path}/images#0"}]) is None

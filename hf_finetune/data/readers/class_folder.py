@@ -16,6 +16,7 @@ from hf_finetune.data.image_paths import ImageFolder, within
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import codec_of, unreadable
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import printable
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {"text": (".txt",), "image": IMAGE_SUFFIXES}
 
@@ -101,7 +102,8 @@ def find_classes(root: Path, kind: Kind | None, source: Source, *, flat: bool = 
     for file in by_kind[kind]:
         check_name(str(root / file))
     others = set(files).difference(by_kind[kind])
-    skipped = Counter(sorted(PurePosixPath(file).suffix.lower() or "without a suffix" for file in others))
+    suffixes = (printable(PurePosixPath(file).suffix.lower()) or "without a suffix" for file in others)
+    skipped = Counter(sorted(suffixes))
     return ClassFolder(
         root,
         source.encoding or "utf-8",
