@@ -142,6 +142,9 @@ def test_command(
     main.main_command(["labels", str(tmp_path)])
     main.main_command(["labels", str(tmp_path), "--json"])
     assert capsys.readouterr().out == 'bad\ngood\n["bad", "good"]\n'
+    with pytest.raises(SystemExit, match="2"):
+        main.main_command(["labels", str(tmp_path / "nowhere")])
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'nowhere'}: no result.json")
     with pytest.raises(SystemExit) as stop:
         main.main_command(["labels", "--help"])
     assert not stop.value.code and "Print the class names" in capsys.readouterr().out

@@ -38,8 +38,6 @@ CHEAP = (
         for name in ("main", "parsing", "overrides", "operations", "run_job", "doctor", "shipped", "run", "train")
     ),
 )
-# What a recipe chooses from, with its implementation.
-CHOICES = {("distillation", "losses"), ("pretraining", "objectives")}
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
 
 
