@@ -22,7 +22,6 @@ logger = logging.getLogger("hf_finetune")
 
 Part = Literal["model", "encoder", "adapter", "classical"]
 """Folder of an artifact; head.safetensors belongs to encoder/."""
-RUN_DOCUMENTS = ("recipe.json", "result.json")
 State = Literal["ok", "changed", "missing", "added"]
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # Files at the root of a repository that libraries would load with the model.
@@ -70,7 +69,11 @@ class Manifest:
         """
         part: Part | None = None
         run, resolved = folder, folder.resolve()
-        if resolved.name in get_args(Part) and any((resolved.parent / name).is_file() for name in RUN_DOCUMENTS):
+        # A run's own folder may have the name of an artifact, too, beside somebody's recipe.json.
+        is_artifact = (resolved.parent / "result.json").is_file() or (
+            (resolved.parent / "recipe.json").is_file() and not (resolved / "recipe.json").is_file()
+        )
+        if resolved.name in get_args(Part) and is_artifact:
             run, part = resolved.parent, cast(Part, resolved.name)
         # Without a recipe.json, result.json may be a file of another program.
         is_run = (run / "recipe.json").is_file()

@@ -198,6 +198,14 @@ def test_logits_that_are_no_numbers_are_refused(
     assert not Path("p.csv").exists()
 
 
+def test_a_run_may_have_the_name_of_an_artifact(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a recipe.json of the user."""
+    shutil.copy(run.rename("model") / "recipe.json", "recipe.json")
+    assert leave(capsys, "verify model")[0] == 0
+    flip_bit(Path("model"))
+    assert leave(capsys, "predict model rows.csv --output p.csv")[0] == 4
+
+
 def test_what_is_no_run_cannot_be_verified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "result.json").unlink()
     status, _, err = leave(capsys, COMMANDS["predict"])
