@@ -279,8 +279,8 @@ def test_a_run_on_cached_activations_says_that_it_cannot_continue_without(
         run.run(frozen, Launch(output=str(tmp_path / "cached"), resume=True))
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(caches["cached"]))
     for name, used in (("cached", True), ("fresh", False)):
-        trained = run.train_recipe(frozen, Launch(output=str(tmp_path / name), resume=True))
-        assert trained.setup.rows.report["used"] is used
+        with run.trained_run(frozen, Launch(output=str(tmp_path / name), resume=True)) as trained:
+            assert trained.setup.rows.report["used"] is used
 
 
 def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,8 +44,8 @@ def kill_after(patch: pytest.MonkeyPatch, *steps: int) -> None:
 
 
 def weights(recipe: Recipe, folder: Path) -> dict[str, torch.Tensor]:
-    trained = pipeline.train_recipe(recipe, Launch(str(folder), resume=True))
-    return {name: tensor.detach().clone() for name, tensor in trained.trainer.trained_model().state_dict().items()}
+    with pipeline.trained_run(recipe, Launch(str(folder), resume=True)) as trained:
+        return {name: tensor.detach().clone() for name, tensor in trained.trainer.trained_model().state_dict().items()}
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -74,7 +74,7 @@ def test_a_run_killed_within_an_epoch_ends_with_the_same_bits(
     kill_after(monkeypatch, *((3, 9) if distilled else (3, 12)))
     for _ in range(2):
         with pytest.raises(Killed):
-            pipeline.train_recipe(saving, Launch(str(tmp_path / "killed"), resume=True))
+            weights(saving, tmp_path / "killed")
     with caplog.at_level("INFO", "hf_finetune.run"):
         again = weights(saving, tmp_path / "killed")
     assert straight.keys() == again.keys() and all(torch.equal(straight[name], again[name]) for name in straight)

@@ -167,6 +167,12 @@ def test_a_run_does_not_go_on_with_another_model(
     with pytest.raises(InputError, match=r"^checkpoints of data\.augment: the run in .* has \['.*'\], now it is \['"):
         run.run(augment, Launch(output=str(folder), resume=True))
     masked_model(tmp_path / "mlm", good=20.0)
+    tokenizer = tmp_path / "mlm" / "tokenizer_config.json"
+    settings = tokenizer.read_text()
+    tokenizer.write_text(settings + " ")
+    with pytest.raises(InputError, match=r"^tokenizer_config.json of checkpoint 1 of data.augment has changed since"):
+        run.run(augment, Launch(output=str(folder), resume=True))
+    tokenizer.write_text(settings)
     assert run.run(augment, Launch(output=str(folder), resume=True)) is not None
 
 
