@@ -22,7 +22,7 @@ class DataLimits:
     """Largest image in decoded pixels; Pillow refuses more than 178,956,970. A JPEG of more than 50,000,000 pixels is
     decoded at half its width and height, or less."""
     image_bytes: Count = 200_000_000
-    """Largest image file in a cell of a table, in bytes."""
+    """Largest image file in bytes."""
     decoded_bytes: Count = 100_000_000
     """Largest decoded size in bytes of the columns that are read of a parquet file, unless it is below 20 times the
     size of the file."""

@@ -114,8 +114,8 @@ def damage(image: EncodedImage, limits: DataLimits = DEFAULT_LIMITS) -> str | No
     from PIL import ImageOps
 
     try:
-        if image["bytes"] is not None and len(image["bytes"]) > limits.image_bytes:
-            size, most = len(image["bytes"]), limits.image_bytes
+        size, most = _size(image), limits.image_bytes
+        if size > most:
             return f"{size:,} bytes, expected at most {most:,}; make it smaller or raise --data.limits.image-bytes"
         with _open(image) as opened:
             _reduce(opened)
@@ -130,6 +130,14 @@ def damage(image: EncodedImage, limits: DataLimits = DEFAULT_LIMITS) -> str | No
     except Exception as error:  # see decode
         return _reason(error)
     return None
+
+
+def _size(image: EncodedImage) -> int:
+    """Return the size of an image file in bytes."""
+    if image["bytes"] is not None:
+        return len(image["bytes"])
+    assert image["path"] is not None, "checked when the row was read"
+    return os.stat(image["path"]).st_size
 
 
 def _rgb(image: EncodedImage) -> Image:

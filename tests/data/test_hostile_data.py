@@ -22,6 +22,7 @@ from hf_finetune.data.image_decoding import damage, decode, decode_pieces, piece
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.hub_dataset import HubSplit
 from hf_finetune.data.readers.parquet_file import ParquetFile
+from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.data.rows import UnusableRow, read_rows
 from hf_finetune.data.sources import Split
 from hf_finetune.doctor.examination import examine
@@ -280,6 +281,36 @@ def test_classes_are_limited_by_the_rows(tmp_path: Path) -> None:
     assert "column 'label' holds 30 classes in 90 rows" in message and "--data.limits.classes" in message
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},c{i % 30}\n" for i in range(300)))
     assert len(load(str(tmp_path / "a.csv"), "text", limits=DataLimits(classes=20)).labels) == 30
+
+
+def test_a_declared_number_of_classes_makes_no_names(tmp_path: Path) -> None:
+    """A billion took all memory; nested metadata, a traceback."""
+    for described in ({"label": {"_type": "ClassLabel", "num_classes": 10**9}}, {"label": 5}, [], "[" * 10_000):
+        metadata = json.dumps({"info": {"features": described}}) if not isinstance(described, str) else described
+        rows = pa.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata({"huggingface": metadata})
+        pq.write_table(rows, tmp_path / "a.parquet")
+        assert ParquetFile(tmp_path / "a.parquet").columns()["label"].kind == "number"
+
+
+def test_sparse_files_are_not_read_as_a_whole(tmp_path: Path) -> None:
+    """Holes of 10 GB."""
+    for label in "ab":
+        for i in range(3):
+            save_image(tmp_path / "data" / label / f"{i}.png", 10 * i + ord(label))
+            (tmp_path / "data" / label / f"{i}.txt").write_text(f"{label} {i}")
+    for name in ("data/a/0.png", "data/b/1.txt", "rows.csv"):
+        with (tmp_path / name).open("ab") as file:
+            file.truncate(10_000_000_000)
+    assert "--data.limits.image-bytes" in refusal(tmp_path / "data")
+    assert "--data.limits.text-characters" in refusal(tmp_path / "data", "text")
+    assert "rows.csv, line 1: a NUL byte" in refusal(tmp_path / "rows.csv", "text")
+
+
+def test_long_lines_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_finetune.data.readers.text_file.CHARACTERS_AT_ONCE", 4)
+    for content in ("abc\ndefg\nhijkl\n\nabcdefgh", "abc\r\ndefghijk\r\n", "abcd", ""):
+        (tmp_path / "a.txt").write_bytes(content.encode())
+        assert list(read_lines(tmp_path / "a.txt", "utf-8")) == content.splitlines(keepends=True)
 
 
 # Files of class folders

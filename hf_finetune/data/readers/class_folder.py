@@ -62,7 +62,14 @@ class ClassFolder(TextFile):
         if self.kind == "image":
             return {"bytes": None, "path": os.path.abspath(path)}
         try:
-            return Path(self._folder.resolve(file)).read_text(encoding=codec_of(self.encoding))
+            resolved, most = Path(self._folder.resolve(file)), self.limits.text_characters
+            # A character takes up to 4 bytes, in every common encoding.
+            if (size := resolved.stat().st_size) > 4 * most:
+                raise ValueError(
+                    f"{size:,} bytes, expected at most {most:,} characters; shorten it, or raise "
+                    "--data.limits.text-characters"
+                )
+            return resolved.read_text(encoding=codec_of(self.encoding))
         except UnicodeError as error:
             raise unreadable(path, self.encoding, error) from None
         except ValueError as error:

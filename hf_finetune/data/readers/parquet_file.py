@@ -20,6 +20,8 @@ from hf_finetune.errors import InputError
 
 # A file may decode to this many times its size, whatever the limit.
 EXPANSION = 20
+# A data set that declares more classes is read without their names.
+MOST_CLASSES = 100_000
 # Rows are decoded in batches of at most ROWS_OF_A_BATCH, and BATCH_BYTES if each repeats a whole dictionary.
 ROWS_OF_A_BATCH, BATCH_BYTES = 64, 100_000_000
 
@@ -112,8 +114,12 @@ def _page_size(header: bytes) -> int:
 def _features(schema: pa.Schema) -> Features:
     """Return the features that `datasets` wrote into a schema's metadata, if it can still read them."""
     try:
-        return Features.from_dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
-    except (TypeError, KeyError, ValueError):
+        described = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        # `datasets` makes up a name for each class that has none.
+        if any(int(each.get("num_classes") or 0) > MOST_CLASSES for each in described.values()):
+            return Features()
+        return Features.from_dict(described)
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
         return Features()
 
 
@@ -124,7 +130,7 @@ def arrow_columns(schema: pa.Schema, features: Features) -> dict[str, Column]:
 
 def _arrow_column(kind: pa.DataType, feature: Any) -> Column:
     if isinstance(feature, ClassLabel) and pa.types.is_integer(kind):
-        return Column("class", f"{feature.num_classes} classes", tuple(feature.names))
+        return Column("class", f"{feature.num_classes} classes", tuple(map(str, feature.names)))
     if isinstance(feature, Image) or (pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}):
         return Column("image", "images")
     if pa.types.is_dictionary(kind):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from hf_finetune.errors import InputError
 
+CHARACTERS_AT_ONCE = 1_000_000
+
 
 def read_lines(path: Path, encoding: str) -> Iterator[str]:
     """Yield the lines of a text file with their ends, without a byte order mark.
@@ -14,12 +16,19 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
     """
     try:
         with path.open(encoding=codec_of(encoding), newline="") as file:
-            for number, line in enumerate(file, 1):
-                if "\0" in line:
+            number, parts = 1, list[str]()
+            # In parts: a file of zeros is one endless line.
+            while part := file.readline(CHARACTERS_AT_ONCE):
+                if "\0" in part:
                     raise InputError(
                         f"{path}, line {number}: a NUL byte; remove it, or for a UTF-16 file use --data.encoding utf-16"
                     )
-                yield line
+                parts.append(part)
+                if len(part) < CHARACTERS_AT_ONCE or part.endswith("\n"):
+                    yield part if len(parts) == 1 else "".join(parts)
+                    number, parts = number + 1, []
+            if parts:
+                yield "".join(parts)
     except (OSError, UnicodeError) as error:
         raise unreadable(path, encoding, error) from None
 
