@@ -22,16 +22,14 @@ class CardJob:
 
 def card(arguments: Sequence[str]) -> None:
     job = parse(CardJob, arguments, "hf-finetune card")
-    from hf_finetune.hub.card import render_card
-    from hf_finetune.hub.run_facts import RunFacts
+    from hf_finetune.hub.card import render_again
     from hf_finetune.utils.manifest import Manifest
 
     folder = Path(job.run)
-    facts, manifest = RunFacts.read(folder), Manifest.find(folder)
+    text, manifest = render_again(folder), Manifest.find(folder)
     if manifest is not None:
         # The card's numbers are those of the files that the run wrote.
         manifest.check()
-    text = render_card(facts)
     with owned(folder):
         write_text(folder / "README.md", text)
     print(text, end="")

@@ -15,6 +15,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.training.losses.config import Supervised
 from hf_finetune.utils.files import parse_yaml
+from hf_finetune.utils.messages import short
 from hf_finetune.utils.plain import merge
 
 Job = TypeVar("Job", bound=RunJob)
@@ -52,7 +53,7 @@ def read_config_file(arguments: Sequence[str]) -> dict[str, Any]:
         return {}
     fields = parse_yaml(Path(file), f"--config {file}")
     if not isinstance(fields, dict | None):
-        raise InputError(f"--config {file}: expected a mapping of fields, got {fields!r}")
+        raise InputError(f"--config {file}: expected a mapping of fields, got {short(fields)}")
     return current(fields or {})
 
 

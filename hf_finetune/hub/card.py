@@ -8,16 +8,19 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.hub import markdown
 from hf_finetune.hub.local_paths import shorten
 from hf_finetune.hub.metadata import metadata
 from hf_finetune.hub.procedure import adapter_config, procedure
-from hf_finetune.hub.run_facts import FEW_ROWS, RunFacts
+from hf_finetune.hub.run_facts import FEW_ROWS, RESTORE, RunFacts
+from hf_finetune.utils.messages import one_line
 from hf_finetune.utils.plain import short_repr
 
 PLACEHOLDER = "DIR"
@@ -53,6 +56,22 @@ def render_card(run: RunFacts) -> str:
     # An omitted line leaves its blank lines behind.
     head, delimiter, body = text.partition("\n---\n")
     return head + delimiter + re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", body)).rstrip() + "\n"
+
+
+def render_again(folder: Path) -> str:
+    """Return the card of a finished run's folder.
+
+    Raises:
+        InputError: see `RunFacts.read`; or result.json does not hold what a card shows.
+    """
+    run = RunFacts.read(folder)
+    try:
+        return render_card(run)
+    # Whatever a template and its functions meet in a damaged document.
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
+        raise InputError(
+            f"{folder / 'result.json'}: no card can be made of it ({one_line(error)}); {RESTORE}"
+        ) from error
 
 
 def _package_file(name: str) -> str:

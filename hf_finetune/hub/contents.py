@@ -17,8 +17,9 @@ from huggingface_hub.hf_api import RepoFile
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
-from hf_finetune.hub.run_facts import read_documents
+from hf_finetune.hub.run_facts import RESTORE, read_documents
 from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.files import read_json
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 
 NEVER_PUSHED = {
@@ -154,7 +155,7 @@ def _files_in(folder: Path, prefix: str) -> dict[str, Path]:
 
 def named_base(recipe: Mapping[str, Any]) -> str | None:
     """Return the Hub id that recipe.json gives for a local checkpoint (`--base-model`), or None."""
-    return recipe.get("recipe", {}).get("model", {}).get("base_model")
+    return (recipe["recipe"].get("model") or {}).get("base_model")
 
 
 def _portable_adapter(run_dir: Path, recipe: Mapping[str, Any], result: Mapping[str, Any]) -> bytes:
@@ -164,7 +165,7 @@ def _portable_adapter(run_dir: Path, recipe: Mapping[str, Any], result: Mapping[
         InputError: the base model is the result of another run and has no Hub id.
     """
     content = (run_dir / ADAPTER_CONFIG).read_bytes()
-    config = json.loads(content)
+    config = read_json(run_dir / ADAPTER_CONFIG, RESTORE)
     base = config.get("base_model_name_or_path") or ""
     if not base or not (is_local(base) or Path(base).exists()):
         return content
@@ -178,7 +179,7 @@ def _portable_adapter(run_dir: Path, recipe: Mapping[str, Any], result: Mapping[
 def _card_for(path: Path, repo_id: str, recipe: Mapping[str, Any]) -> str:
     """Return the card with snippets that load from this repository."""
     text = path.read_text(encoding="utf-8")
-    planned = recipe.get("recipe", {}).get("hub", {}).get("repo_id")
+    planned = (recipe["recipe"].get("hub") or {}).get("repo_id")
     for name in filter(None, (f"{PLACEHOLDER}/model", PLACEHOLDER, planned)):
         text = text.replace(f'"{name}"', f'"{repo_id}"')
     return text

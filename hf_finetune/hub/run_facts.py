@@ -1,6 +1,5 @@
 """Facts about a finished run's model, base, data and scored split, read from its recipe and result."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,18 @@ from typing import Any, Literal, Self
 from hf_finetune.config.recipe import Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
 from hf_finetune.hub.local_paths import is_local, last_name
+from hf_finetune.utils.config_errors import NOUNS
+from hf_finetune.utils.files import read_json
 from hf_finetune.utils.manifest import read_result
+from hf_finetune.utils.messages import short
 
+RESTORE = "restore it, or train again"
+SECTIONS: dict[str, type] = {
+    **dict.fromkeys(("name", "task", "method"), str),
+    **dict.fromkeys(("metrics", "data", "baselines", "parity", "time", "memory", "teacher", "environment"), dict),
+    **dict.fromkeys(("labels", "notes", "artefacts"), list),
+}
+"""Types of sections of result.json that a reader relies on; any may be missing in the folder of an old run."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FEW_ROWS = 20
 """A class with fewer training rows is named on the card."""
@@ -34,6 +43,8 @@ class RunFacts:
             InputError: see `read_documents`.
         """
         record, result = read_documents(folder)
+        if missing := [name for name in ("task", "method", "metrics") if result.get(name) is None]:
+            raise InputError(f"{folder / 'result.json'}: it lacks {missing[0]}; {RESTORE}")
         return cls(recipe_from_plain(record["recipe"]), result)
 
     @cached_property
@@ -160,18 +171,25 @@ def read_documents(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         InputError: the folder lacks one of them, or it is damaged.
     """
-    try:
-        record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(f"{folder}: no recipe.json; expected the folder of a finished run") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{folder}: recipe.json is not valid JSON ({error})") from None
-    if not isinstance(record, dict) or "recipe" not in record:
+    if not (folder / "recipe.json").is_file():
+        raise InputError(f"{folder}: no recipe.json; expected the folder of a finished run")
+    record, result = read_json(folder / "recipe.json", RESTORE), read_result(folder)
+    if not isinstance(record.get("recipe"), dict):
         raise InputError(f"{folder}: recipe.json holds no recipe; expected the folder of a finished run")
-    result = read_result(folder)
-    if missing := [name for name in ("task", "method", "labels", "metrics") if name not in result]:
+    _check_sections(folder / "recipe.json", record["recipe"], dict.fromkeys(("data", "model", "hub"), dict))
+    _check_sections(folder / "result.json", result, SECTIONS)
+    _check_sections(folder / "result.json", result.get("metrics") or {}, dict.fromkeys(("test", "validation"), dict))
+    checks = result.get("parity") or {}
+    _check_sections(folder / "result.json", checks, dict.fromkeys(checks, dict))
+    if missing := [name for name in ("task", "method", "labels", "metrics") if result.get(name) is None]:
         raise InputError(f"{folder}: result.json has no {missing[0]!r}; expected the folder of a finished run")
     return record, result
+
+
+def _check_sections(path: Path, content: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    for name, kind in types.items():
+        if (value := content.get(name)) is not None and not isinstance(value, kind):
+            raise InputError(f"{path}: {name}: expected {NOUNS[kind]}, got {short(value)}; {RESTORE}")
 
 
 def _is_hub_id(text: str) -> bool:

@@ -11,7 +11,8 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.record import HeadStart, RunRecord
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.probe import KernelChoice
-from hf_finetune.utils.files import read_object
+from hf_finetune.utils.files import read_json
+from hf_finetune.utils.messages import one_line
 from hf_finetune.utils.plain import flatten
 
 logger = logging.getLogger("hf_finetune.run")
@@ -36,6 +37,8 @@ COMPARED = {
 # Packages whose version may change a weight.
 SAME_VERSIONS = ("hf_finetune", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets")
 
+NEW_FOLDER = "start the run anew in another folder"
+
 
 def resume_record(record: RunRecord, run: Run, folder: Path) -> RunRecord:
     """Return the record of a resumed run, with the kernels, head and layer maps chosen when it started.
@@ -48,9 +51,12 @@ def resume_record(record: RunRecord, run: Run, folder: Path) -> RunRecord:
     # A run that stopped while pretraining has not chosen its kernels yet.
     if "kernels" in earlier or run.data.pretraining_rows is None:
         choice = KernelChoice(default_kernels(run), source="checkpoint")
-        if "kernels" in earlier:
-            choice = KernelChoice.from_dict(earlier["kernels"], "checkpoint")
-        head = None if earlier.get("head") is None else HeadStart(**earlier["head"])
+        try:
+            if "kernels" in earlier:
+                choice = KernelChoice.from_dict(earlier["kernels"], "checkpoint")
+            head = None if earlier.get("head") is None else HeadStart(**earlier["head"])
+        except (LookupError, TypeError, AttributeError) as error:
+            raise InputError(f"{folder / 'recipe.json'}: {one_line(error)} in kernels or head; {NEW_FOLDER}") from error
         record = replace(record, kernels=choice, head=head, layer_maps=earlier.get("layer_maps"))
         record = replace(record, cached_activations=earlier.get("cached_activations"))
         number_format = choice.kernels.mixed_precision
@@ -108,8 +114,7 @@ def _refuse_versions(folder: Path, old: dict[str, str], new: dict[str, str]) -> 
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / "recipe.json"
-    record = read_object(path)
-    if record is None or not isinstance(record.get("recipe"), dict):
-        raise InputError(f"{path}: damaged, expected the recipe of a run; start the run anew in another folder")
+    record = read_json(folder / "recipe.json", NEW_FOLDER)
+    if not isinstance(record.get("recipe"), dict):
+        raise InputError(f"{folder / 'recipe.json'}: it holds no recipe; {NEW_FOLDER}")
     return record

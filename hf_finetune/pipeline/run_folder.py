@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.utils import folder_lock
@@ -25,8 +24,8 @@ from hf_finetune.utils.files import check_writable, is_temporary, read_object, s
 from hf_finetune.utils.folder_lock import owned, refuse_owned
 
 logger = logging.getLogger("hf_finetune.run")
-# Errors of a disk that is full, read-only, forbidden or broken.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+# Errors of a disk that is full, read-only, forbidden or broken, and of one that takes no file of this size.
+DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,8 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    # tokenizers raises a plain Exception.
+    except Exception as error:
         if not _is_disk_error(error):
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error).strip().splitlines()[0]
@@ -224,5 +224,7 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
 def _is_disk_error(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in DISK_ERRORS
+    # safetensors and tokenizers are written in Rust, which names the number.
+    number = re.search(r"\(os error (\d+)\)", str(error))
     # torch.save names a line of its own source, and no cause.
-    return ("I/O error" if isinstance(error, SafetensorError) else "inline_container") in str(error)
+    return int(number[1]) in DISK_ERRORS if number else "inline_container" in str(error)

@@ -1,6 +1,5 @@
 """search.json: the state of a search, from which it is resumed."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.search.config import SearchOptions
+from hf_finetune.utils.files import read_json
 
 State = dict[str, Any]
 """The content of search.json."""
@@ -27,10 +27,7 @@ def read_state(folder: Path) -> State | None:
         if any(p.name != "recipe.json" and not p.name.startswith(".") for p in folder.glob("*")):
             raise InputError(f"--output {folder}: no search.json, this is not the folder of a search; name another one")
         return None
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); start a new search in another folder") from None
+    state = read_json(path, "start a new search in another folder")
     if state.get("schema") != SCHEMA:
         raise InputError(
             f"{path}: schema {state.get('schema')}, expected {SCHEMA}: it is of another version of hf_finetune; "

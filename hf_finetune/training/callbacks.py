@@ -64,11 +64,8 @@ class LogLines(TrainerCallback):
         """Remove the lines of steps that a resumed run repeats."""
         if not state.is_world_process_zero or not self.path.exists():
             return
-        lines = self.path.read_text().splitlines(keepends=True)
-        write_text(
-            self.path,
-            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step),
-        )
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        write_text(self.path, "".join(line for line in lines if _is_of_step(line, state.global_step)))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
         """Write the line immediately, so that it survives if the run is killed."""
@@ -76,6 +73,14 @@ class LogLines(TrainerCallback):
             line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **event["logs"]}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def _is_of_step(line: str, last_step: int) -> bool:
+    """Whether a line is complete, undamaged and of a step up to the last one."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= last_step
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

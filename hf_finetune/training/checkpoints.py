@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import time
@@ -48,9 +49,9 @@ def is_whole(checkpoint: Path) -> bool:
     """Return whether all files of the checkpoint match its manifest."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    return all(
+    return isinstance(manifest, dict) and all(
         (checkpoint / name).is_file() and hashing.of_files(checkpoint / name) == digest
         for name, digest in manifest.items()
     )
@@ -254,9 +255,16 @@ def train_until_stopped(
 
     Raises:
         StoppedBySignal: after a checkpoint.
+        InputError: a file of the checkpoint is a pickle of something else than weights and numbers.
     """
     with catching_signals() as signals:
         trainer.add_callback(CheckpointKeeper(signals, interval))
-        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        try:
+            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        except pickle.UnpicklingError as error:
+            why = "a file of it holds more than weights and numbers and is not read, it could run code"
+            raise InputError(
+                f"{resume_from}: {why}; remove this checkpoint, then --resume takes the one before"
+            ) from error
     if signals:
         raise StoppedBySignal(f"stopped by a signal after the last step{stage}; --resume goes on from there")

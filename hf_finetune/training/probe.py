@@ -280,5 +280,5 @@ def _read(path: Path) -> KernelChoice | None:
     """The cached choice, or None if it is absent or unreadable."""
     try:
         return KernelChoice.from_dict(json.loads(path.read_text(encoding="utf-8")), "cache")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

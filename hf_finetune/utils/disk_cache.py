@@ -57,7 +57,8 @@ def find(folder: Path, read: Callable[[Path, dict[str, Any]], T]) -> T | None:
             if file.stat().st_size != expected["bytes"] or hashing.of_files(file) != expected["sha256"]:
                 raise ValueError(f"{name} is not what its manifest says")
         content = read(folder, about)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # Whatever the reader of an entry meets in a damaged one.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s: damaged (%s); it is built again", folder, " ".join(str(error).split()))
         shutil.rmtree(folder, ignore_errors=True)
         return None

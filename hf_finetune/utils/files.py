@@ -6,10 +6,15 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import one_line, short
+
+# Far more than any recipe has.
+MOST_YAML_CHARACTERS, MOST_YAML_DEPTH, MOST_YAML_VALUES = 1_000_000, 50, 100_000
 
 # Unfinished files and folders: of this package, of safetensors, and of this package up to 0.1.0.
 TEMPORARY = re.compile(
@@ -101,7 +106,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file; None: there is no such file, or it holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -142,32 +147,97 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"--output {folder}: nothing can be written to {home} ({error.strerror})") from None
 
 
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Args:
+        remedy: what the user can do, for the message.
+
+    Raises:
+        InputError: the file cannot be read, is not JSON in UTF-8, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    # json recurses into nested lists.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({one_line(error)}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {short(content)}; {remedy}")
+    return content
+
+
 def parse_yaml(source: str | Path, where: str = "YAML") -> Any:
     """Parse YAML, or a file of it, into plain values; 1e-4 is a number, as in YAML 1.2 and JSON.
+
+    Aliases are expanded, so that a few lines could stand for billions of values, or for a value that holds itself.
+    Only so much of a file is read as may be in it: it may be a pipe or a device.
 
     Args:
         where: the flag of the YAML or file, for messages.
 
     Raises:
-        InputError: the file cannot be read or is not YAML, or a mapping has a key twice.
+        InputError: the file cannot be read or is not YAML, or a mapping has a key twice; or the YAML is too long,
+            nested too deep, or holds too many values, with those of its aliases.
     """
     import yaml
 
+    try:
+        if isinstance(source, Path):
+            with source.open(encoding="utf-8") as file:
+                source = file.read(MOST_YAML_CHARACTERS + 1)
+        if len(source) <= MOST_YAML_CHARACTERS:
+            return yaml.load(source, _strict_loader())
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
+    # A ValueError: not UTF-8, or a number or date that is none.
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{where}: {one_line(error, most=300)}") from None
+    raise InputError(f"{where}: expected at most {MOST_YAML_CHARACTERS:,} characters of YAML, got more")
+
+
+@cache
+def _strict_loader() -> type[Any]:
+    """Return PyYAML's safe loader with limits, without duplicate keys, of which YAML silently takes the last."""
+    import yaml
+
     class StrictLoader(yaml.SafeLoader):
-        """Refuses duplicate keys, of which YAML silently takes the last."""
+        depth = values = 0
+
+        def __init__(self, stream: Any) -> None:
+            super().__init__(stream)
+            self.sizes: dict[yaml.Node, int] = {}
+            """Values in each node that is complete."""
+
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            before, mark = self.values, self.peek_event().start_mark
+            self.depth += 1
+            if self.depth > MOST_YAML_DEPTH:
+                raise self.refusal(f"it is nested more than {MOST_YAML_DEPTH} deep", mark)
+            is_alias = self.check_event(yaml.AliasEvent)
+            node = super().compose_node(parent, index)
+            if node is not None and is_alias and node not in self.sizes:
+                raise self.refusal("an alias (*) stands inside the value that it stands for", mark)
+            self.values += self.sizes[node] if node is not None and is_alias else 1
+            if self.values > MOST_YAML_VALUES:
+                raise self.refusal(f"it holds more than {MOST_YAML_VALUES:,} values, with those of its aliases", mark)
+            if node is not None:
+                self.sizes.setdefault(node, self.values - before)
+            self.depth -= 1
+            return node
+
+        def refusal(self, what: str, mark: yaml.Mark) -> yaml.YAMLError:
+            return yaml.composer.ComposerError(None, None, what, mark)
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for i, key in enumerate(keys):
-                if key.value in [earlier.value for earlier in keys[:i]]:
+            keys: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in keys:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                keys |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
             return super().construct_mapping(node, deep)
 
     number = re.compile(r"^[-+]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)[eE][-+]?[0-9]+$")
     StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    try:
-        return yaml.load(source.read_text("utf-8") if isinstance(source, Path) else source, StrictLoader)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+    return StrictLoader

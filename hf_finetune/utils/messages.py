@@ -2,7 +2,9 @@
 
 import difflib
 import logging
+import reprlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 logger = logging.getLogger("hf_finetune")
 
@@ -37,6 +39,12 @@ class Notes(list[str]):
         """Log a note and collect it."""
         logger.info(note)
         self.append(note)
+
+
+def short(value: Any, most: int = 60) -> str:
+    """Return the repr of a value of the user's on one line, at most `most` characters of it."""
+    text = reprlib.repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def one_line(error: Exception, most: int = 150) -> str:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -5,11 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.damage import DOCUMENTS
 from helpers.forks import Child, run
 
-from hf_finetune import InputError
+from hf_finetune import InputError, TrainingError
 from hf_finetune.pipeline.resume import refuse_changes
-from hf_finetune.pipeline.run_folder import output_folder, owned_folder, replacing
+from hf_finetune.pipeline.run_folder import output_folder, owned_folder, plain_disk_errors, replacing
 from hf_finetune.utils.files import write_json
 
 
@@ -231,3 +233,32 @@ def test_files_have_the_rights_that_the_umask_leaves(tmp_path: Path, umask: int)
     files = [tmp_path / "result.json", *(tmp_path / "model").iterdir()]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
     assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o777 & ~umask
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EFBIG, "File too large"),
+        # As tokenizers and safetensors raise them.
+        Exception("No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos"),
+    ],
+)
+def test_a_full_disk_is_one_line_whatever_library_writes(tmp_path: Path, error: Exception) -> None:
+    message = r"cannot be written .*; make room there, then --resume continues"
+    with pytest.raises(TrainingError, match=message) as caught, plain_disk_errors(tmp_path):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), plain_disk_errors(tmp_path):
+        raise KeyError("os error")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_damaged_record_is_not_resumed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "recipe.json").write_bytes(DOCUMENTS[name])
+    with pytest.raises(InputError, match=r"recipe\.json: .*; start the run anew in another folder$"):
+        refuse_changes(tmp_path, {"recipe": {}})

@@ -1,10 +1,18 @@
+"""Writes are atomic and reach the disk; JSON and YAML that are hostile or damaged are refused in one line."""
+
 import os
 from pathlib import Path
 
 import pytest
+from helpers.damage import DOCUMENTS, YAML_BOMBS
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from hf_finetune.errors import InputError
 from hf_finetune.utils import files
-from hf_finetune.utils.files import is_temporary, settle, write_text
+from hf_finetune.utils.files import is_temporary, parse_yaml, read_json, settle, write_text
+
+HARMLESS = {"merge keys", "a base-60 number", "a bad binary", "a set", "ordered pairs"}
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +52,58 @@ def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
 )
 def test_temporary_names(name: str, is_ours: bool) -> None:
     assert is_temporary(Path(name)) == is_ours
+
+
+@pytest.mark.parametrize("name", YAML_BOMBS)
+def test_yaml_bombs(name: str) -> None:
+    if name in HARMLESS:
+        parse_yaml(YAML_BOMBS[name])
+        return
+    with pytest.raises(ValueError) as caught:
+        parse_yaml(YAML_BOMBS[name])
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_are_values_too() -> None:
+    assert parse_yaml("a: &a {b: [1, 2]}\nc: *a\nd: {<<: *a, e: 3}") == {
+        "a": {"b": [1, 2]},
+        "c": {"b": [1, 2]},
+        "d": {"b": [1, 2], "e": 3},
+    }
+
+
+def test_yaml_limits_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_YAML_VALUES", 7)
+    assert parse_yaml("[&a [1, 2], *a]") == [[1, 2], [1, 2]]  # a list, and two of three values
+    with pytest.raises(ValueError, match="more than 7 values, with those of its aliases"):
+        parse_yaml("[&a [1, 2], *a, 3]")
+    monkeypatch.setattr(files, "MOST_YAML_DEPTH", 2)
+    assert parse_yaml("[1]") == [1]
+    with pytest.raises(ValueError, match=r"nested more than 2 deep .*line 1, column 3"):
+        parse_yaml("[[1]]")
+
+
+def test_long_yaml_is_not_read_to_its_end() -> None:
+    with pytest.raises(ValueError, match="at most 1,000,000 characters"):
+        parse_yaml(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_damaged_json(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(DOCUMENTS[name])
+    if name in ("an empty object", "of lists", "of nulls"):
+        read_json(path, "restore it")
+        return
+    with pytest.raises(InputError, match=r"x\.json: (not valid JSON|expected a JSON object).*; restore it$") as caught:
+        read_json(path, "restore it")
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(alphabet=" \n-:[]{},&*a1!?|>'\"#%@.<", max_size=60))
+@example("&a [*a]")
+def test_any_text_is_yaml_or_refused(text: str) -> None:
+    try:
+        parse_yaml(text)
+    except ValueError as error:
+        assert "\n" not in str(error)
