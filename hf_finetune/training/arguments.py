@@ -1,18 +1,27 @@
 """TrainingArguments of a run: the user's fields, and the settings that this package fixes."""
 
 import typing
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+from transformers.training_args import trainer_log_levels
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.contexts import input_errors
 from hf_finetune.training.config import Train
 from hf_finetune.training.optim.config import AdamW, Optimizer
 from hf_finetune.training.precision import Format
 from hf_finetune.utils.config import validated
+from hf_finetune.utils.messages import did_you_mean, short
 
 # Fixed, so that no run can be configured into a known defect of the stock Trainer.
 FIXED = {
@@ -100,6 +109,23 @@ DECIDED = {
     "auto_find_batch_size": "`hf-finetune plan` estimates the memory; set train.per_device_train_batch_size",
 }
 
+BACKENDS = [backend.value.lower() for backend in DynamoBackend]
+# Fields that change how the model is wrapped or saved, which this package's trainer does itself.
+UNSUPPORTED = {
+    "deepspeed": "DeepSpeed",
+    **dict.fromkeys(("fsdp", "fsdp_config"), "FSDP"),
+    "parallelism_config": "parallelism other than that over rows (--num-processes)",
+    "use_liger_kernel": "a library of kernels",
+    "liger_kernel_config": "a library of kernels",
+}
+# Fields whose values libraries refuse long after the start: name, condition, expectation.
+RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("dataloader_num_workers", lambda number: number >= 0, "0 or more"),
+    ("log_level", trainer_log_levels.__contains__, f"one of {', '.join(trainer_log_levels)}"),
+    ("log_level_replica", trainer_log_levels.__contains__, f"one of {', '.join(trainer_log_levels)}"),
+    ("gradient_checkpointing_kwargs", lambda options: set(options) <= {"use_reentrant"}, "use_reentrant alone"),
+    ("torch_compile_backend", lambda name: name in BACKENDS, f"one of {', '.join(BACKENDS)}"),
+)
 # Fields that are passed on by name.
 SHARED = {field.name for field in fields(Train)} & {field.name for field in fields(TrainingArguments)} - SET_BY.keys()
 
@@ -172,14 +198,26 @@ def training_arguments(
         "fp16": mixed_precision == "fp16",
         "use_cpu": device.type == "cpu",
     }
-    try:
+    # Some fields need packages or files that may be absent.
+    with input_errors("train"):
         built = TrainingArguments(str(folder), **arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"train: {error}") from error
+    assert isinstance(built.report_to, list), "TrainingArguments makes one"
+    _check_reports(built.report_to)
     # With several GPUs and no launcher the Trainer would wrap the model in DataParallel, without mixed precision, and
     # multiply the loss, which is a mean over all rows of the step already, by the number of GPUs.
     built._n_gpu = min(built.n_gpu, 1)
     return built
+
+
+def _check_reports(report_to: Sequence[str]) -> None:
+    """Refuse reports to services that are unknown or whose package is missing, which the Trainer finds much later."""
+    available = get_available_reporting_integrations()
+    for name in report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = f"; one of {', '.join(INTEGRATION_TO_CALLBACK)}"
+            raise InputError(f"train.extra.report_to: no such service {name!r}{did_you_mean(name, available) or known}")
+        if name not in available:
+            raise InputError(f"train.extra.report_to: {name} needs its package; install it, or leave {name} out")
 
 
 def _checked(extra: dict[str, Any]) -> dict[str, Any]:
@@ -190,6 +228,8 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"train.extra.{name}: a token does not belong in a recipe; `hf auth login`, then --push REPO"
             )
+        if name in UNSUPPORTED:
+            raise InputError(f"train.extra.{name}: {UNSUPPORTED[name]} is not supported; leave it out")
         if name in DECIDED:
             raise InputError(f"train.extra.{name}: the run decides this itself ({DECIDED[name]}); remove it")
         if name in SET_BY:
@@ -198,4 +238,8 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"train.extra.{name}: train.{name} sets it; remove it")
         if name in FIXED and name not in CHANGEABLE:
             raise InputError(f"train.extra.{name}: this is fixed, for exact results; remove it")
-    return {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
+    checked = {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
+    for name, fits, expected in RANGES:
+        if checked.get(name) is not None and not fits(checked[name]):
+            raise InputError(f"train.extra.{name}: expected {expected}, got {short(checked[name])}")
+    return checked

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_finetune.errors import InputError
-from hf_finetune.training.arguments import DECIDED, FIXED, SET_BY, SHARED, training_arguments
+from hf_finetune.training.arguments import DECIDED, FIXED, SET_BY, SHARED, UNSUPPORTED, training_arguments
 from hf_finetune.training.config import Train
 
 
@@ -67,6 +67,22 @@ def test_what_the_recipe_says_is_said_once(tmp_path: Path, name: str, field: str
         ({"eval_steps": 5}, "train.extra.eval_steps: the run decides this itself"),
         ({"dataloader_pin_memory": True}, "train.extra.dataloader_pin_memory: .* dataloader_num_workers sets"),
         ({"logging_nan_inf_filter": True}, "train.extra.logging_nan_inf_filter: this is fixed"),
+        ({"report_to": ["nowhere"]}, "train.extra.report_to: no such service 'nowhere'; one of .*tensorboard"),
+        (
+            {"report_to": "clearml"},
+            "train.extra.report_to: clearml needs its package; install it, or leave clearml out",
+        ),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 2}}},
+            "train.extra.deepspeed: DeepSpeed is not supported; leave",
+        ),
+        ({"fsdp": "full_shard"}, "train.extra.fsdp: FSDP is not supported; leave it out"),
+        ({"dataloader_num_workers": -1}, "train.extra.dataloader_num_workers: expected 0 or more, got -1"),
+        ({"log_level": "loud"}, "train.extra.log_level: expected one of .*warning.*, got 'loud'"),
+        ({"torch_compile_backend": "nowhere"}, "train.extra.torch_compile_backend: expected one of .*inductor"),
+        ({"gradient_checkpointing_kwargs": {"x": 1}}, "gradient_checkpointing_kwargs: expected use_reentrant alone"),
+        ({"accelerator_config": "nowhere.json"}, "train: .*No such file or directory: 'nowhere.json'"),
+        ({"accelerator_config": {"nonsense": 1}}, "train: .*nonsense"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
@@ -81,15 +97,15 @@ def test_no_argument_is_ignored() -> None:
         *("torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps"),
         *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
         *("activation_checkpointing", "activation_checkpointing_kwargs"),
-        *("use_liger_kernel", "liger_kernel_config", "use_cache", "neftune_noise_alpha", "full_determinism"),
+        *("use_cache", "neftune_noise_alpha", "full_determinism"),
         *("logging_strategy", "log_on_each_node", "log_level", "log_level_replica", "include_num_input_tokens_seen"),
         *("run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
         *("eval_delay", "eval_on_start", "dataloader_num_workers", "debug", "skip_memory_metrics"),
         *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"),
-        *("ddp_backend", "accelerator_config", "parallelism_config", "fsdp", "fsdp_config", "deepspeed"),
+        *("ddp_backend", "accelerator_config"),
     }
     stock = {field.name for field in fields(TrainingArguments)}
-    assert stock - {*SHARED, *SET_BY, *DECIDED, *FIXED, "hub_token", "push_to_hub"} == passed_on
+    assert stock - {*SHARED, *SET_BY, *DECIDED, *UNSUPPORTED, *FIXED, "hub_token", "push_to_hub"} == passed_on
 
 
 def test_one_process_has_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
