@@ -5,10 +5,12 @@ not the installed transformers would refuse it.
 """
 
 import json
+import math
 import pickle
 import re
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -45,6 +47,28 @@ REMEDY_ON_HUB = (
 )
 # Keys that make transformers read files that are not checked here.
 REDIRECTING_KEYS = ("configuration_files", "transformers_weights")
+# Far more tensors than any encoder has, with the usual length of their entries in a header.
+MAX_TENSORS, HEADER_BYTES = 100_000, 200
+MAX_LAYERS = 1000
+# ALBERT's layers share their tensors.
+FEW_LAYERS = 100
+# Classes in a config.json, whose names transformers invents if it only has their number.
+MAX_CLASSES = 100_000
+# Fields with numbers of layers or of stages' layers, in the families' words.
+LAYERS = re.compile(r"layers$|depth|num_blocks|repeats")
+AT_LEAST_ONE = (
+    *("num_hidden_layers", "n_layers", "num_attention_heads", "n_heads", "num_heads"),
+    *("vocab_size", "hidden_size", "dim", "intermediate_size", "hidden_dim"),
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the headers of the files with weights say."""
+
+    tensors: int
+    numbers: int
+    """Numbers in all tensors."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,10 @@ class LocalCheckpoint:
     """Notes for the user."""
     trust_remote_code: bool = False
     """Whether its Python code may run."""
+    stored: Stored | None = None
+    """What the safetensors hold; None: there are none, or they are not needed."""
+    max_layers: int = MAX_LAYERS
+    """See `Model.max_layers`."""
 
 
 def settings_files(folder: Path) -> dict[str, Path]:
@@ -82,6 +110,7 @@ def inspect_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     need_weights: bool = True,
+    max_layers: int = MAX_LAYERS,
 ) -> LocalCheckpoint:
     """Find a checkpoint, fetch the files that are needed, and check that they are safe and complete.
 
@@ -94,11 +123,12 @@ def inspect_checkpoint(
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code and kernels.
         need_weights: False: only config, tokenizer or processor are needed; weights are neither fetched nor checked.
+        max_layers: see `Model.max_layers`.
 
     Raises:
         InputError: the checkpoint does not exist or cannot be accessed; config.json is missing, broken or of an unknown
             `model_type`; it has code, Hub kernels, redirections, quantized weights or only a PEFT adapter; a weight
-            index points outside the folder; or a weight file is missing or damaged.
+            index points outside the folder; or a weight file is missing or damaged, or has more than `MAX_TENSORS`.
         GateError: see `_check_files`.
     """
     name, folder, commit = _locate(str(checkpoint), revision, trust_remote_code, need_weights)
@@ -108,15 +138,18 @@ def inspect_checkpoint(
         if not trust_remote_code:
             _refuse_code(name, file, content)
     config = configs["config.json"]
+    _check_classes(name, config)
     if not (trust_remote_code and config.get("auto_map")):
         _check_model_type(name, config)
     weights = _weight_files(name, folder) if need_weights else ()
-    for path in weights:
-        _check_weights(name, path)
+    headers = [_check_weights(name, path) for path in weights]
+    stored = None
+    if weights and weights[0].suffix == ".safetensors":
+        stored = Stored(sum(h.tensors for h in headers if h), sum(h.numbers for h in headers if h))
     notes: tuple[str, ...] = ()
     if weights and weights[0].suffix == ".bin":
         notes = (f"{name}: no safetensors, {weights[0].name} is read with torch.load(weights_only=True)",)
-    return LocalCheckpoint(name, folder, commit, config, weights, notes, trust_remote_code)
+    return LocalCheckpoint(name, folder, commit, config, weights, notes, trust_remote_code, stored, max_layers)
 
 
 def _locate(
@@ -285,6 +318,38 @@ def _refuse_redirections(name: str, file: str, content: dict[str, Any]) -> None:
         raise InputError(f"{name}: a quantized model cannot be fine-tuned in float32; {remedy}")
 
 
+def check_layers(config: Mapping[str, Any], limit: int, stored: Stored | None, where: str) -> None:
+    """Refuse a config with so many layers that building the network takes minutes, even without memory for weights.
+
+    Args:
+        limit: see `Model.max_layers`.
+        stored: what the files of the same checkpoint hold.
+        where: begins the message.
+    """
+    for field, value in config.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        layers = sum(n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool))
+        if field in AT_LEAST_ONE and isinstance(value, int) and value < 1:
+            raise InputError(f"{where}{field}: expected 1 or more, got {value}")
+        if not LAYERS.search(field):
+            continue
+        if stored is not None and layers > max(stored.tensors, FEW_LAYERS):
+            held = f"its files hold {stored.tensors} tensors"
+            raise InputError(f"{where}{field}: {layers:,} layers, but {held}; the two do not belong together")
+        if layers > limit:
+            raise InputError(
+                f"{where}{field}: expected {limit:,} layers or less, got {layers:,}; raise model.max_layers"
+            )
+
+
+def _check_classes(name: str, config: dict[str, Any]) -> None:
+    for field in ("num_labels", "id2label", "label2id"):
+        value = config.get(field)
+        classes = value if isinstance(value, int) else len(value) if isinstance(value, dict | list) else 0
+        if classes > MAX_CLASSES:
+            raise InputError(f"{name}: config.json: {field}: expected {MAX_CLASSES:,} classes or less, got {classes:,}")
+
+
 def _check_model_type(name: str, config: dict[str, Any]) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
@@ -334,15 +399,24 @@ def _shards(name: str, folder: Path, index: Path) -> tuple[Path, ...]:
     return tuple(folder / file for file in files)
 
 
-def _check_weights(name: str, path: Path) -> None:
+def _check_weights(name: str, path: Path) -> Stored | None:
+    """Check a file of weights; return what its header says, None for a pickle."""
     with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise InputError(f"{name}: {path.name} is a git-lfs pointer, not the weights; run `git lfs pull` there")
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{name}: {path.name} is a git-lfs pointer, not the weights; run `git lfs pull` there")
+    if path.suffix == ".safetensors" and len(start) >= 8:
+        (length,) = struct.unpack("<Q", start[:8])
+        if length > MAX_TENSORS * HEADER_BYTES:
+            why = f"its header is of {length:,} bytes, expected {MAX_TENSORS * HEADER_BYTES:,} or less"
+            raise InputError(f"{name}: {path.name} is damaged, or no model: {why}; fetch it again")
     with input_errors(f"{name}: {path.name} is damaged or cut off; fetch it again"), warnings.catch_warnings():
         if path.suffix == ".safetensors":
             # This compares the offsets in the header with the size of the file.
-            with safe_open(path, framework="pt"):
-                return
+            with safe_open(path, framework="pt") as weights:
+                names = list(weights.keys())
+                numbers = sum(math.prod(weights.get_slice(key).get_shape()) for key in names)
+                return Stored(len(names), numbers)
         # torch warns about unusual pickle protocols before it refuses them.
         warnings.simplefilter("ignore")
         try:
@@ -350,3 +424,4 @@ def _check_weights(name: str, path: Path) -> None:
         except pickle.UnpicklingError as error:
             why = "holds more than weights and is not read, it could run code"
             raise InputError(f"{name}: {path.name} {why}; ask for safetensors") from error
+    return None

@@ -15,16 +15,19 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint import LocalCheckpoint
+from hf_finetune.models.checkpoint import LocalCheckpoint, check_layers
 from hf_finetune.models.contexts import input_errors, quiet
-from hf_finetune.models.from_config import check_buildable, resized
+from hf_finetune.models.from_config import FIELD, check_buildable, resized
 from hf_finetune.models.surgery.operations import SurgeryStep, config_after
+from hf_finetune.utils.messages import short
 
 Task = Literal["text-classification", "image-classification"]
 AUTO_CLASS: dict[Task, Any] = {
     "text-classification": AutoModelForSequenceClassification,
     "image-classification": AutoModelForImageClassification,
 }
+# Weights that need no comparison with the files: 200 MB.
+ALWAYS_FITS = 50_000_000
 # What a task reads, what its models are called, and examples of them.
 MODALITY = {
     "text-classification": ("texts", "a text model", "bert, roberta, distilbert, deberta, electra or modernbert"),
@@ -43,7 +46,28 @@ def load_config(local: LocalCheckpoint, from_config: Mapping[str, Any] | None = 
     """
     with input_errors(f"{local.name}: config.json cannot be used"), quiet():
         config = AutoConfig.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
-    return config if from_config is None else resized(config, from_config)
+    check_layers(config.to_dict(), local.max_layers, local.stored, f"{local.name}: config.json: ")
+    if from_config is None:
+        return config
+    changed = resized(config, from_config)
+    check_layers(changed.to_dict(), local.max_layers, None, f"{FIELD}.")
+    return changed
+
+
+def check_size(local: LocalCheckpoint, config: PreTrainedConfig, task: Task) -> None:
+    """Refuse a config that describes a network far larger than its weights, before memory is allocated for it.
+
+    Raises:
+        InputError: naming both sizes; or the library cannot build the network.
+    """
+    if local.stored is None or local.config.get("auto_map"):
+        return
+    with input_errors(f"{local.name}: config.json cannot be used"), quiet(), torch.device("meta"):
+        model = AUTO_CLASS[task].from_config(config)
+    described = sum(parameter.numel() for parameter in model.parameters())
+    if described > 2 * local.stored.numbers + ALWAYS_FITS:
+        sizes = f"config.json describes {described:,} weights, its files hold {local.stored.numbers:,}"
+        raise InputError(f"{local.name}: {sizes}; the two do not belong together")
 
 
 def classifier_config(
@@ -109,8 +133,9 @@ def meta_classifier(
     config = load_config(local, from_config)
     if type(config) not in AUTO_CLASS[task]._model_mapping:
         return None
-    with torch.device("meta"):
-        return AUTO_CLASS[task].from_config(config_after(config, surgery))
+    changed = config_after(config, surgery)
+    with input_errors(f"{local.name}: config.json cannot be used"), torch.device("meta"):
+        return AUTO_CLASS[task].from_config(changed)
 
 
 def name_classes(config: PreTrainedConfig, labels: Sequence[str]) -> None:
@@ -130,8 +155,10 @@ def class_names(checkpoint: str, config: dict[str, Any]) -> list[str]:
     names = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
     try:
         by_id = {int(number): str(name) for number, name in names.items()}
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, TypeError):
         by_id = {}
+    if not isinstance(names, dict | list):
+        raise InputError(f"{checkpoint}: its config.json has no classes in id2label, but {short(names)}")
     if sorted(by_id) != list(range(len(names))):
         some = ", ".join(map(str, list(names)[:5]))
         expected = f"expected 0 to {len(names) - 1}"

@@ -89,6 +89,8 @@ class Model:
     attn_implementation: Literal["eager", "sdpa"] | None = None
     """Attention kernel. None: on GPU the library's choice. On CPU eager, whose backward pass is faster for short texts,
     or sdpa if `precision.probe` measures that it is faster."""
+    max_layers: Count = 1000
+    """Refuse a checkpoint or a `from_config` with more layers than this, before it is built."""
     surgery: Operations[SurgeryStep] = ()
     """Operations on the loaded checkpoint, in order. Layers can be kept, dropped, copied, added or reinitialized.
     Activations, dropout rates, widths, patch and kernel sizes, pooling and positions can be changed. See

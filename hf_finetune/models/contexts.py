@@ -16,6 +16,7 @@ from hf_finetune.utils.messages import one_line
 # that a bad value is often found by an operation on it.
 LIBRARY_ERRORS = (
     *(StrictDataclassError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError),
+    AssertionError,
     *(OSError, EOFError, ImportError, re.error, SafetensorError),
 )
 

@@ -13,7 +13,14 @@ from transformers import DeiTForImageClassificationWithTeacher, PreTrainedConfig
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
-from hf_finetune.models.checkpoint_config import AUTO_CLASS, Task, classifier_config, name_classes, set_dropout
+from hf_finetune.models.checkpoint_config import (
+    AUTO_CLASS,
+    Task,
+    check_size,
+    classifier_config,
+    name_classes,
+    set_dropout,
+)
 from hf_finetune.models.checkpoint_weights import compare_weights
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.families import family_of
@@ -89,6 +96,8 @@ def load_classifier(
     if attn_implementation == "sdpa" and not supports_sdpa(config):
         raise InputError(f"model.attn_implementation: {config.model_type} has no sdpa attention; expected eager")
     config_after(config, surgery)
+    if pretrained:
+        check_size(local, config, task)
     model, info = _build(local, config, task, attn_implementation, seed, pretrained=pretrained)
     if dropout is not None:
         _check_dropout(model, dropout)

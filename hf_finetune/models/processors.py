@@ -54,8 +54,8 @@ def load_tokenizer(
     config = load_config(local, from_config)
     _check_length(local, config, max_length, positions)
     tokenizer = _read_tokenizer(local)
-    _check_vocabulary(local.name, tokenizer, config, sample)
     tokenizer.model_max_length = max_length
+    _check_vocabulary(local.name, tokenizer, config, sample)
     tokenizer.chat_template = None
     return tokenizer
 
@@ -99,7 +99,7 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     Read from the position table of a model on the meta device: RoBERTa, MPNet and others start to count after the
     padding index, so that 514 positions are 512 tokens.
     """
-    with torch.device("meta"), quiet():
+    with input_errors(f"{config.model_type}: config.json cannot be used"), torch.device("meta"), quiet():
         return positions_of(transformers.AutoModel.from_config(config))
 
 
@@ -118,6 +118,14 @@ def _check_vocabulary(
     where = f"{name}: its tokenizer"
     if len(tokenizer) < size / 2:
         raise InputError(f"{where} has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files")
+    if unmade := [name for name in tokenizer.model_input_names if name not in tokenizer("a")]:
+        raise InputError(
+            f"{where} does not return {unmade[0]!r} of its model_input_names; restore tokenizer_config.json"
+        )
+    for special in ("pad_token", "cls_token", "sep_token", "unk_token"):
+        number = getattr(tokenizer, f"{special}_id")
+        if number is not None and not 0 <= number < size:
+            raise InputError(f"{where} has {special} {number}, the model {size} tokens; restore tokenizer_config.json")
     texts = [text for text in sample if text.strip()]
     if not texts:
         return

@@ -153,5 +153,6 @@ def setup_context(recipe: Recipe) -> RunContext:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         need_weights=model.from_config is None,
+        max_layers=model.max_layers,
     )
     return RunContext(recipe, checkpoint, device, state.num_processes, mixed_precision, startup_s)

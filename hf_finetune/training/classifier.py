@@ -1,6 +1,5 @@
 """A trained classifier: the model and its tokenizer or image processor."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
+from hf_finetune.utils.files import read_json
+from hf_finetune.utils.messages import short
 
 logger = logging.getLogger("hf_finetune")
 
@@ -30,6 +31,9 @@ UNKNOWN_LENGTH = 512
 """Maximum length where neither tokenizer nor config has one."""
 MOST_STORED = 100_000
 """Largest maximum length of a tokenizer that is a limit."""
+FEWEST_TOKENS = 4
+"""Shortest maximum length: two texts of one token each, and special tokens would not fit into less."""
+RESTORE = "restore its files"
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
 
 def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
     config = _read_json(local.folder / "config.json")
-    architecture = next(iter(config.get("architectures") or []), "")
+    architectures = config.get("architectures") or [""]
+    architecture = architectures[0] if isinstance(architectures, list) and isinstance(architectures[0], str) else ""
     distilled = architecture == DeiTForImageClassificationWithTeacher.__name__
     if not distilled and not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
         raise InputError(
@@ -108,13 +113,15 @@ def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -
     """Load a run that is only an adapter, on the checkpoint that it names."""
     config, adapter = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
-    if not base:
+    if not base or not isinstance(base, str) or not isinstance(revision, str | None):
         raise InputError(f"{checkpoint}: its adapter_config.json does not name the checkpoint that it was trained on")
+    if not config.get("id2label"):
+        raise InputError(f"{checkpoint}: no class names (id2label) in the config.json of its adapter/; {RESTORE}")
     local = inspect_checkpoint(base, revision=revision, trust_remote_code=trust_remote_code)
-    tokenizer_config = folder / "tokenizer_config.json"
-    max_length = _read_json(tokenizer_config)["model_max_length"] if tokenizer_config.is_file() else None
-    task: Task = "image-classification" if max_length is None else "text-classification"
-    labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
+    is_text = (folder / "tokenizer_config.json").is_file()
+    task: Task = "text-classification" if is_text else "image-classification"
+    max_length = (_stored_length(folder) or UNKNOWN_LENGTH) if is_text else None
+    labels = tuple(class_names(checkpoint, config))
     model = load_classifier(local, task=task, labels=labels).model
     narrow_to_first_token(model)
     files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
@@ -141,18 +148,32 @@ def _classifier(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, RESTORE)
+
+
+def _stored_length(folder: Path) -> int | None:
+    """Return `model_max_length` of a tokenizer's folder; None: it has no tokenizer, or no limit, stored as 1e30.
+
+    Raises:
+        InputError: it is no number of tokens.
+    """
+    path = folder / "tokenizer_config.json"
+    stored = _read_json(path).get("model_max_length") if path.is_file() else None
+    if stored is None:
+        return None
+    if isinstance(stored, bool) or not isinstance(stored, int | float) or stored < FEWEST_TOKENS:
+        expected = f"expected {FEWEST_TOKENS} tokens or more"
+        raise InputError(f"{path}: model_max_length: {expected}, got {short(stored)}; {RESTORE}")
+    return int(stored) if stored <= MOST_STORED else None
 
 
 def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:
     """Maximum length stored with the tokenizer, unless the model reads fewer tokens."""
-    path = local.folder / "tokenizer_config.json"
-    stored = _read_json(path).get("model_max_length") if path.is_file() else None
+    stored = _stored_length(local.folder)
     positions = positions_of(model) or local.config.get("max_position_embeddings")
-    # Tokenizers saved without a limit store 1e30.
-    if isinstance(stored, int) and stored <= (positions or MOST_STORED):
+    if stored is not None and stored <= (positions or MOST_STORED):
         return stored
     length = positions or UNKNOWN_LENGTH
-    why = f"stores a limit of {stored}" if isinstance(stored, int) and stored <= MOST_STORED else "stores no limit"
+    why = "stores no limit" if stored is None else f"stores a limit of {stored}"
     logger.info("%s: its tokenizer %s; texts are cut off at %d tokens", local.name, why, length)
     return length

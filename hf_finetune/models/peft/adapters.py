@@ -20,16 +20,24 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.contexts import input_errors, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.peft.compatibility import MERGEABLE, completed_config, method_of, subtracts_from_base
+from hf_finetune.models.peft.compatibility import (
+    MERGEABLE,
+    SUPPORTED,
+    completed_config,
+    method_of,
+    subtracts_from_base,
+)
 from hf_finetune.models.peft.config import Lora
 from hf_finetune.utils.artifacts import ADAPTER_FILE
-from hf_finetune.utils.files import write_bytes
+from hf_finetune.utils.files import read_json, write_bytes
+from hf_finetune.utils.messages import one_line, short
 
 HARMLESS_WARNINGS = (
     # peft 0.21 still reads this property of transformers.
@@ -49,6 +57,10 @@ WHY_NOT_STANDALONE = (
 )
 """Why a prompt cannot be merged into a model."""
 CONFIG_FILE = "adapter_config.json"
+SIZES = ("r", "init_r", "num_virtual_tokens", "token_dim", "num_layers", "encoder_hidden_size", "n_frequency")
+"""Fields of a saved config from which peft allocates memory; none can exceed the number of saved weights."""
+MOST_SMALL_SIZE = 10_000
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def lora_config(model: PreTrainedModel, lora: Lora, *, fresh: Sequence[str]) -> PeftConfig:
@@ -118,9 +130,42 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
 
     Args:
         folder: written by `save_adapter`.
+
+    Raises:
+        InputError: the adapter is damaged, of an unknown or unsupported type, or does not fit the model.
     """
-    with _quiet():
-        return PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    folder = Path(folder)
+    _check_saved(folder)
+    failure = f"{folder}: the adapter does not fit the model; restore its files"
+    try:
+        with input_errors(failure), _quiet():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    except UserWarning as error:
+        raise InputError(f"{failure}: {one_line(error)}") from error
+
+
+def _check_saved(folder: Path) -> None:
+    """Check the files of a saved adapter before peft reads them.
+
+    Only the supported types: others read further files or import modules that the config names.
+    """
+    path, remedy = folder / CONFIG_FILE, "restore the adapter's files"
+    config = read_json(path, remedy)
+    if config.get("peft_type") not in SUPPORTED:
+        raise InputError(f"{path}: peft_type: expected {', '.join(SUPPORTED)}, got {short(config.get('peft_type'))}")
+    if config.get("megatron_config"):
+        raise InputError(f"{path}: megatron_config: expected none, it imports a module; remove it")
+    with input_errors(f"{folder / ADAPTER_FILE}: damaged; {remedy}"), safe_open(folder / ADAPTER_FILE, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        numbers = sum(math.prod(part.get_shape()) for part in slices.values())
+        wrong = next((name for name, part in slices.items() if part.get_dtype() not in FLOATS), None)
+    if wrong is not None:
+        raise InputError(f"{folder / ADAPTER_FILE}: {wrong}: expected floating-point weights; {remedy}")
+    for name in SIZES:
+        size = config.get(name)
+        if isinstance(size, int) and size > max(numbers, MOST_SMALL_SIZE):
+            raise InputError(f"{path}: {name}: {size:,}, but its weights are {numbers:,} numbers; {remedy}")
 
 
 @contextmanager
