@@ -75,12 +75,17 @@ class Child:
             TimeoutError: it hangs.
         """
         until = time.monotonic() + HANG_S
-        while self.returncode is None:
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"not done after {HANG_S} s")
+            time.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit status; None: it runs."""
+        if self.returncode is None:
             self.returncode = self._parent.ask(wait=self.pid)
-            if self.returncode is None:
-                if time.monotonic() > until:
-                    raise TimeoutError(f"not done after {HANG_S} s")
-                time.sleep(0.02)
         return self.returncode
 
     def kill(self) -> None:

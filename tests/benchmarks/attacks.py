@@ -1,0 +1,327 @@
+"""What hostile and damaged files do to a command: recipes, records, checkpoints, adapters, settings, disks.
+
+    python tests/benchmarks/attacks.py [--only WORD ...] [--work DIR]
+
+Every attack is a file damaged in a copy of a tiny checkpoint or of a finished run, and the command that a user would
+give. Prints a line for each: exit status, seconds, megabytes above an idle process, lines on stderr, and the first of
+them. Expected is status 2 (or 0, where the rest is usable; 1, where the disk fails a run), no traceback, 10 seconds,
+1,000 MB; leaves with status 1 if an attack got anything else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, DOCUMENTS, WEIGHT_DAMAGE, YAML_BOMBS
+from helpers.forks import Child
+from helpers.small_runs import text_rows
+from helpers.tiny import tiny_text_checkpoint
+
+MOST_SECONDS, MOST_MB, HANGS_AFTER_S = 10.0, 1000, 120
+# The command, with the most memory that its process had, and a limit that protects the machine.
+COMMAND = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+from helpers import gate
+gate.run_here()
+memory, disk, *arguments = sys.argv[1:]
+if int(disk):
+    import signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(disk), int(disk)))
+from hf_finetune.cli.main import main_command
+def high_water():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+open("/proc/self/clear_refs", "w").write("5")
+before = high_water()
+try:
+    main_command(arguments)
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    open(memory, "w").write(f"{(high_water() - before) // 1024} {used.ru_utime + used.ru_stime}")
+"""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A damage, and the command that meets it."""
+
+    name: str
+    prepare: Callable[[Bench], list[Any]]
+    """Damages files in the folder of the attack, and returns the arguments of the command."""
+    allowed: tuple[int, ...] = (2,)
+    largest_file: int = 0
+    """Size in bytes beyond which writes fail; 0: no limit."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Undamaged files, and a folder for the copies that an attack damages."""
+
+    home: Path
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.home / "rows.csv"
+
+    def copy(self, name: str) -> Path:
+        """A copy of the checkpoint or of a run."""
+        return Path(shutil.copytree(self.home / name, self.folder / name))
+
+    def train(self, *arguments: Any, checkpoint: Path | None = None) -> list[Any]:
+        """Arguments of a short run."""
+        output = ["--output", self.folder / "out", "--epochs", "1", "--max-length", "32"]
+        return ["train", self.data, "--model", checkpoint or self.home / "bert", *output, *arguments]
+
+    def predict(self, model: Path) -> list[Any]:
+        """Arguments that label the rows."""
+        return ["predict", model, self.data, "--output", self.folder / "predicted.csv"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int | None
+    """None: it was killed, as it did not end."""
+    seconds: float
+    """Of the processor: the machine may be busy."""
+    megabytes: int
+    stderr: str
+
+    def verdict(self, attack: Attack) -> str:
+        """What is wrong with it; empty: nothing."""
+        if self.status is None or self.status < 0:
+            return "HANGS"
+        lines = self.stderr.splitlines()
+        wrong = ["TRACEBACK"] if "Traceback" in self.stderr or "Error:" in self.stderr[:40] else []
+        wrong += [] if self.status in attack.allowed else ["STATUS"]
+        wrong += [] if self.status == 0 or len(lines) == 1 or attack.allowed != (2,) else ["LINES"]
+        wrong += [] if self.seconds <= MOST_SECONDS else ["SLOW"]
+        wrong += [] if self.megabytes <= MOST_MB else ["MEMORY"]
+        return " ".join(wrong)
+
+
+def execute(arguments: list[Any], folder: Path, largest_file: int = 0) -> Outcome:
+    """Run a command in a process of its own."""
+    names = {name: folder / name for name in ("stdout", "stderr", "memory")}
+    environment = dict(os.environ) | {"HF_HUB_OFFLINE": "1", "HF_FINETUNE_CACHE": str(folder / "cache")}
+    started = time.monotonic()
+    child = Child(
+        COMMAND,
+        *(names["memory"], str(largest_file), *map(str, arguments)),
+        environment=environment,
+        cwd=folder,
+        stdout=names["stdout"],
+        stderr=names["stderr"],
+    )
+    while time.monotonic() < started + HANGS_AFTER_S and child.poll() is None:
+        time.sleep(0.02)
+    status, seconds = child.returncode, time.monotonic() - started
+    child.kill()
+    used = names["memory"].read_text().split() if names["memory"].exists() else ["0", str(seconds)]
+    said = names["stderr"].read_text(errors="replace") if names["stderr"].exists() else ""
+    return Outcome(status, float(used[1]), int(used[0]), said)
+
+
+def document_attacks() -> list[Attack]:
+    """recipe.json, result.json and log.jsonl of a run, and the records of caches, with other contents."""
+
+    def damage(command: str, file: str, content: bytes, bench: Bench) -> list[Any]:
+        run = bench.copy("full")
+        (run / file).write_bytes(content)
+        match command:
+            case "card":
+                return ["card", run]
+            case "push":
+                return ["push", run, "me/model"]
+            case "predict":
+                return bench.predict(run)
+            case "start":
+                return bench.train(checkpoint=run)
+            case "resume":
+                (run / "result.json").unlink()
+                return bench.train("--output", run, "--resume")
+        raise AssertionError(command)
+
+    uses = {
+        "recipe.json": ("card", "push", "predict", "resume", "start"),
+        "result.json": ("card", "push", "predict", "start"),
+    }
+    return [
+        Attack(f"{file} is {name}: {command}", partial(damage, command, file, content), (0, 2))
+        for file, commands in uses.items()
+        for command in commands
+        for name, content in DOCUMENTS.items()
+    ]
+
+
+def checkpoint_attacks() -> list[Attack]:
+    """Configs, tokenizers and weights of a checkpoint that a run starts from."""
+
+    def start(damage: Callable[[Path], None], bench: Bench) -> list[Any]:
+        checkpoint = bench.copy("bert")
+        damage(checkpoint)
+        return bench.train(checkpoint=checkpoint)
+
+    def loaded(damage: Callable[[Path], None], bench: Bench) -> list[Any]:
+        run = bench.copy("full")
+        damage(run / "model")
+        return bench.predict(run / "model")
+
+    return [
+        *(Attack(f"checkpoint, {n}: train", partial(start, d), (0, 2)) for n, d in CONFIG_DAMAGE.items()),
+        *(Attack(f"checkpoint, {n}: predict", partial(loaded, d), (0, 2)) for n, d in CONFIG_DAMAGE.items()),
+        *(Attack(f"weights, {n}: train", partial(start, d)) for n, d in WEIGHT_DAMAGE.items()),
+        *(Attack(f"weights, {n}: predict", partial(loaded, d)) for n, d in WEIGHT_DAMAGE.items()),
+        Attack("checkpoint is a file: train", lambda b: b.train(checkpoint=b.home / "bert" / "model.safetensors")),
+        Attack("checkpoint is a file: predict", lambda b: b.predict(b.home / "bert" / "model.safetensors")),
+        Attack("checkpoint is a file: card", lambda b: ["card", b.data]),
+        Attack("checkpoint is a file: push", lambda b: ["push", b.data, "me/model"]),
+    ]
+
+
+def adapter_attacks() -> list[Attack]:
+    """Adapters of a run that has no model/."""
+
+    def loaded(damage: Callable[[Path], None], use: str, bench: Bench) -> list[Any]:
+        run = bench.copy("prompt")
+        damage(run / "adapter")
+        return bench.predict(run) if use == "predict" else bench.train("--teacher", run)
+
+    return [
+        Attack(f"adapter, {name}: {use}", partial(loaded, damage, use), (0, 2))
+        for name, damage in ADAPTER_DAMAGE.items()
+        for use in ("predict", "teacher")
+    ]
+
+
+def setting_attacks() -> list[Attack]:
+    """Files of fields, and fields whose libraries are not there."""
+
+    def config(text: str, bench: Bench) -> list[Any]:
+        (bench.folder / "run.yaml").write_text(text)
+        return bench.train("--config", bench.folder / "run.yaml")
+
+    extras: dict[str, Any] = {
+        "report_to tensorboard": {"report_to": ["tensorboard"]},
+        "report_to wandb": {"report_to": "wandb"},
+        "report_to unknown": {"report_to": ["nowhere"]},
+        "report_to all": {"report_to": "all"},
+        "deepspeed": {"deepspeed": {"zero_optimization": {"stage": 2}}},
+        "deepspeed file": {"deepspeed": "ds.json"},
+        "fsdp": {"fsdp": "full_shard"},
+        "fsdp true": {"fsdp": True},
+        "fsdp_config": {"fsdp_config": {"min_num_params": 10}},
+        "fsdp_config file": {"fsdp_config": "fsdp.json"},
+        "tpu": {"tpu_num_cores": 8},
+        "torch_compile backend": {"torch_compile": True, "torch_compile_backend": "nowhere"},
+        "liger": {"use_liger_kernel": True},
+        "tf32": {"tf32": True},
+        "accelerator_config": {"accelerator_config": {"nonsense": 1}},
+        "accelerator_config file": {"accelerator_config": "nowhere.json"},
+        "parallelism_config": {"parallelism_config": {"tp_size": 2}},
+        "ddp_backend": {"ddp_backend": "mpi"},
+        "galore": {"optim_target_modules": ["x"]},
+        "neftune": {"neftune_noise_alpha": "much"},
+        "hub_token": {"hub_token": "x"},
+        "push_to_hub": {"push_to_hub": True},
+        "debug": {"debug": "nonsense"},
+        "log_level": {"log_level": "loud"},
+        "logging_steps": {"logging_steps": -3},
+        "eval_steps": {"eval_delay": "long"},
+        "dataloader_num_workers": {"dataloader_num_workers": -1},
+        "dataloader_prefetch_factor": {"dataloader_prefetch_factor": 2},
+        "gradient_checkpointing_kwargs": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"x": 1}},
+        "jit_mode_eval": {"jit_mode_eval": True},
+        "full_determinism": {"full_determinism": True},
+        "max_grad_norm": {"max_grad_norm": -1.0},
+        "include_num_input_tokens_seen": {"include_num_input_tokens_seen": "nonsense"},
+        "trackio": {"report_to": ["trackio"]},
+        "mlflow": {"report_to": ["mlflow"]},
+        "clearml": {"report_to": ["clearml"]},
+        "project": {"project": 3},
+        "auto_find_batch_size": {"auto_find_batch_size": True},
+        "resume_from_checkpoint": {"resume_from_checkpoint": "x"},
+        "save_steps": {"save_steps": 2},
+        "unknown": {"nonsense": 1},
+        "not a mapping": [1],
+    }
+    return [
+        *(Attack(f"yaml, {name}", partial(config, text)) for name, text in YAML_BOMBS.items()),
+        *(
+            Attack(f"train.extra, {name}", partial(config, json.dumps({"train": {"extra": extra}})), (0, 2))
+            for name, extra in extras.items()
+        ),
+        Attack("yaml flag, bomb", lambda b: b.train("--data.augment", YAML_BOMBS["nine anchors of ten"])),
+    ]
+
+
+def disk_attacks() -> list[Attack]:
+    """Writes that fail."""
+    sizes = {f"files of at most {size} bytes": size for size in (1000, 3000, 5000, 20_000, 60_000, 100_000)}
+    return [Attack(f"disk full, {name}", lambda b: b.train(), (1,), size) for name, size in sizes.items()]
+
+
+def prepare(home: Path) -> None:
+    """Write the undamaged files: rows, a checkpoint, a run with model/ and one with only an adapter."""
+    rows = [f"{row['text']},{('bad', 'good')[row['label']]}" for row in text_rows(60)]
+    (home / "rows.csv").write_text("\n".join(["text,label", *rows]))
+    tiny_text_checkpoint(home / "bert")
+    common = ["train", home / "rows.csv", "--model", home / "bert", "--epochs", "1", "--max-length", "32"]
+    for name, arguments in {"full": ["--train.keep-checkpoints"], "prompt": ["--adapter", "PROMPT_TUNING"]}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            done = execute([*common, "--output", home / name, *arguments], Path(folder))
+        if done.status != 0:
+            raise SystemExit(f"{name}: {done.stderr}")
+
+
+def main() -> None:
+    """Attack, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="attacks whose name has one of these words")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep the undamaged files here, for the next time")
+    parser.add_argument("--verbose", action="store_true", help="print all that stderr says of a failed attack")
+    options = parser.parse_args()
+    attacks = [*document_attacks(), *checkpoint_attacks(), *adapter_attacks(), *setting_attacks(), *disk_attacks()]
+    if options.only:
+        attacks = [attack for attack in attacks if any(word in attack.name for word in options.only)]
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        home = options.work or Path(temporary)
+        if not (home / "prompt").exists():
+            home.mkdir(parents=True, exist_ok=True)
+            prepare(home)
+        for attack in attacks:
+            with tempfile.TemporaryDirectory() as folder:
+                bench = Bench(home.absolute(), Path(folder))
+                outcome = execute(attack.prepare(bench), bench.folder, attack.largest_file)
+            verdict = outcome.verdict(attack)
+            failed += bool(verdict)
+            lines = outcome.stderr.splitlines()
+            figures = f"{outcome.status!s:>4} {outcome.seconds:5.1f} s {outcome.megabytes:5d} MB {len(lines):4d} lines"
+            said = (lines[-1] if "TRACEBACK" in verdict else lines[0] if lines else "").replace(folder, "")[:160]
+            print(f"{verdict or 'ok':20} {figures}  {attack.name:50} {said}", flush=True)
+            if verdict and options.verbose:
+                print(outcome.stderr)
+    print(f"{len(attacks)} attacks, {failed} not refused as they should be")
+    raise SystemExit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
