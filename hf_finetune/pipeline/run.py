@@ -17,7 +17,7 @@ Each stage is a function. Most have a file of their own.
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,11 +110,14 @@ def trained_run(recipe: Recipe, launch: Launch, *, command: str | None = None) -
     if launch.num_processes not in (None, processes):
         raise InputError(f"--num-processes {launch.num_processes}: {processes} process(es) were started")
     record = RunRecord.from_run(prepared, command)
-    with plain_peer_errors(), owned_folder(recipe.name, launch.output, resume=launch.resume) as folder:
-        if folder.is_unfinished:
-            record = resume_record(record, prepared, folder.path)
-        elif launch.resume:
-            logger.info("nothing to resume in %s: the run starts anew", folder.path)
+    with plain_peer_errors(), ExitStack() as stack:
+        # The first line on stderr is what refuses the resumption, not whose lock was taken over.
+        with notes_afterwards():
+            folder = stack.enter_context(owned_folder(recipe.name, launch.output, resume=launch.resume))
+            if folder.is_unfinished:
+                record = resume_record(record, prepared, folder.path)
+            elif launch.resume:
+                logger.info("nothing to resume in %s: the run starts anew", folder.path)
         yield _train(prepared, folder.path, record)
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from helpers.forks import run as in_a_process
 from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
+
+from hf_finetune.utils.folder_lock import owned
 
 # The command line in a process that gets a signal in the middle of a step, at the same one however busy the machine is.
 SIGNALLED = """
@@ -32,6 +36,23 @@ def on_step_end(self, args, state, control, **_):
 LogLines.on_step_end = on_step_end
 gate.run_here()
 main_command(sys.argv[3:])
+"""
+# The command line in a process that is killed when a file or folder of this name is written, but not yet in its place.
+KILLED = """
+import os, signal, sys
+from helpers import gate
+from hf_finetune.cli.main import main_command
+
+rename = os.replace
+
+def replace(source, target):
+    if os.path.basename(target) == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+
+os.replace = replace
+gate.run_here()
+main_command(sys.argv[2:])
 """
 SHORT = [
     "--max-length",
@@ -223,6 +244,37 @@ def test_occupied_folder_is_refused(full_run: Path, texts: Path, bert: Path) -> 
     answer = run("train", texts, "--model", bert, "--output", full_run, "--resume", status=2)
     assert "finished" in answer.stderr.splitlines()[0]
     assert before == {p: p.stat().st_mtime_ns for p in full_run.rglob("*")}
+
+
+def test_a_folder_in_which_a_run_writes_is_left_alone(full_run: Path, texts: Path, bert: Path) -> None:
+    with owned(full_run):
+        before = {p: p.stat().st_mtime_ns for p in (full_run, *full_run.rglob("*"))}
+        for command in (
+            ["card", full_run],
+            ["push", full_run, "me/reviews"],
+            ["train", texts, "--model", bert, "--output", full_run],
+            ["train", texts, "--model", bert, "--output", full_run, "--resume"],
+        ):
+            first = run(*command, status=2).stderr.splitlines()[0]
+            assert first.startswith(
+                f"{full_run}: process {os.getpid()} on {socket.gethostname()} has been writing there"
+            )
+        assert before == {p: p.stat().st_mtime_ns for p in (full_run, *full_run.rglob("*"))}
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "manifest.json", "result.json"])
+def test_a_run_killed_before_a_rename_is_resumed(
+    full_run: Path, texts: Path, bert: Path, tmp_path: Path, name: str
+) -> None:
+    """The first file, the first checkpoint and the last file: nothing half-written is left in the end."""
+    flags = ["train", texts, "--model", bert, *SHORT, "--output", tmp_path / "run"]
+    assert in_a_process(KILLED, name, *flags).returncode == -signal.SIGKILL
+    assert list((tmp_path / "run").rglob(".*.partial"))
+    resumed = run(*flags, "--resume")
+    assert "which owned it since" in resumed.stderr and "is gone: taken over" in resumed.stderr
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in full_run.iterdir()}
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (full_run, tmp_path / "run"))
+    assert all(torch.equal(one[n], other[n]) for n in one)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

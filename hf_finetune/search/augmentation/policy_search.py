@@ -6,6 +6,7 @@ from there.
 """
 
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -67,22 +68,19 @@ def search_policy(
         StoppedBySignal: `resume` continues.
     """
     _check(base, options)
-    with owned_folder(f"{base.recipe.name}-search", output, resume=resume) as owned:
-        return _search(base, options, owned.path, resume=resume, used_s=used_s)
-
-
-def _search(base: RecipeVariant, options: SearchOptions, folder: Path, *, resume: bool, used_s: float) -> State:
-    state = read_state(folder) if resume else None
-    with notes_afterwards():
-        run, record = _begin(base, options, folder, state, Budget(options.budget_s, used_s))
-    try:
-        with plain_disk_errors(folder):
-            if not (folder / "search.json").exists():
-                write_json(folder / "recipe.json", record)
-                run.save()
-            return _finish(run)
-    except (KeyboardInterrupt, StoppedBySignal):
-        raise StoppedBySignal(f"stopped after {len(run.trials)} trials; --resume goes on from there") from None
+    with ExitStack() as stack:
+        with notes_afterwards():
+            folder = stack.enter_context(owned_folder(f"{base.recipe.name}-search", output, resume=resume)).path
+            state = read_state(folder) if resume else None
+            run, record = _begin(base, options, folder, state, Budget(options.budget_s, used_s))
+        try:
+            with plain_disk_errors(folder):
+                if not (folder / "search.json").exists():
+                    write_json(folder / "recipe.json", record)
+                    run.save()
+                return _finish(run)
+        except (KeyboardInterrupt, StoppedBySignal):
+            raise StoppedBySignal(f"stopped after {len(run.trials)} trials; --resume goes on from there") from None
 
 
 def _begin(
