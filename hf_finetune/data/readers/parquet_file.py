@@ -41,7 +41,8 @@ class ParquetFile(DataFile):
         """
         with self._open() as file:
             schema = file.schema_arrow
-        if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+            names = schema.names  # refused here if they are not UTF-8
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.path}: two columns are called {twice[0]!r}; rename one of them")
         return arrow_columns(schema, _features(schema))
 
@@ -76,7 +77,10 @@ class ParquetFile(DataFile):
         try:
             with pq.ParquetFile(self.path) as file:
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except InputError:
+            raise
+        # Besides Arrow's own: names that are not UTF-8, offsets that are none.
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self.path}: not a readable parquet file ({reason[:150]}); write it again") from None
 

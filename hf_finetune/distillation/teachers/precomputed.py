@@ -195,9 +195,11 @@ def _read_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndar
     """Read digests and logits from a parquet file."""
     try:
         table = pq.read_table(path)
-    except pa.ArrowException as error:
+        table.validate(full=True)  # text that is not UTF-8 is only found where it is used
+        names = table.column_names
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a readable parquet file ({one_line(error)}); write it again") from None
-    prefixes = [prefix for prefix in (LOGIT, PROBABILITY) if any(n.startswith(prefix) for n in table.column_names)]
+    prefixes = [prefix for prefix in (LOGIT, PROBABILITY) if any(n.startswith(prefix) for n in names)]
     if len(prefixes) != 1:
         raise InputError(
             f"{path}: expected a column of each class, all p:NAME or all logit:NAME, got "
