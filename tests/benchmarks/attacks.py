@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, DOCUMENTS, WEIGHT_DAMAGE, YAML_BOMBS
+from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, DOCUMENTS, WEIGHT_DAMAGE, YAML_BOMBS, edit_json
 from helpers.forks import Child
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
@@ -41,7 +41,7 @@ memory, disk, *arguments = sys.argv[1:]
 if int(disk):
     import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(disk), int(disk)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(disk), resource.RLIM_INFINITY))
 from hf_finetune.cli.main import main_command
 def high_water():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -182,6 +182,7 @@ def checkpoint_attacks() -> list[Attack]:
     def loaded(damage: Callable[[Path], None], bench: Bench) -> list[Any]:
         run = bench.copy("full")
         damage(run / "model")
+        edit_json(run / "result.json", artifacts=None)  # a manifest would already refuse it
         return bench.predict(run / "model")
 
     return [
@@ -202,6 +203,7 @@ def adapter_attacks() -> list[Attack]:
     def loaded(damage: Callable[[Path], None], use: str, bench: Bench) -> list[Any]:
         run = bench.copy("prompt")
         damage(run / "adapter")
+        edit_json(run / "result.json", artifacts=None)
         return bench.predict(run) if use == "predict" else bench.train("--teacher", run)
 
     return [
