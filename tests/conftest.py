@@ -19,8 +19,9 @@ os.environ["HF_FINETUNE_CACHE"] = tempfile.mkdtemp(prefix="hf_finetune_tests_")
 
 import pytest
 
-# A shell that starts the tests in the background has SIGINT ignored, in these processes and in those that they start.
+# A shell in the background ignores SIGINT, nohup ignores SIGHUP: here, and in the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 atexit.register(shutil.rmtree, os.environ["HF_FINETUNE_CACHE"], ignore_errors=True)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -87,7 +87,10 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
         contents["predictions.parquet"] = run_dir / "predictions.parquet"
     contents["README.md"] = _card_for(run_dir / "README.md", repo_id, recipe).encode()
     for name, value in (("result.json", result), ("recipe.json", recipe)):
-        text = json.dumps(without_local_paths(value), indent=2, ensure_ascii=False, allow_nan=False)
+        try:
+            text = json.dumps(without_local_paths(value), indent=2, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            raise InputError(f"{run_dir / name}: a number in it is not finite; nothing is pushed") from None
         contents[name] = (text + "\n").encode()
     for path in contents:
         _check_name(path)

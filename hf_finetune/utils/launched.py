@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+import psutil
+
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 """Variable with the process id of our launcher, for the processes that it starts."""
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
@@ -22,7 +24,7 @@ def end_with_launcher() -> None:
     launcher = int(os.environ.get(LAUNCHER, os.getppid()))
     if not _signal_on_death():
         threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
-    elif os.getppid() != launcher:  # it died before
+    elif not _runs(launcher):  # it died before
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -31,6 +33,14 @@ def _signal_on_death() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) == 0
+
+
+def _runs(launcher: int) -> bool:
+    """Whether the process is there. It need not be the parent: the variable may come from a launcher further up."""
+    try:
+        return psutil.Process(launcher).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _watch(launcher: int, seconds: float = 1.0) -> None:

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +119,20 @@ def test_without_linux_the_parent_is_watched(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(launched.os, "kill", lambda *args: sent.append(args))
     launched._watch(7, seconds=0.0)
     assert sent == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_only_a_dead_launcher_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that has called `launch` may start others, by Accelerate or itself: this launcher is further up."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    sent: list[tuple] = []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setattr(launched, "_signal_on_death", lambda: True)
+    monkeypatch.setattr(launched.os, "kill", lambda *args: sent.append(args))
+    for launcher, expected in ((os.getpid(), []), (dead.pid, [(os.getpid(), signal.SIGTERM)])):
+        monkeypatch.setenv(launched.LAUNCHER, str(launcher))
+        launched.end_with_launcher()
+        assert sent == expected
 
 
 def test_processes_without_a_launcher_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,8 +234,8 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     class Watched(CheckpointKeeper):
         until = -1
 
-        def __init__(self, signals: list[int]) -> None:
-            super().__init__(signals)
+        def __init__(self, *options) -> None:
+            super().__init__(*options)
             seen.append(Recorder(self.until))
 
         def on_train_begin(self, args, state, control, **options):
