@@ -105,6 +105,10 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
             another process writes there.
     """
     folder = (_next_folder(name, resume=resume) if output is None else Path(output).expanduser()).absolute()
+    # A new number is free. If another run takes it from now on, `owned_folder` takes the next one.
+    if output is None and not resume:
+        check_writable(folder.parent)
+        return folder
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: this is a file, expected a folder")
     refuse_owned(folder)

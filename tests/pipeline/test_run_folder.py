@@ -10,6 +10,7 @@ from helpers.damage import DOCUMENTS
 from helpers.forks import Child, run
 
 from hf_finetune import InputError, TrainingError
+from hf_finetune.pipeline import run_folder
 from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.pipeline.run_folder import output_folder, owned_folder, plain_disk_errors, replacing
 from hf_finetune.utils.files import write_json
@@ -202,6 +203,16 @@ def test_runs_that_start_together_have_folders_of_their_own(tmp_path: Path) -> N
     ]
     assert [child.wait() for child in children] == [0, 0, 0], (tmp_path / "1.err").read_text()
     assert sorted((tmp_path / n).read_text().strip() for n in "123") == ["a-1", "a-2", "a-3"]
+
+
+def test_a_number_that_another_run_takes_meanwhile_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen while it was free, and filled before it was checked."""
+    (tmp_path / "a-1").mkdir()
+    (tmp_path / "a-1" / "recipe.json").write_text("{}")
+    numbers = iter([tmp_path / "a-1", tmp_path / "a-2"])
+    monkeypatch.setattr(run_folder, "_next_folder", lambda *_, **__: next(numbers))
+    with owned_folder("a", None, resume=False) as folder:
+        assert folder.path == tmp_path / "a-2"
 
 
 def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path: Path) -> None:
