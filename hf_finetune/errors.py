@@ -20,7 +20,10 @@ class InputError(RunError, ValueError):
 
 
 class TrainingError(RunError, RuntimeError):
-    """Training cannot continue, for example because the loss is NaN. Nothing is saved."""
+    """Training cannot continue, for example because the loss is NaN or the disk is full.
+
+    No model is saved. Checkpoints that were finished before stay.
+    """
 
 
 class GateError(RunError, RuntimeError):

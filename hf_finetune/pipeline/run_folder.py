@@ -25,7 +25,8 @@ from hf_finetune.utils.folder_lock import owned, refuse_owned
 
 logger = logging.getLogger("hf_finetune.run")
 # Errors of a disk that is full, read-only, forbidden or broken, and of one that takes no file of this size.
-DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+DISK_ERRORS = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -217,18 +218,21 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
         yield
     # tokenizers raises a plain Exception.
     except Exception as error:
-        if not _is_disk_error(error):
+        number = _error_number(error)
+        if number not in DISK_ERRORS:
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error).strip().splitlines()[0]
+        remedy = "make room there" if number in NO_ROOM else "make it writable"
         raise TrainingError(
-            f"{folder}: cannot be written ({reason}); make room there, then --resume continues from the last checkpoint"
+            f"{folder}: cannot be written ({reason}); {remedy}, then --resume continues from the last checkpoint"
         ) from error
 
 
-def _is_disk_error(error: Exception) -> bool:
+def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
-        return error.errno in DISK_ERRORS
+        return error.errno
     # safetensors and tokenizers are written in Rust, which names the number.
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    # torch.save names a line of its own source, and no cause.
-    return int(number[1]) in DISK_ERRORS if number else "inline_container" in str(error)
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(number[1])
+    # torch.save names a line of its own source, and no cause: most likely the disk is full.
+    return errno.ENOSPC if "inline_container" in str(error) else None

@@ -131,7 +131,7 @@ class Precision:
     """Threads of a process. None: all."""
     probe: bool = True
     """Before a long run (600 steps or more), time a few real steps. The run uses the fastest number format and
-    attention kernel. The choice is kept for this machine. False, or where it cannot be kept: use the defaults."""
+    attention kernel. The choice is cached on this machine. False, or where it cannot be cached: use the defaults."""
 
 
 @configclass

@@ -1,10 +1,9 @@
 """The start-up probe: time a few real steps to find the fastest number format, float32 path and attention kernel.
 
-Each of them changes the bits of a run, and two runs on one machine must have the same. So the choice is kept on this
-machine, by the first of several runs at once; where it cannot be kept, the default is used. What is timed are the
-seconds of the processor, not of the clock: on a busy machine the ratios of 24 pairs of steps spread from 0.67 to 1.92
-by the clock, and from 0.93 to 1.28 by the processor. The number of threads is not probed: the best one depends on what
-else runs.
+Each of them changes the bits of a run, and two equal runs on one machine must have the same. So the choice is cached on
+this machine, by the first of several runs at once; where it cannot be cached, the default is used. Steps are timed in
+seconds of the processor, not of the clock: on a busy machine the ratios of equal steps vary far more by the clock. The
+number of threads is not probed: the best one depends on what else runs.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ logger = logging.getLogger("hf_finetune")
 FEWEST_STEPS = 600
 """Steps of the shortest run that is measured. Shorter ones use the default, whatever an earlier run has measured."""
 MOST_SECONDS = 20.0
-"""Limit of the measurement, which takes about 3 s on common networks, once on a machine."""
+"""Limit of the measurement in seconds of the processor. It is made on a CPU, once for each kind of run on a machine."""
 STEP_SECONDS = 0.12
 """Duration of a timed step; large batches are cut to the rows that take about so long."""
 PAIRS = 5
@@ -101,9 +100,9 @@ def choose(
 ) -> KernelChoice:
     """Choose the fastest kernels for training `model` on batches like `batch`.
 
-    A kept choice is reused. Otherwise, in a run of at least `FEWEST_STEPS` steps on a CPU, forward and backward passes
-    are timed, and the choice is kept. Model, random generators and process settings are restored; gradients are
-    deleted.
+    A cached choice is reused. Otherwise, in a run of at least `FEWEST_STEPS` steps on a CPU, forward and backward
+    passes are timed, and the choice is cached. Model, random generators and process settings are restored; gradients
+    are deleted.
 
     Args:
         model: a transformers model on its device, with its adapters.

@@ -1,4 +1,4 @@
-"""The runs that decide, on a clock that only they move."""
+"""Final runs, on a clock that only they move."""
 
 from typing import Any
 
