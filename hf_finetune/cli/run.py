@@ -142,6 +142,6 @@ def public_command(command: Sequence[str]) -> str:
         elif flag in ("--output", "--push", "--hub.repo-id"):
             is_value_of_removed = not equals
         elif flag not in ("--resume", "--json"):
-            is_path = os.sep in argument and Path(path).exists()
+            is_path = os.sep in argument and os.path.exists(path)
             public.append(argument.replace(path, Path(path).absolute().name) if is_path else argument)
     return shlex.join(public)

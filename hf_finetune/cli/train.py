@@ -1,6 +1,7 @@
 """`hf-finetune train`: a recipe from flags, for the user's own data."""
 
 import dataclasses
+import os
 import re
 import typing
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from hf_finetune.cli.run import importing, start
 from hf_finetune.cli.run_job import RunJob, blank_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.config.data import ImageData, TextData
-from hf_finetune.data.config import Source
 from hf_finetune.errors import InputError
 
 
@@ -58,12 +58,12 @@ def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
     if not is_certain:
         from hf_finetune.data.sources import sniff_kind
 
-        data = job.recipe.data
-        kind_of_data = sniff_kind(Source(job.source, data.config_name, data.revision))
+        data = dataclasses.replace(job.recipe.data, path=job.source)
+        kind_of_data = sniff_kind(data.source)
         if kind_of_data != data.kind:
             job = parse(images=kind_of_data == "image")  # refuses operations of the other kind by name
     recipe, local = job.recipe, Path(job.source)
-    name = local.absolute().name if local.exists() else job.source.rpartition("/")[2]
+    name = local.absolute().name if os.path.exists(local) else job.source.rpartition("/")[2]
     stem = re.sub(r"\.(csv|tsv|jsonl?|parquet)$", "", name)
     recipe = dataclasses.replace(
         recipe,

@@ -26,7 +26,8 @@ def verify(arguments: Sequence[str]) -> None:
     job = parse(VerifyJob, arguments, "hf-finetune verify")
     from hf_finetune.errors import GateError
     from hf_finetune.models.checkpoint import REMEDY_ON_HUB, fetch_run
-    from hf_finetune.utils.manifest import FROM_BEFORE, Manifest, read_result, shown
+    from hf_finetune.utils.manifest import FROM_BEFORE, Manifest, read_result
+    from hf_finetune.utils.messages import printable
 
     folder, commit = fetch_run(job.model, revision=job.revision)
     manifest = Manifest.find(folder)
@@ -39,7 +40,7 @@ def verify(arguments: Sequence[str]) -> None:
         print(json.dumps({"model": job.model, "commit": commit, "ok": ok, "artifacts": states}, indent=2))
     else:
         for file, state in states.items():
-            print(f"{state:<7}  {shown(file)}")
+            print(f"{state:<7}  {printable(file)}")
     if commit is None:
         manifest.refuse(states)
     else:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+
+from hf_finetune.data.image_paths import open_regular
+from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,8 +44,13 @@ def _pair_digest(first: str, second: str) -> bytes:
 
 
 def _image_digest(image: dict) -> bytes:
-    content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-    return hashlib.sha256(content).digest()
+    if image["bytes"] is not None:
+        return hashlib.sha256(image["bytes"]).digest()
+    try:
+        with open(open_regular(image["path"]), "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{image['path']}: cannot be read any more ({error}); restore it, and start again") from None
 
 
 def dataset_digests(rows: Dataset) -> list[bytes]:

@@ -84,8 +84,8 @@ class Split:
             InputError: a file cannot be read, or lacks a column that the first one has.
         """
         for reader in self.readers:
-            missing = [c for c in columns if reader is not self.readers[0] and c not in reader.columns()]
-            if missing:
+            known = columns if reader is self.readers[0] else reader.columns()
+            if missing := [column for column in columns if column not in known]:
                 raise InputError(f"{reader.name}: no column {missing[0]!r}, which {self.place} has")
             yield from reader.chunks(columns, size)
 

@@ -94,6 +94,15 @@ def gather_logits(part: np.ndarray, rows: int, processes: int) -> np.ndarray:
     return logits_NC
 
 
+def non_finite_row(logits_NC: np.ndarray) -> tuple[int, str] | None:
+    """Return the index of the first row with a logit that is NaN or infinite, and its first logits; None: no row."""
+    is_finite_N = np.isfinite(logits_NC).all(axis=1)
+    if is_finite_N.all():
+        return None
+    first = int(is_finite_N.argmin())
+    return first, ", ".join(f"{value:.3g}" for value in logits_NC[first][:5])
+
+
 def batches_by_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[list[int]]:
     """Divide rows into batches of at most this many padded tokens, or of one row.
 

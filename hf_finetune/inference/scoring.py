@@ -18,7 +18,7 @@ from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.inputs import EpochRows, Rows, TextInputs, columns_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
-from hf_finetune.evaluation.logits import TOKENS, predict_logits
+from hf_finetune.evaluation.logits import TOKENS, non_finite_row, predict_logits
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.inference.image_views import ImageView, decode_images
@@ -120,12 +120,10 @@ class Scorer:
 
     def _softmax(self, batches: EpochRows, lengths: np.ndarray | None, indices: Sequence[int]) -> np.ndarray:
         logits_NC = self._logits(batches, lengths)
-        is_finite_N = np.isfinite(logits_NC).all(axis=1)
-        if not is_finite_N.all():
-            first = int(is_finite_N.argmin())
-            values = ", ".join(f"{value:.3g}" for value in logits_NC[first][:5])
+        if row := non_finite_row(logits_NC):
+            index, values = row
             raise InputError(
-                f"{self.classifier.name}: its logits of row {indices[first] + 1} are not finite ({values}); expected "
+                f"{self.classifier.name}: its logits of row {indices[index] + 1} are not finite ({values}); expected "
                 "numbers; its weights may be damaged: restore them, or train again"
             )
         return softmax(logits_NC)

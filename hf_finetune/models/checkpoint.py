@@ -1,74 +1,29 @@
-"""Fetch a checkpoint and check that its files are safe to load, before any library opens them.
+"""Find a checkpoint in a folder, a run or on the Hub, and check its files before any library opens them."""
 
-A checkpoint is data. Anything that would run code, fetch code, or read files outside its folder is refused, whether or
-not the installed transformers would refuse it.
-"""
-
-import json
-import math
-import pickle
-import re
-import struct
-import warnings
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from huggingface_hub import constants, errors, snapshot_download
-from safetensors import safe_open
-from transformers import CONFIG_MAPPING
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.contexts import input_errors
+from hf_finetune.models import checkpoint_files as files
+from hf_finetune.models.checkpoint_files import BIN, MAX_LAYERS, SAFETENSORS, Stored
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
-from hf_finetune.utils.messages import did_you_mean, one_line
+from hf_finetune.utils.messages import one_line
 
-SAFETENSORS = "model.safetensors"
-BIN = "pytorch_model.bin"
 # Files to fetch, from the root only: no optimizer states, training arguments or other pickles, no chat templates.
-PLAIN_FILES = ["*.json", "*.txt", "*.model", "*.spm"]
+PLAIN_FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.codes"]
 SAFETENSORS_FILES = [SAFETENSORS, "model-*.safetensors"]
 BIN_FILES = [BIN, "pytorch_model-*.bin"]
 # Files beside the weights that a loaded model, its tokenizer or its processor may depend on, fetched or not.
-SETTINGS_FILES = (*PLAIN_FILES, "vocab.*", "*.codes", "*.py")
+SETTINGS_FILES = (*PLAIN_FILES, "vocab.*", "*.py")
 
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-# Classes and pipelines in Python code of the checkpoint.
-CODE_KEYS = ("auto_map", "custom_pipelines")
-# Compiled or Python code from another Hub repository (CVE-2026-4372).
-KERNEL_KEYS = ("use_kernels", "kernel_config")
-ATTENTION_KEY = re.compile(r"(attn|experts)_implementation")
-SAFE_ATTENTION = {"eager", "sdpa"}
 REMEDY_ON_HUB = (
     "delete the cached copy {} and try again; if this stays, the repository was changed after the push: push again"
 )
-# Keys that make transformers read files that are not checked here.
-REDIRECTING_KEYS = ("configuration_files", "transformers_weights")
-# Far more tensors than any encoder has, with the usual length of their entries in a header.
-MAX_TENSORS, HEADER_BYTES = 100_000, 200
-MAX_LAYERS = 1000
-# ALBERT's layers share their tensors.
-FEW_LAYERS = 100
-# Classes in a config.json, whose names transformers invents if it only has their number.
-MAX_CLASSES = 100_000
-# Fields with numbers of layers or of stages' layers, in the families' words.
-LAYERS = re.compile(r"layers$|depth|num_blocks|repeats")
-AT_LEAST_ONE = (
-    *("num_hidden_layers", "n_layers", "num_attention_heads", "n_heads", "num_heads"),
-    *("vocab_size", "hidden_size", "dim", "intermediate_size", "hidden_dim"),
-)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What the headers of the files with weights say."""
-
-    tensors: int
-    numbers: int
-    """Numbers in all tensors."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +87,17 @@ def inspect_checkpoint(
         GateError: see `_check_files`.
     """
     name, folder, commit = _locate(str(checkpoint), revision, trust_remote_code, need_weights)
-    configs = {file: _read_json(name, folder / file) for file in CONFIG_FILES if (folder / file).is_file()}
+    configs = {file: files.read_json(name, folder / file) for file in CONFIG_FILES if (folder / file).is_file()}
     for file, content in configs.items():
-        _refuse_redirections(name, file, content)
+        files.refuse_redirections(name, file, content)
         if not trust_remote_code:
-            _refuse_code(name, file, content)
+            files.refuse_code(name, file, content)
     config = configs["config.json"]
-    _check_classes(name, config)
+    files.check_classes(name, config)
     if not (trust_remote_code and config.get("auto_map")):
-        _check_model_type(name, config)
-    weights = _weight_files(name, folder) if need_weights else ()
-    headers = [_check_weights(name, path) for path in weights]
+        files.check_model_type(name, config)
+    weights = files.weight_files(name, folder) if need_weights else ()
+    headers = [files.check_weights(name, path) for path in weights]
     stored = None
     if weights and weights[0].suffix == ".safetensors":
         stored = Stored(sum(h.tensors for h in headers if h), sum(h.numbers for h in headers if h))
@@ -216,7 +171,7 @@ def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> 
     if not (folder / "config.json").is_file():
         why = "its adapter/ has no class names (config.json)"
         raise InputError(f"{checkpoint}: {why}; keep model/ next to it")
-    _check_weights(str(checkpoint), folder / ADAPTER_FILE)
+    files.check_weights(str(checkpoint), folder / ADAPTER_FILE)
     return folder
 
 
@@ -277,151 +232,3 @@ def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
         case errors.HFValidationError():
             return "neither a folder here nor a Hub id (owner/name)"
     return f"the Hub refused it; {one_line(error)}"
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
-    with input_errors(f"{name}: {path.name} is not JSON; fetch it again"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise InputError(f"{name}: {path.name} holds a {type(content).__name__}, expected a JSON object")
-    return content
-
-
-def _values(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every value in nested JSON with its key; items of lists have the key ""."""
-    if isinstance(content, dict | list):
-        for key, value in content.items() if isinstance(content, dict) else (("", value) for value in content):
-            yield key, value
-            yield from _values(value)
-
-
-def _refuse_code(name: str, file: str, content: dict[str, Any]) -> None:
-    for key, value in _values(content):
-        if key in CODE_KEYS and value:
-            remedy = "read that code, then pass --trust-remote-code"
-            raise InputError(f"{name}: {file} refers to Python code ({key}); {remedy}")
-        kernels = [key] if key in KERNEL_KEYS and value else []
-        if ATTENTION_KEY.search(key):
-            texts = [text for _, text in (("", value), *_values(value)) if isinstance(text, str)]
-            kernels += [f"{key}: {text}" for text in texts if text not in SAFE_ATTENTION]
-        if kernels:
-            remedy = "which can be code from the Hub; expected eager or sdpa; remove the entry"
-            raise InputError(f"{name}: {file} names compute kernels ({kernels[0]}), {remedy}")
-
-
-def _refuse_redirections(name: str, file: str, content: dict[str, Any]) -> None:
-    for key in REDIRECTING_KEYS:
-        if content.get(key):
-            raise InputError(f"{name}: {file} redirects to other files ({key}); remove the entry")
-    if content.get("quantization_config"):
-        remedy = "use the checkpoint it was made from"
-        raise InputError(f"{name}: a quantized model cannot be fine-tuned in float32; {remedy}")
-
-
-def check_layers(config: Mapping[str, Any], limit: int, stored: Stored | None, where: str) -> None:
-    """Refuse a config with so many layers that building the network takes minutes, even without memory for weights.
-
-    Args:
-        limit: see `Model.max_layers`.
-        stored: what the files of the same checkpoint hold.
-        where: begins the message.
-    """
-    for field, value in config.items():
-        numbers = value if isinstance(value, list | tuple) else [value]
-        layers = sum(n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool))
-        if field in AT_LEAST_ONE and isinstance(value, int) and value < 1:
-            raise InputError(f"{where}{field}: expected 1 or more, got {value}")
-        if not LAYERS.search(field):
-            continue
-        if stored is not None and layers > max(stored.tensors, FEW_LAYERS):
-            held = f"its files hold {stored.tensors} tensors"
-            raise InputError(f"{where}{field}: {layers:,} layers, but {held}; the two do not belong together")
-        if layers > limit:
-            raise InputError(
-                f"{where}{field}: expected {limit:,} layers or less, got {layers:,}; raise model.max_layers"
-            )
-
-
-def _check_classes(name: str, config: dict[str, Any]) -> None:
-    for field in ("num_labels", "id2label", "label2id"):
-        value = config.get(field)
-        classes = value if isinstance(value, int) else len(value) if isinstance(value, dict | list) else 0
-        if classes > MAX_CLASSES:
-            raise InputError(f"{name}: config.json: {field}: expected {MAX_CLASSES:,} classes or less, got {classes:,}")
-
-
-def _check_model_type(name: str, config: dict[str, Any]) -> None:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise InputError(f"{name}: config.json has no model_type (`bert`, `vit`); is it a transformers checkpoint?")
-    if model_type == "timm_wrapper":
-        # These include paths of more files, which are not checked here.
-        why = "whose config passes any arguments to timm.create_model"
-        families = "a ViT, DeiT, DINOv2, Swin, BEiT, ConvNeXt, ResNet, EfficientNet or PoolFormer"
-        raise InputError(f"{name}: expected a family of transformers, got timm_wrapper, {why}; use {families}")
-    if model_type not in CONFIG_MAPPING:
-        hint = did_you_mean(model_type, CONFIG_MAPPING) or "; a newer transformers may know it"
-        raise InputError(f"{name}: config.json has the unknown model_type {model_type!r}{hint}")
-
-
-def _weight_files(name: str, folder: Path) -> tuple[Path, ...]:
-    indices = {file: folder / f"{file}.index.json" for file in (SAFETENSORS, BIN)}
-    shards = {file: _shards(name, folder, index) for file, index in indices.items() if index.is_file()}
-    if any(folder.glob("shard-*-model-*.safetensors")):
-        # transformers prefers such shards to the files that are checked here.
-        raise InputError(f"{name}: a distributed checkpoint (shard-*); save it again with save_pretrained")
-    for file in (SAFETENSORS, BIN):
-        if (folder / file).is_file():
-            return (folder / file,)
-        if file in shards:
-            return shards[file]
-    raise InputError(f"{name}: no weights in it; expected {SAFETENSORS}, or {BIN}")
-
-
-def _shards(name: str, folder: Path, index: Path) -> tuple[Path, ...]:
-    content = _read_json(name, index)
-    weight_map, metadata = content.get("weight_map"), content.get("metadata")
-    if not isinstance(weight_map, dict) or not weight_map or not isinstance(metadata, dict):
-        raise InputError(f"{name}: {index.name} lacks its weight_map or metadata; fetch it again")
-    root = folder.resolve()
-    if root.parent.name == "snapshots":
-        # In the Hub's cache, snapshots/<commit>/* are links to the repository's blobs/.
-        root = root.parent.parent
-    files = sorted({str(file) for file in weight_map.values()})
-    for file in files:
-        path = folder / file
-        unsafe = "\\" in file or Path(file).is_absolute() or ".." in Path(file).parts
-        if unsafe or not path.resolve().is_relative_to(root):
-            where = f"{index.name} points outside its folder ({file})"
-            raise InputError(f"{name}: {where}; do not trust this checkpoint")
-        if not path.is_file():
-            raise InputError(f"{name}: {file}, named by {index.name}, is missing; fetch it again")
-    return tuple(folder / file for file in files)
-
-
-def _check_weights(name: str, path: Path) -> Stored | None:
-    """Check a file of weights; return what its header says, None for a pickle."""
-    with path.open("rb") as file:
-        start = file.read(40)
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{name}: {path.name} is a git-lfs pointer, not the weights; run `git lfs pull` there")
-    if path.suffix == ".safetensors" and len(start) >= 8:
-        (length,) = struct.unpack("<Q", start[:8])
-        if length > MAX_TENSORS * HEADER_BYTES:
-            why = f"its header is of {length:,} bytes, expected {MAX_TENSORS * HEADER_BYTES:,} or less"
-            raise InputError(f"{name}: {path.name} is damaged, or no model: {why}; fetch it again")
-    with input_errors(f"{name}: {path.name} is damaged or cut off; fetch it again"), warnings.catch_warnings():
-        if path.suffix == ".safetensors":
-            # This compares the offsets in the header with the size of the file.
-            with safe_open(path, framework="pt") as weights:
-                names = list(weights.keys())
-                numbers = sum(math.prod(weights.get_slice(key).get_shape()) for key in names)
-                return Stored(len(names), numbers)
-        # torch warns about unusual pickle protocols before it refuses them.
-        warnings.simplefilter("ignore")
-        try:
-            torch.load(path, map_location="meta", weights_only=True)
-        except pickle.UnpicklingError as error:
-            why = "holds more than weights and is not read, it could run code"
-            raise InputError(f"{name}: {path.name} {why}; ask for safetensors") from error
-    return None

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint import LocalCheckpoint, check_layers
+from hf_finetune.models.checkpoint import LocalCheckpoint
+from hf_finetune.models.checkpoint_files import check_layers
 from hf_finetune.models.contexts import input_errors, quiet
 from hf_finetune.models.from_config import FIELD, check_buildable, resized
 from hf_finetune.models.surgery.operations import SurgeryStep, config_after
@@ -152,7 +153,8 @@ def class_names(checkpoint: str, config: dict[str, Any]) -> list[str]:
     Raises:
         InputError: the class ids are not 0, 1, 2, ...
     """
-    names = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    classes = config.get("num_labels")
+    names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(classes if isinstance(classes, int) else 2)}
     try:
         by_id = {int(number): str(name) for number, name in names.items()}
     except (AttributeError, ValueError, TypeError):

@@ -38,9 +38,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator, and restore its state afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    """Seed torch's generators, and restore their states afterwards. A GPU counts if this process uses one."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class RunData:
     pretraining_rows: PretrainingRows | None = None
     """None without pretraining."""
 
-    @property
+    @cached_property
     def rows_per_class(self) -> np.ndarray:
         """Labeled training rows of each class, shape (C,)."""
         return np.bincount(labeled_rows(self.splits.train)["label"], minlength=len(self.splits.labels))

@@ -1,5 +1,6 @@
 """Document a finished run: result.json, and the model card that renders it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -140,7 +141,7 @@ def _data(run: Run, truncated_share: float | None) -> Section:
 def path_name(path: str, name: str | None) -> str:
     """Return a public name of the data: for a local path the recipe's name of them, or that of the file."""
     local = Path(path)
-    return (name or local.absolute().name) if local.exists() else path
+    return (name or local.absolute().name) if os.path.exists(local) else path
 
 
 def _augmentation(trained: TrainedRun) -> Section | None:

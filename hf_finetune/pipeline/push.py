@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from hf_finetune.config.recipe import Hub
-from hf_finetune.errors import InputError, PushError
+from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
@@ -50,16 +50,19 @@ def push_if_asked(folder: Path, hub: Hub) -> None:
     """Push a run at its end if its recipe names a repository.
 
     Raises:
-        PushError: see `push_run`. Its InputErrors become PushErrors here, because the run is already written.
+        PushError: see `push_run`. Its InputErrors, and a full disk, become PushErrors here: the run is already written.
         GateError: see `push_run`.
+        StoppedBySignal: a signal stopped the push.
     """
     if hub.repo_id is None:
         return
+    again = f"the run is finished, `hf-finetune push {folder} {hub.repo_id}` sends it"
     try:
         push_run(folder, hub)
-    except InputError as error:
-        again = f"hf-finetune push {folder} {hub.repo_id}"
-        raise PushError(f"{error}; the run is finished, `{again}` sends it") from None
+    except (InputError, OSError) as error:
+        raise PushError(f"{error}; {again}") from None
+    except KeyboardInterrupt:
+        raise StoppedBySignal(f"the push was stopped by a signal; {again}") from None
 
 
 def _pulled_adapter(folder: Path, pulled: Path, *, on_named_base: bool) -> parity.Artifact:

@@ -221,10 +221,10 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
             refuse_failed(checks)
             if not recipe.train.keep_checkpoints:
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            push_if_asked(folder, recipe.hub)
-            return {**result, "folder": str(folder)}
     except KeyboardInterrupt:
         raise StoppedBySignal("stopped by a signal after training; --resume continues from there") from None
+    push_if_asked(folder, recipe.hub)
+    return {**result, "folder": str(folder)}
 
 
 def _run_without_pretraining(trained: TrainedRun) -> None:

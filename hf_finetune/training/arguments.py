@@ -211,7 +211,7 @@ def training_arguments(
 
 def _check_reports(report_to: Sequence[str]) -> None:
     """Refuse reports to services that are unknown or whose package is missing, which the Trainer finds much later."""
-    available = get_available_reporting_integrations()
+    available = get_available_reporting_integrations() if report_to else []
     for name in report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             known = f"; one of {', '.join(INTEGRATION_TO_CALLBACK)}"

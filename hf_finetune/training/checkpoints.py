@@ -67,7 +67,8 @@ def newest_whole(folder: Path) -> Path | None:
             logger.warning("%s is unfinished or damaged: using the one before", checkpoint.name)
             continue
         best = saved_state(checkpoint).best_global_step
-        if not best or is_whole(folder / f"checkpoint-{best}"):
+        of_best = folder / f"checkpoint-{best}"
+        if not best or of_best == checkpoint or is_whole(of_best):
             return checkpoint
         logger.warning(
             "%s cannot be used, checkpoint-%d with the best weights is damaged: using the one before",

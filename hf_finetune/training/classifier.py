@@ -88,7 +88,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
 
 
 def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
-    config = _read_json(local.folder / "config.json")
+    config = local.config
     architectures = config.get("architectures") or [""]
     architecture = architectures[0] if isinstance(architectures, list) and isinstance(architectures[0], str) else ""
     distilled = architecture == DeiTForImageClassificationWithTeacher.__name__

@@ -188,7 +188,7 @@ def patches(config: PreTrainedConfig, shape: tuple[int, ...]) -> int:
     """
     if len(shape) == 2:
         return shape[0]
-    size = config.to_dict().get("patch_size")
+    size = getattr(config, "patch_size", None)  # each time: to_dict copies all names of classes
     if size is None:
         return 0
     height, width = size if isinstance(size, list | tuple) else (size, size)

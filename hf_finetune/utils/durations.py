@@ -8,11 +8,8 @@ EXPECTED = "a time such as 90s, 10m or 1h30m"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-def parse_duration(text: str, field: str = "--budget") -> float:
+def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as `90s`, `10m` or `1h30m`; a number without a unit is seconds.
-
-    Args:
-        field: for the message.
 
     Raises:
         InputError: the text is no duration, or 0.
@@ -22,7 +19,7 @@ def parse_duration(text: str, field: str = "--budget") -> float:
     if parts is not None:
         seconds = sum(float(number) * unit for number, unit in zip(parts.groups("0"), _UNITS.values(), strict=True))
     if seconds <= 0:
-        raise InputError(f"{field} {text}: expected {EXPECTED}")
+        raise InputError(f"--budget {text}: expected {EXPECTED}")
     return seconds
 
 

@@ -126,6 +126,8 @@ def _acquire(file: Path) -> int:
             try:
                 handle = os.open(file, os.O_RDWR)
             except FileNotFoundError:  # its owner has just ended
+                if file.is_symlink():
+                    raise
                 continue
         try:
             is_locked = _lock(handle)

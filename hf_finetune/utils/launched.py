@@ -7,8 +7,6 @@ import sys
 import threading
 import time
 
-import psutil
-
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 """Variable with the process id of our launcher, for the processes that it starts."""
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
@@ -37,6 +35,8 @@ def _signal_on_death() -> bool:
 
 def _runs(launcher: int) -> bool:
     """Whether the process is there. It need not be the parent: the variable may come from a launcher further up."""
+    import psutil
+
     try:
         return psutil.Process(launcher).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -44,7 +44,7 @@ def _runs(launcher: int) -> bool:
 
 
 def _watch(launcher: int, seconds: float = 1.0) -> None:
-    """Wait until the process has another parent, as when its own has died; then send the signal."""
-    while os.getppid() == launcher:
+    """Wait until the launcher has died; then send the signal."""
+    while _runs(launcher):
         time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGTERM)

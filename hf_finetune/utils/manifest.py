@@ -5,7 +5,6 @@ at the root.
 """
 
 import fnmatch
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,27 +16,19 @@ from typing import Any, Literal, Self, cast, get_args
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.files import read_json
+from hf_finetune.utils.messages import printable
 
 logger = logging.getLogger("hf_finetune")
 
-Part = Literal["model", "encoder", "adapter", "classical"]
+Part = Literal["model", "encoder", "adapter"]
 """Folder of an artifact; head.safetensors belongs to encoder/."""
 State = Literal["ok", "changed", "missing", "added"]
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # Files at the root of a repository that libraries would load with the model.
-LOADED_FROM_ROOT = (
-    *(
-        "*.safetensors",
-        "pytorch_model*.bin",
-        "*.index.json",
-        "*config*.json",
-        "*token*.json",
-        "*vocab*",
-        "merges*",
-        "*.model",
-    ),
-    *("*.spm", "*.codes", "*.tiktoken", "normalizer.json", "emoji.json", "modules.json", "*.jinja", "*.py"),
-)
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.index.json")
+TOKENIZER = ("*token*.json", "*vocab*", "merges*", "*.model", "*.spm", "*.codes", "*.tiktoken", "normalizer.json")
+LOADED_FROM_ROOT = (*WEIGHTS, *TOKENIZER, "*config*.json", "emoji.json", "modules.json", "*.jinja", "*.py")
 FROM_BEFORE = "its result.json is of an earlier version and lists no artifacts"
 
 
@@ -145,7 +136,7 @@ class Manifest:
             return
         file, state = failed[0]
         path = self.location(file)
-        place = shown(path) if name is None else f"{name}: {shown(path.relative_to(self.run))}"
+        place = printable(str(path)) if name is None else f"{name}: {printable(str(path.relative_to(self.run)))}"
         faults: dict[State, str] = {
             "changed": "not the file that the run wrote (another SHA-256 than in result.json)",
             "missing": "missing, but listed in result.json",
@@ -167,7 +158,7 @@ class Manifest:
                 return "missing" if not path.exists() else "changed"
             return "ok" if hashing.of_files(path) == self.hashes[file] else "changed"
         except OSError as error:
-            raise InputError(f"{shown(path)}: cannot be read ({error.strerror}); check its rights") from None
+            raise InputError(f"{printable(str(path))}: cannot be read ({error.strerror}); check its rights") from None
 
     def _present(self) -> Iterator[str]:
         """Yield the files of the artifacts on the disk."""
@@ -184,30 +175,17 @@ class Manifest:
                 yield f"model/{path.name}"
 
 
-def shown(path: str | Path) -> str:
-    """Return a path for messages: on one line, and in UTF-8 whatever bytes it has."""
-    return " ".join(str(path).encode("utf-8", "backslashreplace").decode().splitlines())
-
-
 def read_result(run: Path) -> dict[str, Any]:
     """Return the content of a run's result.json.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    path = run / "result.json"
-    remedy = "restore it, or train again"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{run}: no result.json; expected the folder of a finished run") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        why = "is empty" if not path.stat().st_size else f"is not valid JSON ({error})"
-        raise InputError(f"{path}: {why}; {remedy}") from None
-    if not isinstance(result, dict) or not result:
-        raise InputError(f"{path}: expected the result of a run, got {str(result)[:20]}; {remedy}")
+    path, remedy = run / "result.json", "restore it, or train again"
+    if not path.exists():
+        raise InputError(f"{run}: no result.json; expected the folder of a finished run")
+    if not (result := read_json(path, remedy)):
+        raise InputError(f"{path}: expected the result of a run, got {{}}; {remedy}")
     return result
 
 

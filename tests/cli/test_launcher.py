@@ -113,9 +113,9 @@ def test_processes_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     assert all(note.with_suffix(".left").exists() for note in notes)
 
 
-def test_without_linux_the_parent_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    parents, sent = [7, 7, 1], []
-    monkeypatch.setattr(launched.os, "getppid", lambda: parents.pop(0))
+def test_without_linux_the_launcher_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, sent = [True, True, False], []
+    monkeypatch.setattr(launched, "_runs", lambda launcher: launcher == 7 and runs.pop(0))
     monkeypatch.setattr(launched.os, "kill", lambda *args: sent.append(args))
     launched._watch(7, seconds=0.0)
     assert sent == [(os.getpid(), signal.SIGTERM)]

@@ -271,6 +271,12 @@ def test_image_operation_with_a_text_field_is_refused(flags: list[str]) -> None:
         parse_train(TrainJob, ["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
 
 
+def test_the_kind_of_data_is_found_in_their_encoding(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("text,label\ncafé,a\nthé,b\n".encode("cp1252"))
+    job = parse_train(TrainJob, [str(tmp_path / "rows.csv"), "--data.encoding", "cp1252"], "hf-finetune train")
+    assert isinstance(job.recipe.data, TextData)
+
+
 def test_config_is_read_once_from_a_pipe() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as file:

@@ -163,7 +163,7 @@ def test_a_run_from_before_is_used_with_one_warning(run: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "is empty"),
+        ("", "not valid JSON"),
         ('{"schema": 1', "not valid JSON"),
         ("null", "got None"),
         ("[]", r"got \[\]"),

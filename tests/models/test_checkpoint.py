@@ -16,6 +16,7 @@ from transformers import AutoModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import inspect_checkpoint, unmerged_adapter
+from hf_finetune.models.checkpoint_config import class_names
 
 
 @pytest.fixture
@@ -253,6 +254,14 @@ def test_index_of_bin_files_is_checked_too(sharded: Path):
     refused(sharded, "pytorch_model.bin.index.json", "points outside")
 
 
+def test_bin_shards_beside_safetensors_need_not_be_there(sharded: Path) -> None:
+    """They are not fetched from the Hub, but their index is."""
+    (sharded / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"x": "pytorch_model-00001-of-00002.bin"}})
+    )
+    assert all(file.suffix == ".safetensors" for file in inspect_checkpoint(sharded).weights)
+
+
 def test_incomplete_index(sharded: Path):
     point(sharded, "model-00009-of-00009.safetensors")
     refused(sharded, "model-00009-of-00009.safetensors", "missing")
@@ -381,3 +390,9 @@ def test_unmerged_adapter_without_class_names_is_refused(tmp_path: Path) -> None
         (tmp_path / "adapter" / name).write_text("{}")
     with pytest.raises(InputError, match=r"has no class names"):
         unmerged_adapter(tmp_path)
+
+
+def test_classes_without_names_are_counted() -> None:
+    """transformers names them by their number."""
+    assert class_names("x", {"num_labels": 3}) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert class_names("x", {}) == ["LABEL_0", "LABEL_1"]

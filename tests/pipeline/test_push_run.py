@@ -1,6 +1,7 @@
 """A pushed adapter is verified on the checkpoint that it names; a push that is refused at the end of a run."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from helpers.tiny import tiny_text_checkpoint
 from peft import PromptTuningConfig
 
 from hf_finetune import Hub, Launch
-from hf_finetune.errors import GateError, InputError, PushError
+from hf_finetune.errors import GateError, InputError, PushError, RunError, StoppedBySignal
 from hf_finetune.hub.contents import collect
 from hf_finetune.pipeline import push, run
 
@@ -73,3 +74,20 @@ def test_a_push_refused_at_the_end_keeps_the_run(tmp_path: Path, monkeypatch: py
     ):
         run.run(recipe, Launch(str(folder)))
     assert (folder / "result.json").is_file() and (folder / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(KeyboardInterrupt(), StoppedBySignal), (OSError(errno.ENOSPC, "No space left on device"), PushError)],
+)
+def test_a_push_that_is_stopped_names_the_command_that_repeats_it(
+    error: BaseException, expected: type[RunError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--resume would refuse the run, which is finished."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(push, "push_run", stopped)
+    with pytest.raises(expected, match="the run is finished, `hf-finetune push folder me/tiny` sends it"):
+        push.push_if_asked(Path("folder"), Hub(repo_id="me/tiny"))

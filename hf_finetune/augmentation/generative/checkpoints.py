@@ -17,8 +17,6 @@ from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
 from hf_finetune.utils import hashing
 
-# The files beside the weights that affect the output.
-SETTINGS = ("*.json", "*.txt", "*.model", "*.spm")
 # These expect a language token, which no field here sets.
 LANGUAGE_BY_TOKEN = ("m2m_100", "mbart", "nllb-moe", "plbart", "seamless_m4t", "seamless_m4t_v2")
 # The limit of a model without position embeddings.
@@ -77,8 +75,7 @@ def digest(source: Source) -> str:
     local = inspect_checkpoint(source.checkpoint, revision=source.revision)
     if local.commit is not None:
         return local.commit
-    settings = sorted({path for pattern in SETTINGS for path in local.folder.glob(pattern)})
-    return hashing.of_files(*local.weights, *settings)
+    return hashing.of_files(*local.weights, *settings_files(local.folder).values())
 
 
 def settings_digests(source: Source) -> dict[str, str]:

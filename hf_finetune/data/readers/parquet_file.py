@@ -56,7 +56,7 @@ class ParquetFile(DataFile):
         with self._open() as file:
             most = max(self.limits.decoded_bytes, EXPANSION * self.path.stat().st_size)
             self._refuse_declared_size(file.metadata, columns, most)
-            batches = file.iter_batches(_rows_of_a_batch(self.path, file.metadata), columns=list(columns))
+            batches = file.iter_batches(_rows_of_a_batch(self.path, file.metadata, columns), columns=list(columns))
             for first, part in in_pieces(batches, size, self.name, self.limits, most_bytes=most):
                 empty = False
                 values = {name: cell_values(part, name, self.name, first) for name in columns}
@@ -85,14 +85,19 @@ class ParquetFile(DataFile):
             raise InputError(f"{self.path}: not a readable parquet file ({reason[:150]}); write it again") from None
 
 
-def _rows_of_a_batch(path: Path, metadata: pq.FileMetaData) -> int:
-    """Return the number of rows to decode at a time, fewer where a dictionary, which rows may repeat, is large."""
+def _rows_of_a_batch(path: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """Return the number of rows to decode at a time, fewer where a value that rows may repeat is large.
+
+    That is an entry of a dictionary, or the beginning of the texts of a page in the encoding by their differences.
+    """
     largest = 1
     with path.open("rb") as file:
         for group in range(metadata.num_row_groups):
             for number in range(metadata.num_columns):
                 part = metadata.row_group(group).column(number)
-                if any("DELTA" in encoding for encoding in part.encodings):
+                if part.path_in_schema.split(".")[0] not in columns:
+                    continue
+                if "DELTA_BYTE_ARRAY" in part.encodings:
                     largest = max(largest, part.total_uncompressed_size)
                 elif part.has_dictionary_page and part.dictionary_page_offset:
                     file.seek(part.dictionary_page_offset)

@@ -19,6 +19,7 @@ import numpy as np
 
 from hf_finetune.distillation.cache.chunks import ChunkCache, chunks_of
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.logits import non_finite_row
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils.disk_cache import CacheUnavailable
 
@@ -122,12 +123,10 @@ class LogitCache:
 
     def _check_finite(self, logits_nC: np.ndarray, numbers: np.ndarray, split: str) -> np.ndarray:
         """Return the logits, or refuse a row whose logits are not finite: nothing could be learned from it."""
-        is_finite_n = np.isfinite(logits_nC).all(axis=1)
-        if not is_finite_n.all():
-            first = int(is_finite_n.argmin())
-            values = ", ".join(f"{v:.3g}" for v in logits_nC[first][:5])
+        if row := non_finite_row(logits_nC):
+            index, values = row
             raise InputError(
-                f"objective.teacher: {self.teacher}: its prediction of row {numbers[first] + 1} of {split} is not "
+                f"objective.teacher: {self.teacher}: its prediction of row {numbers[index] + 1} of {split} is not "
                 f"finite ({values}); its weights may be damaged, expected another teacher"
             )
         return logits_nC

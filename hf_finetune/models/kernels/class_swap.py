@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 
 class ClassSwap(NamedTuple):
-    """A layer, its class inside the context, and the attributes that this class needs."""
+    """A layer, its class in the context, and the attributes that this class needs."""
 
     layer: nn.Module
     cls: Any

@@ -107,7 +107,7 @@ def eager_attention(
 
 @contextmanager
 def fast_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Make the model's dropout layers and its eager attention use the masks of this module, inside the context.
+    """Make the model's dropout layers and its eager attention use the masks of this module, in the context.
 
     Evaluation mode and saved files do not change. Families without exchangeable attention keep their own.
     """

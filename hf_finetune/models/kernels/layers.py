@@ -96,7 +96,7 @@ def parts_of(layer: nn.Module, config: PreTrainedConfig, draw: Draw) -> Parts | 
 
 
 def fused_layers(model: nn.Module, *, shared_masks: bool = True) -> AbstractContextManager[None]:
-    """Compute each suitable layer of a model on a CPU as one function, inside the context.
+    """Compute each suitable layer of a model on a CPU as one function, in the context.
 
     Args:
         shared_masks: take dropout masks from `dropout.masks`, for use inside `fast_dropout`; False: draw each mask.

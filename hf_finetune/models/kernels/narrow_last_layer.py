@@ -40,7 +40,7 @@ def _first_token(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.
 
 @contextmanager
 def all_tokens(model: nn.Module) -> Iterator[None]:
-    """Undo `narrow_to_first_token` inside the context."""
+    """Undo `narrow_to_first_token` in the context."""
     narrowed = [
         (module._forward_pre_hooks, key)
         for module in model.modules()

@@ -60,7 +60,7 @@ class _Part(nn.Linear):
 
 
 def fused_projections(model: nn.Module) -> AbstractContextManager[None]:
-    """Compute query, key and value of attention layers at once, inside the context.
+    """Compute query, key and value of attention layers at once, in the context.
 
     Not if one of the three is no plain linear layer (an adapter), or if they read different inputs (MobileBERT).
     """

@@ -31,7 +31,7 @@ class Shortcuts:
 
     @contextmanager
     def use(self, model: PreTrainedModel) -> Iterator[None]:
-        """Use them on a model, inside the context."""
+        """Use them on a model, in the context."""
         with ExitStack() as stack:
             if model.device.type == "cpu":
                 if self.fast_dropout:

@@ -59,7 +59,7 @@ def flash_fits(device: torch.device, autocast: torch.dtype | None) -> bool:
 
 
 def flash_attention(model: nn.Module) -> AbstractContextManager[None]:
-    """Use flash attention inside the context only: evaluation in float32 needs another kernel."""
+    """Use flash attention in the context only: evaluation in float32 needs another kernel."""
     return attention_kernel(without_adapter(model), FLASH)
 
 

@@ -5,6 +5,7 @@ Layers are numbered from 0, the lowest, across all stages.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -62,9 +63,9 @@ class LayerStep(Operation):
         part = slice(count) if self.first else slice(-count, None) if self.last else slice(None, None, count)
         return list(range(depth))[part]
 
+    @abstractmethod
     def sources(self, depth: int) -> list[Source]:
         """Return the source of each layer after the operation."""
-        raise NotImplementedError
 
     def update_config(self, config: PreTrainedConfig) -> None:
         """Set the depth in `config`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 Weights: TypeAlias = "dict[str, torch.Tensor]"
 
 
-class Operation:
+class Operation(ABC):
     """A change of a model: applied to one, it builds a new model from the changed config and carries the weights over.
 
     Buffers, padding and sizes that modules store then follow from the config, as they do in a reloaded model; changing
     modules in place would have to update each of them.
     """
 
+    @abstractmethod
     def update_config(self, config: PreTrainedConfig) -> None:
         """Change `config`, or raise an `InputError` if the family cannot express the result."""
-        raise NotImplementedError
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the changed model, an instance of the same transformers class."""

@@ -1,12 +1,13 @@
 """Trials in rounds, successive halving, and grid search by it."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from hf_finetune.search.searchers.base import RUNGS, Candidate, Searcher, SearchSpace, Trial
 
 
-class Rounds:
+class Rounds(ABC):
     """Trials in rounds: all scores of a round determine the next."""
 
     def __init__(self, first: list[Trial]) -> None:
@@ -23,9 +24,9 @@ class Rounds:
             self.scores.sort(key=lambda scored: -scored[0])  # stable: the earlier of equal trials comes first
             self.waiting = self.next_round(trial.rung)
 
+    @abstractmethod
     def next_round(self, rung: int) -> list[Trial]:
         """Return the trials after a round on this rung, given `scores`, the best first; [] ends the search."""
-        raise NotImplementedError
 
 
 class Halving(Rounds):
