@@ -123,6 +123,17 @@ def test_links_of_a_class_folder_stay_within_it(tmp_path: Path) -> None:
     assert "out.txt" in refusal(tmp_path / "data", "text")
 
 
+@pytest.mark.parametrize("place", ["a", "train/a"])
+def test_a_linked_class_folder_is_refused(tmp_path: Path, place: str) -> None:
+    """It would not be followed, and its class would be missing without a word."""
+    root = (tmp_path / "data" / place).parent
+    for label in "bc":
+        save_image(root / label / "0.png", ord(label))
+    save_image(tmp_path / "elsewhere" / "0.png", 5)
+    (root / "a").symlink_to(tmp_path / "elsewhere")
+    assert f"{root / 'a'}: a link to a folder" in refusal(tmp_path / "data")
+
+
 def test_a_snapshot_of_the_hubs_cache_consists_of_links(tmp_path: Path) -> None:
     for i, label in enumerate("ab" * 3):
         blob = save_image(tmp_path / "blobs" / f"{i}.png", i)

@@ -82,6 +82,10 @@ def _class_of(file: str) -> str:
     return file.partition("/")[0]
 
 
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror}); its rows would be missing") from None
+
+
 def find_classes(root: Path, kind: Kind | None, source: Source, *, flat: bool = False) -> ClassFolder | None:
     """Find the texts or images in the sub-folders, at any depth, or with `flat` those in the folder itself.
 
@@ -92,11 +96,14 @@ def find_classes(root: Path, kind: Kind | None, source: Source, *, flat: bool = 
         None if there are none. Hidden files and folders are ignored, others are counted.
 
     Raises:
-        InputError: a name is not UTF-8.
+        InputError: a name is not UTF-8, a folder cannot be read, or it is a link.
     """
     files: list[str] = []
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse):
         subfolders[:] = [] if flat else [name for name in subfolders if not is_hidden(name)]
+        for name in subfolders:
+            if (linked := Path(folder, name)).is_symlink():
+                raise InputError(f"{linked}: a link to a folder, which is not followed; put the folder in its place")
         if Path(folder) == root and not flat:
             continue
         below = Path(folder).relative_to(root)
