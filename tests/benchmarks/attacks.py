@@ -246,7 +246,7 @@ def setting_attacks() -> list[Attack]:
         "debug": {"debug": "nonsense"},
         "log_level": {"log_level": "loud"},
         "logging_steps": {"logging_steps": -3},
-        "eval_steps": {"eval_delay": "long"},
+        "eval_delay": {"eval_delay": "long"},
         "dataloader_num_workers": {"dataloader_num_workers": -1},
         "dataloader_prefetch_factor": {"dataloader_prefetch_factor": 2},
         "gradient_checkpointing_kwargs": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"x": 1}},

@@ -172,8 +172,8 @@ def test_the_preview_of_images_is_what_training_reads(pictures: str, tmp_path: P
 
 def test_images_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, output = str(tiny_image_checkpoint(tmp_path / "vit", "vit")), tmp_path / "new" / "folder"
-    asked = ["--show-augmentation", "[{type: Flip, p: 1.0}]", "--model", checkpoint, "--output", str(output)]
-    status, out, _ = run_doctor(capsys, pictures, *asked, "--rows", "3", "--views", "2")
+    flags = ["--show-augmentation", "[{type: Flip, p: 1.0}]", "--model", checkpoint, "--output", str(output)]
+    status, out, _ = run_doctor(capsys, pictures, *flags, "--rows", "3", "--views", "2")
     assert status == 0
     assert out.splitlines()[-1] == f"3 images, 2 views of each -> {output / 'augmentation.png'}"
     assert [path.name for path in output.iterdir()] == ["augmentation.png"]
@@ -207,16 +207,18 @@ def test_a_recipe_is_shown_on_other_data(texts: str, tmp_path: Path, capsys: pyt
 
 
 def test_stored_copies_are_shown(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = "data: {augment: [SwapWords], augment_copies: 2}"
-    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", asked, "--json")
+    augmentation = "data: {augment: [SwapWords], augment_copies: 2}"
+    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", augmentation, "--json")
     assert status == 0 and json.loads(out)["views"] == ["copy 1", "copy 2"]
 
 
 def test_of_what_a_language_model_changes_as_many_copies_are_shown_as_views(
     texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = f"[{{type: SubstituteByModel, checkpoint: {masked_model(tmp_path / 'mlm', good=20.0)}, p: 1.0}}]"
-    status, out, _ = run_doctor(capsys, texts, "--show-augmentation", asked, "--views", "2", "--rows", "2", "--json")
+    augmentation = f"[{{type: SubstituteByModel, checkpoint: {masked_model(tmp_path / 'mlm', good=20.0)}, p: 1.0}}]"
+    status, out, _ = run_doctor(
+        capsys, texts, "--show-augmentation", augmentation, "--views", "2", "--rows", "2", "--json"
+    )
     result = json.loads(out)
     assert status == 0 and result["views"] == ["copy 1", "copy 2"]
     assert all("good" in row["views"]["copy 2"] for row in result["rows"])
@@ -228,8 +230,8 @@ def test_phases_are_those_of_the_steps_that_are_given(texts: str, capsys: pytest
     fields = f"data: {{augment: [{phases}]}}, train: {{per_device_train_batch_size: 4, %s}}"
 
     def capitals(train: str) -> list[bool]:
-        asked = "{" + fields % train + "}"
-        status, out, _ = run_doctor(capsys, texts, "--show-augmentation", asked, "--views", "2", "--json")
+        augmentation = "{" + fields % train + "}"
+        status, out, _ = run_doctor(capsys, texts, "--show-augmentation", augmentation, "--views", "2", "--json")
         assert status == 0
         shown = [list(row["views"].values()) for row in json.loads(out)["rows"]]
         return [all(text.isupper() for text in texts) for texts in zip(*shown, strict=True)]
@@ -269,8 +271,8 @@ def test_images_that_come_out_in_several_sizes_are_one_line(
 def test_images_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: str, tmp_path: Path) -> None:
     """Those of some rows, in the epochs that are shown, after the operations that change each by itself."""
     job = doctor.DoctorJob(pictures, model=str(tiny_image_checkpoint(tmp_path / "vit", "vit")), seed=3)
-    asked = f"[{{type: Flip, p: 1.0}}, {{type: {mix}, alpha: 1.0}}]"
-    recipe = doctor.augmented_recipe(job, asked, "image")
+    augmentation = f"[{{type: Flip, p: 1.0}}, {{type: {mix}, alpha: 1.0}}]"
+    recipe = doctor.augmented_recipe(job, augmentation, "image")
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
     train, inputs, chosen = prepared.data.splits.train, prepared.data.inputs, recipe.objective.mix
     rows = [2, 7, 11]
@@ -306,12 +308,12 @@ def test_images_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: s
 
 def test_a_sheet_of_mixed_images(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", str(tiny_image_checkpoint(tmp_path / "vit", "vit")), "--output", str(tmp_path), "--rows", "4"]
-    asked = ["--show-augmentation", "[{type: Mixup, alpha: 1.0}]", *flags]
-    status, out, _ = run_doctor(capsys, pictures, *asked)
+    shown_flags = ["--show-augmentation", "[{type: Mixup, alpha: 1.0}]", *flags]
+    status, out, _ = run_doctor(capsys, pictures, *shown_flags)
     assert status == 0
     sheet = tmp_path / "augmentation.png"
     assert out == f"Mixup(alpha=1.0); seed 0\n4 images, 3 views of each, mixed with one another -> {sheet}\n"
-    result = json.loads(run_doctor(capsys, pictures, *asked, "--json")[1])
+    result = json.loads(run_doctor(capsys, pictures, *shown_flags, "--json")[1])
     assert (result["operations"], result["mix"], result["sheet"]) == ([], ["Mixup(alpha=1.0)"], str(sheet))
     labels = {row["row"]: row["label"] for row in result["rows"]}
     for row in result["rows"]:

@@ -25,7 +25,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished run, beside rows to classify."""
     monkeypatch.chdir(tmp_path)
-    # A push is refused before it asks the Hub.
+    # A push is refused before it contacts the Hub.
     monkeypatch.setenv("HF_TOKEN", "a_token")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     rows = "".join(

@@ -47,7 +47,7 @@ def test_tokens_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 50, 500, 10_000])
-def test_no_batch_is_larger_than_asked(tokens: int) -> None:
+def test_no_batch_is_larger_than_its_limit(tokens: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 60, 200)
     batches = batches_of(200, batch_size=None, tokens=tokens, lengths=lengths)
     assert all(len(b) == 1 or len(b) * lengths[b].max() <= tokens for b in batches)

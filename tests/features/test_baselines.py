@@ -15,7 +15,7 @@ from hf_finetune.features.baselines import linear_baseline, majority
 
 
 def texts(rows: int, seed: int, signs: tuple[str, ...] = ("good", "bad", "odd"), **columns: list) -> Dataset:
-    """Random words, and a word that tells the class."""
+    """Random words, and a word that gives the class away."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(signs), size=rows)
     lines = [" ".join([*rng.choice(list("abcdefgh"), size=6), signs[label]]) for label in labels]
@@ -83,7 +83,7 @@ def test_word_order_counts() -> None:
 
 
 def paired(rows: int, seed: int) -> Dataset:
-    """The second text tells the class, the first one misleads; some second texts are missing."""
+    """The second text gives the class away, the first one misleads; some second texts are missing."""
     first, second = texts(rows, seed), texts(rows, seed + 100)
     pairs = [None if i % 10 == 9 else text for i, text in enumerate(second["text"])]
     return Dataset.from_dict({"text": first["text"][:], "text_pair": pairs, "label": second["label"][:]})

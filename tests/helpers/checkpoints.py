@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
+from hf_finetune.errors import InputError
 from hf_finetune.models import checkpoint_config, loading, processors
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.loading import Loaded
@@ -31,3 +33,11 @@ def check_config(folder: str | Path, **options) -> None:
     """See `models.checkpoint_config.check_config`."""
     need_weights = options.get("from_config") is None
     checkpoint_config.check_config(inspect_checkpoint(folder, need_weights=need_weights), **options)
+
+
+def refusal(call) -> str:
+    """The message, of one line, with which an input is refused."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

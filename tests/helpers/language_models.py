@@ -1,5 +1,5 @@
-"""Tiny language models whose answers a person can tell: they go by numbers put into their last layer, not by what they
-read."""
+"""Tiny language models whose outputs a person can predict: they go by numbers put into their last layer, not by what
+they read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def masked_model(folder: Path, family: str = "bert", **scores: float) -> str:
 
 
 def translator(folder: Path, words: Sequence[str]) -> str:
-    """A translator of 64 tokens at most that says these words, each once, whatever it is told."""
+    """A translator of 64 tokens at most that says these words, each once, whatever its input."""
     tokenizer, model = tiny_tokenizer(), _empty_translator()
     chain = [tokenizer.pad_token_id, *tokenizer.convert_tokens_to_ids(list(words)), tokenizer.sep_token_id]
     with torch.no_grad():

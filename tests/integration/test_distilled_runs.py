@@ -92,21 +92,21 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[n] - other[n]).abs().max()) for n in one)
 
 
-def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
+def test_cached_and_fresh_teacher_logits_train_the_same_and_so_does_a_resumed_run(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit; and to other weights than without a teacher, or with other kinds."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    asked = trained(texts, tmp_path / "asked")
-    found = trained(texts, tmp_path / "found")
+    fresh = trained(texts, tmp_path / "fresh")
+    cached = trained(texts, tmp_path / "cached")
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "another"))
     no_room = trained(texts, tmp_path / "no-room", batching=dataclasses.replace(texts.batching, cache_gb=1e-9))
-    reused = [result_of(tmp_path / name)["teacher"]["logits_reused"] for name in ("asked", "found", "no-room")]
+    reused = [result_of(tmp_path / name)["teacher"]["logits_reused"] for name in ("fresh", "cached", "no-room")]
     assert reused == [False, True, False]
-    assert furthest(asked, found) == furthest(asked, no_room) == 0.0
-    assert furthest(asked, trained(texts, tmp_path / "alone", objective=Supervised())) > 1e-3
+    assert furthest(fresh, cached) == furthest(fresh, no_room) == 0.0
+    assert furthest(fresh, trained(texts, tmp_path / "alone", objective=Supervised())) > 1e-3
     softer = dataclasses.replace(texts.objective, kinds=(SoftTargets(),))
-    assert furthest(asked, trained(texts, tmp_path / "softer", objective=softer)) > 1e-3
+    assert furthest(fresh, trained(texts, tmp_path / "softer", objective=softer)) > 1e-3
 
     stop_after(monkeypatch, 3, 10)
     with pytest.raises(StoppedBySignal):
@@ -128,7 +128,7 @@ def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
     # The same one, wherever it lies by now.
     moved = shutil.copytree(texts.objective.teacher, tmp_path / "moved")
     elsewhere = dataclasses.replace(texts.objective, teacher=str(moved))
-    assert furthest(asked, trained(texts, tmp_path / "stopped", objective=elsewhere)) == 0.0
+    assert furthest(fresh, trained(texts, tmp_path / "stopped", objective=elsewhere)) == 0.0
 
 
 def test_what_a_run_says_of_its_teacher(
@@ -196,29 +196,30 @@ def test_two_teachers(texts: Recipe, tmp_path: Path) -> None:
     assert str(tmp_path) not in card
 
 
-def test_a_run_killed_while_the_teacher_answers_goes_on(
+def test_a_run_killed_while_its_teacher_predicts_resumes(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the parts that were there: it asks about the others alone, and trains to the same weights, to the bit."""
+    """With the parts that were there: the teacher predicts only the others, and it trains to the same weights, to the
+    bit."""
     monkeypatch.setitem(network_teacher.PART_ROWS, "text", 16)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "whole"))
     straight = dry_run_weights(texts)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "killed"))
-    answer, asked = network_teacher.predict_logits, []
+    predict_logits, predicted = network_teacher.predict_logits, []
 
     def killed(model: Any, rows: Any, *args: Any, **options: Any) -> Any:
-        if len(asked) == 2:
-            asked.append(0)
+        if len(predicted) == 2:
+            predicted.append(0)
             raise KeyboardInterrupt
-        asked.append(len(rows))
-        return answer(model, rows, *args, **options)
+        predicted.append(len(rows))
+        return predict_logits(model, rows, *args, **options)
 
     monkeypatch.setattr(network_teacher, "predict_logits", killed)
     with pytest.raises(KeyboardInterrupt):
         dry_run_weights(texts)
     assert furthest(straight, dry_run_weights(texts)) == 0.0
     # 54 training rows and 6 of validation.
-    assert asked == [16, 16, 0, 16, 6, 6]
+    assert predicted == [16, 16, 0, 16, 6, 6]
 
 
 SCRIPT = """
@@ -245,8 +246,8 @@ assert group.options._timeout.total_seconds() >= 24 * 3600
 """
 
 
-def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
-    """Kept or live, the two end with the weights of one process with kept answers."""
+def test_a_teacher_predicts_the_same_in_two_processes(texts: Recipe, tmp_path: Path) -> None:
+    """Cached or online, the two end with the weights of one process with cached logits."""
     recipe = dataclasses.replace(
         texts,
         model=dataclasses.replace(texts.model, dropout=0.0),
@@ -264,7 +265,7 @@ def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
         assert max(float((first[n] - alone[n]).abs().max()) for n in alone if not n.endswith("key.bias")) < 1e-3
 
 
-def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_predictions_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `predict --digests` writes teaches as the classifier itself: the probabilities of all rows, carved or
     not."""
     monkeypatch.chdir(tmp_path)
@@ -273,13 +274,13 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     main.COMMANDS["predict"].run([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
     # Logits are known but for a constant.
     soft = {"kinds": (SoftTargets(), HardLabel(0.1))}
-    asked, found = (
+    by_model, by_file = (
         dry_run_weights(
             dataclasses.replace(texts, objective=dataclasses.replace(texts.objective, teacher=name, **soft))
         )
         for name in (big, str(given))
     )
-    assert furthest(asked, found) < 1e-4
+    assert furthest(by_model, by_file) < 1e-4
     augmented = dataclasses.replace(texts.data, augment=(SwapWords(),))
     taught = dataclasses.replace(texts, objective=Distill(teacher=str(given)))
     with pytest.raises(InputError, match=r"^data.augment: expected none beside .*given.parquet"):
@@ -341,8 +342,8 @@ def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[st
     assert result["cache"]["used"] == (fields.get("method") in ("head", "top"))
 
 
-def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_path: Path) -> None:
-    """Views that are the rows as they are: the same weights to rounding, whichever way the teacher was asked."""
+def test_online_and_cached_teacher_logits_train_the_same(texts: Recipe, tmp_path: Path) -> None:
+    """Views that are the rows as they are: the same weights to rounding, whenever the teacher predicted them."""
     recipe = dataclasses.replace(texts, optim=Optim(word_embeddings="dense"))
     data = dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),))
     weights = trained(recipe, tmp_path / "kept"), trained(recipe, tmp_path / "live", data=data)
@@ -353,8 +354,8 @@ def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_p
     assert result_of(tmp_path / "live")["time"]["teacher_s"] > 0
 
 
-def test_a_row_drawn_again_is_the_view_that_was_answered(texts: Recipe, tmp_path: Path) -> None:
-    """The teacher is asked about one view of each row in an epoch; the rare class's come several times."""
+def test_a_row_drawn_again_is_the_view_that_the_teacher_predicted(texts: Recipe, tmp_path: Path) -> None:
+    """The teacher predicts one view of each row in an epoch; the rare class's come several times."""
     header, *lines = Path(texts.data.path).read_text().splitlines()
     good = [line for line in lines if line.endswith("good")]
     bad = [line for line in lines if line.endswith("bad")]
@@ -369,22 +370,22 @@ def test_a_row_drawn_again_is_the_view_that_was_answered(texts: Recipe, tmp_path
     assert found["teacher"]["live"] and found["rows"]["train"] == 36
 
 
-def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the
-    bit. And another run of the same views finds the answers kept."""
+def test_a_teacher_predicts_every_view_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as its row: the weights are others; a run that was stopped goes on with the same views and logits, to the
+    bit. And another run of the same views finds the logits cached."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
-    answer, asked = OnlinePredictions.__call__, []
+    predict_views, predicted = OnlinePredictions.__call__, []
 
     def remember(self: OnlinePredictions, views: AugmentedRows) -> Any:
-        asked.extend(views.texts()["text"])
-        return answer(self, views)
+        predicted.extend(views.texts()["text"])
+        return predict_views(self, views)
 
     monkeypatch.setattr(OnlinePredictions, "__call__", remember)
     straight = trained(recipe, tmp_path / "straight")
     rows = {row["text"] for row in text_rows(60)}
     # 54 rows in each of two epochs, few of them as they were, or as in the other.
-    assert len(asked) == 108 and len(set(asked) - rows) > 60 and len(set(asked)) > 80
+    assert len(predicted) == 108 and len(set(predicted) - rows) > 60 and len(set(predicted)) > 80
 
     with monkeypatch.context() as patched:
         patched.setattr(network_teacher, "predict_logits", None)
@@ -435,7 +436,7 @@ def test_plan(texts: Recipe) -> None:
 
 
 def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_path: Path) -> None:
-    """Of many rows that the teacher alone answers, the few that are tried had none."""
+    """Of many rows that only the teacher labels, the few that are tried had none."""
     more = tmp_path / "more.csv"
     more.write_text("text\n" + "".join(f"film number {i} of them all\n" for i in range(1500)))
     recipe = dataclasses.replace(
@@ -462,8 +463,8 @@ def test_a_live_teacher_is_not_the_students_time(texts: Recipe, tmp_path: Path) 
     assert found["throughput"]["train_rows_per_s"] == pytest.approx(2 * found["rows"]["train"] / loop_s, rel=0.05)
 
 
-def test_processes_that_read_rows_ask_nobody(texts: Recipe) -> None:
-    """The answers to an epoch's views are there before they begin."""
+def test_processes_that_read_rows_need_no_teacher(texts: Recipe) -> None:
+    """The logits of an epoch's views are there before they begin."""
     recipe = dataclasses.replace(
         texts,
         data=dataclasses.replace(texts.data, augment=(SwapWords(),)),

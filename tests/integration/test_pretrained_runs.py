@@ -102,7 +102,16 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     assert found["held_out_loss"]["kept"] == found["held_out_loss"]["last"] < found["held_out_loss"]["first"]
     assert found["loss"]["last"] < found["loss"]["first"]
     assert result_of(run)["rows"]["train"] == 20 and result_of(run)["time"]["pretrain_s"] == found["seconds"]
-    assert "MaskedLanguage(share=0.3)" in card and str(tmp_path) not in card
+    assert (
+        "`MaskedLanguage(share=0.3)` on 50 rows, 3 held out: 51 from the training data, 2 from elsewhere, all without "
+        "labels. Dropped: 2 that are validation or test rows, 4 duplicates, 0 empty or damaged."
+    ) in card
+    losses = found["held_out_loss"]
+    assert (
+        f"- 7 steps at a peak learning rate of 0.003, best at step 7; loss of the held-out rows {losses['first']:.3f} "
+        f"before, {losses['kept']:.3f} after."
+    ) in card
+    assert ", after continued pretraining on unlabeled rows" in card and str(tmp_path) not in card
     assert not (run / "pretraining" / "checkpoints").exists()
     # What either stage saw, from wherever one goes on: all rows but those of validation.
     seen = trained_on(str(run))
@@ -141,7 +150,8 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The recipe alone has so many more steps that all steps take as long, and the difference is told, row by row."""
+    """The recipe alone has so many more steps that all steps take as long, and the difference is reported, row by
+    row."""
     run = tmp_path / "run"
     caplog.set_level("INFO")
     trained(texts, run, pretrain=dataclasses.replace(texts.pretrain, compare=True))
@@ -153,7 +163,16 @@ def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptu
     own = result_of(run)["metrics"]["validation"]["accuracy"]["value"]
     assert without["difference"]["value"] == pytest.approx(own - without["accuracy"]["value"])
     assert without["difference"]["verdict"] in ("better", "no worse", "worse", "undecided")
-    assert "without pretraining" in (run / "README.md").read_text()
+    card = (run / "README.md").read_text()
+    assert (
+        f"- Against the same recipe without pretraining, trained for {without['steps']} steps so that the steps take "
+        "the same time in total ("
+    ) in card
+    assert f" points, {without['difference']['verdict']}." in card
+    # Without a test split.
+    assert (
+        "- Both runs chose their best epoch on these rows. The run without pretraining chose among more epochs" in card
+    )
 
 
 def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +308,7 @@ def test_further_arguments(
         stage_of(wrong)
 
 
-def test_a_row_alone_has_none_to_be_told_from(texts: Recipe, pictures: Recipe) -> None:
+def test_a_contrastive_objective_needs_several_rows(texts: Recipe, pictures: Recipe) -> None:
     """However it comes that forward passes have one row: they would train nothing."""
     for recipe, objective, batching in (
         (texts, SimCSE(), Batching(rows_per_step=1)),

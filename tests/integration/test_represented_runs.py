@@ -1,4 +1,4 @@
-"""Whole runs of students that are to have more of their teacher than its answers: each kind from the command line to
+"""Whole runs of students that are to have more of their teacher than its logits: each kind from the command line to
 the saved model, resumed, with what it goes with, and what is refused."""
 
 import dataclasses
@@ -269,8 +269,8 @@ OF_TOKENS = (HiddenStates(((1, 2), (3, 4))), HiddenStates("learned"), AttentionM
 def test_states_of_tokens_are_kept(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And found again, to the same weights; where there is no room the teacher is asked in every step, to the same but
-    for rounding. Other layers are other states."""
+    """And found again, to the same weights; where there is no room the teacher computes them in every step, to the same
+    but for rounding. Other layers are other states."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = with_kinds(texts, *OF_TOKENS)
     kept = trained(recipe, tmp_path / "kept")
@@ -283,24 +283,25 @@ def test_states_of_tokens_are_kept(
     trained(with_kinds(texts, HiddenStates("last")), tmp_path / "last")
     assert len(list((tmp_path / "cache").glob("teacher/*"))) == 4
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "small"))
-    asked = trained(recipe, tmp_path / "asked", batching=Batching(cache_gb=1e-5))
+    uncached = trained(recipe, tmp_path / "uncached", batching=Batching(cache_gb=1e-5))
     assert "the teacher's hidden states are not cached" in caplog.text
-    assert furthest(kept, asked) < 1e-4 < furthest(kept, trained(texts, tmp_path / "answers"))
+    assert furthest(kept, uncached) < 1e-4 < furthest(kept, trained(texts, tmp_path / "logits"))
 
 
-def test_a_teacher_is_asked_in_float32_whatever_its_student_trains_in(
+def test_a_teacher_computes_in_float32_whatever_its_student_trains_in(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every step as beforehand: kept states and asked ones teach the same, to rounding, under autocast to bf16."""
+    """In every step as beforehand: cached states and computed ones teach the same, to rounding, under autocast to
+    bf16."""
     seen = []
-    asked = ComputedFeatures.__call__
+    compute = ComputedFeatures.__call__
 
     def watched(inside: ComputedFeatures, batch: dict[str, torch.Tensor]) -> Features:
         def note(*_: Any) -> None:
             seen.append((torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()))
 
         handle = inside.model.register_forward_pre_hook(note)
-        found = asked(inside, batch)
+        found = compute(inside, batch)
         handle.remove()
         assert all(states.dtype == torch.float32 for states in found.hidden.values())
         return found
@@ -316,15 +317,15 @@ def test_a_teacher_is_asked_in_float32_whatever_its_student_trains_in(
     assert len(seen) > 3 and set(seen) == {(False, "highest")}
 
 
-def test_the_time_of_a_teacher_that_is_asked_meanwhile_is_not_its_student_s(
+def test_the_time_of_a_teacher_that_computes_in_every_step_is_not_its_students(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a second for each of five steps."""
-    asked = ComputedFeatures.__call__
+    compute = ComputedFeatures.__call__
 
     def slow(*given: Any) -> Features:
         time.sleep(0.5)
-        return asked(*given)
+        return compute(*given)
 
     monkeypatch.setattr(ComputedFeatures, "__call__", slow)
     started = time.perf_counter()
@@ -344,11 +345,13 @@ def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept = trained(recipe, tmp_path / "kept")
     with monkeypatch.context() as patch:
         # Of one image, which tells how many tokens each has.
-        asked, once = [], ComputedFeatures.__call__
-        patch.setattr(ComputedFeatures, "__call__", lambda *given: asked.append(0) or once(*given))
-        assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0 and len(asked) == 1
-    asked = trained(recipe, tmp_path / "asked", batching=Batching(cache_gb=1e-3))
-    assert furthest(kept, asked) < 1e-4 < furthest(kept, trained(with_kinds(recipe, SoftTargets()), tmp_path / "other"))
+        computed, once = [], ComputedFeatures.__call__
+        patch.setattr(ComputedFeatures, "__call__", lambda *given: computed.append(0) or once(*given))
+        assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0 and len(computed) == 1
+    uncached = trained(recipe, tmp_path / "uncached", batching=Batching(cache_gb=1e-3))
+    assert (
+        furthest(kept, uncached) < 1e-4 < furthest(kept, trained(with_kinds(recipe, SoftTargets()), tmp_path / "other"))
+    )
 
 
 def test_embeddings_of_another_tokenizer(
@@ -357,12 +360,12 @@ def test_embeddings_of_another_tokenizer(
     """Kept and found again, to the same weights; of rows that change, made anew of every view."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = with_kinds(texts, Embedding(), teacher=roberta)
-    asked, kept = trained(recipe, tmp_path / "asked"), len(list((tmp_path / "cache").glob("teacher/*")))
+    fresh, kept = trained(recipe, tmp_path / "fresh"), len(list((tmp_path / "cache").glob("teacher/*")))
     # Of two splits the answers, and of one the embeddings.
     assert kept == 3
     with monkeypatch.context() as patch:
         patch.setattr(network_teacher, "predict_logits", None)
-        assert furthest(asked, trained(recipe, tmp_path / "found")) == 0.0
+        assert furthest(fresh, trained(recipe, tmp_path / "found")) == 0.0
     views = dataclasses.replace(recipe.data, augment=(SwapWords(0.5),))
     apart = trained(with_kinds(recipe, MatchLogits(1e-9)), tmp_path / "apart", data=views)
     assert furthest(apart, trained(recipe, tmp_path / "views", data=views)) > 1e-4

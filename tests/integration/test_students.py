@@ -114,7 +114,7 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
 
 def test_a_deit_without_a_teacher_is_the_plain_class(pictures: Recipe, flipped_teacher: str, tmp_path: Path) -> None:
     """So it is under an adapter, which is loaded onto that class, with a pooling of the recipe's, and where its
-    teacher's answers do not count."""
+    teacher's logits do not count."""
     recipe = of_deit(pictures, tmp_path)
     taught = dataclasses.replace(recipe, objective=Distill(teacher=flipped_teacher))
     pooled = dataclasses.replace(taught, model=dataclasses.replace(taught.model, pooling="cls"))

@@ -1,4 +1,4 @@
-"""Language models in whole runs: their answers are trained on, kept, and found again; what cannot end well leaves
+"""Language models in whole runs: their outputs are trained on, cached, and reused; what cannot end well leaves
 nothing."""
 
 import json
@@ -89,7 +89,7 @@ def test_copies_are_found_again_without_a_model(
 
 
 @pytest.mark.usefixtures("cache")
-def test_other_weights_in_the_same_folder_are_asked_anew(tmp_path: Path) -> None:
+def test_other_weights_in_the_same_folder_generate_anew(tmp_path: Path) -> None:
     operation = SubstituteByModel(str(tmp_path / "mlm"), p=1.0, top_k=1)
     for word in ("good", "film"):
         masked_model(tmp_path / "mlm", **{word: 20.0})
@@ -156,7 +156,7 @@ def test_a_run_trains_on_them_and_the_next_one_finds_them(
 def test_a_run_does_not_go_on_with_another_model(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is a run held to it that asks none."""
+    """Nor is a run held to it that uses none."""
     model, folder = masked_model(tmp_path / "mlm", good=20.0), tmp_path / "run"
     augment = augmented(recipe, SubstituteByModel(model, p=0.5), max_steps=2)
     stop_after(monkeypatch, 1)

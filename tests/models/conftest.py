@@ -1,5 +1,6 @@
 """One tiny checkpoint of each family for all tests of this folder, which must not change it."""
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,3 +51,9 @@ def inputs() -> Callable[[str], dict[str, torch.Tensor]]:
         return {"input_ids": ids, "attention_mask": mask}
 
     return batch
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path: Path) -> Path:
+    """A copy of the tiny BERT that a test may change."""
+    return Path(shutil.copytree(checkpoint("bert"), tmp_path / "bert"))

@@ -222,7 +222,7 @@ def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path: Path) -> Non
 
 
 def test_a_run_that_ended_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    """The folder was free when the second run was asked for, and was filled while it loaded its data."""
+    """The folder was free when the second run began, and was filled while it loaded its data."""
     folder = output_folder("a", str(tmp_path / "run"), resume=False)
     with owned_folder("a", str(folder), resume=False):
         write_json(folder / "recipe.json", {})

@@ -64,7 +64,7 @@ def test_eval_rows_take_at_most_a_third_of_the_time() -> None:
         assert runs is not None
         return runs.eval_rows
 
-    # A third of 900 s is enough for 3000 answers, 500 rows for each of six runs.
+    # A third of 900 s is enough for 3000 predictions, 500 rows for each of six runs.
     assert judged(1000.1) == 500
     assert judged(100_000) == 900
     # Never fewer than 100: 6 (1 + .8 + 10) = 70.8 s.

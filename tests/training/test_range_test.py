@@ -136,7 +136,7 @@ def test_the_rates_are_the_run_s_own_where_no_group_has_them(
     assert learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out").test.rates[0] == pytest.approx(3e-6)
 
 
-def test_rates_that_the_optimizer_does_not_reach_are_not_told(
+def test_rates_that_the_optimizer_does_not_reach_are_not_reported(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adafactor takes no more than 1 / sqrt(step): of 60 steps from 5e-4 to 500 the 26th is the last below it."""
