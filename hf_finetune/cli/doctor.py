@@ -21,7 +21,7 @@ from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
-from hf_finetune.utils.files import check_writable, parse_yaml, write_bytes
+from hf_finetune.utils.files import check_writable, check_writable_file, parse_yaml, write_bytes
 from hf_finetune.utils.plain import merge, short_repr
 
 SHEET = "augmentation.png"
@@ -95,6 +95,7 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
         raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
     if recipe.data.kind == "image":
         check_writable(sheet.parent)
+        check_writable_file(sheet)
     from hf_finetune.doctor.contact_sheet import draw_contact_sheet
     from hf_finetune.doctor.preview import ImagePreview, load_preview
     from hf_finetune.doctor.side_by_side import text_table

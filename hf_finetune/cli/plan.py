@@ -12,6 +12,7 @@ from hf_finetune.cli.run import importing
 from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError
+from hf_finetune.utils.files import check_writable_file
 
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
 
@@ -31,11 +32,14 @@ def plan(arguments: Sequence[str]) -> None:
         job = parse_train(TrainJob, rest if name == "train" else arguments, "hf-finetune plan")
     if job.find_lr:
         raise InputError("--find-lr: only train and run take it; leave it out")
-    if job.plot_schedule is not None and not job.plot_schedule.endswith(".svg"):
-        raise InputError(f"--plot-schedule {job.plot_schedule}: expected a name that ends in .svg")
+    plot = None if job.plot_schedule is None else Path(job.plot_schedule)
+    if plot is not None:
+        if plot.suffix != ".svg":
+            raise InputError(f"--plot-schedule {plot}: expected a name that ends in .svg")
+        check_writable_file(plot, "--plot-schedule")
     with importing():
         from hf_finetune.pipeline.plan import plan as plan_run
         from hf_finetune.pipeline.run import prepare
 
-    planned = plan_run(prepare(job.recipe), plot=None if job.plot_schedule is None else Path(job.plot_schedule))
+    planned = plan_run(prepare(job.recipe), plot=plot)
     print(json.dumps(asdict(planned), indent=2) if job.json else planned)

@@ -2,11 +2,11 @@
 
 import ast
 import difflib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.files import check_writable_file, write_bytes
 
 
 def folder() -> Path:
@@ -61,7 +61,7 @@ def copy(name: str, destination: Path) -> Path:
     """Copy a shipped recipe, or a config of Accelerate's launcher (`cpu-2.yaml`), to a file or into a folder.
 
     Raises:
-        InputError: the destination exists already, or its folder does not.
+        InputError: the destination exists already or cannot be written, or its folder does not exist.
     """
     source = _with_folder_names(folder().glob("accelerate/*.yaml"), ".yaml").get(name) or find(name)
     target = destination / source.name if destination.is_dir() else destination
@@ -69,4 +69,6 @@ def copy(name: str, destination: Path) -> Path:
         raise InputError(f"{target}: exists already; name another file")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent}: no such folder")
-    return Path(shutil.copyfile(source, target))
+    check_writable_file(target, "DEST")
+    write_bytes(target, source.read_bytes())
+    return target

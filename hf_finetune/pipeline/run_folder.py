@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -19,14 +18,12 @@ from accelerate.utils import broadcast_object_list
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.utils import folder_lock
 from hf_finetune.utils.artifacts import artifacts_in
+from hf_finetune.utils.disk_errors import DISK_ERRORS, DiskError
 from hf_finetune.utils.exit_status import is_main_process
 from hf_finetune.utils.files import check_writable, is_temporary, read_object, settle, sync
 from hf_finetune.utils.folder_lock import owned, refuse_owned
 
 logger = logging.getLogger("hf_finetune.run")
-# Errors of a disk that is full, read-only, forbidden or broken, and of one that takes no file of this size.
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-DISK_ERRORS = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -162,11 +159,16 @@ def is_unfinished(folder: Path) -> bool:
         return False
     if "recipe" in (read_object(path) or {}):
         return True
-    if any(folder.glob("**/checkpoint-*")) or (folder / "pretrained").exists():
+    if has_checkpoints(folder):
         raise InputError(
             f"{path}: damaged, so that nobody knows what its checkpoints are; start the run anew in another --output"
         )
     return False
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a run has saved what a resumed one continues from: a checkpoint, or the pretrained encoder."""
+    return any(folder.glob("**/checkpoint-*")) or (folder / "pretrained").exists()
 
 
 def _is_left_by_kill(path: Path) -> bool:
@@ -209,7 +211,10 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def plain_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a failed write of any library into an error of one line.
+    """Turn a failed read or write of any library into an error of one line, which names the file's place.
+
+    Args:
+        folder: of the run, for errors that do not name a file.
 
     Raises:
         TrainingError: in place of an OSError, or of what safetensors and torch.save raise.
@@ -218,21 +223,9 @@ def plain_disk_errors(folder: Path) -> Iterator[None]:
         yield
     # tokenizers raises a plain Exception.
     except Exception as error:
-        number = _error_number(error)
-        if number not in DISK_ERRORS:
+        disk_error = DiskError.of(error)
+        if disk_error is None or disk_error.number not in DISK_ERRORS:
             raise
-        reason = error.strerror if isinstance(error, OSError) else str(error).strip().splitlines()[0]
-        remedy = "make room there" if number in NO_ROOM else "make it writable"
         raise TrainingError(
-            f"{folder}: cannot be written ({reason}); {remedy}, then --resume continues from the last checkpoint"
+            f"{disk_error.describe(folder)}, then --resume continues from the last checkpoint"
         ) from error
-
-
-def _error_number(error: Exception) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    # safetensors and tokenizers are written in Rust, which names the number.
-    if number := re.search(r"\(os error (\d+)\)", str(error)):
-        return int(number[1])
-    # torch.save names a line of its own source, and no cause: most likely the disk is full.
-    return errno.ENOSPC if "inline_container" in str(error) else None

@@ -9,9 +9,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from types import FrameType
 
 from hf_finetune.errors import RunError
+from hf_finetune.utils.disk_errors import DiskError
 from hf_finetune.utils.launched import end_with_launcher
 
 # How long another process waits for the main one to report the same bad input.
@@ -38,6 +40,12 @@ def exit_status() -> Iterator[None]:
         # The reader of our output has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    # Whatever a command reads or writes without a word of its own about it.
+    except Exception as error:
+        disk_error = DiskError.of(error)
+        if disk_error is None or not disk_error.has_place:
+            raise
+        _exit(disk_error.describe(Path.cwd()), 2 if disk_error.is_of_the_path else 1)
 
 
 def is_main_process() -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import one_line, short
+from hf_finetune.utils.messages import one_line, printable, short
 
 # Far more than any recipe has.
 MOST_YAML_CHARACTERS, MOST_YAML_DEPTH, MOST_YAML_VALUES = 1_000_000, 50, 100_000
@@ -31,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: if the process dies, `path` holds either its old or its new content."""
-    with atomic_file(path) as temporary:
+    with atomic_file(path) as temporary, named_errors(path):
         temporary.write_bytes(content)
 
 
@@ -68,6 +69,16 @@ def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None
 
 
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name the file in errors of the block that name none, as those of a write do."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """Wait until a file is on the disk, or that a folder names its files.
 
@@ -76,7 +87,8 @@ def sync(path: Path) -> None:
     """
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with named_errors(path):
+            os.fsync(handle)
     except OSError:
         # Some network file systems sync files only.
         if not path.is_dir():
@@ -132,19 +144,41 @@ def create_json(path: Path, value: Any) -> bool:
     return True
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, name: str | None = None) -> None:
     """Refuse the folder of `--output` if nothing can be written to it, or to the nearest parent that exists.
+
+    Args:
+        name: of the flag with its value, for messages. None: `--output` with the folder.
 
     Raises:
         InputError: nothing can be written there.
     """
-    home = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    home = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     try:
         probe = temporary_path(home, "writable")
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        raise InputError(f"--output {folder}: nothing can be written to {home} ({error.strerror})") from None
+        name = name or f"--output {folder}"
+        raise InputError(f"{printable(f'{name}: nothing can be written to {home}')} ({error.strerror})") from None
+
+
+def check_writable_file(path: Path, flag: str = "--output") -> None:
+    """Refuse the file of a flag if it cannot be written, before the work whose result it gets.
+
+    Raises:
+        InputError: it is a folder, it can have no such name, or nothing can be written to its folder.
+    """
+    name = printable(f"{flag} {path}")
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    except OSError as error:
+        raise InputError(f"{name}: cannot be written ({error.strerror})") from None
+    if is_folder:
+        raise InputError(f"{name}: this is a folder, expected a file")
+    check_writable(path.parent, name)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.files import atomic_file, check_writable
+from hf_finetune.utils.files import atomic_file, check_writable_file, named_errors
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
@@ -21,12 +22,11 @@ def check_output(output: Path, data: str) -> None:
     """Refuse a file that predictions cannot be written to.
 
     Raises:
-        InputError: it is a folder, has another format, or is the data to be labeled.
+        InputError: it is a folder, has another format, cannot be written, or is the data to be labeled.
     """
     if output.suffix.lower() not in SUFFIXES:
         raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
-    if output.is_dir():
-        raise InputError(f"--output {output}: this is a folder, expected a file")
+    check_writable_file(output)
     if output.exists() and Path(data).exists() and output.samefile(data):
         raise InputError(f"--output {output}: these are the rows to label; name another file")
 
@@ -40,7 +40,7 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
     Raises:
         InputError: nothing can be written there.
     """
-    check_writable(output.parent)
+    check_writable_file(output)
     keys = ["digest"] if digests else []
     texts = [(name, pa.string()) for name in ("predicted", *keys)]
     schema = pa.schema([("row", pa.int64()), *texts, *((f"p:{label}", pa.float32()) for label in labels)])
@@ -52,7 +52,12 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
         return pa.Table.from_arrays(columns, schema=schema)
 
     with atomic_file(output) as temporary, _appender(temporary, schema, output.suffix.lower()) as append:
-        yield lambda *parts: append(table(*parts))
+
+        def write(*parts: Any) -> None:
+            with named_errors(temporary):
+                append(table(*parts))
+
+        yield write
 
 
 @contextmanager

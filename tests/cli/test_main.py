@@ -1,5 +1,6 @@
 """Messages and exit status of the command line, without training."""
 
+import errno
 import logging
 import os
 import re
@@ -65,6 +66,42 @@ def test_an_error_comes_before_the_messages_of_the_loaders(
     assert (status, err) == (1, ["is it the label?", "training", "damaged", "the loss is not a number"])
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "/a/b: cannot be .* .Permission denied.; .*"),
+        (
+            OSError(errno.EROFS, "Read-only", "/a/.b.partial", None, "/a/b"),
+            2,
+            "/a/b: cannot be written .Read-only.; .*",
+        ),
+        (OSError(errno.EIO, "Input/output error", "/a/b"), 1, "/a/b: cannot be read or written .*; check the disk"),
+        (OSError(errno.ENOSPC, "No space left"), 1, "/.*: cannot be written .No space left.; make room there"),
+    ],
+)
+def test_an_error_of_the_disk_is_one_line(
+    error: OSError, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In whatever command, wherever the file lies."""
+
+    def fail(_: Sequence[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(card, "card", fail)
+    left, out, err = leave(capsys, "card")
+    assert (left, out, len(err)) == (status, "", 1)
+    assert re.fullmatch(line, err[0])
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: Sequence[str]) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset")
+
+    monkeypatch.setattr(card, "card", fail)
+    with pytest.raises(ConnectionResetError):
+        leave(capsys, "card")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_before_there_is_anything_to_save(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -120,6 +157,22 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
         (["run", "sst2_full", "--method", "lorra"], "hf-finetune run sst2_full: .*--method"),
         (["predict", "m"], "hf-finetune predict: missing DATA"),
         (["predict", "m", "d", "--output", "x.txt"], "--output x.txt: expected a name ending in .csv"),
+        # Before the model, the data and the recipe are looked at.
+        (["predict", "m", "d", "--output", "/proc/x.csv"], "--output /proc/x.csv: nothing can be written to /proc "),
+        (
+            ["predict", "m", "d", "--output", f"{'x' * 300}.csv"],
+            "--output x+.csv: cannot be written .File name too long",
+        ),
+        (
+            ["predict", "m", "d", "--output", f"{__file__}/x.csv"],
+            "--output .*/x.csv: nothing can be written to .*test_main.py .Not",
+        ),
+        (
+            ["plan", "sst2_lora", "--plot-schedule", "/proc/x.svg"],
+            "--plot-schedule /proc/x.svg: nothing can be written",
+        ),
+        (["cp", "sst2_lora", "/proc/x.py"], "DEST /proc/x.py: nothing can be written to /proc "),
+        (["cp", "sst2_lora", "x" * 300], "x+: cannot be used .File name too long.; name another path"),
         (["card", "nowhere"], "nowhere: no recipe.json"),
         (["card", __file__], ".*test_main.py: no recipe.json; expected the folder of a finished run"),
         (["cp", "sst2_lora"], "hf-finetune cp: missing DEST"),

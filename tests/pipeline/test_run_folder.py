@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.damage import DOCUMENTS
@@ -13,6 +14,7 @@ from hf_finetune import InputError, TrainingError
 from hf_finetune.pipeline import run_folder
 from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.pipeline.run_folder import output_folder, owned_folder, plain_disk_errors, replacing
+from hf_finetune.utils import disk_errors, files
 from hf_finetune.utils.files import write_json
 
 
@@ -261,6 +263,54 @@ def test_a_full_disk_is_one_line_whatever_library_writes(tmp_path: Path, error: 
     with pytest.raises(TrainingError, match=message) as caught, plain_disk_errors(tmp_path):
         raise error
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("cache/pixels",), "{0}/cache/pixels: cannot be written (reason); check its rights"),
+        (("images/one.png",), "{0}/images/one.png: cannot be read (reason); check its rights"),
+        ((".x.0a1b2c3d.partial",), "{0}: cannot be written (reason); check its rights"),
+        ((".x.0a1b2c3d.partial", None, "x"), "{0}/x: cannot be written (reason); check its rights"),
+        ((), "{0}/run: cannot be written (reason); check its rights"),
+    ],
+)
+def test_an_error_of_the_disk_names_the_place(
+    tmp_path: Path, names: tuple[str | None, ...], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of the cache and of the data lie outside the run's folder."""
+    for folder in ("run", "cache", "images"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "one.png").write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK or Path(path).suffix != ".png")
+    paths = [None if name is None else str(tmp_path / name) for name in names]
+    with pytest.raises(TrainingError) as caught, plain_disk_errors(tmp_path / "run"):
+        raise OSError(errno.EACCES, "reason", *paths)
+    assert str(caught.value) == line.format(tmp_path) + ", then --resume continues from the last checkpoint"
+
+
+def test_the_place_of_a_write_without_room_is_the_fullest_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write names no file, and a library may have written to a temporary folder or a cache."""
+    full, free = Path("/dev/shm"), iter(range(10**9, 0, -1))
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(full))
+    monkeypatch.setattr(
+        disk_errors.shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if path == full else next(free))
+    )
+    with pytest.raises(TrainingError, match=f"^{full}: cannot be written"), plain_disk_errors(tmp_path / "run"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    # On one disk others may write between two looks: it is the run's folder.
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(TrainingError, match=f"^{tmp_path}/run: cannot"), plain_disk_errors(tmp_path / "run"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failed_write_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(TrainingError, match=f"^{tmp_path}: "), plain_disk_errors(tmp_path / "run"):
+        write_json(tmp_path / "a" / "result.json", {})
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
