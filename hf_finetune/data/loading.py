@@ -188,8 +188,12 @@ def read_labeled(
     unusable: dict[Role, list[UnusableRow]] = {}
 
     def read(role: Role, classes: ClassIds) -> pa.Table:
-        skipped = unusable.setdefault(role, []) if skip_unusable else None
-        return to_table(list(read_rows(selection.labeled[role], columns, classes, unusable=skipped)))
+        skipped, without_gold = (unusable.setdefault(role, []), None) if skip_unusable else (None, list[int]())
+        split = selection.labeled[role]
+        table = to_table(list(read_rows(split, columns, classes, unusable=skipped, without_gold=without_gold)))
+        if without_gold:
+            notes.add(f"{role}: {_left_out(without_gold, len(table))}")
+        return table
 
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
@@ -258,5 +262,18 @@ def stream(
             f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
         )
     classes = None if labels is None else ClassIds(labels, "the classifier")
-    for part in read_rows(split, columns, classes, size=batch_rows):
-        yield to_dataset(to_table([part]))
+    without_gold: list[int] | None = [] if need_label else None
+    rows = 0
+    for part in read_rows(split, columns, classes, size=batch_rows, without_gold=without_gold):
+        rows += len(part["row"])
+        if len(part["row"]):
+            yield to_dataset(to_table([part]))
+    if without_gold:
+        logger.warning("%s: %s", split.place, _left_out(without_gold, rows))
+
+
+def _left_out(without_gold: list[int], rows: int) -> str:
+    return (
+        f"{len(without_gold)} of {len(without_gold) + rows} rows have the label -1, which means no gold label, and are "
+        f"left out (the first: row {without_gold[0] + 1})"
+    )

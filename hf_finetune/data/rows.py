@@ -23,8 +23,8 @@ from hf_finetune.data.config import DataLimits
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_decoding import EncodedImage, damage, pieces
 from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.labels import SURROGATE, ClassIds, label_name, shortened
-from hf_finetune.data.readers.table import Chunk
+from hf_finetune.data.labels import SURROGATE, UNLABELED, ClassIds, label_name, shortened
+from hf_finetune.data.readers.table import Chunk, Column
 from hf_finetune.data.sources import Split
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean
@@ -92,6 +92,7 @@ def read_rows(
     *,
     size: int = 1024,
     unusable: list[UnusableRow] | None = None,
+    without_gold: list[int] | None = None,
 ) -> Iterator[Columns]:
     """Yield canonical rows as Arrow arrays, at most `size` at a time.
 
@@ -99,6 +100,8 @@ def read_rows(
         chosen: the source's columns by canonical name.
         classes: assigns class ids; None only if `chosen` has no `label`.
         unusable: collects rows whose text, image or label is missing or cannot be used, which are then skipped.
+        without_gold: collects the numbers of rows without a gold label, which are then skipped: -1 where labels are the
+            numbers of named classes, as in SNLI.
 
     Raises:
         InputError: without `unusable`, for the first such row, once all rows were read.
@@ -110,24 +113,35 @@ def read_rows(
             columns, faults_by_column = convert(chunk.columns, chunk.images)
             # The last assignment wins: a row with several faults is reported by its first column.
             faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
+            skipped = set() if without_gold is None else _without_gold_label(chunk, split.columns, chosen["label"])
             bad = [
                 UnusableRow(row + i, chunk.place(i), name, _reason(chunk, i, chosen[name], reason))
                 for i, (name, reason) in sorted(faults.items())
+                if i not in skipped
             ]
-            usable = [i for i in range(chunk.size) if i not in faults]
-            if bad and unusable is not None:
-                unusable += bad
-                left = {name: [values[i] for i in usable] for name, values in chunk.columns.items()}
-                columns, _ = convert(left, chunk.images)
-            elif bad:
+            usable = [i for i in range(chunk.size) if i not in faults and i not in skipped]
+            if bad and unusable is None:
                 first_unusable = first_unusable or bad[0]
                 counts.update(each.column for each in bad)
+            elif bad or skipped:
+                if unusable is not None:
+                    unusable += bad
+                if without_gold is not None:
+                    without_gold += [row + i for i in sorted(skipped)]
+                left = {name: [values[i] for i in usable] for name, values in chunk.columns.items()}
+                columns, _ = convert(left, chunk.images)
             if first_unusable is None:
                 columns["row"] = pa.array([row + i for i in usable], pa.int64())
                 yield columns
             row += chunk.size
     if first_unusable is not None:
         raise _refusal(first_unusable, chosen, others=counts[first_unusable.column] - 1)
+
+
+def _without_gold_label(chunk: Chunk, columns: dict[str, Column], label: str) -> set[int]:
+    """Return the rows of a chunk whose class is -1, where labels are the numbers of named classes."""
+    values = chunk.columns[label] if columns[label].names else []
+    return {i for i, value in enumerate(values) if isinstance(value, int) and value == UNLABELED}
 
 
 def _refusal(first: UnusableRow, chosen: dict[str, str], *, others: int) -> InputError:

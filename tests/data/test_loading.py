@@ -310,11 +310,24 @@ def test_class_numbers_without_a_name(tmp_path: Path) -> None:
     assert "row 3, column 'label': the label is 7, but its 2 classes are numbered 0 to 1" in error_of(
         tmp_path / "a.parquet"
     )
-    table = pa.table({"text": ["x", "y", "z"], "label": [0, 1, -1]}).replace_schema_metadata(
-        features.arrow_schema.metadata
-    )
-    pq.write_table(table, tmp_path / "a.parquet")
-    assert "row 3, column 'label': the label is -1, which means none" in error_of(tmp_path / "a.parquet")
+
+
+def test_rows_without_a_gold_label_are_left_out_and_counted(tmp_path: Path) -> None:
+    """-1 as the number of a named class, as in SNLI; in every split, whatever else is wrong with such a row."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    for split, count in {"train": 2000, "validation": 40, "test": 20}.items():
+        texts = [f"{split} {i}" if i % 10 else "" for i in range(count)]
+        labels = [i % 2 if i % 10 else -1 for i in range(count)]
+        if split == "train":
+            # A whole part of the rows that are read at a time.
+            labels[:1024] = [-1] * 1024
+        table = pa.table({"text": texts, "label": labels}).replace_schema_metadata(features.arrow_schema.metadata)
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    splits = load(str(tmp_path))
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [879, 36, 18]
+    assert splits.train["row"][:2] == [1024, 1025] and splits.test["row"][:10] == [*range(1, 10), 11]
+    assert noted(splits, "test: 2 of 20 rows have the label -1, which means no gold label, and are left out")
+    assert noted(splits, "train: 1121 of 2000 rows have the label -1")
 
 
 def test_minus_one_is_a_class_beside_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Features, Value
 from helpers.loading import stream
 from PIL import Image
 
@@ -60,6 +61,17 @@ def test_without_labels_they_are_not_looked_at(tmp_path: Path) -> None:
     parts = list(stream(str(path)))
     assert parts[0].column_names == ["text", "row"]
     assert texts(csv_file(tmp_path / "b.csv", ["a", "b"], "sentence")) == ["a", "b"]
+
+
+def test_rows_without_a_gold_label_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    table = pa.table({"text": list("abcd"), "label": [0, -1, 1, -1]}).replace_schema_metadata(
+        features.arrow_schema.metadata
+    )
+    pq.write_table(table, tmp_path / "gold.parquet")
+    (rows,) = stream(str(tmp_path / "gold.parquet"), **KNOWN)
+    assert rows["text"][:] == ["a", "c"] and rows["row"][:] == [0, 2]
+    assert "2 of 4 rows have the label -1, which means no gold label" in caplog.text
 
 
 def test_labels_that_are_needed(tmp_path: Path) -> None:
