@@ -1,8 +1,6 @@
 """Measure what a few steps and rows of a run cost, by its own code, in a temporary folder."""
 
 import contextlib
-import io
-import logging
 import os
 import tempfile
 import time
@@ -31,8 +29,9 @@ from hf_finetune.pipeline.choose_kernels import default_kernels, probe_kernels
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.evaluate import predict
 from hf_finetune.pipeline.run import fit_dry
-from hf_finetune.training.callbacks import loop_seconds, read_log
+from hf_finetune.training.callbacks import LOG, loop_seconds, read_log
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.messages import silenced
 
 # Steps that are timed, at evenly spaced quantiles of their size, the largest included.
 STEPS, PRETRAINING_STEPS = 12, 8
@@ -99,7 +98,7 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
         choice = probe_kernels(run, run.model.network, encoded, steps)
     with isolated() as folder:
         trained = fit_dry(small, folder, choice)
-        times = np.diff([line["time"] for line in read_log(folder / "log.jsonl") if "loss" in line])
+        times = np.diff([line["time"] for line in read_log(folder / LOG) if "loss" in line])
         evaluate_s, interval_s = _time_evaluation(small, trained.network, evaluated)
     rows, clock, optimizer = len(indices), trained.clock, trained.trainer.optimizer
     score_s = trained.trainer.clock.outside.seconds / len(scored)
@@ -260,7 +259,7 @@ def time_pretraining(run: Run) -> float:
         timed = replace(rows, train=rows.train.select(few), held_out=rows.held_out.select([0]))
         setup = pretrain_setup.setup_pretraining(run.variant(recipe=recipe), timed)
         pretrain_setup.build_trainer(setup, folder, eval_on_start=False, saving=False).train()
-        loop_s = loop_seconds(read_log(folder / pretrain_setup.LOG))
+        loop_s = loop_seconds(read_log(folder / LOG))
     share = sizes.sum() / sizes[np.unique(chosen)].sum()
     epochs = pretrain.num_train_epochs if pretrain.max_steps < 0 else pretrain.max_steps / len(steps)
     # A held-out row has no backward pass, a third of the cost of training on it.
@@ -271,15 +270,12 @@ def time_pretraining(run: Run) -> float:
 @contextlib.contextmanager
 def isolated() -> Iterator[Path]:
     """Yield a temporary folder. The block uses a temporary cache, and neither logs nor prints."""
-    cache, level = os.environ.get("HF_FINETUNE_CACHE"), logging.root.manager.disable
-    with tempfile.TemporaryDirectory(prefix="hf-finetune-") as folder:
+    cache = os.environ.get("HF_FINETUNE_CACHE")
+    with tempfile.TemporaryDirectory(prefix="hf-finetune-") as folder, silenced():
         os.environ["HF_FINETUNE_CACHE"] = str(Path(folder) / "cache")
-        logging.disable(logging.INFO)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield Path(folder)
+            yield Path(folder)
         finally:
-            logging.disable(level)
             if cache is None:
                 del os.environ["HF_FINETUNE_CACHE"]
             else:

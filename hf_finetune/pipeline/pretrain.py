@@ -19,7 +19,6 @@ from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.pretrain_setup import (
-    LOG,
     PretrainingSetup,
     build_trainer,
     setup_pretraining,
@@ -29,8 +28,15 @@ from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.pretraining.models import save_encoder
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
-from hf_finetune.training.callbacks import ProgressBar, read_log
-from hf_finetune.training.checkpoints import SaveInterval, is_whole, newest_whole, seal, train_until_stopped
+from hf_finetune.training.callbacks import LOG, ProgressBar, trim_log
+from hf_finetune.training.checkpoints import (
+    SaveInterval,
+    is_whole,
+    newest_whole,
+    saved_state,
+    seal,
+    train_until_stopped,
+)
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.plain import short_repr
 
@@ -87,6 +93,8 @@ def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:
     state.wait_for_everyone()
     if resume_from is not None:
         logger.info("resuming from %s of the pretraining", resume_from.name)
+        if state.is_main_process:
+            trim_log(work / LOG, saved_state(resume_from).global_step)
     logger.info(
         "pretraining by %s on %d rows, %d held out, learning rate %g",
         short_repr(run.recipe.pretrain.objective),
@@ -111,13 +119,15 @@ def _save(setup: PretrainingSetup, trainer: PretrainingTrainer, folder: Path, *,
     with replacing(folder / ENCODER) as path:
         save_encoder(cast(PreTrainedModel, trainer.trained_model()), setup.run.context.checkpoint, path)
         setup.run.data.inputs.save(path)
-        write_json(path / REPORT, _report(setup, trainer, folder / WORK / LOG, seconds))
+        write_json(path / REPORT, _report(setup, trainer, seconds))
         seal(path)
 
 
-def _report(setup: PretrainingSetup, trainer: PretrainingTrainer, log: Path, seconds: float) -> dict[str, Any]:
+def _report(setup: PretrainingSetup, trainer: PretrainingTrainer, seconds: float) -> dict[str, Any]:
     assert setup.run.data.pretraining_rows is not None, "the recipe pretrains"
-    counts, rows, lines = setup.run.data.pretraining_rows.counts, setup.rows, read_log(log)
+    counts, rows = setup.run.data.pretraining_rows.counts, setup.rows
+    # Not from log.jsonl, of which a kill may have taken the last lines.
+    lines = trainer.state.log_history
     losses = [line["loss"] for line in lines if "loss" in line]
     held_out = [line[f"eval_{HELD_OUT}"] for line in lines if f"eval_{HELD_OUT}" in line]
     return {

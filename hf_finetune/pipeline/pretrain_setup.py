@@ -21,7 +21,7 @@ from hf_finetune.pretraining.models import load_pretrainable
 from hf_finetune.pretraining.objectives.base import Task
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.pretraining.word_masking import rows_with_words
-from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar
 from hf_finetune.training.losses.config import Supervised
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.schedule_config import resolve
@@ -30,7 +30,6 @@ from hf_finetune.training.setup import TrainingData, TrainingSetup
 
 logger = logging.getLogger("hf_finetune.run")
 
-LOG = "log.jsonl"
 # More held-out rows would hardly change the measured loss.
 MOST_HELD_OUT = 1000
 # Fields of `train.extra` that pretraining ignores: it evaluates and reports in its own way.

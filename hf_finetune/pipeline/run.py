@@ -49,7 +49,7 @@ from hf_finetune.pipeline.pretrain import pretrain
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import resume_record
-from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
+from hf_finetune.pipeline.run_folder import has_checkpoints, is_finished, output_folder, owned_folder, plain_disk_errors
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.save import save, save_start
 from hf_finetune.pipeline.stopwatch import Stopwatch
@@ -122,9 +122,15 @@ def trained_run(recipe: Recipe, launch: Launch, *, command: str | None = None) -
 
 
 def _train(prepared: Run, folder: Path, record: RunRecord) -> TrainedRun:
-    with plain_disk_errors(folder), precision.settings_restored():
-        prepared, pretraining = pretrain(prepared, folder, record)
-        trained = fit(prepared, folder, record)
+    try:
+        with plain_disk_errors(folder), precision.settings_restored():
+            prepared, pretraining = pretrain(prepared, folder, record)
+            trained = fit(prepared, folder, record)
+    except KeyboardInterrupt:
+        # Between two stages, where nothing waits for the next step.
+        if not has_checkpoints(folder):
+            raise
+        raise StoppedBySignal("stopped by a signal; --resume continues from the last checkpoint") from None
     if pretraining is not None:
         trained.clock.record("pretrain_s", pretraining.seconds)
     return replace(trained, pretraining=pretraining)

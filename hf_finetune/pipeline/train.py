@@ -21,8 +21,8 @@ from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
-from hf_finetune.training.callbacks import LogLines, ProgressBar
-from hf_finetune.training.checkpoints import SaveInterval, train_until_stopped
+from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar, trim_log
+from hf_finetune.training.checkpoints import SaveInterval, saved_state, train_until_stopped
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.probe import WHY
 from hf_finetune.training.setup import TrainingData, TrainingSetup
@@ -86,6 +86,9 @@ def train(setup: RunSetup) -> ClassifierTrainer:
     trainer = _build_trainer(setup, bar)
     if setup.resume_from is not None:
         logger.info("resuming from %s", setup.resume_from.name)
+        # `LogLines` does so only where training goes on.
+        if trainer.is_world_process_zero():
+            trim_log(setup.folder / LOG, saved_state(setup.resume_from).global_step)
     _log_start(setup, trainer.args.learning_rate)
     try:
         with setup.clock.measure("train_s"):
@@ -118,7 +121,7 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
         hooks=build_hooks(setup),
         callbacks=(
             bar,
-            LogLines(setup.folder / "log.jsonl"),
+            LogLines(setup.folder / LOG),
             *([EarlyStoppingCallback(patience)] if patience else []),
         ),
     )

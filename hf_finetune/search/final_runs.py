@@ -1,12 +1,8 @@
 """Final runs: the user's own recipe with and without the result of a search, evaluated on validation rows that no trial
 has used."""
 
-import contextlib
-import io
-import logging
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +24,7 @@ from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.messages import silenced
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_EVAL_ROWS = 3, 16, 32
 """Steps, rows per step and validation rows of the run that measures costs."""
@@ -96,7 +93,7 @@ def evaluation_rows(splits: Splits, count: int) -> Dataset:
 def _run(variant: RecipeVariant, eval_rows: int) -> FinalRun:
     started = time.perf_counter()
     recipe = replace(variant.recipe, train=replace(variant.recipe.train, logging_steps=1))
-    with quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
+    with silenced(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
         rows = evaluation_rows(prepared.data.splits, eval_rows)
         monitored = rows.select(
@@ -153,15 +150,3 @@ def _predict(model: PreTrainedModel, prepared: Run, examples: Dataset) -> tuple[
     finally:
         rows.close()
     return logits_NC, rows.build_s
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress the log messages and progress bars of runs: the search shows one bar of its own."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)

@@ -12,7 +12,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.utils.files import write_text
+from hf_finetune.utils.files import named_errors, write_text
+
+LOG = "log.jsonl"
 
 
 class ProgressBar(TrainerCallback):
@@ -62,17 +64,23 @@ class LogLines(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Remove the lines of steps that a resumed run repeats."""
-        if not state.is_world_process_zero or not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        write_text(self.path, "".join(line for line in lines if _is_of_step(line, state.global_step)))
+        if state.is_world_process_zero:
+            trim_log(self.path, state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
         """Write the line immediately, so that it survives if the run is killed."""
         if state.is_world_process_zero:
             line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **event["logs"]}
-            with self.path.open("a") as file:
+            with named_errors(self.path), self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def trim_log(path: Path, last_step: int) -> None:
+    """Remove lines of later steps from a log, and those that are damaged: a kill may have cut off the last one."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    write_text(path, "".join(line for line in lines if _is_of_step(line, last_step)))
 
 
 def _is_of_step(line: str, last_step: int) -> bool:

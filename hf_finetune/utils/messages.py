@@ -1,12 +1,29 @@
-"""Parts of messages: lists of names, suggestions for misspelt names, and collected notes."""
+"""Parts of messages: lists of names, suggestions for misspelt names, collected notes; and silence."""
 
 import difflib
+import io
 import logging
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 logger = logging.getLogger("hf_finetune")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Suppress warnings, log messages up to warnings, and progress bars of this package and of all libraries.
+
+    Handlers of libraries hold the stderr of their first import.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

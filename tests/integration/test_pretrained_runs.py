@@ -149,6 +149,29 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     assert first["held_out_loss"] == again["held_out_loss"] and first["loss"] == again["loss"]
 
 
+def test_stopped_after_its_last_step(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal between two stages says that there is something to resume; a line that a kill has cut off is removed."""
+    run, moments = tmp_path / "run", ("pretrain._save", "run.fit")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for moment in moments:
+        with monkeypatch.context() as patch, pytest.raises(StoppedBySignal, match="--resume continues from the last"):
+            patch.setattr(f"hf_finetune.pipeline.{moment}", interrupted)
+            pipeline.run(texts, Launch(str(run), resume=moment != moments[0]))
+        if moment == moments[0]:
+            log = run / "pretraining" / "log.jsonl"
+            whole = log.read_text()
+            log.write_text(f'{whole}{{"step": 7, "lo')
+    assert log.read_text() == whole
+    report = json.loads((run / "pretrained" / "pretraining.json").read_text())
+    assert report["loss"]["last"] < report["loss"]["first"] and report["steps"] == 7
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("hf_finetune.pipeline.run.fit", interrupted)
+        pipeline.run(dataclasses.replace(texts, pretrain=Pretrain()), Launch(str(tmp_path / "nothing")))
+
+
 def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The recipe alone has so many more steps that all steps take as long, and the difference is reported, row by
     row."""

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.errors import InputError, TrainingError
-from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.callbacks import LogLines, trim_log
 from hf_finetune.training.config import Train
 from hf_finetune.training.input_mixing import InputMixing
 from hf_finetune.training.optim.update_rule import UpdateRule
@@ -259,6 +259,11 @@ def test_log_lines(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
     assert any("eval_accuracy" in line for line in lines)
+    whole = (tmp_path / "log.jsonl").read_text()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    trim_log(tmp_path / "log.jsonl", 5)
+    assert (tmp_path / "log.jsonl").read_text() == whole
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from hf_finetune.search.augmentation.search_run import SearchRun, plain_schedule
 from hf_finetune.search.augmentation.space import space_of
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.config import SearchOptions
-from hf_finetune.search.final_runs import FinalRun, evaluation_rows, quiet, train_final
+from hf_finetune.search.final_runs import FinalRun, evaluation_rows, train_final
 from hf_finetune.search.paired_comparison import PairedRuns, compare
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import RUNGS, Trial
@@ -39,6 +39,7 @@ from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.search.state import SCHEMA, State, check_same, read_state
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import write_json, write_text
+from hf_finetune.utils.messages import silenced
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
@@ -148,7 +149,7 @@ def why_no_mixing(base: RecipeVariant, prepared: Run) -> str | None:
         check(mixing)
         if base.recipe.uses_adapter:
             # Only the recipe's own model shows whether it accepts word embeddings.
-            with quiet():
+            with silenced():
                 prepare(mixing)
         else:
             proxy = RecipeVariant(prepared.recipe).with_policy((), (Mixup(),)).recipe
