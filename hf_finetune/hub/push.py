@@ -86,20 +86,22 @@ def push(
                 repo_id, revision=pushed.commit, local_dir=pulled, cache_dir=Path(name) / "cache"
             )
         )
-        _compare(pulled, pushed)
+        hashed = _compare(pulled, pushed)
         if (manifest := Manifest.read(pulled)) is not None:
-            manifest.check(name=repo_id, remedy="push again")
+            manifest.check(hashed=hashed, name=repo_id, remedy="push again")
         if check is not None:
             check(pulled)
     return pushed
 
 
-def _compare(pulled: Path, pushed: Pushed) -> None:
+def _compare(pulled: Path, pushed: Pushed) -> dict[Path, str]:
+    """Compare the pulled files with those that were sent; return the SHA-256 of each."""
     for path, sha256 in pushed.files.items():
         if not (pulled / path).is_file():
             raise GateError(f"{pushed.repo_id}: {path} was sent but is missing in commit {pushed.commit}")
         if hashing.of_files(pulled / path) != sha256:
             raise GateError(f"{pushed.repo_id}: {path} of commit {pushed.commit} is not what was sent")
+    return {pulled / path: sha256 for path, sha256 in pushed.files.items()}
 
 
 def check_target(target: Hub) -> tuple[str, str]:

@@ -99,11 +99,12 @@ class Manifest:
         """Return where a file lies."""
         return self.run / (file.removeprefix("model/") if self._at_root else file)
 
-    def states(self, patterns: Sequence[str] = ("*",)) -> dict[str, State]:
+    def states(self, patterns: Sequence[str] = ("*",), *, hashed: Mapping[Path, str] | None = None) -> dict[str, State]:
         """Compare the files on the disk with the manifest.
 
         Args:
             patterns: names of the files to compare; others may be missing, and are not read.
+            hashed: SHA-256 of files that were hashed just now, by their `location`; they are not read again.
 
         Returns:
             The state of each file, by its path in the run's folder.
@@ -113,13 +114,20 @@ class Manifest:
             belongs = self.part is None or _part_of(file) == self.part
             return belongs and any(fnmatch.fnmatch(PurePosixPath(file).name, pattern) for pattern in patterns)
 
-        states = {file: self._state(file) for file in filter(chosen, sorted(self.hashes))}
+        states = {file: self._state(file, hashed or {}) for file in filter(chosen, sorted(self.hashes))}
         states |= {file: "added" for file in filter(chosen, self._present()) if file not in self.hashes}
         return states
 
-    def check(self, patterns: Sequence[str] = ("*",), *, name: str | None = None, remedy: str | None = None) -> None:
+    def check(
+        self,
+        patterns: Sequence[str] = ("*",),
+        *,
+        hashed: Mapping[Path, str] | None = None,
+        name: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
         """Compare the files with the manifest, see `states`, and refuse differences, see `refuse`."""
-        self.refuse(self.states(patterns), name=name, remedy=remedy)
+        self.refuse(self.states(patterns, hashed=hashed), name=name, remedy=remedy)
 
     def refuse(self, states: Mapping[str, State], *, name: str | None = None, remedy: str | None = None) -> None:
         """Refuse files that are not those that the run wrote.
@@ -151,12 +159,13 @@ class Manifest:
     def _at_root(self) -> bool:
         return not (self.run / "model").is_dir()
 
-    def _state(self, file: str) -> State:
+    def _state(self, file: str, hashed: Mapping[Path, str]) -> State:
         path = self.location(file)
         try:
             if not path.is_file():
                 return "missing" if not path.exists() else "changed"
-            return "ok" if hashing.of_files(path) == self.hashes[file] else "changed"
+            digest = hashed[path] if path in hashed else hashing.of_files(path)
+            return "ok" if digest == self.hashes[file] else "changed"
         except OSError as error:
             raise InputError(f"{printable(str(path))}: cannot be read ({error.strerror}); check its rights") from None
 
