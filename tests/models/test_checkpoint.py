@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.checkpoints import load_classifier, load_tokenizer
+from helpers.damage import Payload
 from helpers.tiny import tiny_text_checkpoint
 from huggingface_hub import constants, errors
 from transformers import AutoModel
@@ -137,16 +138,6 @@ def test_damaged_safetensors(folder: Path, damage, word: str):
 
 
 # --- weights in pickle format
-
-
-class Payload:
-    """Create a file when it is unpickled."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self):
-        return Path.touch, (self.proof,)
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from helpers.damage import Payload
 from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_finetune.errors import StoppedBySignal
+from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.training import checkpoints
 from hf_finetune.training.checkpoints import (
     CheckpointKeeper,
@@ -19,6 +21,7 @@ from hf_finetune.training.checkpoints import (
     is_whole,
     newest_whole,
     seal,
+    train_until_stopped,
 )
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.schedule_config import resolve
@@ -238,6 +241,22 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCap
     (folder / "checkpoint-10" / "rng_state.pth").unlink()
     assert newest_whole(folder) is None or newest_whole(folder).name == "checkpoint-5"
     assert "checkpoint-15 is unfinished or damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["rng_state.pth", "optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, name: str) -> None:
+    """Its pickles may come from somebody else, manifest and all: CVE-2026-1839."""
+    with pytest.raises(KeyboardInterrupt):
+        trainer_at(tmp_path, KillAfterSaveAt(5)).train()
+    checkpoint, proof = tmp_path / "checkpoints" / "checkpoint-5", tmp_path / "proof"
+    torch.save({"cpu": Payload(proof)}, checkpoint / name)
+    seal(checkpoint)
+    assert newest_whole(checkpoint.parent) == checkpoint
+    with pytest.raises(InputError, match="holds more than weights and numbers and is not read"):
+        train_until_stopped(trainer_at(tmp_path), checkpoint)
+    assert not proof.exists()
+    torch.load(checkpoint / name, weights_only=False)
+    assert proof.exists(), "the payload works"
 
 
 def test_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
