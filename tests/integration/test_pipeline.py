@@ -88,6 +88,28 @@ def test_an_artifact_that_cannot_be_loaded_is_reported(
     assert "it could not be loaded |  |  | NO |" in (tmp_path / "run" / "README.md").read_text()
 
 
+def test_test_rows_decide_nothing_and_the_same_seed_gives_the_same_bits(recipe: Recipe, tmp_path: Path) -> None:
+    """Two runs that differ only in their test rows, of which one has the labels swapped, choose and train the same."""
+    rows = [("a good film", "good"), ("a bad film", "bad"), ("bad bad", "bad")]
+    swapped = [(text, {"good": "bad", "bad": "good"}[label]) for text, label in rows * 4]
+    ends = []
+    for name, lines in {"one": rows, "other": swapped}.items():
+        (tmp_path / f"{name}.csv").write_text("".join(f"{','.join(line)}\n" for line in [("text", "label"), *lines]))
+        data = dataclasses.replace(recipe.data, test=str(tmp_path / f"{name}.csv"))
+        train = dataclasses.replace(recipe.train, num_train_epochs=3.0, early_stopping_patience=1)
+        changed = dataclasses.replace(recipe, data=data, train=train)
+        with run.trained_run(changed, Launch(output=str(tmp_path / name))) as trained:
+            assert len(trained.run.data.splits.test or ()) == len(lines)
+            ends.append((trained.trainer.state, trained.network.state_dict()))
+    (state, weights), (other_state, other_weights) = ends
+    assert (state.global_step, state.best_global_step, state.best_metric) == (
+        other_state.global_step,
+        other_state.best_global_step,
+        other_state.best_metric,
+    )
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
 @pytest.mark.usefixtures("gate_here")
 def test_local_data_are_named_without_their_path(tmp_path: Path) -> None:
     (tmp_path / "movie.csv").touch()
