@@ -1,0 +1,19 @@
+"""The promises of docs/reliability.md are numbered, and the tests that docs name exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tests_that_a_page_names_exist(page: str) -> None:
+    for file, name in NAME.findall((ROOT / "docs" / page).read_text(encoding="utf-8")):
+        assert (ROOT / file).is_file(), file
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text("utf-8"), re.M), f"{file}::{name}"
