@@ -171,18 +171,7 @@ def test_weights_that_are_nan(trained: Path, tmp_path: Path) -> None:
         predict(folder)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name == "task_type None", strict=True, reason="predicts other classes: peft leaves the prompt out"
-            ),
-        )
-        for name in ADAPTER_DAMAGE
-    ],
-)
+@pytest.mark.parametrize("name", ADAPTER_DAMAGE)
 def test_damaged_adapters(prompted: Path, tmp_path: Path, name: str) -> None:
     """Refused, by the file's name; or the values are those without the damage."""
     run = Path(shutil.copytree(prompted, tmp_path / "run"))

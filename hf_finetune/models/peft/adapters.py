@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import safe_open
@@ -29,6 +29,7 @@ from hf_finetune.models.contexts import input_errors, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.peft.compatibility import (
     MERGEABLE,
+    PROMPTS,
     SUPPORTED,
     completed_config,
     method_of,
@@ -154,6 +155,9 @@ def _check_saved(folder: Path) -> None:
     config = read_json(path, remedy)
     if config.get("peft_type") not in SUPPORTED:
         raise InputError(f"{path}: peft_type: expected {', '.join(SUPPORTED)}, got {short(config.get('peft_type'))}")
+    if config["peft_type"] in PROMPTS and config.get("task_type") != TaskType.SEQ_CLS:
+        # peft would leave the prompt out, and predict other classes.
+        raise InputError(f"{path}: task_type: expected SEQ_CLS, got {short(config.get('task_type'))}; {remedy}")
     if config.get("megatron_config"):
         raise InputError(f"{path}: megatron_config: expected none, it imports a module; remove it")
     with input_errors(f"{folder / ADAPTER_FILE}: damaged; {remedy}"), safe_open(folder / ADAPTER_FILE, "pt") as file:
