@@ -12,7 +12,7 @@ from helpers.forks import Child, run
 
 from hf_finetune import InputError, TrainingError
 from hf_finetune.pipeline import run_folder
-from hf_finetune.pipeline.resume import refuse_changes
+from hf_finetune.pipeline.resume import COMPARED, refuse_changes
 from hf_finetune.pipeline.run_folder import output_folder, owned_folder, plain_disk_errors, replacing
 from hf_finetune.utils import disk_errors, files
 from hf_finetune.utils.files import write_json
@@ -69,8 +69,9 @@ def test_fields_that_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
     refuse_changes(tmp_path, record(teacher="there", teacher_precision="float32"))
     with pytest.raises(InputError, match=r"objective.teacher_precision: the run in .* has 'float32', now it is 'bf16'"):
         refuse_changes(tmp_path, record(teacher="here", teacher_precision="bf16"))
-    with pytest.raises(InputError, match=r"weights of the teacher: the run in .* has 'x', now it is 'y'"):
-        refuse_changes(tmp_path, {**record(teacher="here", teacher_precision="float32"), "teacher": "y"})
+    for key in others:
+        with pytest.raises(InputError, match=f"{COMPARED[key]}: the run in .* has 'x', now it is 'y'"):
+            refuse_changes(tmp_path, {**record(teacher="here", teacher_precision="float32"), key: "y"})
 
 
 @pytest.mark.parametrize(

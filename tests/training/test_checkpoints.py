@@ -40,9 +40,13 @@ class KillAt(TrainerCallback):
 
 
 class SignalAt(KillAt):
+    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__(step)
+        self.number = number
+
     def on_step_end(self, args, state, control, **_):
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 class KillAfterSaveAt(KillAt):
@@ -133,11 +137,14 @@ def test_killed_within_an_epoch_of_steps_of_unequal_size(tmp_path: Path, unpadde
     assert furthest(weights(again), weights(straight)) == 0.0
 
 
-def test_signal_saves_in_the_middle_of_an_epoch_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_saves_in_the_middle_of_an_epoch_and_resumes_to_the_same_bits(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     straight = trainer_at(tmp_path / "straight")
     straight.train()
-    with catching_signals() as signals, pytest.raises(StoppedBySignal, match="SIGTERM after saving step 7"):
-        trainer_at(tmp_path / "stopped", SignalAt(7), signals=signals).train()
+    with catching_signals() as signals, pytest.raises(StoppedBySignal, match=f"{number.name} after saving step 7"):
+        trainer_at(tmp_path / "stopped", SignalAt(7, number), signals=signals).train()
     result = newest_whole(tmp_path / "stopped" / "checkpoints")
     assert result is not None and result.name == "checkpoint-7"
     again = trainer_at(tmp_path / "stopped")
