@@ -69,6 +69,7 @@ PREDICTIONS = parquet(text=["a", "b"], **{"p:x": np.array([0.25, 0.75]), "p:y": 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @example(place=0.326171875, byte=128, cut=False)  # a column's name that is not UTF-8
+@example(place=0.09375, byte=72, cut=False)  # a number beyond float32
 @given(place=st.floats(0, 1), byte=st.integers(0, 255), cut=st.booleans())
 def test_any_byte_of_predictions_changed(
     tmp_path_factory: pytest.TempPathFactory, place: float, byte: int, cut: bool

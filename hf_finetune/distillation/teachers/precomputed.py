@@ -208,7 +208,8 @@ def _read_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndar
     columns = [name for name in table.column_names if name.startswith(prefixes[0])]
     columns_C = class_columns(labels, [name.removeprefix(prefixes[0]) for name in columns], owner=str(path))
     try:
-        values_MC = np.stack([table[name].to_numpy().astype(np.float32) for name in columns], axis=1)
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused as such
+            values_MC = np.stack([table[name].to_numpy().astype(np.float32) for name in columns], axis=1)
     except (ValueError, TypeError):
         raise InputError(f"{path}: expected numbers in the columns {prefixes[0]}NAME") from None
     _check_values(np.isfinite(values_MC), path, columns, values_MC, "a finite number")
