@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hf_finetune.errors import StoppedBySignal, TrainingError
 from hf_finetune.training.config import MixedPrecision
+from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.exit_status import handled
 from hf_finetune.utils.launched import LAUNCHER
 
@@ -60,7 +61,7 @@ def _launcher_arguments(command: Sequence[str], processes: int, mixed_precision:
         "--rdzv_backend=c10d",
         "--dynamo_backend=no",
         f"--mixed_precision={resolve_mixed_precision(mixed_precision, default_device())}",
-        f"--num_cpu_threads_per_process={max(1, (os.cpu_count() or 1) // processes)}",
+        f"--num_cpu_threads_per_process={max(1, available_cores() // processes)}",
         *([command[0]] if command[0].endswith(".py") else ["--module", "hf_finetune"]),
         *command[1:],
     ]

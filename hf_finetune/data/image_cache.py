@@ -8,7 +8,6 @@ Legend: N images, B of a batch, H height, W width.
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
 from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indices, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.utils import disk_cache, environment
+from hf_finetune.utils.core_sharing import available_cores
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -146,7 +146,7 @@ def _images(rows: Dataset) -> Iterator[list[EncodedImage]]:
 
 
 def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for images in _images(rows):
             yield in_pieces(resize, processor, (list(pool.map(decode, piece)) for piece in pieces(images)))
 

@@ -5,7 +5,6 @@ A source is read to its end before its first bad row is refused, so that the mes
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from hf_finetune.data.labels import SURROGATE, UNLABELED, ClassIds, label_name, 
 from hf_finetune.data.readers.table import Chunk, Column
 from hf_finetune.data.sources import Split
 from hf_finetune.errors import InputError
+from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import did_you_mean
 
 FEATURES = {
@@ -107,7 +107,7 @@ def read_rows(
         InputError: without `unusable`, for the first such row, once all rows were read.
     """
     first_unusable, counts, row = None, Counter[str](), 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         convert = partial(_convert, split=split, chosen=chosen, classes=classes, pool=pool)
         for chunk in split.chunks(list(chosen.values()), size):
             columns, faults_by_column = convert(chunk.columns, chunk.images)

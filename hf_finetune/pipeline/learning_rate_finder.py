@@ -21,6 +21,7 @@ from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plots import line_chart, sparkline
 
@@ -66,6 +67,7 @@ class RateSearch:
         )
 
 
+@shared_cores()
 def find_rate(run: Run, folder: Path) -> RateSearch:
     """Train for `range_test.STEPS` steps at a rate that grows from a thousandth to a thousand times the run's own.
 

@@ -25,6 +25,7 @@ from hf_finetune.pipeline.measure_costs import (
 from hf_finetune.pipeline.optimization import learning_rate, schedule
 from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
+from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
 from hf_finetune.utils.files import write_text
 from hf_finetune.utils.plots import line_chart, sparkline
@@ -95,6 +96,7 @@ class Plan:
         return "\n".join([*lines, *(f"note          {note}" for note in self.notes)])
 
 
+@shared_cores()
 def plan(run: Run, *, plot: Path | None = None) -> Plan:
     """Train a few steps of a prepared run in a temporary folder, and estimate the rest. Nothing is saved.
 

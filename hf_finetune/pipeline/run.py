@@ -60,6 +60,7 @@ from hf_finetune.training import precision
 from hf_finetune.training.checkpoints import newest_whole
 from hf_finetune.training.distributed import plain_peer_errors
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
 
 logger = logging.getLogger("hf_finetune.run")
@@ -68,6 +69,7 @@ WITHOUT_ADAPTER = (
 )
 
 
+@shared_cores()
 def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
     """Train, evaluate, verify, document and, if asked, push.
 

@@ -37,6 +37,7 @@ from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import RUNGS, Trial
 from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.search.state import SCHEMA, State, check_same, read_state
+from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.messages import silenced
@@ -45,6 +46,7 @@ from hf_finetune.utils.plain import to_plain
 logger = logging.getLogger("hf_finetune.run")
 
 
+@shared_cores()
 def search_policy(
     base: RecipeVariant,
     options: SearchOptions,
