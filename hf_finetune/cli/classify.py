@@ -17,7 +17,7 @@ from hf_finetune.utils.config import Operations, validated
 from hf_finetune.utils.files import parse_yaml
 
 if TYPE_CHECKING:
-    from hf_finetune.training.classifier import Classifier
+    from hf_finetune.training.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class ClassifyJob:
     """Print only the result, as JSON."""
 
 
-def load_trained_classifier(job: ClassifyJob) -> Classifier:
+def load_trained_classifier(job: ClassifyJob) -> TrainedModel:
     """Load the classifier of a job."""
-    from hf_finetune.training.classifier import load_trained
+    from hf_finetune.training.trained_model import load_trained
 
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # no later message repeats the notes on the data
     return load_trained(job.model, trust_remote_code=job.trust_remote_code)

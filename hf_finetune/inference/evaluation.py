@@ -15,7 +15,7 @@ from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
-from hf_finetune.training.classifier import Classifier
+from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 
 logger = logging.getLogger("hf_finetune")
@@ -23,7 +23,7 @@ logger = logging.getLogger("hf_finetune")
 
 @shared_cores()
 def evaluate(
-    classifier: Classifier,
+    classifier: TrainedModel,
     source: SourceSplit,
     *,
     batch_size: int | None = None,

@@ -9,12 +9,12 @@ from tqdm import tqdm
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.loading import stream
 from hf_finetune.evaluation.logits import PART_ROWS
-from hf_finetune.training.classifier import Classifier
+from hf_finetune.training.trained_model import TrainedModel
 
 logger = logging.getLogger("hf_finetune")
 
 
-def read_parts(classifier: Classifier, source: SourceSplit, *, labeled: bool, progress: str) -> Iterator[Dataset]:
+def read_parts(classifier: TrainedModel, source: SourceSplit, *, labeled: bool, progress: str) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, at most `PART_ROWS` at a time.
 
     Args:

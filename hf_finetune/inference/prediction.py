@@ -9,7 +9,7 @@ from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
-from hf_finetune.training.classifier import Classifier
+from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.tables import check_output, table_writer
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("hf_finetune")
 
 @shared_cores()
 def predict(
-    classifier: Classifier,
+    classifier: TrainedModel,
     source: SourceSplit,
     output: Path,
     *,

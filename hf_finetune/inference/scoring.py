@@ -23,8 +23,8 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.inference.image_views import ImageView, decode_images
 from hf_finetune.models.kernels.layers import fused_layers
-from hf_finetune.training.classifier import Classifier
 from hf_finetune.training.precision import default_device, has_native_bf16
+from hf_finetune.training.trained_model import TrainedModel
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -48,7 +48,7 @@ class Scorer:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: TrainedModel,
         precision: Precision,
         *,
         batch_size: int | None = None,
@@ -154,6 +154,6 @@ class Scorer:
         }
 
 
-def probabilities(classifier: Classifier, rows: Dataset, *, batch_size: int | None = None) -> np.ndarray:
+def probabilities(classifier: TrainedModel, rows: Dataset, *, batch_size: int | None = None) -> np.ndarray:
     """Return the probabilities (N, C) of canonical rows, in float32."""
     return Scorer(classifier, "float32", batch_size=batch_size).probabilities(rows)

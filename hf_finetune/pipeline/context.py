@@ -25,7 +25,7 @@ from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.patches import Shrink
 from hf_finetune.training import precision
-from hf_finetune.training.classifier import quiet_libraries
+from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.utils.environment import seconds_since_start
 
 

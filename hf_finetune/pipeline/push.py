@@ -11,7 +11,7 @@ from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
-from hf_finetune.training.classifier import Classifier, load_trained
+from hf_finetune.training.trained_model import TrainedModel, load_trained
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
@@ -78,7 +78,7 @@ def _pulled_adapter(folder: Path, pulled: Path, *, on_named_base: bool) -> parit
     return parity.Artifact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
 
 
-def _probe_rows(classifier: Classifier) -> Dataset:
+def _probe_rows(classifier: TrainedModel) -> Dataset:
     """Return rows to compare two copies of a model, whose data may be gone: its label names, or noise images."""
     if classifier.kind == "text":
         return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})

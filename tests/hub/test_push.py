@@ -22,7 +22,7 @@ from hf_finetune import Hub
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import retry
 from hf_finetune.models import checkpoint
-from hf_finetune.training.classifier import load_trained
+from hf_finetune.training.trained_model import load_trained
 from hf_finetune.utils.manifest import Manifest
 
 SENT = {

@@ -18,18 +18,18 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.inference.scoring import probabilities
-from hf_finetune.training.classifier import Classifier, quiet_libraries
+from hf_finetune.training.trained_model import TrainedModel, quiet_libraries
 from hf_finetune.utils.tables import check_output
 
 LABELS = ("a/b", "two\nlines", 'naïve, "x"')
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     quiet_libraries()
     folder = str(tiny_text_checkpoint(tmp_path_factory.mktemp("bert")))
     model = load_classifier(folder, task="text-classification", labels=LABELS, seed=0).model.eval()
-    return Classifier(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
+    return TrainedModel(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_file_formats_agree(classifier: Classifier, rows: Path) -> None:
+def test_file_formats_agree(classifier: TrainedModel, rows: Path) -> None:
     files = [rows.parent / "new" / name for name in ("p.csv", "p.jsonl", "p.parquet", "q.CSV")]
     for file in files:
         assert predict(classifier, SourceSplit(str(rows)), file)["rows"] == 5
@@ -56,7 +56,9 @@ def test_file_formats_agree(classifier: Classifier, rows: Path) -> None:
     assert keyed.drop_columns("digest").equals(table)
 
 
-def test_bad_rows_leave_nothing_behind(classifier: Classifier, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows_leave_nothing_behind(
+    classifier: TrainedModel, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows.write_text("text\n" + "good\n" * 2000 + '" "\n')
     with pytest.raises(InputError, match="row 2001"):
         predict(classifier, SourceSplit(str(rows)), rows.parent / "new" / "deep" / "p.csv")
@@ -74,7 +76,7 @@ def test_bad_rows_leave_nothing_behind(classifier: Classifier, rows: Path, capsy
         ("/proc/new/p.csv", "--output .*: nothing can be written to /proc"),
     ],
 )
-def test_unusable_outputs(classifier: Classifier, rows: Path, output: str, message: str) -> None:
+def test_unusable_outputs(classifier: TrainedModel, rows: Path, output: str, message: str) -> None:
     (rows.parent / "folder.csv").mkdir()
     before = rows.read_bytes()
     with pytest.raises(InputError, match=message):
@@ -82,7 +84,7 @@ def test_unusable_outputs(classifier: Classifier, rows: Path, output: str, messa
     assert rows.read_bytes() == before
 
 
-def test_existing_output_is_replaced(classifier: Classifier, rows: Path) -> None:
+def test_existing_output_is_replaced(classifier: TrainedModel, rows: Path) -> None:
     output = rows.parent / "p.csv"
     output.write_text("old")
     check_output(output, str(rows))
@@ -91,7 +93,7 @@ def test_existing_output_is_replaced(classifier: Classifier, rows: Path) -> None
 
 
 def test_bfloat16_gives_the_labels_of_float32(
-    classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    classifier: TrainedModel, rows: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Several parts of enough rows for bfloat16: labels and order of float32, and a logged difference."""
     monkeypatch.setattr("hf_finetune.inference.parts.PART_ROWS", {"text": 300, "image": 300})
@@ -117,7 +119,7 @@ def test_bfloat16_gives_the_labels_of_float32(
 
 
 def test_evaluate_computes_in_float32_by_default(
-    classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: TrainedModel, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [row["text"] for row in text_rows(300, seed=5)]
     rows.write_text("text,label\n" + "".join(f"{text},a/b\n" for text in texts))
@@ -137,7 +139,7 @@ def test_evaluate_computes_in_float32_by_default(
     assert np.abs(predicted - probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
 
 
-def test_empty_batches_are_refused(classifier: Classifier, rows: Path) -> None:
+def test_empty_batches_are_refused(classifier: TrainedModel, rows: Path) -> None:
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
         predict(classifier, SourceSplit(str(rows)), rows.parent / "p.csv", batch_size=0)
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
@@ -148,7 +150,7 @@ def test_empty_batches_are_refused(classifier: Classifier, rows: Path) -> None:
     ("pairs", "header", "warned"), [(True, "text", True), (True, "text,text_pair", False), (False, "text", False)]
 )
 def test_single_texts_for_a_model_of_pairs_warn(
-    classifier: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture, pairs: bool, header: str, warned: bool
+    classifier: TrainedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, pairs: bool, header: str, warned: bool
 ) -> None:
     (tmp_path / "rows.csv").write_text(f"{header}\n" + "good,bad\n"[: 9 if "pair" in header else 4] + "\n")
     predict(dataclasses.replace(classifier, pairs=pairs), SourceSplit(str(tmp_path / "rows.csv")), tmp_path / "p.csv")

@@ -35,18 +35,18 @@ from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.pipeline import run as pipeline
-from hf_finetune.training.classifier import Classifier, quiet_libraries
+from hf_finetune.training.trained_model import TrainedModel, quiet_libraries
 
 LABELS = ("bad", "good")
 SWAPS = SeveralViews((SwapWords(0.5),), 3, seed=7)
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+def texts(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     quiet_libraries()
     folder = str(tiny_text_checkpoint(tmp_path_factory.mktemp("bert")))
     model = load_classifier(folder, task="text-classification", labels=LABELS, seed=0).model.eval()
-    classifier = Classifier(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
+    classifier = TrainedModel(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
     # A head of random weights calls all texts the same; between the two classes it hesitates, and views decide.
     bad, good = probabilities(classifier, text_rows(60, seed=3)).T
     with torch.no_grad():
@@ -55,11 +55,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     quiet_libraries()
     folder = str(tiny_image_checkpoint(tmp_path_factory.mktemp("vit")))
     model = load_classifier(folder, task="image-classification", labels=LABELS, seed=0).model.eval()
-    return Classifier(model, ImageInputs(load_image_processor(folder)), LABELS)
+    return TrainedModel(model, ImageInputs(load_image_processor(folder)), LABELS)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def album(tmp_path: Path) -> SourceSplit:
     return SourceSplit(str(tmp_path / "rows.parquet"))
 
 
-def table(classifier: Classifier, source: SourceSplit, **options) -> np.ndarray:
+def table(classifier: TrainedModel, source: SourceSplit, **options) -> np.ndarray:
     """Probabilities (N, C) that `predict` writes."""
     output = Path(source.path).with_name("p.parquet")
     predict(classifier, source, output, **options)
@@ -89,7 +89,7 @@ def table(classifier: Classifier, source: SourceSplit, **options) -> np.ndarray:
     return found.iloc[:, 2:].values
 
 
-def test_texts_get_the_mean_over_their_views(texts: Classifier, source: SourceSplit) -> None:
+def test_texts_get_the_mean_over_their_views(texts: TrainedModel, source: SourceSplit) -> None:
     rows = text_rows(60, seed=3)["text"][:]
     seen = [rows] + [SwapWords(0.5)(TextBatch(rows), generators(7, range(60), 0, view)).texts for view in (1, 2)]
     each = [probabilities(texts, Dataset.from_dict({"text": view})) for view in seen]
@@ -97,7 +97,7 @@ def test_texts_get_the_mean_over_their_views(texts: Classifier, source: SourceSp
     assert np.abs(table(texts, source, views=SWAPS) - (each[0] + each[1] + each[2]) / 3).max() < 1e-6
 
 
-def test_images_get_the_mean_with_their_mirror(pictures: Classifier, album: SourceSplit) -> None:
+def test_images_get_the_mean_with_their_mirror(pictures: TrainedModel, album: SourceSplit) -> None:
     rows = image_rows(10, seed=3)
 
     def mirrored(picture: dict) -> dict:
@@ -128,14 +128,14 @@ def test_neither_batches_nor_parts_nor_the_run_make_a_difference(
         assert np.abs(table(classifier, rows, views=views, batch_size=batch_size) - first).max() < 1e-6
 
 
-def test_operations_that_change_nothing_change_nothing(texts: Classifier, source: SourceSplit) -> None:
+def test_operations_that_change_nothing_change_nothing(texts: TrainedModel, source: SourceSplit) -> None:
     plain = evaluate(texts, source, resamples=100)
     seen = evaluate(texts, source, resamples=100, views=SeveralViews((SwapWords(0.0),), 2))
     assert "views" not in plain and seen["metrics"] == plain["metrics"] == seen["views"]["without"]
     assert seen["views"]["difference"]["value"] == 0.0
 
 
-def test_every_format_has_the_same_rows(texts: Classifier, source: SourceSplit) -> None:
+def test_every_format_has_the_same_rows(texts: TrainedModel, source: SourceSplit) -> None:
     files = [Path(source.path).with_name(name) for name in ("p.csv", "p.jsonl", "p.parquet")]
     for file in files:
         assert predict(texts, source, file, views=SWAPS)["rows"] == 60
@@ -149,7 +149,7 @@ def test_every_format_has_the_same_rows(texts: Classifier, source: SourceSplit) 
 
 
 def test_auto_is_float32_with_views(
-    texts: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    texts: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: True)
     path = tmp_path / "rows.csv"
@@ -164,7 +164,7 @@ def test_auto_is_float32_with_views(
 
 
 def test_labels_that_change_are_counted(
-    texts: Classifier, source: SourceSplit, caplog: pytest.LogCaptureFixture
+    texts: TrainedModel, source: SourceSplit, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = (table(texts, source).argmax(-1) != table(texts, source, views=SWAPS).argmax(-1)).sum()
     assert 0 < other < 60
@@ -178,7 +178,7 @@ def test_labels_that_change_are_counted(
     )
 
 
-def test_a_result_with_views(texts: Classifier, source: SourceSplit) -> None:
+def test_a_result_with_views(texts: TrainedModel, source: SourceSplit) -> None:
     found = evaluate(texts, source, resamples=100, views=SWAPS)
     assert found.keys() == {"rows", "metrics", "rows_trained_on", "throughput", "precision", "views"}
     assert found["rows"] == 60 and found["precision"] == {"format": "float32"}
@@ -196,7 +196,7 @@ def test_a_result_with_views(texts: Classifier, source: SourceSplit) -> None:
 
 
 def test_what_the_classifier_cannot_read_is_refused(
-    texts: Classifier, pictures: Classifier, source: SourceSplit
+    texts: TrainedModel, pictures: TrainedModel, source: SourceSplit
 ) -> None:
     with pytest.raises(InputError, match=r"^--augment: Flip is not for texts"):
         evaluate(texts, source, views=SeveralViews((Flip(),), 2))

@@ -18,7 +18,7 @@ from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.peft.adapters import add_adapter, save_adapter
-from hf_finetune.training.classifier import load_trained
+from hf_finetune.training.trained_model import load_trained
 
 TASK = {"task": "text-classification", "labels": ["bad", "good"]}
 MOST_SECONDS = 8.0

@@ -9,8 +9,8 @@ from hf_finetune.distillation.teachers.network import NetworkTeacher, Precision
 from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_precomputed
 from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
 from hf_finetune.errors import GateError, InputError
-from hf_finetune.training.classifier import load_trained
 from hf_finetune.training.precision import default_device, has_native_bf16
+from hf_finetune.training.trained_model import load_trained
 from hf_finetune.utils import hashing
 
 

@@ -37,7 +37,7 @@ RESTORE = "restore its files"
 
 
 @dataclass(frozen=True)
-class Classifier:
+class TrainedModel:
     """A trained model with its tokenizer or image processor."""
 
     model: nn.Module
@@ -64,7 +64,7 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
 
 
-def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Classifier:
+def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TrainedModel:
     """Load a run's folder, its model/ folder, or a Hub repository.
 
     Raises:
@@ -109,7 +109,7 @@ def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedMode
     return loaded.model, task, labels
 
 
-def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
+def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> TrainedModel:
     """Load a run that is only an adapter, on the checkpoint that it names."""
     config, adapter = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
@@ -142,9 +142,9 @@ def _classifier(
     labels: tuple[str, ...],
     config: dict[str, Any],
     files: Mapping[str, Path],
-) -> Classifier:
+) -> TrainedModel:
     pairs = bool(config.get("trained_on_pairs"))
-    return Classifier(model.to(default_device()).eval(), inputs, labels, pairs, files, name)
+    return TrainedModel(model.to(default_device()).eval(), inputs, labels, pairs, files, name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
