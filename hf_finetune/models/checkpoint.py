@@ -27,6 +27,18 @@ REMEDY_ON_HUB = (
 
 
 @dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint on this machine whose files are not checked yet."""
+
+    name: str
+    """Hub id or folder as the user wrote it."""
+    folder: Path
+    """Local folder, of a model or of a run."""
+    commit: str | None
+    """Commit on the Hub; None if it is a folder."""
+
+
+@dataclass(frozen=True)
 class LocalCheckpoint:
     """A checkpoint on this machine that `inspect_checkpoint` has checked."""
 
@@ -60,7 +72,7 @@ def settings_files(folder: Path) -> dict[str, Path]:
 
 
 def inspect_checkpoint(
-    checkpoint: str | Path,
+    checkpoint: str | Path | FoundCheckpoint,
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -74,7 +86,7 @@ def inspect_checkpoint(
     Args:
         checkpoint: folder of a model, or of a run, whose model/ or encoder/ is used; or a Hub id. Only root files of a
             Hub repository are fetched: json, txt, sentencepiece models and safetensors; `.bin` only if there are no
-            safetensors; `.py` only with `trust_remote_code`.
+            safetensors; `.py` only with `trust_remote_code`. Or what `find_checkpoint` returned with the same options.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code and kernels.
         need_weights: False: only config, tokenizer or processor are needed; weights are neither fetched nor checked.
@@ -86,7 +98,11 @@ def inspect_checkpoint(
             index points outside the folder; or a weight file is missing or damaged, or has more than `MAX_TENSORS`.
         GateError: see `_check_files`.
     """
-    name, folder, commit = _locate(str(checkpoint), revision, trust_remote_code, need_weights)
+    if not isinstance(checkpoint, FoundCheckpoint):
+        checkpoint = find_checkpoint(
+            str(checkpoint), revision=revision, trust_remote_code=trust_remote_code, need_weights=need_weights
+        )
+    name, folder = _locate(checkpoint, need_weights)
     configs = {file: files.read_json(name, folder / file) for file in CONFIG_FILES if (folder / file).is_file()}
     for file, content in configs.items():
         files.refuse_redirections(name, file, content)
@@ -104,14 +120,14 @@ def inspect_checkpoint(
     notes: tuple[str, ...] = ()
     if weights and weights[0].suffix == ".bin":
         notes = (f"{name}: no safetensors, {weights[0].name} is read with torch.load(weights_only=True)",)
-    return LocalCheckpoint(name, folder, commit, config, weights, notes, trust_remote_code, stored, max_layers)
+    return LocalCheckpoint(
+        name, folder, checkpoint.commit, config, weights, notes, trust_remote_code, stored, max_layers
+    )
 
 
-def _locate(
-    name: str, revision: str | None, trust_remote_code: bool, need_weights: bool
-) -> tuple[str, Path, str | None]:
-    """Return name, folder and commit of a complete model."""
-    folder, commit = _resolve(name, revision, trust_remote_code, need_weights)
+def _locate(found: FoundCheckpoint, need_weights: bool) -> tuple[str, Path]:
+    """Return name and folder of a complete model."""
+    name, folder, commit = found.name, found.folder, found.commit
     _check_files(name, folder, commit, need_weights)
     artifacts = artifacts_in(folder)
     in_run = artifacts.get("model") or artifacts.get("encoder")
@@ -125,18 +141,22 @@ def _locate(
         raise InputError(f"{name}: a PEFT adapter, expected a complete model; merge it into its base model first")
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: no config.json in it; expected a folder written by save_pretrained, or a Hub id")
-    return name, folder, commit
+    return name, folder
 
 
-def _resolve(
-    name: str, revision: str | None, trust_remote_code: bool, need_weights: bool = True
-) -> tuple[Path, str | None]:
-    """Return folder and commit of a checkpoint, fetched from the Hub if necessary."""
+def find_checkpoint(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, need_weights: bool = True
+) -> FoundCheckpoint:
+    """Find a checkpoint, and fetch the files that are needed; see `inspect_checkpoint`.
+
+    Raises:
+        InputError: it does not exist or cannot be accessed.
+    """
     if not name:
         raise InputError("model.checkpoint: no such folder ''; expected a checkpoint folder or a Hub id")
     path = Path(name).expanduser()
     if path.is_dir():
-        return path, None
+        return FoundCheckpoint(name, path, None)
     if path.is_file():
         raise InputError(f"{name}: a file; expected a folder with config.json and {SAFETENSORS}, or a Hub id")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -150,28 +170,27 @@ def _resolve(
         parts = [f"{part}/{pattern}" for part in ("encoder", "adapter") for pattern in patterns]
         parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}"]
         folder = _download(name, revision, parts, too_deep="*/*/*")
-    return folder, folder.name
+    return FoundCheckpoint(name, folder, folder.name)
 
 
-def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> Path | None:
+def unmerged_adapter(found: FoundCheckpoint) -> Path | None:
     """Return the adapter's folder in a run whose adapter cannot be merged, None for any other checkpoint.
 
     Raises:
-        InputError: the checkpoint does not exist, or the adapter's weights are missing or damaged.
+        InputError: the adapter's weights are missing or damaged.
         GateError: see `_check_files`.
     """
-    found, commit = _resolve(str(checkpoint), revision, False)
-    artifacts = artifacts_in(found)
+    artifacts, checkpoint = artifacts_in(found.folder), found.name
     if list(artifacts) != ["adapter"]:
         return None
-    _check_files(str(checkpoint), found, commit)
+    _check_files(checkpoint, found.folder, found.commit)
     folder = artifacts["adapter"]
     if not (folder / ADAPTER_FILE).is_file():
         raise InputError(f"{checkpoint}: no {ADAPTER_FILE} in its adapter/; fetch it again")
     if not (folder / "config.json").is_file():
         why = "its adapter/ has no class names (config.json)"
         raise InputError(f"{checkpoint}: {why}; keep model/ next to it")
-    files.check_weights(str(checkpoint), folder / ADAPTER_FILE)
+    files.check_weights(checkpoint, folder / ADAPTER_FILE)
     return folder
 
 
@@ -202,7 +221,7 @@ def fetch_run(name: str, *, revision: str | None = None) -> tuple[Path, str | No
     """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser(), None
-    _resolve(name, revision, trust_remote_code=False, need_weights=False)
+    find_checkpoint(name, revision=revision, need_weights=False)
     patterns = ["*.json", *LOADED_FROM_ROOT, *(f"{part}/*" for part in get_args(Part))]
     folder = _download(name, revision, patterns, too_deep="*/*/*")
     return folder, folder.name

@@ -13,7 +13,13 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint, settings_files, unmerged_adapter
+from hf_finetune.models.checkpoint import (
+    LocalCheckpoint,
+    find_checkpoint,
+    inspect_checkpoint,
+    settings_files,
+    unmerged_adapter,
+)
 from hf_finetune.models.checkpoint_config import Task, class_names
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
@@ -72,9 +78,10 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         GateError: it is the result of a run, and its files are not those that the run wrote.
     """
     quiet_libraries()
-    if (adapter := unmerged_adapter(checkpoint, revision=revision)) is not None:
+    found = find_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    if (adapter := unmerged_adapter(found)) is not None:
         return _load_with_adapter(checkpoint, adapter, trust_remote_code)
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    local = inspect_checkpoint(found, trust_remote_code=trust_remote_code)
     model: PreTrainedModel
     files = settings_files(local.folder)
     if artifacts_in(local.folder.parent).get("encoder") == local.folder:

@@ -403,7 +403,10 @@ def test_a_changed_repository_is_refused_when_it_is_loaded(
     monkeypatch.setattr(checkpoint, "snapshot_download", partial(snapshot_download, endpoint=bench.server.endpoint))
     bench.run = saved_run(tmp_path / "saved")
     bench.push()
+    seen = len(bench.server.requests)
     assert load_trained(REPO).labels == ("negative", "positive")
+    asked = [request.path for request in bench.server.requests[seen:] if "/revision/" in request.path]
+    assert len(asked) == 1, "the Hub is asked once for what is there"
     config = json.loads(bench.files()["config.json"]) | {"id2label": {"0": "positive", "1": "negative"}}
     spoiled = {
         "config.json": json.dumps(config).encode(),

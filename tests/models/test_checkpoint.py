@@ -16,7 +16,7 @@ from huggingface_hub import constants, errors
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint import inspect_checkpoint, unmerged_adapter
+from hf_finetune.models.checkpoint import find_checkpoint, inspect_checkpoint, unmerged_adapter
 from hf_finetune.models.checkpoint_config import class_names
 
 
@@ -380,7 +380,7 @@ def test_unmerged_adapter_without_class_names_is_refused(tmp_path: Path) -> None
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).write_text("{}")
     with pytest.raises(InputError, match=r"has no class names"):
-        unmerged_adapter(tmp_path)
+        unmerged_adapter(find_checkpoint(str(tmp_path)))
 
 
 def test_classes_without_names_are_counted() -> None:
