@@ -243,11 +243,9 @@ def outcome(run: Path) -> dict[str, Any]:
     same = ("metrics", "calibration", "best", "steps", "labels", "rows", "artifacts", "parity", "confused")
     hashes = {name: hashing.of_files(run / name) for name in ("predictions.parquet", *result["artifacts"])}
     assert (run / "README.md").stat().st_size and (run / "recipe.json").stat().st_size
-    return {
-        "files": hashes,
-        "log": [line["step"] for line in read_log(run / "log.jsonl")],
-        **{n: result[n] for n in same},
-    }
+    # A run that had only its evaluation left to do logs no summary of its training.
+    steps = sorted({line["step"] for line in read_log(run / "log.jsonl")})
+    return {"files": hashes, "logged steps": steps, **{name: result[name] for name in same}}
 
 
 def difference(run: Path, twin: dict[str, Any]) -> str:

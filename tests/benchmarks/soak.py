@@ -168,7 +168,7 @@ class Soak:
         command = self.command(self.folder / "out", self.folder, self.cache, self.start)
         if fault in ("none", "damaged cache"):
             return command.wait(), is_damaged
-        until = time.monotonic() + self.chance.uniform(0, 1.1 * seconds)
+        until = time.monotonic() + self.chance.uniform(0, 0.8 * seconds)
         while (is_running := command.is_running) and time.monotonic() < until:
             time.sleep(0.005)
         if is_running and fault == "disk full":
