@@ -23,6 +23,7 @@ from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import retry
 from hf_finetune.models import checkpoint
 from hf_finetune.training.trained_model import load_trained
+from hf_finetune.utils import hashing
 from hf_finetune.utils.manifest import Manifest
 
 SENT = {
@@ -376,6 +377,19 @@ def test_other_files_in_an_artifact_are_refused(bench: Bench, name: str, sealed:
     with pytest.raises(GateError if sealed else InputError, match=f"{name}: not a file .* remove it"):
         bench.push()
     assert bench.server.requests == []
+
+
+def test_a_pulled_file_is_hashed_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one of the run where it is read for its token: not by the manifest again."""
+    seal(bench.run)
+    hashed: list[Path] = []
+    of_files = hashing.of_files
+    monkeypatch.setattr(hashing, "of_files", lambda *paths: (hashed.extend(paths), of_files(*paths))[1])
+    bench.push()
+    # The adapter's config is sent with the Hub id of its base.
+    assert [path for path in hashed if path.is_relative_to(bench.run)] == [bench.run / "adapter/adapter_config.json"]
+    pulled = [path.name for path in hashed if not path.is_relative_to(bench.run)]
+    assert len(pulled) == len(SENT)
 
 
 def test_the_pulled_copy_is_compared_with_the_manifest(bench: Bench) -> None:
