@@ -32,20 +32,36 @@ def exit_status() -> Iterator[None]:
         with _notes_on_stderr(), _signals_as_interrupt():
             end_with_launcher()
             yield
+            print(end="", flush=True)  # sys.stdout is None where the shell has closed it
     except RunError as error:
         _exit(error, error.exit_status)
     except KeyboardInterrupt:
         _exit("stopped before there was anything to save", 3)
     except BrokenPipeError:
         # The reader of our output has closed it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_failing_stdout()
         raise SystemExit(1) from None
     # Whatever a command reads or writes without a word of its own about it.
     except Exception as error:
         disk_error = DiskError.of(error)
         if disk_error is None or not disk_error.has_place:
             raise
+        if disk_error.path is None and _drop_failing_stdout():
+            _exit(f"stdout: cannot be written ({disk_error.reason})", 1)
         _exit(disk_error.describe(Path.cwd()), 2 if disk_error.is_of_the_path else 1)
+
+
+def _drop_failing_stdout() -> bool:
+    """Return whether stdout takes no more; what is left for it is dropped then, or it would fail again at the end.
+
+    It is tried by an empty line: a failed write leaves nothing to flush.
+    """
+    try:
+        print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def is_main_process() -> bool:

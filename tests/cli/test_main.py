@@ -4,7 +4,10 @@ import errno
 import logging
 import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -89,8 +92,22 @@ def test_an_error_of_the_disk_is_one_line(
 
     monkeypatch.setattr(card, "card", fail)
     left, out, err = leave(capsys, "card")
-    assert (left, out, len(err)) == (status, "", 1)
+    assert (left, out.strip(), len(err)) == (status, "", 1)
     assert re.fullmatch(line, err[0])
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    """On a full disk, whether it fits into the buffer, and is written at the end, or not; and where nobody reads it."""
+    short, long = ([sys.executable, "-m", "hf_finetune", command] for command in ("list", "schema"))
+    for command in (short, long):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "stdout: cannot be written (No space left on device)\n")
+    with subprocess.Popen(short, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as piped:
+        piped.stdout.close()
+        assert (piped.stderr.read(), piped.wait()) == ("", 1)
+    closed = subprocess.run(f"{shlex.join(short)} >&-", shell=True, stderr=subprocess.PIPE, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
