@@ -20,7 +20,9 @@ class DataLimits:
     """Longest text in characters."""
     image_pixels: Annotated[int, between(1, 178_956_970)] = 50_000_000
     """Largest image in decoded pixels; Pillow refuses more than 178,956,970. A JPEG of more than 50,000,000 pixels is
-    decoded at half its width and height, or less."""
+    decoded at half its width and height, or less. A pixel of JPEG 2000 counts as four."""
+    image_ratio: Count = 100
+    """Largest ratio of the sides of an image. Many processors set the shorter side, and the longer one follows."""
     image_bytes: Count = 200_000_000
     """Largest image file in bytes."""
     decoded_bytes: Count = 100_000_000

@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
-from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
+from hf_finetune.data.image_decoding import EncodedImage, decode_parallel
 from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indices, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.utils import disk_cache, environment
@@ -148,7 +148,7 @@ def _images(rows: Dataset) -> Iterator[list[EncodedImage]]:
 def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
     with ThreadPoolExecutor(available_cores()) as pool:
         for images in _images(rows):
-            yield in_pieces(resize, processor, (list(pool.map(decode, piece)) for piece in pieces(images)))
+            yield in_pieces(resize, processor, decode_parallel(images, pool))
 
 
 def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, TypedDict
 
@@ -36,9 +37,13 @@ SUFFIXES = (
 
 # A larger JPEG is decoded at a half, a quarter or an eighth of its width and height.
 REDUCED_PIXELS = DEFAULT_LIMITS.image_pixels
+# Pixels of these formats count so many times: their decoders take that much longer than others.
+PIXELS_COUNT = {"JPEG2000": 4}
 # Images that are decoded together have at most this many pixels, unless it is a single one. A pixel takes 4 bytes, and
 # up to 12 while it is converted.
 PIXELS_AT_ONCE = 50_000_000
+# The EXIF tag, and its values for images that are to be turned by a quarter.
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 # Pixels of a 16-bit gray image that are scaled at a time.
 GRAY_PIXELS_AT_ONCE = 2_000_000
 
@@ -63,19 +68,50 @@ def decode(image: EncodedImage) -> Image:
 def decode_pieces(images: Iterable[EncodedImage]) -> Iterator[list[Image]]:
     """Decode images in pieces of at most `PIXELS_AT_ONCE` pixels; usually that is one piece.
 
+    A piece is emptied when the next one is decoded, so that the memory never holds both.
+
     Raises:
         InputError: see `decode`.
     """
     piece: list[Image] = []
     pixels = 0
-    for image in map(decode, images):
-        if piece and pixels + image.width * image.height > PIXELS_AT_ONCE:
+    for encoded in images:
+        image = decode(encoded)
+        size = image.width * image.height
+        if piece and pixels + size > PIXELS_AT_ONCE:
             yield piece
+            piece.clear()
             piece, pixels = [], 0
         piece.append(image)
-        pixels += image.width * image.height
+        pixels += size
+        del image
+        # Another large image would not fit.
+        if 2 * pixels > PIXELS_AT_ONCE:
+            yield piece
+            piece.clear()
+            piece, pixels = [], 0
     if piece:
         yield piece
+
+
+def decode_parallel(images: Sequence[EncodedImage], pool: ThreadPoolExecutor) -> Iterator[list[Image]]:
+    """Decode images as `decode_pieces` does, those of a piece in parallel.
+
+    Raises:
+        InputError: see `decode`.
+    """
+    for part in pieces(images):
+        piece = list(pool.map(decode, part))
+        yield piece
+        piece.clear()
+
+
+def upright_size(image: EncodedImage) -> tuple[int, int]:
+    """Return width and height of the decoded image, from the header alone."""
+    with _open(image) as opened:
+        _reduce(opened)
+        sideways = opened.getexif().get(ORIENTATION) in SIDEWAYS
+        return (opened.height, opened.width) if sideways else opened.size
 
 
 def pieces(images: Sequence[EncodedImage], *, thumbnails: bool = False) -> Iterator[Sequence[EncodedImage]]:
@@ -118,17 +154,32 @@ def damage(image: EncodedImage, limits: DataLimits = DEFAULT_LIMITS) -> str | No
         if size > most:
             return f"{size:,} bytes, expected at most {most:,}; make it smaller or raise --data.limits.image-bytes"
         with _open(image) as opened:
-            _reduce(opened)
-            if opened.width * opened.height > limits.image_pixels:
-                return (
-                    f"{opened.width} x {opened.height} pixels, expected at most {limits.image_pixels:,} in total; "
-                    "make it smaller or raise --data.limits.image-pixels"
-                )
+            if (reason := _beyond(opened, limits)) is not None:
+                return reason
             _reduce(opened, thumbnail=True)
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
     except Exception as error:  # see decode
         return _reason(error)
+    return None
+
+
+def _beyond(opened: ImageFile, limits: DataLimits) -> str | None:
+    """Return why an image is beyond the limits, by its header, or None."""
+    _reduce(opened)
+    sides = f"{opened.width:,} x {opened.height:,} pixels"
+    pixels, most = opened.width * opened.height, limits.image_pixels
+    if (times := PIXELS_COUNT.get(opened.format or "", 1)) * pixels > most:
+        of_format = f" of a {opened.format} image" if times > 1 else ""
+        return (
+            f"{sides}, expected at most {most // times:,} in total{of_format}; make it smaller or raise "
+            "--data.limits.image-pixels"
+        )
+    if max(opened.size) > limits.image_ratio * min(opened.size):
+        return (
+            f"{sides}, expected sides of a ratio of at most {limits.image_ratio:,}; cut it into pieces or raise "
+            "--data.limits.image-ratio"
+        )
     return None
 
 
@@ -152,7 +203,8 @@ def _rgb(image: EncodedImage) -> Image:
             upright = _gray_of_8_bits(upright)
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")
-        return upright.convert("RGB")
+        # Without a copy, as `convert` makes one of RGB, and without the buffers of the decoder.
+        return upright._new(upright.im) if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def _gray_of_8_bits(image: Image) -> Image:

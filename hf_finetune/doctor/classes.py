@@ -102,12 +102,20 @@ def find_telltales(
     return [diagnose("telltales", vocabulary, details=details, severity="look" if severe else None, marks=marks)]
 
 
+class Numbers(dict[str, int]):
+    """Number marks in order of appearance: `numbers[mark]`."""
+
+    def __missing__(self, mark: str) -> int:
+        self[mark] = number = len(self)
+        return number
+
+
 def mark_table(marks: Iterable[Iterable[str]]) -> tuple[sparse.csr_array, list[str]]:
     """Return the marks of each row as a table (N, V), and their names."""
-    numbers: dict[str, int] = {}
+    numbers = Numbers()
     columns, ends = array("q"), array("q", [0])
     for row in marks:
-        columns.extend(numbers.setdefault(mark, len(numbers)) for mark in dict.fromkeys(row))
+        columns.extend(map(numbers.__getitem__, dict.fromkeys(row)))
         ends.append(len(columns))
     places, starts = np.frombuffer(columns, np.int64), np.frombuffer(ends, np.int64)
     table = sparse.csr_array((np.ones(len(places), np.float32), places, starts), shape=(len(ends) - 1, len(numbers)))

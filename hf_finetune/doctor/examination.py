@@ -16,8 +16,8 @@ from hf_finetune.doctor.classes import count_classes, examine_balance, find_tell
 from hf_finetune.doctor.duplicates import find_duplicates
 from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
 from hf_finetune.doctor.images import decode_images, examine_images
-from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words
-from hf_finetune.doctor.texts import WORD, Statistics, examine_texts
+from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
+from hf_finetune.doctor.texts import Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes
 
@@ -138,7 +138,7 @@ def _examine_texts(
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
     repeats = find_duplicates(examples, near_duplicate_texts(examples, compared))
     sample = np.intersect1d(sample, compared)
-    words = mark_table(WORD.findall(plain_words(examples.joined_text(i, " "))) for i in sample.tolist())
+    words = mark_table(words_in(plain_words(examples.joined_text(i, " "))) for i in sample.tolist())
     telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
     return [*findings, *repeats, *telltales], statistics
 

@@ -9,11 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from hf_finetune.doctor.classes import Numbers
 from hf_finetune.doctor.findings import Examples
 from hf_finetune.doctor.texts import WORD
 
 # White space, and punctuation of ASCII, Latin-1, typography and CJK, but no emoji or combining marks.
 _BETWEEN_WORDS = re.compile(r"[\s!-/:-@\[-`{-~\xa1-\xbf\u2000-\u206f\u3000-\u303f]+")
+_ASCII_BETWEEN_WORDS = {c: " " for c in range(128) if _BETWEEN_WORDS.match(chr(c))}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Near duplicates have this Jaccard similarity of shingles; with fewer shingles than SHORTEST, they have the same words.
 SHARED, SHORTEST, LONGEST = 0.8, 8, 2_000
 # MinHash (Broder 1997): 98% of the texts with a similarity of 0.8 agree in one of 8 bands of 4 hashes.
@@ -26,7 +29,16 @@ LEVELS, BLOCK = 4.0, 2_048
 
 def plain_words(text: str) -> str:
     """Normalize case, punctuation and white space: "Well,  DONE!" becomes "well done"."""
+    if text.isascii():  # the same, and ten times faster
+        return " ".join(text.lower().translate(_ASCII_BETWEEN_WORDS).split())
     return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def words_in(plain: str) -> list[str]:
+    """Return the words of a text that `plain_words` has normalized."""
+    if plain.isascii() and not _CONTROL.search(plain):
+        return plain.split(" ") if plain else []
+    return WORD.findall(plain)
 
 
 def near_duplicate_texts(examples: Examples, compared: np.ndarray) -> list[int | None]:
@@ -35,7 +47,7 @@ def near_duplicate_texts(examples: Examples, compared: np.ndarray) -> list[int |
     Args:
         compared: sorted indices of the rows to compare; the result is None for the others.
     """
-    numbers: dict[str, int] = {}
+    numbers = Numbers()
 
     @lru_cache(maxsize=1)
     def plain(i: int) -> str:
@@ -43,8 +55,8 @@ def near_duplicate_texts(examples: Examples, compared: np.ndarray) -> list[int |
 
     @lru_cache(maxsize=4096)
     def shingles(i: int) -> np.ndarray:
-        words = WORD.findall(plain(i))[:LONGEST]
-        ids = np.array([numbers.setdefault(w, len(numbers)) for w in words], dtype=np.uint64)
+        words = [word for side in plain(i).split("\n") for word in words_in(side)][:LONGEST]
+        ids = np.fromiter(map(numbers.__getitem__, words), np.uint64, len(words))
         return np.unique((ids[:-2] * _FACTORS[0]) ^ (ids[1:-1] * _FACTORS[1]) ^ (ids[2:] * _FACTORS[2]))
 
     firsts: list[int | None] = [None] * len(examples)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Statistics = dict[str, dict[str, float] | float]
 
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*")
+# Tables for `str.translate`: what is no letter, digit or "_" becomes a space, in ASCII.
+_SPACES = {c: " " for c in range(128) if not re.match(r"\w", chr(c))}
+_JOINED = re.compile(r"\w'(?=\w)", re.ASCII)
 # The characters of bytes above 127 in cp1252, or in Latin-1 if cp1252 has none.
 _HIGH_BYTES = {bytes([b]).decode("cp1252", "replace").replace("\ufffd", chr(b)): b for b in range(0x80, 0x100)}
 _HIGH_BYTES |= {chr(b): b for b in range(0x80, 0x100)}
@@ -38,6 +41,14 @@ _URLS = re.compile(r"\s*(?:(?:https?://|www\.)\S+\s*)+")
 USUAL_WORDS, LONG_TIMES, LONG_WORDS = 5, 10, 100
 # Share of truncated texts above which they should be checked.
 MANY_CUT_OFF = 0.1
+
+
+def count_words(text: str) -> int:
+    """Return the number of words, as `len(WORD.findall(text))`, which is ten times slower for ASCII."""
+    if not text.isascii():
+        return len(WORD.findall(text))
+    # An apostrophe between two letters joins them to one word.
+    return len(text.translate(_SPACES).split()) - (len(_JOINED.findall(text)) if "'" in text else 0)
 
 
 def _damage(text: str) -> str | None:
@@ -93,7 +104,7 @@ def examine_texts(
         reasons = [next(filter(None, map(check, texts)), None) for texts in zip(*examples.sides, strict=True)]
         suspects = [Suspect(i, reason) for i, reason in enumerate(reasons) if reason is not None]
         findings.append(diagnose(defect, len(examples), suspects))
-    words_N = np.sum([[len(WORD.findall(text)) for text in side] for side in examples.sides], axis=0)
+    words_N = np.sum([[count_words(text) for text in side] for side in examples.sides], axis=0)
     cut_off, statistics = _cut_off(examples, words_N, max_length, tokenizer, sample)
     return [*findings, *_unusual_lengths(words_N), cut_off], {"words": _quantiles(words_N), **statistics}
 

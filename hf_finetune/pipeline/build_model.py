@@ -5,7 +5,7 @@ from dataclasses import replace
 from transformers import PreTrainedModel
 
 from hf_finetune.config.data import ImageData
-from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_decoding import upright_size
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.distillation.config import Distill
@@ -92,8 +92,9 @@ def _fit_to_images(model: RunModel, context: RunContext, data: RunData) -> RunMo
     config, inputs, rows, network = context.recipe.data, data.inputs, data.splits.train, model.network
     if not isinstance(inputs, ImageInputs) or config.kind != "image":
         return model
-    # Several images, so that different sizes are refused now.
-    shape_CHW = tuple(inputs.collate(rows[probe_indices(len(rows))])["pixel_values"].shape[1:])
+    # One image of each size, so that different sizes are refused now.
+    by_size = {upright_size(rows[i]["image"]): i for i in probe_indices(len(rows)).tolist()}
+    shape_CHW = tuple(inputs.collate(rows[list(by_size.values())])["pixel_values"].shape[1:])
     if config.augment:
         check_augmentable(inputs.processor, rows["image"], "data.augment")
     notes = (*model.notes, *_note_on_small_images(config, data, network, min(shape_CHW[-2:])))
@@ -107,7 +108,7 @@ def _fit_to_images(model: RunModel, context: RunContext, data: RunData) -> RunMo
 
 def _note_on_small_images(config: ImageData, data: RunData, network: PreTrainedModel, side: int) -> tuple[str, ...]:
     """Propose a lower resolution where images are enlarged to twice their size or more."""
-    largest = max(max(decode(image).size) for image in data.splits.train[:8]["image"])
+    largest = max(max(upright_size(image)) for image in data.splits.train[:8]["image"])
     if config.low_resolution is not None or 2 * largest > side or not takes_sizes(network.config):
         return ()
     return (

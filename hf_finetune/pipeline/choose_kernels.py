@@ -84,7 +84,8 @@ def probe_kernels(run: Run, network: PreTrainedModel, train_rows: Dataset, steps
 def _typical_batch(run: Run, train_rows: Dataset) -> dict[str, torch.Tensor]:
     """Return a micro-batch of rows of about the mean length."""
     inputs, size = run.data.inputs, min(micro_batch(run).rows, len(train_rows))
-    lengths, indices = inputs.lengths(train_rows), np.arange(size)
+    # Images have one size: one is decoded.
+    lengths, indices = inputs.lengths(train_rows), np.zeros(size, np.int64)
     if lengths is not None:
         order = np.argsort(lengths, kind="stable")
         middle = int(np.searchsorted(lengths[order], lengths.mean()))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hf_finetune.data import image_decoding
 from hf_finetune.data.config import DataLimits, Source
-from hf_finetune.data.image_decoding import damage, decode, decode_pieces, pieces
+from hf_finetune.data.image_decoding import damage, decode, decode_pieces, pieces, upright_size
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.hub_dataset import HubSplit
 from hf_finetune.data.readers.parquet_file import ParquetFile
@@ -210,10 +210,47 @@ def test_a_large_jpeg_is_decoded_at_a_half(monkeypatch: pytest.MonkeyPatch) -> N
     assert "400 x 100 pixels" in (damage(progressive, DataLimits(image_pixels=10_000)) or "")
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF"])
+def test_a_decoded_image_holds_nothing_of_its_file(kind: str) -> None:
+    """The decoder of WebP has copies of the whole image."""
+    assert type(decode({"bytes": encoded(Image.new("RGB", (16, 16)), kind), "path": None})) is Image.Image
+
+
+def test_the_sides_of_an_image_have_a_limited_ratio(tmp_path: Path) -> None:
+    """1 x 16,000,000 pixels took 3 GB where a processor sets the shorter side, and a minute to decode."""
+    for size in ((1, 101), (101, 1), (1, 16_000_000)):
+        content = encoded(Image.new("1", size))
+        message = refusal(table(tmp_path / "a.parquet", [content] * 4))
+        assert f"a.parquet, row 1, column 'image': unreadable image ({size[0]:,} x {size[1]:,} pixels" in message
+        assert "--data.limits.image-ratio" in message
+    square = {"bytes": encoded(Image.new("1", (1, 100))), "path": None}
+    assert damage(square) is None
+    assert "a ratio of at most 99" in (damage(square, DataLimits(image_ratio=99)) or "")
+
+
+def test_pixels_of_slow_decoders_count_several_times() -> None:
+    if "JPEG2000" not in image_decoding._formats():
+        pytest.skip("this Pillow has no JPEG 2000")
+    image = {"bytes": encoded(Image.new("L", (20, 10)), "JPEG2000"), "path": None}
+    assert damage(image, DataLimits(image_pixels=800)) is None
+    assert "expected at most 199 in total of a JPEG2000 image" in (damage(image, DataLimits(image_pixels=799)) or "")
+
+
+def test_the_header_tells_the_size_of_the_decoded_image() -> None:
+    exif = Image.Exif()
+    exif[image_decoding.ORIENTATION] = 6
+    for options in ({}, {"exif": exif}):
+        image = {"bytes": encoded(Image.new("RGB", (40, 10)), "JPEG", **options), "path": None}
+        assert upright_size(image) == decode(image).size == ((10, 40) if options else (40, 10))
+
+
 def test_large_images_are_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_decoding, "PIXELS_AT_ONCE", 1_000)
     images = [{"bytes": encoded(Image.new("L", (side, side))), "path": None} for side in (10, 30, 10, 40, 5, 5)]
     assert [[image.width for image in piece] for piece in decode_pieces(images)] == [[10, 30], [10], [40], [5, 5]]
+    # No piece is held while the next one is decoded.
+    decoded = list(decode_pieces(images))
+    assert [len(piece) for piece in decoded] == [0, 0, 0, 2]
     assert [len(piece) for piece in pieces(images)] == [2, 1, 1, 2]
     assert [len(piece) for piece in pieces([{"bytes": b"x", "path": None}] * 3)] == [3]
 
