@@ -25,7 +25,7 @@ class TrainJob(RunJob):
     """Fine-tune a classifier on your own data."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = ""
-    """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
+    """Hub id, csv/tsv/json/jsonl/xlsx/parquet file, or folder."""
 
 
 Job = TypeVar("Job", bound=TrainJob)
@@ -64,7 +64,7 @@ def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
             job = parse(images=kind_of_data == "image")  # refuses operations of the other kind by name
     recipe, local = job.recipe, Path(job.source)
     name = local.absolute().name if os.path.exists(local) else job.source.rpartition("/")[2]
-    stem = re.sub(r"\.(csv|tsv|jsonl?|parquet)$", "", name)
+    stem = re.sub(r"\.(csv|tsv|txt|jsonl?|xlsx|parquet)(\.gz|\.zst)?$", "", name)
     recipe = dataclasses.replace(
         recipe,
         name=recipe.name or f"{stem}-{recipe.effective_method}",

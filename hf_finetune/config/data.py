@@ -15,8 +15,8 @@ class Location:
     """Where labeled rows are."""
 
     path: str
-    """A Hub id, a file, or a folder. Files: csv, tsv, json or jsonl with texts, or parquet. Folders: split files, or
-    one sub-folder per class with .txt files or images."""
+    """A Hub id, a file, or a folder. Files: csv, tsv, json or jsonl (also .gz and .zst), xlsx, or parquet. Folders:
+    split files, or one sub-folder per class with .txt files or images."""
     config_name: Annotated[str | None, flag("--config-name")] = None
     """Configuration of a Hub data set (`mnli` of `nyu-mll/glue`)."""
     revision: Annotated[str | None, flag("--revision")] = None
@@ -29,6 +29,8 @@ class Data(SplitOptions, Location):
 
     label: Annotated[str | None, flag("--label")] = None
     """Column of the class. Default: the obvious one, which is printed."""
+    sheet: str | None = None
+    """Sheet of an Excel workbook. Default: the first one."""
     license: str | None = None
     """License of the data, for the model card."""
     name: str | None = None

@@ -26,8 +26,8 @@ class DataLimits:
     image_bytes: Count = 200_000_000
     """Largest image file in bytes."""
     decoded_bytes: Count = 100_000_000
-    """Largest decoded size in bytes of the columns that are read of a parquet file, unless it is below 20 times the
-    size of the file."""
+    """Largest decoded size in bytes of a compressed file, an Excel workbook, or the columns that are read of a parquet
+    file, unless it is below 20 times the size of the file."""
     label_characters: Count = 1_000
     """Longest label in characters."""
     classes: Count = 1_000
@@ -44,7 +44,7 @@ class Source:
     """Rows on disk or on the Hub, and the columns to read."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
+    """Hub id, csv/tsv/json/jsonl/xlsx/parquet file, or folder."""
     config_name: str | None = None
     """Configuration of a Hub data set."""
     revision: str | None = None
@@ -59,6 +59,8 @@ class Source:
     """Column of the class. Default: the obvious one."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None
     """Encoding of text files. Default: utf-8."""
+    sheet: Annotated[str | None, flag("--data.sheet")] = None
+    """Sheet of an Excel workbook. Default: the first one."""
     image_root: Annotated[str | None, flag("--data.image-root")] = None
     """Folder of the images that a table names by their path. Default: that of the table."""
     limits: Annotated[DataLimits, tyro.conf.arg(name="data.limits")] = DEFAULT_LIMITS
@@ -71,7 +73,8 @@ class Source:
 
     def elsewhere(self, path: str) -> "Source":
         """Return other rows, which are read in the same way: all splits and columns of another path."""
-        return Source(path, encoding=self.encoding, image_root=self.image_root, limits=self.limits)
+        sheet = self.sheet if path.lower().endswith(".xlsx") else None
+        return Source(path, encoding=self.encoding, sheet=sheet, image_root=self.image_root, limits=self.limits)
 
 
 @dataclass(frozen=True)

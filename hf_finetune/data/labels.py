@@ -32,6 +32,8 @@ class ClassIds:
 
     def __init__(self, known: Sequence[str] | None = None, owner: str = "") -> None:
         self.ids = {name: i for i, name in enumerate(known or ())}
+        # A model from before has classes called "0.0" or "True".
+        self._plain_ids = {plain_name(name): i for name, i in self.ids.items()}
         self.closed, self.owner = known is not None, owner
         self.types: set[type] = set()
         self._cache: dict[tuple[type, Any], int | None] = {}
@@ -61,6 +63,8 @@ class ClassIds:
             raise ValueError(f"the label {name[:40]!r} holds half a surrogate pair")
         self.types.add(kind)
         if name not in self.ids and self.closed:
+            if (known := self._plain_ids.get(plain_name(name))) is not None:
+                return known
             raise ValueError(
                 f"the label {name!r} is not among the {len(self.ids)} classes of {self.owner} "
                 f"({listed(list(self.ids))}){did_you_mean(name, self.ids)}"
@@ -69,7 +73,7 @@ class ClassIds:
 
 
 def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
-    """Return the name of a class: a string as it is, an integer or boolean by `str`, an index by its name.
+    """Return the name of a class: a string as it is, a number by `str`, a boolean in lower case, an index by its name.
 
     Returns:
         None for a missing label: null, NaN, white space, or -1 as an index.
@@ -94,9 +98,29 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
             if not value.is_integer():
                 raise ValueError(f"the label is {value}: regression is not supported yet, expected classes")
             return str(int(value))
-        case bool() | int():
+        case bool():
+            return str(value).lower()
+        case int():
             return str(value)
     raise ValueError(f"the label is {shortened(value)}, expected a class (text or a whole number)")
+
+
+def plain_name(name: str) -> str:
+    """Return a class name with whole numbers written as such (`0` for `0.0`), and truth values in lower case."""
+    if match := re.fullmatch(r"(-?\d{1,18})\.0+", name):
+        return str(int(match[1]))
+    return name.lower() if name.lower() in ("false", "true") else name
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Map class names to those that they have in every format of file, by `plain_name`.
+
+    Text formats write numbers and truth values in several ways. Names change only where all of them are whole numbers,
+    or truth values.
+    """
+    plain = {name: plain_name(name) for name in names}
+    all_numbers = all(re.fullmatch(r"-?\d{1,18}", each) for each in plain.values())
+    return plain if all_numbers or set(plain.values()) <= {"false", "true"} else {name: name for name in plain}
 
 
 def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
-from hf_finetune.data.labels import ClassIds, check_classes, order_classes
+from hf_finetune.data.labels import ClassIds, check_classes, order_classes, plain_names
 from hf_finetune.data.rows import SplitRows, UnusableRow, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
@@ -203,12 +203,13 @@ def read_labeled(
         first = unusable["train"][0]
         raise InputError(f"{first.place}: {first.reason}; no training row can be used")
     declared = train.columns[columns["label"]].names
-    labels = order_classes(classes.ids, declared)
+    names = plain_names(classes.ids)
+    labels = order_classes(names.values(), declared)
     _note_classes(classes, declared, notes)
     check_classes(labels, len(tables["train"]), train.place, columns["label"], most=source.limits.classes)
     # From the order of appearance to the order of the classes.
     ids = {name: i for i, name in enumerate(labels)}
-    train_labels = np.array([ids[name] for name in classes.ids])[tables["train"]["label"].to_numpy()]
+    train_labels = np.array([ids[names[name]] for name in classes.ids])[tables["train"]["label"].to_numpy()]
     position = tables["train"].column_names.index("label")
     tables["train"] = tables["train"].set_column(position, "label", pa.array(train_labels, pa.int64()))
     for role in selection.labeled:

@@ -14,7 +14,9 @@ from hf_finetune.data.columns import IMAGES
 from hf_finetune.data.config import DataLimits, Kind, Role, Source
 from hf_finetune.data.readers import class_folder
 from hf_finetune.data.readers.class_folder import check_name, find_classes, is_hidden
+from hf_finetune.data.readers.compressed import COMPRESSED, bare_stem, format_of
 from hf_finetune.data.readers.csv_file import CsvFile
+from hf_finetune.data.readers.excel_file import ExcelFile
 from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
@@ -22,9 +24,12 @@ from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import listed
 
-_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-_OTHER_SUFFIXES = (".txt", ".xls", ".xlsx", ".zip", ".gz", ".bz2", ".xz", ".zst")
-_FILE_LIKE = (*_SUFFIXES, *class_folder.SUFFIXES["image"], *_OTHER_SUFFIXES)
+_TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+_SUFFIXES = (*_TEXT_SUFFIXES, ".xlsx", ".parquet")
+# Not searched for in folders, where a .txt file is one text.
+_NAMED_SUFFIXES = (*_SUFFIXES, ".txt")
+_OTHER_SUFFIXES = (".xls", ".xlsm", ".xlsb", ".ods", ".zip", ".bz2", ".xz")
+_FILE_LIKE = (*_NAMED_SUFFIXES, *COMPRESSED, *class_folder.SUFFIXES["image"], *_OTHER_SUFFIXES)
 _ROLES: dict[str, Role] = {"train": "train", "test": "test"}
 _ROLES |= {name: "validation" for name in ("validation", "valid", "val", "dev")}
 # A shard as `datasets` writes it: train-00000-of-00002, with a hash appended in older repositories.
@@ -181,15 +186,23 @@ def _file(path: Path, source: Source) -> Reader:
     if not path.is_file():
         raise InputError(f"{path}: expected a regular file, not a pipe, socket or device; save the rows to a file")
     encoding, limits = source.encoding or "utf-8", source.limits
-    match path.suffix.lower():
-        case ".csv" | ".tsv":
+    compression, suffix = path.suffix.lower() in COMPRESSED, format_of(path)
+    if source.sheet is not None and suffix != ".xlsx":
+        raise InputError(f"--data.sheet {source.sheet}: {path} has no sheets; leave it out")
+    if compression and suffix not in (*_TEXT_SUFFIXES, ".txt"):
+        raise InputError(f"{path}: of compressed files only {' '.join(_TEXT_SUFFIXES)} are read; decompress it first")
+    match suffix:
+        case ".csv" | ".tsv" | ".txt":
             return CsvFile(path, encoding, limits=limits)
         case ".json" | ".jsonl":
             return JsonFile(path, encoding, limits=limits)
+        case ".xlsx":
+            return ExcelFile(path, source.sheet, limits=limits)
         case ".parquet":
             return ParquetFile(path, source.image_root, limits=limits)
     what = f"{path.suffix} files" if path.suffix else "files without a suffix"
-    raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(_SUFFIXES)}")
+    remedy = "; save it as .xlsx" if suffix in (".xls", ".xlsm", ".xlsb", ".ods") else ""
+    raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(_NAMED_SUFFIXES)}{remedy}")
 
 
 def _folder(root: Path, kind: Kind | None, labeled: bool, source: Source) -> Layout:
@@ -231,14 +244,15 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
     """Group the data files of a folder by their lower-case stem: shards together."""
     files = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix.lower() in _SUFFIXES and not is_hidden(path.name):
+        compressible = path.suffix.lower() not in COMPRESSED or format_of(path) in _TEXT_SUFFIXES
+        if path.is_file() and compressible and format_of(path) in _SUFFIXES and not is_hidden(path.name):
             files[_stem(path)[0].lower()].append(path)
     return dict(files)
 
 
 def _stem(path: Path) -> tuple[str, str | None, str | None]:
     """Return the name, number and total of a shard; number and total are None for a single file."""
-    match = _STEM.fullmatch(path.stem)
+    match = _STEM.fullmatch(bare_stem(path))
     assert match is not None, "any name matches"
     return match[1], match[2], match[3]
 

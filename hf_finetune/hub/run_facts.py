@@ -25,7 +25,7 @@ SECTIONS: dict[str, type] = {
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FEW_ROWS = 20
 """A class with fewer training rows is named on the card."""
-FILE = re.compile(r".*\.(csv|tsv|jsonl?|parquet|txt|zip)", re.IGNORECASE)
+FILE = re.compile(r".*\.(csv|tsv|jsonl?|xlsx|parquet|txt|zip)(\.gz|\.zst)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Files of any content are read as rows or refused in one line, whatever their format; predictions as teachers, too."""
 
+import gzip
 import io
 import os
 from collections.abc import Callable
 
 import numpy as np
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,9 +32,21 @@ def parquet(**columns) -> bytes:
     return file.getvalue()
 
 
+def workbook(rows: list[list[str]]) -> bytes:
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    book.save(file)
+    return file.getvalue()
+
+
+CSV = b"text,label\n" + b"a,x\nb,y\nc,x\n" * 5
 WHOLE = {
+    "csv.gz": gzip.compress(CSV),
+    "csv.zst": pa.compress(CSV, codec="zstd", asbytes=True),
+    "xlsx": workbook([["text", "label"], *[["a", "x"], ["b", "y"], ["c", "x"]] * 5]),
     "parquet": parquet(text=["a", "b", "c"] * 5, label=["x", "y", "x"] * 5),
-    "csv": b"text,label\n" + b"a,x\nb,y\nc,x\n" * 5,
+    "csv": CSV,
     "jsonl": b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n' * 5,
 }
 
@@ -45,7 +59,7 @@ def rows_or_one_line(use: Callable[[], object]) -> None:
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(content=TEXTS, suffix=st.sampled_from(["csv", "tsv", "json", "jsonl"]))
+@given(content=TEXTS, suffix=st.sampled_from(["csv", "tsv", "txt", "json", "jsonl"]))
 def test_any_text(tmp_path_factory: pytest.TempPathFactory, content: str, suffix: str) -> None:
     path = tmp_path_factory.mktemp("any") / f"rows.{suffix}"
     path.write_bytes(content.encode())

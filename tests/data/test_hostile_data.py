@@ -270,7 +270,7 @@ def test_a_small_file_of_many_bytes_is_refused_as_they_are_counted(tmp_path: Pat
     assert path.stat().st_size < 3_000
     limits = DataLimits(decoded_bytes=60_000)
     message = refusal(path, "text", limits=limits)
-    assert "a.parquet: its columns decode to more than" in message and "--data.limits.decoded-bytes" in message
+    assert "a.parquet: it decodes to more than" in message and "--data.limits.decoded-bytes" in message
     with pytest.raises(InputError, match="decoded-bytes"):
         list(stream(path, "text", labels=("a", "b"), limits=limits))
     assert sum(chunk.size for chunk in ParquetFile(path).chunks(["text"], 1_000)) == 4_000
@@ -284,7 +284,7 @@ def test_the_size_that_a_file_declares_is_refused_before_it_is_decoded(
     pq.write_table(pa.table(rows), path, compression="zstd", use_dictionary=False)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("decoded"))
     reader = ParquetFile(path, limits=DataLimits(decoded_bytes=100_000))
-    with pytest.raises(InputError, match="decode to more than"):
+    with pytest.raises(InputError, match="decodes to more than"):
         list(reader.chunks(["text"], 100))
 
 

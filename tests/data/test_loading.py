@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Features, Image, Value
 from helpers.data_files import csv_file, error_of, jsonl_file, noted, parquet_file, png, texts
-from helpers.loading import load
+from helpers.loading import load, stream
 
 from hf_finetune.data.config import Source
 from hf_finetune.data.sources import sniff_kind
@@ -231,10 +231,15 @@ def test_text_must_be_text(tmp_path: Path) -> None:
     ("values", "expected"),
     [
         ([2, 10, 2, 10], ("2", "10")),
-        ([True, False] * 2, ("False", "True")),
+        ([True, False] * 2, ("false", "true")),
+        (["True", "False"] * 2, ("false", "true")),
+        (["TRUE", "maybe"] * 2, ("TRUE", "maybe")),
         (["b", "a"] * 2, ("a", "b")),
         ([1.0, 2.0] * 2, ("1", "2")),
-        (["1.0", "2.0"] * 2, ("1.0", "2.0")),
+        # As pandas writes integers where one is missing.
+        (["1.0", "2.0"] * 2, ("1", "2")),
+        (["1.0", "2.0.1"] * 2, ("1.0", "2.0.1")),
+        (["007", "8"] * 2, ("007", "8")),
     ],
 )
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -247,7 +252,19 @@ def test_types_of_labels(tmp_path: Path, form: str, values: list, expected: tupl
     splits = load(str(path))
     assert splits.labels == expected
     for row in splits.train:
-        assert splits.labels[row["label"]] == str(values[row["row"]]).removesuffix(".0" if values[0] == 1.0 else "@")
+        name = splits.labels[row["label"]]
+        assert name in (value := str(values[row["row"]]), value.removesuffix(".0"), value.lower())
+
+
+def test_classes_of_a_model_from_before_are_found_under_their_plain_names(tmp_path: Path) -> None:
+    path = parquet_file(tmp_path / "a.parquet", text=["a", "b"], label=[0.0, 1.0])
+    for labels in (("0.0", "1.0"), ("0", "1")):
+        (rows,) = stream(path, labels=labels)
+        assert rows["label"][:] == [0, 1]
+    path = csv_file(tmp_path / "a.csv", [("a", "True"), ("b", "false")])
+    for labels in (("False", "True"), ("false", "true")):
+        (rows,) = stream(path, labels=labels)
+        assert rows["label"][:] == [1, 0]
 
 
 def test_labels_of_several_types_are_compared_as_text(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_finetune.data.config import DataLimits
+from hf_finetune.data.readers.compressed import too_large
 from hf_finetune.errors import InputError
 
 # Bytes of the cells of a piece; what a row costs beside its cells.
@@ -78,14 +79,6 @@ def cell_values(table: pa.Table, name: str, place: str, first: int) -> list:
                     f"{place}, row {first + i + 1}, column {name!r}: the text is not UTF-8; write it again in UTF-8"
                 ) from None
         raise
-
-
-def too_large(place: str, most: int) -> InputError:
-    """Return the error for a source that decodes to more bytes than its limit."""
-    return InputError(
-        f"{place}: its columns decode to more than {most:,} bytes, far more than the file has; if you trust it, "
-        "raise --data.limits.decoded-bytes"
-    )
 
 
 def _row_bytes(batch: pa.RecordBatch, place: str, first: int, limits: DataLimits) -> np.ndarray:

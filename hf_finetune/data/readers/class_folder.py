@@ -14,7 +14,7 @@ from hf_finetune.data.image_decoding import SUFFIXES as IMAGE_SUFFIXES
 from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.image_paths import ImageFolder, within
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
-from hf_finetune.data.readers.text_file import codec_of, unreadable
+from hf_finetune.data.readers.text_file import actual_encoding, codec_of, unreadable
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import printable
 
@@ -69,7 +69,7 @@ class ClassFolder(TextFile):
                     f"{size:,} bytes, expected at most {most:,} characters; shorten it, or raise "
                     "--data.limits.text-characters"
                 )
-            return resolved.read_text(encoding=codec_of(self.encoding))
+            return resolved.read_text(encoding=codec_of(actual_encoding(resolved, self.encoding)))
         except UnicodeError as error:
             raise unreadable(path, self.encoding, error) from None
         except ValueError as error:

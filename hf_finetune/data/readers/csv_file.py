@@ -1,32 +1,49 @@
-"""Reader of csv and tsv files."""
+"""Reader of csv and tsv files, and of tables in .txt files."""
 
 import csv
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
 
+from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
-from hf_finetune.data.readers.text_file import read_lines
+from hf_finetune.data.readers.text_file import note_of_mark, read_lines
 from hf_finetune.errors import InputError
 
-# The content of a column is inferred from this many rows.
-ROWS_INSPECTED = 1000
-_DELIMITERS = {",": ("comma", "commas", "name it .csv"), "\t": ("tab", "tabs", "name it .tsv")}
-_DELIMITERS[";"] = ("semicolon", "semicolons", "save it with commas")
+# The content of a column is inferred from this many rows; the delimiter from fewer.
+ROWS_INSPECTED, ROWS_DELIMITED = 1000, 100
+# Names of the delimiters, in singular and plural, in the order in which they are tried.
+_DELIMITERS = {",": ("comma", "commas"), ";": ("semicolon", "semicolons"), "\t": ("tab", "tabs"), "|": ("bar", "bars")}
 
 
 @dataclass(frozen=True)
 class CsvFile(TextFile):
-    """Comma- or tab-separated rows with a header; quoted as in RFC 4180, or unquoted if a .tsv is readable only so."""
+    """Separated rows with a header, by the delimiter that the first rows tell.
 
-    @property
+    They are quoted as in RFC 4180, or unquoted if a file with tabs is readable only so.
+    """
+
+    @functools.cached_property
     def _delimiter(self) -> str:
-        return "\t" if self.path.suffix.lower() == ".tsv" else ","
+        """The first delimiter that divides the header and the first rows into equally many fields, at least two.
+
+        Commas come first, in a .tsv or .txt file tabs. They are what a file of a single column has, too. Where no
+        delimiter fits, a row is malformed, and the header decides.
+        """
+        usual = "," if format_of(self.path) == ".csv" else "\t"
+        lines = list(islice(read_lines(self.path, self.encoding, self.limits), ROWS_DELIMITED))
+        header = next((line for line in lines if line.strip()), "")
+        candidates = [each for each in sorted(_DELIMITERS, key=lambda each: each != usual) if each in header]
+        fitting = [delimiter for delimiter in candidates if _divides(lines, delimiter)]
+        return next(iter([*fitting, *candidates]), usual)
 
     @functools.cached_property
     def literal(self) -> bool:
         """Whether quotation marks are plain characters: in a .tsv that is readable only so, like GLUE's."""
-        if self._delimiter == "," or self._header_if_readable(quoted=True) is not None:
+        if self._delimiter != "\t" or self._header_if_readable(quoted=True) is not None:
             return False
         header = self._header_if_readable(quoted=False)
         return header is not None and not any('"' in name for name in header)
@@ -34,8 +51,14 @@ class CsvFile(TextFile):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the file is read."""
-        note = f"{self.path.name}: quotation marks are read as plain characters, as they do not enclose whole fields"
-        return (note,) if self.literal else ()
+        notes = list(note_of_mark(self.path, self.encoding))
+        if self._delimiter != {".csv": ",", ".tsv": "\t"}.get(format_of(self.path)):
+            notes.append(f"{self.path.name}: separated by {_DELIMITERS[self._delimiter][1]}")
+        if self.literal:
+            notes.append(
+                f"{self.path.name}: quotation marks are read as plain characters, as they do not enclose whole fields"
+            )
+        return tuple(notes)
 
     def columns(self) -> dict[str, Column]:
         """Return the columns in order.
@@ -80,7 +103,7 @@ class CsvFile(TextFile):
         csv.field_size_limit(2**31 - 1)
         # strict refuses an unbalanced quotation mark, which would swallow the rows up to the next one.
         reader = csv.reader(
-            read_lines(self.path, self.encoding),
+            read_lines(self.path, self.encoding, self.limits),
             delimiter=self._delimiter,
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             strict=True,
@@ -113,13 +136,6 @@ class CsvFile(TextFile):
     def _check_header(self, header: list[str]) -> None:
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise InputError(f"{self.path}: the header names the column {twice[0]!r} twice; rename one of them")
-        for delimiter in (";", "\t", ","):
-            if len(header) == 1 and delimiter != self._delimiter and delimiter in header[0]:
-                _, name, remedy = _DELIMITERS[delimiter]
-                raise InputError(
-                    f"{self.path}: the header {header[0]!r} is one column; the file seems to be separated by {name}, "
-                    f"expected {_DELIMITERS[self._delimiter][1]}: {remedy}"
-                )
 
     def _wrong_length(self, record: list[str], header: list[str], row: int, line: int) -> InputError:
         hint = ""
@@ -129,6 +145,18 @@ class CsvFile(TextFile):
             f"{self.path}, row {row} (line {line}): expected {len(header)} fields as in the header, "
             f"got {len(record)}{hint}"
         )
+
+
+def _divides(lines: list[str], delimiter: str) -> bool:
+    """Return whether a delimiter divides the first records of a file into equally many fields, at least two."""
+    csv.field_size_limit(2**31 - 1)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    lengths: list[int] = []
+    # The last record may be cut off within quotation marks; others that are not closed are refused later.
+    with suppress(csv.Error):
+        for record in csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True):
+            lengths += [len(record)] if record else []
+    return len(lengths) > 0 and lengths[0] > 1 and len(set(lengths)) == 1
 
 
 def _all_numbers(values: list[str]) -> bool:

@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any
 
 from hf_finetune.data.labels import SURROGATE
+from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
-from hf_finetune.data.readers.text_file import read_lines
+from hf_finetune.data.readers.text_file import note_of_mark, read_lines
 from hf_finetune.errors import InputError
 
 Json = Any
@@ -21,6 +22,11 @@ Row = dict[str, Json]
 @dataclass(frozen=True)
 class JsonFile(TextFile):
     """A JSON file: a list of objects, an object of columns, or either under "data"; or one object per line (.jsonl)."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user on how the file is read."""
+        return note_of_mark(self.path, self.encoding)
 
     def columns(self) -> dict[str, Column]:
         """Return the columns in the order of their first appearance.
@@ -47,7 +53,7 @@ class JsonFile(TextFile):
 
     def _rows(self) -> Iterator[tuple[int | None, Row]]:
         """Yield the objects, each with its line number if there is one object per line."""
-        document = None if self.path.suffix.lower() == ".jsonl" else self._document()
+        document = None if format_of(self.path) == ".jsonl" else self._document()
         number = 0
         if document is None:
             for number, row in self._by_line():
@@ -66,7 +72,7 @@ class JsonFile(TextFile):
 
     def _document(self) -> list[Json] | None:
         """Return the rows of one JSON document, or None if there is one document per line, as in many .json files."""
-        text = "".join(read_lines(self.path, self.encoding))
+        text = "".join(read_lines(self.path, self.encoding, self.limits))
         if not text.strip():
             return []
         try:
@@ -84,7 +90,7 @@ class JsonFile(TextFile):
         return content
 
     def _by_line(self) -> Iterator[tuple[int, Json]]:
-        for number, line in enumerate(read_lines(self.path, self.encoding), 1):
+        for number, line in enumerate(read_lines(self.path, self.encoding, self.limits), 1):
             if not line.isspace():
                 try:
                     yield number, json.loads(line.rstrip())

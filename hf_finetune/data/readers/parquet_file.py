@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image
 
 from hf_finetune.data.image_paths import beside
-from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces, too_large
+from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces
+from hf_finetune.data.readers.compressed import most_decoded, too_large
 from hf_finetune.data.readers.table import Chunk, Column, DataFile
 from hf_finetune.errors import InputError
 
-# A file may decode to this many times its size, whatever the limit.
-EXPANSION = 20
 # A data set that declares more classes is read without their names.
 MOST_CLASSES = 100_000
 # Rows are decoded in batches of at most ROWS_OF_A_BATCH, and BATCH_BYTES if each repeats a whole dictionary.
@@ -54,7 +53,7 @@ class ParquetFile(DataFile):
         """
         images, empty = beside(self.path, self.image_root), True
         with self._open() as file:
-            most = max(self.limits.decoded_bytes, EXPANSION * self.path.stat().st_size)
+            most = most_decoded(self.path, self.limits)
             self._refuse_declared_size(file.metadata, columns, most)
             batches = file.iter_batches(_rows_of_a_batch(self.path, file.metadata, columns), columns=list(columns))
             for first, part in in_pieces(batches, size, self.name, self.limits, most_bytes=most):

@@ -1,21 +1,30 @@
 """Read the lines of text files in any encoding, with one-line errors."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
+from hf_finetune.data.readers.compressed import open_binary
 from hf_finetune.errors import InputError
 
 CHARACTERS_AT_ONCE = 1_000_000
+# The longer ones first: the mark of UTF-16 begins that of UTF-32.
+_MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
-def read_lines(path: Path, encoding: str) -> Iterator[str]:
+def read_lines(path: Path, encoding: str, limits: DataLimits = DEFAULT_LIMITS) -> Iterator[str]:
     """Yield the lines of a text file with their ends, without a byte order mark.
 
     Raises:
-        InputError: the file cannot be read, the encoding is unknown, or a line has undecodable or NUL bytes.
+        InputError: the file cannot be read or decompressed, the encoding is unknown, or a line has undecodable or NUL
+            bytes.
     """
     try:
-        with path.open(encoding=codec_of(encoding), newline="") as file:
+        with (
+            open_binary(path, limits) as binary,
+            io.TextIOWrapper(binary, encoding=codec_of(actual_encoding(path, encoding)), newline="") as file,
+        ):
             number, parts = 1, list[str]()
             # In parts: a file of zeros is one endless line.
             while part := file.readline(CHARACTERS_AT_ONCE):
@@ -30,7 +39,31 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
             if parts:
                 yield "".join(parts)
     except (OSError, UnicodeError) as error:
-        raise unreadable(path, encoding, error) from None
+        raise unreadable(path, encoding, error, limits) from None
+
+
+def actual_encoding(path: Path, encoding: str) -> str:
+    """Return the encoding that a byte order mark tells where UTF-8 is expected, which has no such bytes.
+
+    Raises:
+        InputError: the file cannot be decompressed.
+        OSError: it cannot be read.
+    """
+    if codec_of(encoding) != "utf-8-sig":
+        return encoding
+    with open_binary(path) as file:
+        start = file.read(4)
+    return next((marked for mark, marked in _MARKS.items() if start.startswith(mark)), encoding)
+
+
+def note_of_mark(path: Path, encoding: str) -> tuple[str, ...]:
+    """Return a note on the encoding that a byte order mark tells, if it is another one.
+
+    Raises:
+        InputError: see `actual_encoding`.
+    """
+    actual = actual_encoding(path, encoding)
+    return () if actual == encoding else (f"{path.name}: read as {actual}, by its byte order mark",)
 
 
 def codec_of(encoding: str) -> str:
@@ -46,11 +79,15 @@ def codec_of(encoding: str) -> str:
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 
-def unreadable(path: Path, encoding: str, error: OSError | UnicodeError) -> InputError:
+def unreadable(
+    path: Path, encoding: str, error: OSError | UnicodeError, limits: DataLimits = DEFAULT_LIMITS
+) -> InputError:
     """Return the error for a text file that cannot be read, naming the line of the first undecodable byte."""
     if isinstance(error, OSError):
         return InputError(f"{path}: cannot be read ({error.strerror})")
-    data = path.read_bytes()
+    encoding = actual_encoding(path, encoding)
+    with open_binary(path, limits) as file:
+        data = file.read()
     line, culprit = 1, "it"
     try:
         data.decode(encoding)
@@ -58,9 +95,7 @@ def unreadable(path: Path, encoding: str, error: OSError | UnicodeError) -> Inpu
         line, culprit = data.count(b"\n", 0, failure.start) + 1, f"byte 0x{data[failure.start]:02x}"
     except UnicodeError:
         pass
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        likely = "utf-16"
-    else:
-        likely = {"utf-8-sig": "cp1252", "cp1252": "latin-1"}.get(codec_of(encoding), "utf-8")
-    remedy = f"name the file's encoding: --data.encoding {likely}"
-    return InputError(f"{path}, line {line}: {culprit} is not {encoding}; {remedy}")
+    likely = {"utf-8-sig": "cp1252", "cp1252": "latin-1"}.get(codec_of(encoding), "utf-8")
+    return InputError(
+        f"{path}, line {line}: {culprit} is not {encoding}; name the file's encoding: --data.encoding {likely}"
+    )

@@ -96,8 +96,11 @@ def test_huge_field(tmp_path: Path) -> None:
             "a field that contains a comma must be enclosed in quotation marks",
         ),
         ("text,label,text\na,b,c\n", "a.csv: the header names the column 'text' twice; rename one of them"),
-        ("text;label\na;b\n", "the file seems to be separated by semicolons, expected commas: save it with commas"),
-        ("text\tlabel\na\tb\n", "the file seems to be separated by tabs, expected commas: name it .tsv"),
+        (
+            "text;label\na;b\nc;d;e\n",
+            "a.csv, row 2 (line 3): expected 2 fields as in the header, got 3; "
+            "a field that contains a semicolon must be enclosed in quotation marks",
+        ),
         ('text,label\na,b\n"c,d\ne,f\n', "a.csv, line 3: a quotation mark is never closed; a field that begins with"),
         (
             'text,label\na,b\n"c" d,e\n',
@@ -112,13 +115,52 @@ def test_huge_field(tmp_path: Path) -> None:
             "a.csv, line 3: byte 0xe9 is not utf-8; name the file's encoding: --data.encoding cp1252",
         ),
         (
-            "text,label\na,b\n".encode("utf-16"),
-            "a.csv, line 1: byte 0xff is not utf-8; name the file's encoding: --data.encoding utf-16",
+            "text,label\na,b\n".encode("utf-16")[:-1],
+            "a.csv, line 2: byte 0x0a is not utf-16; name the file's encoding: --data.encoding utf-8",
         ),
     ],
 )
 def test_csv_damage(tmp_path: Path, content: str | bytes, expected: str) -> None:
     assert expected in error_of(CsvFile(write(tmp_path / "a.csv", content)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "delimiter"),
+    [
+        ("a.csv", "text;label\nGut, wirklich;1,5\nNaja;2,0\n", "semicolons"),
+        ("a.csv", 'text\tlabel\n"a, b"\tx\nc\ty\n', "tabs"),
+        ("a.csv", "text|label\na, b|x\n", "bars"),
+        ("a.csv", 'id;text;label\n1;"two\nlines; and more";x\n2;b;y\n', "semicolons"),
+        ("a.tsv", "text,label\na,b\n", "commas"),
+        ("a.txt", "text\tlabel\na, b\tx\n", "tabs"),
+        ("a.txt", "text,label\na,b\n", "commas"),
+        # Both divide the header; only one divides all rows alike.
+        ("a.csv", "text;label,old\na;b\nc, d;e\n", "semicolons"),
+    ],
+)
+def test_delimiters_are_told_by_the_first_rows(tmp_path: Path, name: str, content: str, delimiter: str) -> None:
+    source = CsvFile(write(tmp_path / name, content))
+    assert source.notes == (f"{name}: separated by {delimiter}",)
+    assert "text" in source.columns() and len(source.columns()) > 1
+    assert values(source, "text")[0] in ("Gut, wirklich", "a, b", "two\nlines; and more", "a")
+
+
+@pytest.mark.parametrize(
+    "content", ["text\na; b\nc\n", "text,label\na;b,x\nc;d,y\n", 'text\n"a, b"\n', "a;b,c\n1;2,3\n"]
+)
+def test_commas_stay_where_they_fit(tmp_path: Path, content: str) -> None:
+    source = CsvFile(write(tmp_path / "a.csv", content))
+    assert source.notes == () and list(source.columns()) == content.splitlines()[0].split(",")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, name: str, encoding: str) -> None:
+    content = "text,label\ncaf\u00e9,e\n" if name == "a.csv" else '{"text": "caf\u00e9"}\n{}\n'
+    path = write(tmp_path / name, content.encode(encoding))
+    source = CsvFile(path) if name == "a.csv" else JsonFile(path)
+    assert source.notes == (f"{name}: read as {encoding}, by its byte order mark",)
+    assert values(source, "text")[0] == "caf\u00e9"
 
 
 def test_other_encodings(tmp_path: Path) -> None:
