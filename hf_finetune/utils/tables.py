@@ -51,34 +51,44 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
         columns = [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *shares]
         return pa.Table.from_arrays(columns, schema=schema)
 
-    with atomic_file(output) as temporary, _appender(temporary, schema, output.suffix.lower()) as append:
+    with atomic_file(output) as temporary, _appender(temporary, schema, output) as append:
 
         def write(*parts: Any) -> None:
-            with named_errors(temporary):
+            with named_errors(output):
                 append(table(*parts))
 
         yield write
 
 
 @contextmanager
-def _appender(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
+def _appender(path: Path, schema: pa.Schema, output: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that appends a table to the file `path`, which becomes `output`."""
+    suffix = output.suffix.lower()
     if suffix == ".parquet":
-        with pq.ParquetWriter(path, schema) as writer:
+        writer = pq.ParquetWriter(path, schema)
+        try:
             yield writer.write_table
+        finally:
+            with named_errors(output):
+                writer.close()
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file)
-        if suffix == ".csv":
-            lines.writerow(schema.names)
+    file = path.open("w", encoding="utf-8", newline="")
+    lines = csv.writer(file)
+    if suffix == ".csv":
+        lines.writerow(schema.names)
 
-        def append(table: pa.Table) -> None:
-            for record in table.to_pylist():
-                if suffix == ".csv":
-                    lines.writerow(record.values())
-                else:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    def append(table: pa.Table) -> None:
+        for record in table.to_pylist():
+            if suffix == ".csv":
+                lines.writerow(record.values())
+            else:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
+    try:
         yield append
+    finally:
+        with named_errors(output):
+            file.close()
 
 
 def write_predictions(
