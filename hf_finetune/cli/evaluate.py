@@ -20,7 +20,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     views = parse_views(job)
     with importing():
         from hf_finetune.data.provenance import trained_on
-        from hf_finetune.evaluation.report import comparison_table
+        from hf_finetune.evaluation.report import comparison_table, per_class_table
         from hf_finetune.evaluation.test_time import describe
         from hf_finetune.inference import evaluation
 
@@ -41,3 +41,5 @@ def evaluate(arguments: Sequence[str]) -> None:
         with_views = {"name": f"{name}, {views.number} views", **result["metrics"]}
         print(comparison_table([with_views, {"name": name, **result["views"]["without"]}]))
         print(describe(result["views"]))
+    if not job.json:
+        print(f"\n{per_class_table(result['per_class'])}")

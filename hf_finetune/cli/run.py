@@ -108,13 +108,14 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         print(json.dumps(result, indent=2))
         return
     from hf_finetune.evaluation.metrics import SUMMARY_METRICS
-    from hf_finetune.evaluation.report import comparison_table
+    from hf_finetune.evaluation.report import comparison_table, per_class_table
 
     split = "test" if "test" in result["metrics"] else "validation"
     rows = [{"name": "this model", **result["metrics"][split]}]
     rows += [{**b, "name": f"{key} ({b['name']})"} for key, b in result["baselines"].items()]
     print(f"{result['name']} on {result['rows'][split]} {split} rows, 95% intervals")
     print(comparison_table(rows, metrics=SUMMARY_METRICS))
+    print(f"\n{per_class_table(result['per_class'][split])}\n")
     outputs = {
         "model": "model",
         "encoder": "encoder",

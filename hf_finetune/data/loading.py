@@ -122,8 +122,9 @@ def _hold_out(
         mask_N = hold_out(train.labels_N, first_N, fraction=fraction, seed=(options.split_seed, SEED_STREAMS[role]))
     except InputError as error:
         raise InputError(f"{source.place}: no {role} split, and its {error}; name a split by --{role}") from None
+    more = ", one row at least" if mask_N.sum() > round(fraction * len(mask_N)) else ""
     notes.add(
-        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, each class by its share "
+        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, each class by its share{more} "
         f"(fraction {fraction:g}, split_seed {options.split_seed})"
     )
     if repeated := int((first_N != np.arange(len(first_N))).sum()):

@@ -17,13 +17,13 @@ SEED_STREAM_WITHIN_TRAIN = 3
 def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:
     """Select rows to hold out, stratified by class, with all repetitions of an input on the same side.
 
-    At least one row of every class stays, so a class of a single row is never held out. A row whose input also occurs
-    with another label stays.
+    At least one row of every class stays, so a class of a single row is never held out. Every class with two different
+    rows gives one, even if these are more than `fraction`. A row whose input also occurs with another label stays.
 
     Args:
         labels_N: class of each row.
         first_N: see `duplicates.first_occurrences`.
-        fraction: share of the distinct inputs, above 0 and below 1; at least one is held out.
+        fraction: share of the distinct inputs, above 0 and below 1.
 
     Returns:
         Mask (N,) of the rows to hold out.
@@ -40,7 +40,8 @@ def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed
     if most_C.sum() == 0:
         raise InputError(f"{len(rows)} rows are too few to hold some out; a class needs two different ones")
     count = min(max(1, round(fraction * int(counts_C.sum()))), int(most_C.sum()))
-    return _draw(candidates, labels_N, _shares(counts_C, count, most_C), seed)[first_N]
+    take_C = _at_least(_shares(counts_C, count, most_C), np.minimum(most_C, 1), count)
+    return _draw(candidates, labels_N, take_C, seed)[first_N]
 
 
 def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
@@ -58,9 +59,8 @@ def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.
         raise InputError(
             f"data.max_train_rows {count}: expected one row at least for each of the {present_C.sum()} classes"
         )
-    take_C = np.maximum(_shares(counts_C, min(count, len(labels_N)), counts_C), present_C)
-    while take_C.sum() > min(count, len(labels_N)):
-        take_C[take_C.argmax()] -= 1
+    total = min(count, len(labels_N))
+    take_C = _at_least(_shares(counts_C, total, counts_C), present_C, total)
     return _draw(np.arange(len(labels_N)), labels_N, take_C, seed)
 
 
@@ -82,6 +82,14 @@ def _shares(counts_C: np.ndarray, total: int, most_C: np.ndarray) -> np.ndarray:
         open_classes = by_remainder[shares_C[by_remainder] < most_C[by_remainder]]
         shares_C[open_classes[:left]] += 1
     return shares_C
+
+
+def _at_least(shares_C: np.ndarray, least_C: np.ndarray, total: int) -> np.ndarray:
+    """Raise shares to `least_C`, at the cost of the largest ones while their sum is above `total`."""
+    take_C = np.maximum(shares_C, least_C)
+    while take_C.sum() > total and (take_C > least_C).any():
+        take_C[np.where(take_C > least_C, take_C, -1).argmax()] -= 1
+    return take_C
 
 
 def _draw(rows: np.ndarray, labels_N: np.ndarray, take_C: np.ndarray, seed: tuple[int, int]) -> np.ndarray:

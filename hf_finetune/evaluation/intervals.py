@@ -4,7 +4,7 @@ Shapes: N rows, C classes, K columns of statistics, R resamples, S seeds.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -29,10 +29,13 @@ class Interval:
     high: float
     n: int
     """Number of rows."""
+    classes: tuple[int, int] | None = None
+    """For a mean over fewer classes than there are: the number of its classes, and of all."""
 
-    def to_dict(self) -> dict[str, float | int]:
-        """Return {"value", "low", "high", "n"}, as in result.json."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"value", "low", "high", "n"}, as in result.json; `classes` only if it is not None."""
+        entry = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return entry if self.classes is None else {**entry, "classes": list(self.classes)}
 
 
 def bootstrap(
@@ -78,10 +81,20 @@ def bootstrap(
             values[metric.name], influence = score
             bounds[metric.name] = _by_influence(values[metric.name], influence, z)
     bounds |= _exact_bounds(labels, predicted, values, confidence)
+    averaged = _averaged_classes(metrics.class_counts(labels, predicted, num_labels=num_labels))
     return {
-        name: Interval(value, min(float(bounds[name][0]), value), max(float(bounds[name][1]), value), rows)
+        name: Interval(
+            value, min(float(bounds[name][0]), value), max(float(bounds[name][1]), value), rows, averaged.get(name)
+        )
         for name, value in values.items()
     }
+
+
+def _averaged_classes(counts: metrics.Counts) -> dict[str, tuple[int, int]]:
+    """Return the number of averaged classes, and of all, of each mean over classes that leaves some out."""
+    means = [metric for metric in metrics.COUNT_METRICS if metric.interval == "class mean"]
+    averaged = {m.name: int(m.averaged_classes(counts).sum()) for m in means if m.averaged_classes is not None}
+    return {name: (number, len(counts.support)) for name, number in averaged.items() if number < len(counts.support)}
 
 
 def _exact_bounds(

@@ -67,6 +67,8 @@ class CountMetric(Metric):
     interval: Literal["row share", "row mean", "class mean", "correlation"]
     """Kind of confidence interval, see `intervals.bootstrap`. `row share`: the share of correct rows; `row mean` and
     `class mean`: a mean with equal weights for rows or classes; `correlation`: 0 for a guess, 1 for a perfect model."""
+    averaged_classes: Callable[[Counts], np.ndarray] | None = None
+    """For a mean over classes: from counts (C,) to the mask (C,) of the classes that it averages."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,17 @@ def accuracy(counts: Counts) -> np.ndarray:
 def balanced_accuracy(counts: Counts) -> np.ndarray:
     """Return the mean recall over classes with rows, shape (R)."""
     recall = counts.correct / np.maximum(counts.support, 1)
-    return recall.sum(axis=0) / (counts.support > 0).sum(axis=0)
+    return recall.sum(axis=0) / occurring_classes(counts).sum(axis=0)
+
+
+def occurring_classes(counts: Counts) -> np.ndarray:
+    """Return which classes have rows, same shape."""
+    return counts.support > 0
+
+
+def used_classes(counts: Counts) -> np.ndarray:
+    """Return which classes have rows or are predicted, same shape."""
+    return counts.support + counts.predicted > 0
 
 
 def f1(counts: Counts, average: Average) -> np.ndarray:
@@ -229,7 +241,7 @@ def f1(counts: Counts, average: Average) -> np.ndarray:
     score = 2 * counts.correct / np.maximum(occurrences, 1)
     if average == "weighted":
         return (score * counts.support).sum(axis=0) / counts.support.sum(axis=0)
-    return score.sum(axis=0) / (occurrences > 0).sum(axis=0)
+    return score.sum(axis=0) / used_classes(counts).sum(axis=0)
 
 
 def matthews_correlation(counts: Counts) -> np.ndarray:
@@ -341,8 +353,8 @@ def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 COUNT_METRICS = (
     CountMetric("accuracy", "Accuracy", accuracy, "row share"),
-    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean"),
-    CountMetric("macro_f1", "Macro F1", partial(f1, average="macro"), "class mean", hub_average="macro"),
+    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean", occurring_classes),
+    CountMetric("macro_f1", "Macro F1", partial(f1, average="macro"), "class mean", used_classes, hub_average="macro"),
     CountMetric("micro_f1", "Micro F1", partial(f1, average="micro"), "row share", hub_average="micro"),
     CountMetric("weighted_f1", "Weighted F1", partial(f1, average="weighted"), "row mean", hub_average="weighted"),
     CountMetric("matthews_correlation", "Matthews correlation", matthews_correlation, "correlation"),

@@ -1,5 +1,6 @@
-"""Results as plain text: tables of metrics, and the most confused classes."""
+"""Results as plain text: tables of metrics and of classes, and the most confused classes."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,50 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], *, metrics: Sequence[str
     return "\n".join("   ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
+def worst_classes(scores: Mapping[str, Mapping[str, Any]], most: int | None = None) -> list[str]:
+    """Return the labels of the classes with the lowest F1, lowest first; ties in their order.
+
+    Args:
+        scores: a split of `per_class` in result.json. Classes that neither occur nor are predicted come last.
+        most: largest number of labels. None: all.
+    """
+
+    def by_f1(label: str) -> float:
+        f1 = scores[label]["f1"]
+        return 2.0 if f1 is None else float(f1["value"])
+
+    return sorted(scores, key=by_f1)[:most]
+
+
+def per_class_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 10, width: int | None = None) -> str:
+    """Format one line per class with precision, recall and F1, their intervals, and the rows; the lowest F1 first.
+
+    A score that is not defined is a dash: precision of a class that is never predicted, recall of one without rows.
+
+    Args:
+        scores: a split of `per_class` in result.json.
+        most: largest number of classes; a last line counts the others.
+        width: largest width in characters, for which labels are cut. None: that of the terminal, else 80.
+    """
+    width = shutil.get_terminal_size().columns if width is None else width
+    names = ("precision", "recall", "f1")
+    shown = worst_classes(scores, most)
+    header = ("class", *names, "rows")
+    lines: list[tuple[str, ...]] = [header]
+    for label in shown:
+        entry = scores[label]
+        lines.append((" ".join(label.split()), *(_short_cell(entry[name]) for name in names), f"{entry['support']:,}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * len(names) - 2))
+    text = [
+        "  ".join((_cut(label, widths[0]).ljust(widths[0]), *map(str.ljust, cells, widths[1:4]), rows.rjust(widths[4])))
+        for label, *cells, rows in lines
+    ]
+    if others := len(scores) - len(shown):
+        text.append(f"... and {others:,} {'class' if others == 1 else 'classes'} with a higher F1")
+    return "\n".join(text)
+
+
 def confusion(labels: Any, predicted: Any, names: Sequence[str], *, most: int = 5) -> tuple[Confusion, ...]:
     """Return the pairs of classes with the most wrong rows, in falling order; ties by class id.
 
@@ -73,4 +118,21 @@ def _cell(metric: str, interval: Mapping[str, float] | None, width: int) -> str:
     if interval is None:
         return ""
     value, low, high = (f"{number:{width}.3f}" for number in _numbers(interval))
-    return f"{metric} {value} [{low}, {high}]"
+    return f"{metric} {value} [{low}, {high}]{averaged(interval)}"
+
+
+def averaged(interval: Mapping[str, Any]) -> str:
+    """Return how many of the classes a mean leaves out as ` over 2 of 3 classes`, or an empty string."""
+    return " over {} of {} classes".format(*interval["classes"]) if interval.get("classes") else ""
+
+
+def _short_cell(interval: Mapping[str, float] | None) -> str:
+    """Return a value with bounds of two digits, so that three of them fit a line of 80 characters."""
+    if interval is None:
+        return "-"
+    value, low, high = _numbers(interval)
+    return f"{value:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_finetune.evaluation.report import averaged
 from hf_finetune.hub.local_paths import shorten
 
 
@@ -15,7 +16,9 @@ def cell(text: str) -> str:
 
 def interval(metric: Mapping[str, float] | None) -> str:
     """Return a value with its bounds, or an empty string for None."""
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" if metric else ""
+    if not metric:
+        return ""
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]{averaged(metric)}"
 
 
 def percentage_points(difference: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from hf_finetune.config.recipe import Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.report import worst_classes
 from hf_finetune.hub.local_paths import is_local, last_name
 from hf_finetune.utils.config_errors import NOUNS
 from hf_finetune.utils.files import read_json
@@ -18,13 +19,17 @@ from hf_finetune.utils.messages import short
 RESTORE = "restore it, or train again"
 SECTIONS: dict[str, type] = {
     **dict.fromkeys(("name", "task", "method"), str),
-    **dict.fromkeys(("metrics", "data", "baselines", "parity", "time", "memory", "teacher", "environment"), dict),
+    **dict.fromkeys(
+        ("metrics", "data", "baselines", "parity", "time", "memory", "teacher", "environment", "per_class"), dict
+    ),
     **dict.fromkeys(("labels", "notes", "artefacts"), list),
 }
 """Types of sections of result.json that a reader relies on; any may be missing in the folder of an old run."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FEW_ROWS = 20
 """A class with fewer training rows is named on the card."""
+SHOWN_CLASSES, FOLDED_CLASSES = 10, 200
+"""Lines of the card's table of classes, and of its folded continuation."""
 FILE = re.compile(r".*\.(csv|tsv|jsonl?|xlsx|parquet|txt|zip)(\.gz|\.zst)?", re.IGNORECASE)
 
 
@@ -86,6 +91,22 @@ class RunFacts:
     def metrics(self) -> Mapping[str, Any]:
         """The metrics of the reported split, with intervals."""
         return self.result["metrics"][self.split]
+
+    @cached_property
+    def class_scores(self) -> Mapping[str, Mapping[str, Any]]:
+        """Precision, recall, F1 and rows of each class of the reported split, by label; empty for an old run."""
+        return (self.result.get("per_class") or {}).get(self.split, {})
+
+    @cached_property
+    def worst_classes(self) -> Sequence[str]:
+        """The classes that the card shows, those with the lowest F1 first."""
+        return worst_classes(self.class_scores, SHOWN_CLASSES)
+
+    @cached_property
+    def other_classes(self) -> Sequence[str]:
+        """Further classes, which the card folds away; empty if they are too many for a page."""
+        others = worst_classes(self.class_scores)[SHOWN_CLASSES:]
+        return others if len(others) <= FOLDED_CLASSES else ()
 
     @cached_property
     def standalone(self) -> bool:

@@ -12,6 +12,7 @@ from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.provenance import row_keys
 from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.per_class import class_section, per_class
 from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
@@ -41,9 +42,10 @@ def evaluate(
             them are counted, and a warning is logged. None: unknown.
 
     Returns:
-        {"rows", "metrics" with intervals, "rows_trained_on", "throughput", "precision"}. With views the metrics are
-        those of the views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows),
-        "difference" (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
+        {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "rows_trained_on",
+        "throughput", "precision"}. With views the metrics are those of the views, and "views" has {"number", "augment",
+        "seed", "without" (the metrics of the unchanged rows), "difference" (see `evaluation.test_time.gain`), "cost"
+        (seconds relative to the unchanged rows alone)}.
 
     Raises:
         InputError: a row without a label, or with a label that the classifier does not know.
@@ -64,6 +66,7 @@ def evaluate(
     result = {
         **scorer.report(),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
+        "per_class": class_section(per_class(labels_N, probabilities_NC.argmax(-1), classifier.labels)),
         "rows_trained_on": None if trained_on is None else num_leaked,
     }
     if views is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.distillation.report import summarize
+from hf_finetune.evaluation.per_class import class_section, per_class
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
@@ -98,17 +99,20 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
 
 
 def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
-    judged = evaluation.judged_split
-    predicted_N = judged.probabilities_NC.argmax(-1)
+    judged, labels = evaluation.judged_split, trained.run.data.splits.labels
     return {
         "metrics": {
             name: {metric: interval.to_dict() for metric, interval in split.metrics.items()}
             for name, split in evaluation.splits.items()
         },
+        "per_class": {
+            name: class_section(per_class(split.labels_N, split.predicted_N, labels))
+            for name, split in evaluation.splits.items()
+        },
         "baselines": evaluation.baselines,
         "calibration": calibration_section(evaluation),
         # The pairs of classes with the most wrong rows, most first.
-        "confused": [asdict(pair) for pair in confusion(judged.labels_N, predicted_N, trained.run.data.splits.labels)],
+        "confused": [asdict(pair) for pair in confusion(judged.labels_N, judged.predicted_N, labels)],
         "parity": {name: check.to_dict() for name, check in checks.items()},
         **standalone(trained.network, trained.folder),
     }

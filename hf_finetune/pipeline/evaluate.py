@@ -38,13 +38,18 @@ class ScoredSplit:
         """Probabilities of the classes."""
         return softmax(self.logits_NC)
 
+    @property
+    def predicted_N(self) -> np.ndarray:
+        """Predicted class of each row."""
+        return self.probabilities_NC.argmax(-1)
+
     def accuracy_gain(self, is_right_N: np.ndarray) -> dict[str, Any]:
         """Return for result.json the accuracy minus that of another model, paired by row, with the verdict.
 
         Args:
             is_right_N: whether the other model predicts the row's label, shape (N,).
         """
-        difference = paired_difference(self.probabilities_NC.argmax(-1) == self.labels_N, is_right_N)
+        difference = paired_difference(self.predicted_N == self.labels_N, is_right_N)
         return {**difference.to_dict(), "verdict": verdict(difference)}
 
 

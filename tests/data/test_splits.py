@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from hf_finetune.data.duplicates import first_occurrences
 from hf_finetune.data.splits import at_most_per_class, hold_out, subsample
@@ -24,10 +26,57 @@ def test_holding_out_is_seeded() -> None:
 
 
 def test_largest_remainders_get_the_odd_rows() -> None:
-    # 10% of 27 rows are 3 (2.7): shares 1.4, 0.9, 0.4 -> 1, 1, 0 and the odd row to ... the largest remainder left.
+    # 15% of 27 rows are 4 (4.05): shares 2.1, 1.3, 0.6 -> 2, 1, 0, and the odd row to the largest remainder.
+    labels = np.repeat([0, 1, 2], [14, 9, 4])
+    mask = hold_out(labels, np.arange(27), fraction=0.15, seed=(0, 0))
+    assert np.bincount(labels[mask], minlength=3).tolist() == [2, 1, 1]
+
+
+def test_a_rare_class_is_held_out_at_the_cost_of_the_largest() -> None:
+    # 10% of 27 rows are 3 (2.7): shares 1.6, 1.0, 0.4 -> 2, 1, 0 by remainders, but the rare class gives a row, too.
     labels = np.repeat([0, 1, 2], [14, 9, 4])
     mask = hold_out(labels, np.arange(27), fraction=0.1, seed=(0, 0))
-    assert np.bincount(labels[mask], minlength=3).tolist() == [2, 1, 0]
+    assert np.bincount(labels[mask], minlength=3).tolist() == [1, 1, 1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(lambda counts: max(counts) > 1),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**31),
+)
+def test_every_class_of_two_rows_is_on_both_sides(counts: list[int], fraction: float, seed: int) -> None:
+    """And the split is as large as its fraction, unless the classes of two rows are more."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    mask = hold_out(labels, np.arange(len(labels)), fraction=fraction, seed=(seed, 1))
+    held_out_C, stays_C = (np.bincount(labels[m], minlength=len(counts)) for m in (mask, ~mask))
+    counts_C = np.array(counts)
+    assert (held_out_C[counts_C > 1] > 0).all() and (stays_C[counts_C > 0] > 0).all()
+    expected = max(1, round(fraction * int(counts_C.sum())))
+    assert mask.sum() == min(max(expected, (counts_C > 1).sum()), np.maximum(counts_C - 1, 0).sum())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4)), min_size=2, max_size=60),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**31),
+)
+def test_repeated_and_ambiguous_inputs_keep_their_classes(
+    rows: list[tuple[int, int]], fraction: float, seed: int
+) -> None:
+    """With repeated inputs, a class is on both sides if two of its inputs have no other label."""
+    labels = np.array([label for _, label in rows])
+    clear = {
+        label: {text for text, _ in rows if {other for t, other in rows if t == text} == {label}}
+        for label in set(labels.tolist())
+    }
+    assume(any(len(texts) > 1 for texts in clear.values()))
+    mask = hold_out(labels, first_occurrences([bytes([text]) for text, _ in rows]), fraction=fraction, seed=(seed, 1))
+    for label, texts in clear.items():
+        assert (labels[~mask] == label).any() and (labels[mask] == label).any() == (len(texts) > 1)
+    held_out, stays = ({t for (t, _), m in zip(rows, mask, strict=True) if m == side} for side in (True, False))
+    assert held_out.isdisjoint(stays)
 
 
 def test_a_class_keeps_a_row() -> None:
