@@ -20,7 +20,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     views = parse_views(job)
     with importing():
         from hf_finetune.data.provenance import trained_on
-        from hf_finetune.evaluation.report import comparison_table, per_class_table
+        from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
         from hf_finetune.evaluation.test_time import describe
         from hf_finetune.inference import evaluation
 
@@ -43,3 +43,5 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(describe(result["views"]))
     if not job.json:
         print(f"\n{per_class_table(result['per_class'])}")
+        if result["doubts"]:
+            print(f"\n{doubts_text(result['doubts'])}")

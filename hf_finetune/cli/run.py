@@ -108,7 +108,7 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         print(json.dumps(result, indent=2))
         return
     from hf_finetune.evaluation.metrics import SUMMARY_METRICS
-    from hf_finetune.evaluation.report import comparison_table, per_class_table
+    from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
 
     split = "test" if "test" in result["metrics"] else "validation"
     rows = [{"name": "this model", **result["metrics"][split]}]
@@ -116,6 +116,8 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
     print(f"{result['name']} on {result['rows'][split]} {split} rows, 95% intervals")
     print(comparison_table(rows, metrics=SUMMARY_METRICS))
     print(f"\n{per_class_table(result['per_class'][split])}\n")
+    if result["doubts"]:
+        print(f"{doubts_text(result['doubts'])}\n")
     outputs = {
         "model": "model",
         "encoder": "encoder",

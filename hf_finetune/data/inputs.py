@@ -5,6 +5,7 @@ Legend: B rows, T tokens, H height, W width.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,28 @@ from hf_finetune.utils import hashing
 
 # Columns of rows, by name.
 Columns = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Texts that are cut off at the maximum length."""
+
+    max_length: int
+    """In tokens."""
+    share: float
+    """Of the texts."""
+    length: int
+    """Tokens that hold `holds` of the texts: 99% of them, or as many as the model can read."""
+    holds: float
+    cost: float
+    """Tokens of all texts at `length`, relative to those at `max_length`; time grows at least as much."""
+
+    @property
+    def proposal(self) -> str:
+        """What a longer maximum length would hold and cost, for messages."""
+        if self.length <= self.max_length:
+            return f"{self.max_length} tokens are the most that this checkpoint reads"
+        return f"--max-length {self.length} would hold {self.holds:.1%} of them, at {self.cost:.1f} times the tokens"
 
 
 @dataclass(frozen=True)
@@ -68,16 +91,40 @@ class TextInputs:
             batch["text"], pairs, truncation=True, max_length=self.max_length, return_attention_mask=False, **options
         )
 
-    def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float | None:
-        """Estimate the share of rows longer than `max_length`, from at most `sample` rows of full length."""
-        full = np.flatnonzero(np.asarray(encoded["length"][:]) >= self.max_length)
+    def truncation(
+        self, encoded: Dataset, sample: int = 2000, *, limit: int | None = None, coverage: float = 0.99
+    ) -> Truncation:
+        """Estimate how many rows are longer than `max_length`, from at most `sample` rows of full length.
+
+        Args:
+            limit: the most tokens that the model reads. None: unlimited.
+            coverage: share of the texts that the proposed length holds.
+        """
+        lengths_N = np.asarray(encoded["length"][:])
+        full = np.flatnonzero(lengths_N >= self.max_length)
         if len(full) == 0:
-            return 0.0
+            return Truncation(self.max_length, 0.0, self.max_length, 1.0, 1.0)
         probes = full[:sample]
         batch = encoded.select(probes).to_dict()
         untruncated = self.tokenizer(batch["text"], batch.get("text_pair"), return_attention_mask=False, verbose=False)
         longer = sum(len(ids) > self.max_length for ids in untruncated["input_ids"])
-        return len(full) / len(encoded) * longer / len(probes)
+        share = len(full) / len(encoded) * longer / len(probes)
+        # The probes stand for all rows of full length.
+        whole = np.concatenate(
+            [lengths_N[lengths_N < self.max_length], [len(ids) for ids in untruncated["input_ids"]]]
+        ).astype(np.int64)
+        weight = np.ones(len(whole))
+        weight[len(whole) - len(probes) :] = len(full) / len(probes)
+        order = np.argsort(whole, kind="stable")
+        enough = np.searchsorted(np.cumsum(weight[order]), coverage * len(lengths_N) - 1e-9)
+        length = max(self.max_length, min(int(whole[order][enough]), limit or sys.maxsize))
+        now, then = ((weight * np.minimum(whole, most)).sum() for most in (self.max_length, length))
+        holds = float(weight[whole <= length].sum() / len(lengths_N))
+        return Truncation(self.max_length, share, length, holds, float(then / now))
+
+    def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float | None:
+        """Estimate the share of rows longer than `max_length`, see `truncation`."""
+        return self.truncation(encoded, sample).share
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
         """Return the number of tokens of each row, shape (rows,)."""

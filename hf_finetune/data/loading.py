@@ -49,6 +49,8 @@ class Splits:
     unlabeled_counts: dict[str, int] | None = None
     """Counts of unlabeled rows, see `unlabeled.read_for_teacher`. They follow the labeled rows of `train`, with label
     -1. None without unlabeled rows."""
+    held_out: tuple[Role, ...] = ()
+    """The splits that were held out from train, as the data has none."""
     left_out: Dataset | None = None
     """Training rows that `rows_per_class` and `max_train_rows` leave out, if requested and if there are any."""
 
@@ -91,6 +93,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
         duplicates=duplicates,
         notes=tuple(notes),
         unlabeled_counts=unlabeled_counts,
+        held_out=tuple(role for role in roles if role in rows and role not in data.rows),
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
     )
 

@@ -1,6 +1,7 @@
 """Results as plain text: tables of metrics and of classes, and the most confused classes."""
 
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,21 @@ def per_class_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 10, 
     if others := len(scores) - len(shown):
         text.append(f"... and {others:,} {'class' if others == 1 else 'classes'} with a higher F1")
     return "\n".join(text)
+
+
+def doubts_text(doubts: Sequence[Mapping[str, str]], *, width: int | None = None) -> str:
+    """Format doubts as a list, each with its remedy; empty without doubts.
+
+    Args:
+        doubts: the section of result.json.
+        width: of the lines. None: that of the terminal, else 80.
+    """
+    width = shutil.get_terminal_size().columns if width is None else width
+    lines = ["doubts"] if doubts else []
+    for doubt in doubts:
+        for text, first in ((doubt["message"], "- "), (f"remedy: {doubt['remedy']}", "  ")):
+            lines += textwrap.wrap(text, width, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def confusion(labels: Any, predicted: Any, names: Sequence[str], *, most: int = 5) -> tuple[Confusion, ...]:

@@ -22,7 +22,7 @@ SECTIONS: dict[str, type] = {
     **dict.fromkeys(
         ("metrics", "data", "baselines", "parity", "time", "memory", "teacher", "environment", "per_class"), dict
     ),
-    **dict.fromkeys(("labels", "notes", "artefacts"), list),
+    **dict.fromkeys(("labels", "notes", "artefacts", "doubts"), list),
 }
 """Types of sections of result.json that a reader relies on; any may be missing in the folder of an old run."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

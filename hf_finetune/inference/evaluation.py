@@ -4,15 +4,19 @@ Legend: N rows, C classes.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.inputs import TextInputs, Truncation
 from hf_finetune.data.provenance import row_keys
-from hf_finetune.evaluation.intervals import bootstrap
-from hf_finetune.evaluation.per_class import class_section, per_class
+from hf_finetune.evaluation import doubts
+from hf_finetune.evaluation.doubts import Doubt
+from hf_finetune.evaluation.intervals import Interval, bootstrap
+from hf_finetune.evaluation.per_class import ClassScores, class_section, per_class
 from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
@@ -20,6 +24,9 @@ from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 
 logger = logging.getLogger("hf_finetune")
+
+SAMPLE = 1000
+"""Rows whose length is compared with the maximum length."""
 
 
 @shared_cores()
@@ -42,34 +49,59 @@ def evaluate(
             them are counted, and a warning is logged. None: unknown.
 
     Returns:
-        {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "rows_trained_on",
-        "throughput", "precision"}. With views the metrics are those of the views, and "views" has {"number", "augment",
-        "seed", "without" (the metrics of the unchanged rows), "difference" (see `evaluation.test_time.gain`), "cost"
-        (seconds relative to the unchanged rows alone)}.
+        {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "doubts" (see
+        `evaluation.doubts`), "rows_trained_on", "throughput", "precision"}. With views the metrics are those of the
+        views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows), "difference"
+        (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
 
     Raises:
         InputError: a row without a label, or with a label that the classifier does not know.
     """
     scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
     labels, probabilities, unchanged, num_leaked = [], [], [], 0
+    truncation: Truncation | None = None
     for rows in read_parts(classifier, source, labeled=True, progress="evaluate"):
         probabilities_NC, unchanged_NC = scorer.score(rows)
         probabilities.append(probabilities_NC)
         unchanged.append(unchanged_NC)
         labels.append(np.asarray(rows["label"][:]))
+        if truncation is None and isinstance(classifier.inputs, TextInputs):
+            first = rows.select(range(min(len(rows), SAMPLE)))
+            truncation = classifier.inputs.truncation(classifier.inputs.encode(first))
         if trained_on is not None:
             num_leaked += int(np.isin(row_keys(rows), trained_on).sum())
     labels_N, probabilities_NC = np.concatenate(labels), np.concatenate(probabilities)
     if num_leaked:
         logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(labels_N))
     intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
+    scores = per_class(labels_N, probabilities_NC.argmax(-1), classifier.labels)
     result = {
         **scorer.report(),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
-        "per_class": class_section(per_class(labels_N, probabilities_NC.argmax(-1), classifier.labels)),
+        "per_class": class_section(scores),
+        "doubts": [doubt.to_dict() for doubt in _doubts(scores, intervals, truncation)],
         "rows_trained_on": None if trained_on is None else num_leaked,
     }
     if views is not None:
         comparison = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)
         result["views"] = {**views.to_dict(), **comparison, "cost": round(scorer.cost, 2)}
     return result
+
+
+def _doubts(
+    scores: Sequence[ClassScores], metrics: Mapping[str, Interval], truncation: Truncation | None
+) -> tuple[Doubt, ...]:
+    """Return what makes these metrics doubtful.
+
+    Args:
+        truncation: of the first `SAMPLE` rows.
+    """
+    rows = metrics["accuracy"].n
+    return (
+        *doubts.never_predicted({"scored": scores}),
+        *doubts.missing_classes("scored", scores, metrics, remedy="score rows of these classes, too"),
+        *doubts.few_rows(
+            "scored", "accuracy", metrics["accuracy"], purpose="to judge a model by", remedy="score about {rows} rows"
+        ),
+        *doubts.truncation_doubts(truncation, "scored texts" if rows <= SAMPLE else f"first {SAMPLE:,} texts"),
+    )

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from hf_finetune.data.inputs import Truncation
 from hf_finetune.distillation.report import summarize
-from hf_finetune.evaluation.per_class import class_section, per_class
+from hf_finetune.evaluation.per_class import class_section
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.comparison import comparison_section
 from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.doubts import run_doubts
 from hf_finetune.pipeline.evaluate import Evaluation, calibration_section
 from hf_finetune.pipeline.parity import Check
 from hf_finetune.pipeline.save import standalone
@@ -44,7 +46,7 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         "schema": 1,
         **_identity(run, evaluation),
         **_quality(trained, evaluation, checks),
-        "data": _data(run, trained.setup.encoded.truncated_share),
+        "data": _data(run, trained.setup.encoded.truncation),
         # Null: the recipe does not use the technique.
         "augmentation": _augmentation(trained),
         "elastic_net": _sparsity(trained),
@@ -105,10 +107,8 @@ def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
             name: {metric: interval.to_dict() for metric, interval in split.metrics.items()}
             for name, split in evaluation.splits.items()
         },
-        "per_class": {
-            name: class_section(per_class(split.labels_N, split.predicted_N, labels))
-            for name, split in evaluation.splits.items()
-        },
+        "per_class": {name: class_section(split.per_class(labels)) for name, split in evaluation.splits.items()},
+        "doubts": [doubt.to_dict() for doubt in run_doubts(trained, evaluation)],
         "baselines": evaluation.baselines,
         "calibration": calibration_section(evaluation),
         # The pairs of classes with the most wrong rows, most first.
@@ -118,7 +118,7 @@ def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
     }
 
 
-def _data(run: Run, truncated_share: float | None) -> Section:
+def _data(run: Run, truncation: Truncation | None) -> Section:
     recipe, splits = run.recipe, run.data.splits
     rows_C, drawn_C, weights_C = run.data.rows_per_class, drawn_per_class(run), class_weights(run)
 
@@ -131,7 +131,7 @@ def _data(run: Run, truncated_share: float | None) -> Section:
         "duplicates": splits.duplicates,
         # Null: no rows without a label.
         "unlabelled": splits.unlabeled_counts,
-        "truncated_share": truncated_share,
+        "truncated_share": None if truncation is None else round(truncation.share, 4),
         "path_name": path_name(recipe.data.path, recipe.data.name),
         "rows_per_class": by_class(rows_C),
         # Null: every row once an epoch, or all rows weigh the same.

@@ -8,7 +8,8 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.inputs import TextInputs, Truncation
+from hf_finetune.models.processors import position_limit
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.stopwatch import Stopwatch
@@ -26,8 +27,8 @@ class EncodedRows:
     """Optimizer steps of an epoch."""
     steps: int
     """Optimizer steps of the run."""
-    truncated_share: float | None
-    """Share of the training texts that are truncated. None for images."""
+    truncation: Truncation | None
+    """How many of the training texts are truncated. None for images."""
 
 
 def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
@@ -41,10 +42,18 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
     first = PartialState().main_process_first() if inputs.caches_rows else nullcontext()
     with clock.measure("encode_s"), first:
         train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
-    epoch, truncated = step_batches(run, inputs.lengths(train_rows)), inputs.truncated_share(train_rows)
-    if truncated and isinstance(inputs, TextInputs):
+    epoch = step_batches(run, inputs.lengths(train_rows))
+    truncation = (
+        inputs.truncation(train_rows, limit=position_limit(run.model.network.config))
+        if isinstance(inputs, TextInputs)
+        else None
+    )
+    if truncation is not None and truncation.share:
         logger.warning(
-            "%.1f%% of the training texts are truncated at --max-length %d", 100 * truncated, inputs.max_length
+            "%.1f%% of the training texts are truncated at --max-length %d; %s",
+            100 * truncation.share,
+            truncation.max_length,
+            truncation.proposal,
         )
     steps = epoch.total_steps(train.num_train_epochs, train.max_steps)
-    return EncodedRows(train_rows, validation_rows, epoch, steps, None if truncated is None else round(truncated, 4))
+    return EncodedRows(train_rows, validation_rows, epoch, steps, truncation)

@@ -4,6 +4,7 @@ Legend: N rows, C classes.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import SUMMARY_METRICS, softmax
+from hf_finetune.evaluation.per_class import ClassScores, per_class
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.train import TrainedRun
@@ -42,6 +44,10 @@ class ScoredSplit:
     def predicted_N(self) -> np.ndarray:
         """Predicted class of each row."""
         return self.probabilities_NC.argmax(-1)
+
+    def per_class(self, labels: Sequence[str]) -> tuple[ClassScores, ...]:
+        """Return the scores of each class, see `evaluation.per_class`."""
+        return per_class(self.labels_N, self.predicted_N, labels)
 
     def accuracy_gain(self, is_right_N: np.ndarray) -> dict[str, Any]:
         """Return for result.json the accuracy minus that of another model, paired by row, with the verdict.

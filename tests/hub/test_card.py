@@ -354,3 +354,44 @@ def test_paired_difference_decides_over_overlapping_intervals(
     limits = section(card, "Limitations")
     assert "overlap" not in limits
     assert limitation in limits if limitation else "linear baseline" not in limits
+
+
+def of_class(f1: float | None, support: int) -> dict[str, Any]:
+    score = None if f1 is None else interval(f1, support)
+    return {"precision": score, "recall": score, "f1": score, "support": support, "predicted": support}
+
+
+def test_classes_are_shown_worst_first_and_many_are_folded() -> None:
+    result = example_result()
+    result["per_class"] = {
+        "test": {"negative": of_class(0.9, 100), "pos|itive": of_class(0.8, 90), "x": of_class(None, 0)}
+    }
+    card = render_card(RunFacts(RECIPE, result))
+    section = card.partition("### Per class")[2].partition("##")[0]
+    assert [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| `")] == [
+        "`pos\\",
+        "`negative`",
+        "`x`",
+    ]
+    assert "All classes, the lowest first." in section and "<details>" not in section
+    result["per_class"]["test"] = {f"class {i}": of_class(i / 40, 50) for i in range(30)}
+    section = render_card(RunFacts(RECIPE, result)).partition("### Per class")[2].partition("\n## ")[0]
+    assert "The 10 of 30 classes with the lowest F1" in section and "The other 20 classes" in section
+    assert section.index("`class 9`") < section.index("<details>") < section.index("`class 10`")
+    result["per_class"]["test"] = {f"class {i}": of_class(i / 400, 50) for i in range(300)}
+    section = render_card(RunFacts(RECIPE, result)).partition("### Per class")[2].partition("\n## ")[0]
+    assert "`result.json` lists all." in section and section.count("| `class") == 10
+
+
+def test_doubts_are_limitations() -> None:
+    """In place of what an earlier version said about the baselines and the truncated texts."""
+    result = example_result() | {"doubts": [{"name": "n", "message": "'a_b' is never predicted", "remedy": "--epochs"}]}
+    limitations = render_card(RunFacts(RECIPE, result)).partition("## Limitations")[2]
+    assert "- 'a\\_b' is never predicted. Remedy: --epochs.\n" in limitations
+    assert "truncated" not in limitations and "truncated" in render_card(RunFacts(RECIPE, example_result()))
+
+
+def test_a_mean_that_leaves_classes_out_says_so() -> None:
+    result = example_result()
+    result["metrics"]["test"]["macro_f1"]["classes"] = [2, 3]
+    assert "| Macro F1 | 0.830 [0.800, 0.860] over 2 of 3 classes |" in render_card(RunFacts(RECIPE, result))

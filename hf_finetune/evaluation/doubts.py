@@ -1,0 +1,193 @@
+"""Doubts: what a reader of a result should know before relying on it, each with a remedy.
+
+A doubt is no error: the run is finished, and its numbers are right. Each function looks at one reason.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from hf_finetune.data.inputs import Truncation
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.per_class import ClassScores
+from hf_finetune.utils.messages import listed
+
+Name = Literal[
+    "never_predicted",
+    "missing_class",
+    "few_rows",
+    "no_better_than_baseline",
+    "worse_than_baseline",
+    "truncated",
+    "extra_metric",
+]
+RARE = 0.2
+"""A class is rare below this share of the rows of the most frequent one."""
+FEW_ROWS = 20
+"""With fewer training rows than these, no weight of a class makes up for the missing ones."""
+WIDEST = 0.03
+"""Half the width of the 95% interval, above which rows are too few to compare epochs or models by."""
+WEIGHTS = "--objective.class-weights Balanced"
+TRUNCATED = 0.01
+"""Share of truncated texts that is worth a doubt."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason not to take a result at face value."""
+
+    name: Name
+    message: str
+    """What is doubtful, with its numbers."""
+    remedy: str
+    """What to do about it; flags are those of this package."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the entry of `doubts` in result.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a classifier was trained with, as far as remedies name it."""
+
+    rows_per_class: Mapping[str, int]
+    """Training rows by label."""
+    epochs: float
+    weighted: bool = False
+    """Whether rare classes weigh more already, by class weights or sampling."""
+
+
+def never_predicted(splits: Mapping[str, Sequence[ClassScores]], training: Training | None = None) -> tuple[Doubt, ...]:
+    """Return a doubt about the classes that have rows and are predicted for no row of any split.
+
+    Args:
+        splits: the scores of each class, in the same order, by split.
+        training: None: unknown.
+    """
+    by_class = list(zip(*splits.values(), strict=True))
+    found = {
+        of_class[0].label: sum(each.support for each in of_class)
+        for of_class in by_class
+        if not any(each.predicted for each in of_class) and any(each.support for each in of_class)
+    }
+    if training is not None:
+        found = {label: rows for label, rows in found.items() if training.rows_per_class.get(label, 0)}
+    if not found:
+        return ()
+    names, rows, where = listed([_quoted(label) for label in found]), sum(found.values()), " and ".join(splits)
+    message = f"{names} {_are(found)} never predicted: 0 of {rows:,} {where} rows of {_them(found)} are recognized"
+    if training is None:
+        return (Doubt("never_predicted", message, f"train with {WEIGHTS}, for more --epochs, or with more such rows"),)
+    counts = {label: training.rows_per_class[label] for label in found}
+    largest, most = max(training.rows_per_class.items(), key=lambda item: item[1])
+    shown = listed([f"{count:,}" for count in counts.values()])
+    message += (
+        f"; {'it has' if len(found) == 1 else 'they have'} {shown} of "
+        f"{sum(training.rows_per_class.values()):,} training rows, {_quoted(largest)} has {most:,}"
+    )
+    return (Doubt("never_predicted", message, _learn_rare(min(counts.values()), most, training)),)
+
+
+def _learn_rare(fewest: int, most: int, training: Training) -> str:
+    longer = f"more --epochs (now {training.epochs:g}) or a higher --train.learning-rate"
+    if fewest >= RARE * most or training.weighted:
+        return f"{longer}; `hf-finetune doctor` names rows whose labels are in doubt"
+    more_rows = "label more rows of such classes, or merge them with others"
+    return f"{more_rows}; {WEIGHTS}; {longer}" if fewest < FEW_ROWS else f"{WEIGHTS}; {longer}; or {more_rows}"
+
+
+def missing_classes(
+    split: str, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], *, remedy: str
+) -> tuple[Doubt, ...]:
+    """Return a doubt about the classes without rows in a split.
+
+    Args:
+        scores: of each class in this split.
+        metrics: of this split; those that are means over fewer classes are named.
+    """
+    missing = [each.label for each in scores if each.support == 0]
+    if not missing:
+        return ()
+    means = [
+        f"{name} is a mean over {value.classes[0]} of {value.classes[1]} classes"
+        for name, value in metrics.items()
+        if value.classes is not None
+    ]
+    area = [] if "roc_auc" in metrics else ["roc_auc is not defined"]
+    names = listed([_quoted(label) for label in missing])
+    message = f"no {split} row is of {names}: nothing is known about recognizing {_them(missing)}"
+    return (Doubt("missing_class", "; ".join([message, ", ".join([*means, *area])]), remedy),)
+
+
+def few_rows(split: str, metric: str, interval: Interval, *, purpose: str, remedy: str) -> tuple[Doubt, ...]:
+    """Return a doubt if the interval of a metric is wider than `WIDEST` to either side.
+
+    Args:
+        metric: name of a share, such as accuracy.
+        purpose: what the rows are too few for: `to choose epochs and settings by`.
+        remedy: format with `{rows}`, the rows that would do, as the width shrinks with the root of their number.
+    """
+    half = (interval.high - interval.low) / 2
+    if half <= WIDEST:
+        return ()
+    needed = math.ceil(interval.n * (half / WIDEST) ** 2)
+    message = (
+        f"{interval.n:,} {split} rows are few {purpose}: {metric} {interval.value:.3f} has a 95% interval of "
+        f"±{half:.3f}; about {needed:,} rows give ±{WIDEST:g}"
+    )
+    return (Doubt("few_rows", message, remedy.format(rows=f"{needed:,}")),)
+
+
+def baseline_doubts(baselines: Mapping[str, Mapping[str, Any]], *, remedy: str) -> tuple[Doubt, ...]:
+    """Return a doubt for each baseline that the model does not beat by the paired test.
+
+    Args:
+        baselines: the section of result.json.
+    """
+    doubts = []
+    for key, baseline in baselines.items():
+        difference = baseline["difference"]
+        if difference["verdict"] == "better":
+            continue
+        worse = difference["verdict"] == "worse"
+        value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+        title = key if key == baseline["name"] else f"{key} baseline ({baseline['name']})"
+        message = (
+            f"{'worse than' if worse else 'not shown to be better than'} the {title}: {value:+.1f} points of accuracy "
+            f"[{low:+.1f}, {high:+.1f}] on the same {difference['n']:,} rows"
+        )
+        doubts.append(Doubt("worse_than_baseline" if worse else "no_better_than_baseline", message, remedy))
+    return tuple(doubts)
+
+
+def truncation_doubts(truncation: Truncation | None, texts: str = "training texts") -> tuple[Doubt, ...]:
+    """Return a doubt if more than `TRUNCATED` of the texts are cut off.
+
+    Args:
+        truncation: None: the rows are images.
+        texts: what is cut off.
+    """
+    if truncation is None or truncation.share <= TRUNCATED:
+        return ()
+    message = f"{truncation.share:.1%} of the {texts} are cut off at {truncation.max_length} tokens"
+    longer = truncation.length > truncation.max_length
+    remedy = (
+        truncation.proposal
+        if longer
+        else f"{truncation.proposal}: choose one that reads more by --model, or shorten the texts to what matters"
+    )
+    return (Doubt("truncated", message, remedy),)
+
+
+def _quoted(label: str) -> str:
+    return f"'{label}'"
+
+
+def _are(items: Sequence[Any] | Mapping[str, Any]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def _them(items: Sequence[Any] | Mapping[str, Any]) -> str:
+    return "it" if len(items) == 1 else "them"

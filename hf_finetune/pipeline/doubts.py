@@ -1,0 +1,72 @@
+"""The doubts of a finished run: see `evaluation.doubts`."""
+
+from hf_finetune.evaluation import doubts
+from hf_finetune.evaluation.doubts import Doubt, Training
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.evaluate import Evaluation, ScoredSplit
+from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.pipeline.training_loss import class_weights
+
+MOST_HELD_OUT = 0.4
+"""Largest share of the rows that is proposed for validation; beyond it more labeled rows are needed."""
+
+
+def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]:
+    """Return all doubts, those about single classes first."""
+    run, splits, labels = trained.run, evaluation.splits, trained.run.data.splits.labels
+    recipe = run.recipe
+    training = Training(
+        dict(zip(labels, run.data.rows_per_class.tolist(), strict=True)),
+        recipe.train.num_train_epochs,
+        weighted=class_weights(run) is not None or recipe.batching.sampling != "none",
+    )
+    return (
+        *doubts.never_predicted({name: split.per_class(labels) for name, split in splits.items()}, training),
+        *(
+            doubt
+            for name, split in splits.items()
+            for doubt in doubts.missing_classes(
+                name, split.per_class(labels), split.metrics, remedy=_more_classes(run, name)
+            )
+        ),
+        *_few_validation_rows(run, splits["validation"]),
+        *doubts.baseline_doubts(evaluation.baselines, remedy=_better(run)),
+        *doubts.truncation_doubts(trained.setup.encoded.truncation),
+    )
+
+
+def _more_classes(run: Run, split: str) -> str:
+    if split in run.data.splits.held_out:
+        return "label more rows of such classes: one of a single row stays in train"
+    return f"label {split} rows of such classes, or name rows that have them by --{split}"
+
+
+def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]:
+    metric = run.recipe.evaluate.metric
+    if metric in ("log_loss", "matthews_correlation"):
+        metric = "accuracy"
+    remedy = "choose by about {rows} rows named by --validation"
+    if "validation" in run.data.splits.held_out:
+        half = (validation.metrics[metric].high - validation.metrics[metric].low) / 2
+        rows = len(validation.rows)
+        fraction = run.recipe.data.validation_fraction * (half / doubts.WIDEST) ** 2
+        remedy = (
+            f"hold out more by --data.validation-fraction {fraction:.2g}, or label more rows"
+            if fraction <= MOST_HELD_OUT
+            else f"label more rows; {rows:,} are held out now, {{rows}} would do"
+        )
+    return doubts.few_rows(
+        "validation",
+        metric,
+        validation.metrics[metric],
+        purpose="to choose epochs and settings by",
+        remedy=remedy,
+    )
+
+
+def _better(run: Run) -> str:
+    epochs = run.recipe.train.num_train_epochs
+    return (
+        f"more --epochs (now {epochs:g}), a learning rate from --find-lr, another --model, or more labeled rows; "
+        "if none helps, use the simpler model"
+    )

@@ -1,0 +1,139 @@
+"""Doubts: when each is raised, its numbers by hand, and that its remedy names real flags."""
+
+import re
+from typing import Any
+
+import pytest
+from helpers.tiny import tiny_text_checkpoint
+
+from hf_finetune.cli.train import TrainJob, parse_train
+from hf_finetune.data.inputs import Truncation
+from hf_finetune.evaluation import doubts
+from hf_finetune.evaluation.doubts import Doubt, Training
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.per_class import per_class
+from hf_finetune.evaluation.report import doubts_text
+
+NAMES = ("bad", "good", "neutral")
+# Of 45 rows of neutral none is recognized.
+TEST = per_class([0] * 50 + [1] * 50 + [2] * 45, [0] * 60 + [1] * 85, NAMES)
+TRAINING = Training({"bad": 600, "good": 580, "neutral": 30}, epochs=3)
+
+
+def test_a_class_that_is_never_predicted() -> None:
+    (doubt,) = doubts.never_predicted({"test": TEST}, TRAINING)
+    assert doubt.name == "never_predicted"
+    assert doubt.message == (
+        "'neutral' is never predicted: 0 of 45 test rows of it are recognized; it has 30 of 1,210 training rows, "
+        "'bad' has 600"
+    )
+    assert doubt.remedy.startswith("--objective.class-weights Balanced; more --epochs (now 3) or a higher --train.lear")
+
+
+@pytest.mark.parametrize(
+    ("training", "remedy"),
+    [
+        (Training({"bad": 600, "good": 580, "neutral": 5}, 1), "label more rows of such classes, or merge them"),
+        (Training({"bad": 600, "good": 580, "neutral": 500}, 1), "more --epochs (now 1) or a higher"),
+        (Training({"bad": 600, "good": 580, "neutral": 30}, 1, weighted=True), "more --epochs (now 1) or a higher"),
+        (None, "train with --objective.class-weights Balanced"),
+    ],
+)
+def test_the_remedy_is_that_of_the_cause(training: Training | None, remedy: str) -> None:
+    assert doubts.never_predicted({"test": TEST}, training)[0].remedy.startswith(remedy)
+
+
+def test_a_class_that_is_predicted_in_another_split_or_has_no_rows_is_no_doubt() -> None:
+    others = per_class([0, 1, 2], [0, 1, 2], NAMES)
+    assert doubts.never_predicted({"validation": others, "test": TEST}, TRAINING) == ()
+    assert doubts.never_predicted({"test": per_class([0, 1], [0, 1], NAMES)}, TRAINING) == ()
+    assert doubts.never_predicted({"test": TEST}, Training({"bad": 600, "good": 580, "neutral": 0}, 3)) == ()
+
+
+def test_many_classes_are_counted() -> None:
+    names = [f"c{i}" for i in range(9)]
+    message = doubts.never_predicted({"test": per_class(range(9), [0] * 9, names)})[0].message
+    assert message == (
+        "'c1', 'c2', 'c3', 'c4', 'c5' and 3 more are never predicted: 0 of 8 test rows of them are recognized"
+    )
+
+
+def test_a_class_that_a_split_lacks() -> None:
+    metrics = {"macro_f1": Interval(1.0, 0.9, 1.0, 4, (2, 3)), "accuracy": Interval(1.0, 0.9, 1.0, 4)}
+    scores = per_class([0, 0, 1, 1], [0, 0, 1, 1], NAMES)
+    (doubt,) = doubts.missing_classes("validation", scores, metrics, remedy="add some")
+    assert doubt == Doubt(
+        "missing_class",
+        "no validation row is of 'neutral': nothing is known about recognizing it; "
+        "macro_f1 is a mean over 2 of 3 classes, roc_auc is not defined",
+        "add some",
+    )
+    assert doubts.missing_classes("test", TEST, metrics, remedy="") == ()
+
+
+def test_few_rows() -> None:
+    """An interval of twice the width that is allowed needs four times the rows."""
+    (doubt,) = doubts.few_rows(
+        "validation", "accuracy", Interval(0.9, 0.82, 0.94, 100), purpose="to choose by", remedy="name {rows} rows"
+    )
+    assert doubt.message == (
+        "100 validation rows are few to choose by: accuracy 0.900 has a 95% interval of ±0.060; "
+        "about 400 rows give ±0.03"
+    )
+    assert doubt.remedy == "name 400 rows"
+    assert doubts.few_rows("test", "accuracy", Interval(0.9, 0.88, 0.92, 900), purpose="", remedy="") == ()
+
+
+def baseline(verdict: str) -> dict[str, Any]:
+    difference = {"value": 0.004, "low": -0.012, "high": 0.02, "n": 500, "verdict": verdict}
+    return {"linear": {"name": "tfidf+logistic", "difference": difference}}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "name"),
+    [
+        ("worse", "worse_than_baseline"),
+        ("undecided", "no_better_than_baseline"),
+        ("no worse", "no_better_than_baseline"),
+    ],
+)
+def test_a_baseline_that_is_not_beaten(verdict: str, name: str) -> None:
+    (doubt,) = doubts.baseline_doubts(baseline(verdict), remedy="r")
+    assert doubt.name == name and doubt.message.endswith(
+        "the linear baseline (tfidf+logistic): +0.4 points of accuracy [-1.2, +2.0] on the same 500 rows"
+    )
+    assert doubts.baseline_doubts(baseline("better"), remedy="r") == ()
+
+
+def test_truncated_texts() -> None:
+    (doubt,) = doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.84))
+    assert (doubt.message, doubt.remedy) == (
+        "30.0% of the training texts are cut off at 128 tokens",
+        "--max-length 300 would hold 99.0% of them, at 1.8 times the tokens",
+    )
+    (doubt,) = doubts.truncation_doubts(Truncation(512, 0.3, 512, 0.7, 1.0))
+    assert doubt.remedy.startswith("512 tokens are the most that this checkpoint reads: choose one that reads more")
+    assert doubts.truncation_doubts(Truncation(128, 0.01, 128, 0.99, 1.0)) == doubts.truncation_doubts(None) == ()
+
+
+def test_remedies_name_real_flags(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("flags")
+    (folder / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    remedies = " ".join(
+        [
+            doubts.never_predicted({"test": TEST}, TRAINING)[0].remedy,
+            doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.8))[0].remedy,
+        ]
+    )
+    flags = {flag: value for flag, value in re.findall(r"(--[\w.-]+)(?: (\d+|Balanced))?", remedies)}
+    assert flags.keys() == {"--objective.class-weights", "--epochs", "--train.learning-rate", "--max-length"}
+    arguments = [word for flag, value in flags.items() for word in (flag, value or "1")]
+    checkpoint = str(tiny_text_checkpoint(folder / "bert"))
+    job = parse_train(TrainJob, [str(folder / "rows.csv"), "--model", checkpoint, *arguments], "hf-finetune train")
+    assert type(job.recipe.objective.class_weights).__name__ == "Balanced" and job.recipe.data.max_length == 300
+
+
+def test_text() -> None:
+    text = doubts_text([Doubt("few_rows", "word " * 20 + "end", "--flag").to_dict()], width=80)
+    assert text.splitlines()[0] == "doubts" and text.endswith("\n  remedy: --flag")
+    assert max(map(len, text.splitlines())) <= 80 and doubts_text([]) == ""
