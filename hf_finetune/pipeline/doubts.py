@@ -43,7 +43,7 @@ def _more_classes(run: Run, split: str) -> str:
 
 def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]:
     metric = run.recipe.evaluate.metric
-    if metric in ("log_loss", "matthews_correlation"):
+    if metric in ("log_loss", "matthews_correlation"):  # on another scale
         metric = "accuracy"
     remedy = "choose by about {rows} rows named by --validation"
     if "validation" in run.data.splits.held_out:
