@@ -6,7 +6,6 @@ checkpoint. DIR/pretraining holds log.jsonl and, during the stage, its checkpoin
 
 import json
 import logging
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from hf_finetune.training.checkpoints import (
     seal,
     train_until_stopped,
 )
-from hf_finetune.utils.files import write_json
+from hf_finetune.utils.files import discard, make_folder, write_json
 from hf_finetune.utils.plain import short_repr
 
 logger = logging.getLogger("hf_finetune.run")
@@ -73,7 +72,10 @@ def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretrainin
         logger.info("pretrained already: the run starts from %s", encoder)
     else:
         _pretrain(run, folder, record)
-        PartialState().wait_for_everyone()
+    # Those of a run that was killed when it had just pretrained, too.
+    if PartialState().is_main_process and not run.recipe.train.keep_checkpoints:
+        discard(folder / WORK / "checkpoints")
+    PartialState().wait_for_everyone()
     report = json.loads((encoder / REPORT).read_text(encoding="utf-8"))
     model = build_model(replace(run.context, checkpoint=inspect_checkpoint(encoder)), run.data)
     # The saved model names the checkpoint that others have, not the folder of this stage.
@@ -89,7 +91,7 @@ def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:
     if state.is_main_process:
         if not (folder / "recipe.json").exists():
             record.write(folder)
-        (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+        make_folder(work / "checkpoints")
     state.wait_for_everyone()
     if resume_from is not None:
         logger.info("resuming from %s of the pretraining", resume_from.name)
@@ -110,8 +112,6 @@ def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:
         bar.close()
     if state.is_main_process:
         _save(setup, trainer, folder, seconds=time.perf_counter() - started)
-        if not run.recipe.train.keep_checkpoints:
-            shutil.rmtree(work / "checkpoints", ignore_errors=True)
 
 
 def _save(setup: PretrainingSetup, trainer: PretrainingTrainer, folder: Path, *, seconds: float) -> None:

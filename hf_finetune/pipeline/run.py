@@ -15,7 +15,6 @@ Each stage is a function. Most have a file of their own.
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -49,7 +48,14 @@ from hf_finetune.pipeline.pretrain import pretrain
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import resume_record
-from hf_finetune.pipeline.run_folder import has_checkpoints, is_finished, output_folder, owned_folder, plain_disk_errors
+from hf_finetune.pipeline.run_folder import (
+    has_checkpoints,
+    is_finished,
+    output_folder,
+    owned_folder,
+    plain_disk_errors,
+    remove_leftovers,
+)
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.save import save, save_start
 from hf_finetune.pipeline.stopwatch import Stopwatch
@@ -62,6 +68,7 @@ from hf_finetune.training.distributed import plain_peer_errors
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
+from hf_finetune.utils.files import discard
 
 logger = logging.getLogger("hf_finetune.run")
 WITHOUT_ADAPTER = (
@@ -228,7 +235,7 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
             result = document(trained, evaluation, checks)
             refuse_failed(checks)
             if not recipe.train.keep_checkpoints:
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                discard(folder / "checkpoints")
     except KeyboardInterrupt:
         raise StoppedBySignal("stopped by a signal after training; --resume continues from there") from None
     push_if_asked(folder, recipe.hub)
@@ -242,6 +249,8 @@ def _run_without_pretraining(trained: TrainedRun) -> None:
     resume = without.exists()
     longer, factor = comparison.longer_training(recipe.train, comparison.stage_seconds(trained))
     if is_finished(without):
+        if PartialState().is_main_process:
+            remove_leftovers(without)
         return
     logger.info("the same without pretraining, with %.3g times the epochs", factor)
     plain = replace(recipe, pretrain=Pretrain(), train=longer, hub=replace(recipe.hub, repo_id=None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from hf_finetune.utils import folder_lock
 from hf_finetune.utils.artifacts import artifacts_in
 from hf_finetune.utils.disk_errors import DISK_ERRORS, DiskError
 from hf_finetune.utils.exit_status import is_main_process
-from hf_finetune.utils.files import check_writable, is_temporary, read_object, settle, sync
+from hf_finetune.utils.files import check_writable, discard, is_temporary, put_in_place, read_object, sync
 from hf_finetune.utils.folder_lock import owned, refuse_owned
 
 logger = logging.getLogger("hf_finetune.run")
@@ -68,6 +67,8 @@ def _claimed(name: str, output: str | None, *, resume: bool) -> Iterator[RunFold
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=output is not None or resume)
+            for path in missing:
+                sync(path.parent)
             break
         except FileExistsError:  # another run has just taken this number
             continue
@@ -110,6 +111,8 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: this is a file, expected a folder")
     refuse_owned(folder)
+    if resume and folder.is_dir() and is_finished(folder):
+        remove_leftovers(folder)
     _check_content(folder, resume=resume)
     check_writable(folder)
     return folder
@@ -182,6 +185,32 @@ def _remove_temporaries(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill in the last moments of a run has left in its folder, beside the result.
+
+    Raises:
+        InputError: there is something to remove, and another process owns the folder, or nothing can be written there.
+    """
+    checkpoints = folder / "checkpoints"
+    superfluous = [checkpoints] if checkpoints.exists() and _are_superfluous(folder) else []
+    if superfluous or any(map(_is_left_by_kill, folder.iterdir())):
+        with owned(folder):
+            for path in superfluous:
+                discard(path)
+            _remove_temporaries(folder)
+
+
+def _are_superfluous(folder: Path) -> bool:
+    """Return whether the checkpoints of a finished run were about to be removed."""
+    recipe, result = (read_object(folder / name) for name in ("recipe.json", "result.json"))
+    try:
+        checks = [check["ok"] for check in result["parity"].values()]  # type: ignore[index]
+        keeps = recipe["recipe"]["train"]["keep_checkpoints"]  # type: ignore[index]
+    except (LookupError, TypeError, AttributeError):
+        return False
+    return keeps is False and all(check is True for check in checks)
+
+
 def _next_folder(name: str, *, resume: bool) -> Path:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
     numbers = [p.name.rpartition("-")[2] for p in Path("runs").glob(f"{stem}-*")]
@@ -200,11 +229,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        settle(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-        sync(folder.parent)
+        put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -21,6 +21,7 @@ from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
+from hf_finetune.utils.files import make_folder
 
 
 def save_start(setup: RunSetup) -> None:
@@ -31,7 +32,7 @@ def save_start(setup: RunSetup) -> None:
     checkpoints, network, state = setup.folder / "checkpoints", setup.network, PartialState()
     if state.is_main_process:
         setup.record.write(setup.folder)
-        checkpoints.mkdir(exist_ok=True)
+        make_folder(checkpoints)
         start = checkpoints / adapters.START
         if isinstance(network, PeftModel) and subtracts_from_base(network.active_peft_config) and not start.exists():
             with replacing(start) as path:

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.utils.files import named_errors, write_text
+from hf_finetune.utils.files import named_errors, sync, write_text
 
 LOG = "log.jsonl"
 
@@ -57,7 +57,7 @@ class ProgressBar(TrainerCallback):
 
 
 class LogLines(TrainerCallback):
-    """Appends a line of JSON to `path` for each logged step."""
+    """Appends a line of JSON to `path` for each logged step; they are on the disk before a checkpoint of their step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,6 +73,17 @@ class LogLines(TrainerCallback):
             line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **event["logs"]}
             with named_errors(self.path), self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Call `sync`: there is no further line."""
+        if state.is_world_process_zero:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk."""
+        if self.path.exists():
+            sync(self.path)
+            sync(self.path.parent)
 
 
 def trim_log(path: Path, last_step: int) -> None:

@@ -1,4 +1,7 @@
-"""Sealed checkpoints: a manifest of hashes, written last, marks a checkpoint as complete."""
+"""Sealed checkpoints: each is written under a temporary name, and gets its own when it is complete.
+
+Its manifest of hashes tells later damage.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 import logging
 import os
 import pickle
-import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,22 +29,33 @@ from hf_finetune.training.soup import ingredients
 from hf_finetune.utils import hashing
 from hf_finetune.utils.durations import parse_duration
 from hf_finetune.utils.exit_status import handled, leave_lost_terminal
-from hf_finetune.utils.files import settle, write_json
+from hf_finetune.utils.files import discard, put_in_place, write_json
 
 logger = logging.getLogger("hf_finetune")
 MANIFEST = "manifest.json"
 
 
 def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
-    """Write the manifest of a finished checkpoint, whose files are on the disk by then: the SHA-256 of each.
+    """Write the manifest of a finished checkpoint: the SHA-256 of each file.
 
     Args:
         beside: files outside the checkpoint that a resumed run needs as well.
     """
-    settle(checkpoint)
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
     hashes = {os.path.relpath(path, checkpoint): hashing.of_files(path) for path in (*files, *beside)}
     write_json(checkpoint / MANIFEST, hashes)
+
+
+def staged(folder: Path, step: int) -> Path:
+    """Return where all processes write the checkpoint of a step. A resumed run removes it where a kill leaves it."""
+    return folder / f".checkpoint-{step}.partial"
+
+
+def commit(folder: Path, step: int) -> None:
+    """Seal a staged checkpoint, to which every process has written its part, and give it its name."""
+    checkpoint = staged(folder, step)
+    seal(checkpoint, beside=ingredients(folder, step))
+    put_in_place(checkpoint, folder / f"checkpoint-{step}")
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -136,14 +149,14 @@ def _delete_old(folder: Path, step: int) -> None:
     """Delete the checkpoints that a run which has just saved `step` does not need.
 
     The last two stay, and those with the best weights at their time, without which they cannot be used. A killed run
-    may have left unfinished ones, and ones of later steps, which are repeated.
+    may have left ones of later steps, which are repeated.
     """
     saved = _by_step(folder)
     usable = [c for c in saved if (c / MANIFEST).is_file() and int(c.name.removeprefix("checkpoint-")) <= step]
     needed = {c.name for c in usable[-2:]} | {f"checkpoint-{saved_state(c).best_global_step}" for c in usable[-2:]}
     for checkpoint in saved:
         if checkpoint.name not in needed:
-            shutil.rmtree(checkpoint)
+            discard(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ class SaveInterval:
 
 
 class CheckpointKeeper(TrainerCallback):
-    """Saves within an epoch, seals each checkpoint, deletes old ones, and stops at a checkpoint after a signal.
+    """Saves within an epoch, deletes old checkpoints, and stops at a checkpoint after a signal.
 
     Args:
         signals: filled by `catching_signals`.
@@ -204,16 +217,13 @@ class CheckpointKeeper(TrainerCallback):
         return [bool(count) for count in counts.tolist()]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Seal the checkpoint when every process has written its part."""
-        folder = Path(args.output_dir or "")
-        # Also a barrier: waits for all processes.
+        """Delete the checkpoints that are not needed any more, and stop after a signal."""
         (stopped,) = self._in_any_process(args, bool(self.signals))
         if stopped and not self.signals:
             self.signals.append(signal.SIGTERM)
         self._saved_at = time.monotonic()
         if args.should_save:
-            seal(folder / f"checkpoint-{state.global_step}", beside=ingredients(folder, state.global_step))
-            _delete_old(folder, state.global_step)
+            _delete_old(Path(args.output_dir or ""), state.global_step)
         if stopped:
             name = signal.Signals(self.signals[0]).name
             raise StoppedBySignal(

@@ -63,7 +63,6 @@ class Soup(Hook):
         """Save the weights if validation has scored them."""
         step = state.global_step
         if any(line["step"] == step and any(name.startswith("eval_") for name in line) for line in state.log_history):
-            self.folder.mkdir(exist_ok=True)
             weights = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
             with atomic_file(self._path(step)) as temporary:
                 save_file(weights, temporary)

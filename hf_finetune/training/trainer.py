@@ -17,12 +17,14 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training import best_weights, checkpoints, flops, nan_guard
+from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.clock import LoopClock
 from hf_finetune.training.gradients import clip_gradients
 from hf_finetune.training.hooks import Batch, Collate, HookEvents
@@ -211,14 +213,45 @@ class ClassifierTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save under a temporary name, until all processes have written their parts. The Trainer writes under the
+        checkpoint's own name, where a kill leaves a part of it."""
+        folder, step = Path(self.args.output_dir or ""), self.state.global_step
+        staged = checkpoints.staged(folder, step)
         with self.clock.paused():
             self._use_evaluation_weights()
-            super()._save_checkpoint(model, trial)
+            self.store_flos()
+            self.save_model(str(staged), _internal_call=True)
+            if best := self.state.best_global_step:
+                self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
+            self._save_optimizer_and_scheduler(str(staged))
+            self._save_scaler(str(staged))
+            self._save_rng_state(str(staged))
             if self.args.should_save:
-                checkpoint = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
+                self._save_state(staged)
                 for hook in self.hooks:
-                    hook.on_save(self.model, self.state, checkpoint)
-                self.clock.save(checkpoint)
+                    hook.on_save(self.model, self.state, staged)
+                self.clock.save(staged)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.commit(folder, step)
+            self.accelerator.wait_for_everyone()
+
+    def _save_state(self, checkpoint: Path) -> None:
+        """Write the state of the trainer and of the callbacks that have one, and wait for the log up to this step."""
+        callbacks = self.callback_handler.callbacks
+        states: Any = self.state.stateful_callbacks
+        for source in (*callbacks, self.control):
+            if isinstance(source, ExportableState):
+                name, state = type(source).__name__, source.state()
+                # A list: of several callbacks of one type.
+                if isinstance(states[name], list):
+                    states[name].append(state)
+                else:
+                    states[name] = state
+        self.state.save_to_json(str(checkpoint / "trainer_state.json"))
+        for callback in callbacks:
+            if isinstance(callback, LogLines):
+                callback.sync()
 
     def _use_evaluation_weights(self) -> None:
         """Let a schedule-free optimizer put its averaged weights into the model, until `training_step` takes them out.

@@ -4,9 +4,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)  # the block may have replaced the file
         sync(temporary)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
@@ -85,7 +86,13 @@ def sync(path: Path) -> None:
     Raises:
         OSError: a file could not be written.
     """
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        # A folder may take new names without showing those that it has.
+        if path.is_dir():
+            return
+        raise
     try:
         with named_errors(path):
             os.fsync(handle)
@@ -107,6 +114,43 @@ def settle(folder: Path) -> None:
             path.chmod(folder.stat().st_mode & 0o666)
         sync(path)
     sync(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing, on the disk when this returns."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a new folder, whose files are on the disk before and its name after. One that has the name is removed.
+
+    Args:
+        temporary: lies beside `folder`.
+    """
+    settle(temporary)
+    former = _set_aside(folder) if folder.exists() else None
+    os.replace(temporary, folder)
+    sync(folder.parent)
+    if former is not None:
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder if it exists. It loses its name first: a kill leaves no folder that lacks some of its files.
+
+    What cannot be removed stays.
+    """
+    with suppress(OSError):
+        shutil.rmtree(_set_aside(folder), ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> Path:
+    temporary = temporary_path(folder.parent, folder.name)
+    os.replace(folder, temporary)
+    return temporary
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,7 +175,7 @@ def create_json(path: Path, value: Any) -> bool:
     Raises:
         OSError: the file can be neither written nor found.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_path(path.parent, path.name)
     try:
         write_json(temporary, value)

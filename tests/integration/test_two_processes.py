@@ -14,12 +14,18 @@ import json, sys
 from pathlib import Path
 import torch
 from helpers.small_runs import small_trainer, weights
+from hf_finetune.training.checkpoints import is_whole
 folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
 for family in families:
     for accumulation in (1, 2):
         trainer = small_trainer(folder / family, family, micro_batch=4 // accumulation, accumulation=accumulation)
         trainer.train()
         assert trainer.args.world_size == 2
+        # Named when both have written, and before either goes on; the second time it replaces that of the first.
+        checkpoints = folder / family / "checkpoints"
+        assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-5"]
+        parts = json.loads((checkpoints / "checkpoint-5" / "manifest.json").read_text())
+        assert {"rng_state_0.pth", "rng_state_1.pth"} < set(parts) and is_whole(checkpoints / "checkpoint-5")
         if trainer.args.process_index == 0:
             norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
             losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]

@@ -182,6 +182,29 @@ def test_a_damaged_recipe_matters_once_there_are_checkpoints(tmp_path: Path, con
         pass
 
 
+@pytest.mark.parametrize(
+    ("recipe", "checks", "stays"),
+    [
+        ({"train": {"keep_checkpoints": False}}, {"reload": {"ok": True}}, False),
+        ({"train": {"keep_checkpoints": True}}, {"reload": {"ok": True}}, True),
+        ({"train": {"keep_checkpoints": False}}, {"reload": {"ok": False}}, True),
+        ({}, {}, True),
+    ],
+)
+def test_what_a_kill_in_the_last_moments_leaves_is_removed(
+    tmp_path: Path, recipe: dict, checks: dict, stays: bool
+) -> None:
+    """The half-removed checkpoints, and whole ones that were about to be removed."""
+    write_json(tmp_path / "recipe.json", {"recipe": recipe})
+    write_json(tmp_path / "result.json", {"metrics": {}, "parity": checks})
+    for name in ("checkpoints/checkpoint-5", ".checkpoints.01234567.partial/checkpoint-4"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="is finished, there is nothing to resume"):
+        output_folder("a", str(tmp_path), resume=True)
+    names = {"recipe.json", "result.json"} | ({"checkpoints"} if stays else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 NUMBERED = """
 import sys, time
 from pathlib import Path

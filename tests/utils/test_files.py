@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils import files
-from hf_finetune.utils.files import is_temporary, parse_yaml, read_json, settle, write_text
+from hf_finetune.utils.files import (
+    discard,
+    is_temporary,
+    parse_yaml,
+    put_in_place,
+    read_json,
+    settle,
+    write_text,
+)
 
 HARMLESS = {"merge keys", "a base-60 number", "a bad binary", "a set", "ordered pairs"}
 
@@ -38,6 +46,22 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     settle(tmp_path)
     names = ["result.json", "weights", "below", tmp_path.name]
     assert [name for _, name in done] == names, "files before the folders that name them"
+
+
+def test_a_folder_that_is_killed_while_it_is_removed_has_lost_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is replaced, and when it is discarded."""
+    folder, other = tmp_path / "model", tmp_path / ".model.partial"
+    for path in (folder, other):
+        path.mkdir()
+        (path / path.name).touch()
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+    put_in_place(other, folder)
+    assert [path.name for path in folder.iterdir()] == [".model.partial"]
+    discard(folder)
+    assert len(list(tmp_path.iterdir())) == 2 and all(map(is_temporary, tmp_path.iterdir()))
+    discard(folder)
 
 
 def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:
