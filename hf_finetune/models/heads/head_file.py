@@ -42,7 +42,21 @@ def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
         "labels": json.dumps([name for _, name in sorted(names.items())], ensure_ascii=False),
     }
     tensors = {**model.head.state_dict(), **model.pooling.state_dict()}
-    write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header))
+    content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header)
+    write_bytes(path, _with_sorted_metadata(content))
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """Return a safetensors file in which the same tensors and metadata have the same bytes.
+
+    safetensors writes the metadata in another order each time.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[str, ...]]:

@@ -221,11 +221,19 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
     ):
         # Embeddings are never resized here; to check that, peft would query the Hub.
         adapted.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
+        _sort_sets(Path(temporary) / CONFIG_FILE, adapted.active_peft_config)
         if start is not None and subtracts_from_base(adapted.active_peft_config):
             _convert_to_plain_lora(Path(temporary), Path(start), adapted)
         for path in sorted(Path(temporary).iterdir()):
             if path.suffix in (".json", ".safetensors"):
                 write_bytes(folder / path.name, path.read_bytes())
+
+
+def _sort_sets(path: Path, config: PeftConfig) -> None:
+    """Sort what a saved config holds as sets, such as names of layers: peft's order differs from process to process."""
+    content = json.loads(path.read_text())
+    content |= {name: sorted(value) for name, value in vars(config).items() if isinstance(value, set)}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True))
 
 
 def _set_rank_pattern(adapted: PeftModel, config: AdaLoraConfig) -> None:

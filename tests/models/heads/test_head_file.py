@@ -58,6 +58,9 @@ def test_round_trip_with_and_without_this_package(family: str, options: dict, cl
     with safe_open(tmp_path / "head.safetensors", "pt") as file:
         header = file.metadata()
     assert header["pooling"] == options["pooling"] and json.loads(header["labels"]) == list(labels)
+    content = (tmp_path / "head.safetensors").read_bytes()
+    save_head(model, tmp_path / "head.safetensors", task)
+    assert (tmp_path / "head.safetensors").read_bytes() == content, "the same head has the same bytes"
     assert json.loads((tmp_path / "encoder" / "config.json").read_text())["architectures"] == [type(plain).__name__]
 
 

@@ -225,6 +225,15 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
     torch.testing.assert_close(logits(reloaded, batch), logits(adapted, batch), atol=1e-5, rtol=0)
 
 
+def test_names_of_layers_are_saved_in_one_order(classifier, tmp_path: Path):
+    """They are a set, whose order differs from process to process: the same run would have another manifest."""
+    names = ["value", "query", "key", "intermediate.dense", "output.dense"]
+    loaded = classifier("bert", seed=1)
+    save_adapter(add_adapter(loaded.model, peft.LoraConfig(target_modules=names), loaded.fresh), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(names)
+
+
 @pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern")
 @pytest.mark.parametrize(("start", "rslora"), [("pissa", False), ("olora", True)])
 def test_rank_above_the_layer_width(start: str, rslora: bool, classifier, inputs, tmp_path: Path):
