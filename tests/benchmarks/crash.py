@@ -13,7 +13,7 @@ ended as torchrun does.
 With `--power-loss` nothing is run until it is killed: for a power loss after each event the folder is written as a disk
 may have it, see `power_loss.py`, and `predict` and `--resume` meet it.
 
-Prints a line for each kind of event, and leaves with status 1 if anything was lost or wrong. Needs a C compiler, and Linux
+Prints a line for each kind of event or loss, and leaves with status 1 if anything was lost or wrong. Needs a C compiler, and Linux
 on x86-64."""
 
 from __future__ import annotations
@@ -48,13 +48,19 @@ COLUMNS: dict[Verdict, str] = {
     "WRONG": "LOST OR WRONG",
 }
 Killed = Literal["main", "other", "both"]
+LOST: dict[power_loss.Loss, str] = {
+    "strict": "all that was not fsynced",
+    "bytes": "bytes that were not fsynced, but no names",
+    "random": "any of what was not fsynced",
+}
 NEW_FOLDER = "anew in another"
 
 
 @dataclass
 class Table:
-    """Verdicts by kind of event."""
+    """Verdicts by kind of event, or by what was lost."""
 
+    of: str
     counts: dict[str, Counter[Verdict]] = field(default_factory=dict)
 
     def add(self, kind: str, verdict: Verdict) -> None:
@@ -63,7 +69,7 @@ class Table:
 
     def __str__(self) -> str:
         total: Counter[Verdict] = sum(self.counts.values(), Counter())
-        lines = [f"| event | points | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * (len(COLUMNS) + 1)}"]
+        lines = [f"| {self.of} | points | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * (len(COLUMNS) + 1)}"]
         for kind, counts in (*sorted(self.counts.items()), ("all", total)):
             figures = [sum(counts.values()), *(counts[verdict] for verdict in COLUMNS)]
             lines.append(f"| {kind} | {' | '.join(map(str, figures))} |")
@@ -126,14 +132,6 @@ class Bench:
         wrong = difference(point / "out", twin) if again.status == 0 else again.last_line
         return ("WRONG", wrong) if wrong else ("refused", ended.last_line)
 
-    def event_kind(self, event: Event) -> str:
-        """What a table calls an event: its kind, and where."""
-        place = Path(event.second or event.path)
-        point = next((parent for parent in place.parents if parent.parent == self.home), place)
-        parts = place.relative_to(point).parts if place.is_relative_to(point) else ()
-        where = {"cache": "cache", "checkpoints": "checkpoints"}
-        return f"{event.kind}, {next((where[p] for p in parts if p in where), 'run')}"
-
 
 def record(bench: Bench) -> tuple[list[Event], Path]:
     """Make the undisturbed run once; its events, and what changed files held after each."""
@@ -159,7 +157,7 @@ def crash(bench: Bench, events: Sequence[Event], every: int, killed: Killed) -> 
         traces = bench.traces(point, number, how, killed)
         ended = bench.command(point, traces=traces).wait()
         reached = [event for event in read_log(Path(traces[0].log)) if event.number == number]
-        name = f"{bench.event_kind(reached[0])}{', torn' if how == 'torn' else ''}" if reached else "never reached"
+        name = "never reached" if not reached else f"half of a {reached[0].kind}" if how == "torn" else reached[0].kind
         if reached and ended.has_traceback:
             yield name, "WRONG", f"{point.name}: traceback: {ended.last_line}"
             continue
@@ -193,7 +191,7 @@ def lose_power(bench: Bench, events: Sequence[Event], copies: Path, every: int) 
             verdict, why, has_checkpoint = known[key]
             if verdict != "finished" and (index == len(events) - 1 or (len(begun) > 1 and not has_checkpoint)):
                 verdict, why = "WRONG", f"lost, {verdict} {why}"
-            yield f"{loss}, after {event.kind}", verdict, f"{point.name}: {why}" if why else ""
+            yield LOST[loss], verdict, f"{point.name}: {why}" if why else ""
 
 
 def _judge_loss(bench: Bench, point: Path, twin: dict[str, Any]) -> tuple[Verdict, str]:
@@ -216,7 +214,7 @@ def main() -> None:
     parser.add_argument("--power-loss", action="store_true", help="what a disk may hold, instead of kills")
     parser.add_argument("--work", type=Path, metavar="DIR", help="an empty folder, which stays")
     options = parser.parse_args()
-    table = Table()
+    table = Table("lost" if options.power_loss else "killed at")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         home = (options.work or Path(temporary)).resolve()

@@ -10,7 +10,8 @@ left alone; then model, predictions and metrics must have the bits of the undist
 must print the same.
 
 Mounts a tmpfs of its own, which needs root; otherwise name a folder on a small disk by `--disk`. It has 100 MB more than the
-gigabyte that the cache leaves to others. Prints tables, and leaves with status 1 if anything was lost or wrong."""
+gigabyte that the cache leaves to others. Prints tables, also when it is stopped by Ctrl-C or SIGTERM, and leaves with status 1
+if anything was lost or wrong."""
 
 from __future__ import annotations
 
@@ -194,7 +195,6 @@ def survive(run: Soak, tables: Tables) -> str:
     seconds *= 8 if run.start == "launched" else 1  # a new interpreter for each process
     run.folder.mkdir()
     name, happened = f"{run.kind}, {run.start}", []
-    tables.runs[name] += 1
     for fault in (*run.chance.choices(FAULTS, k=run.chance.randint(1, MOST_FAULTS)), "none"):
         ended, has_met = run.attempt(fault, seconds)
         tables.attempts[name] += 1
@@ -202,8 +202,9 @@ def survive(run: Soak, tables: Tables) -> str:
         if fault != "none":
             tables.faults[fault, how_ended(ended) if has_met else "was too late"] += 1
         if ended.has_traceback:
-            return f"run {run.number}, {name}, seed {run.seed}, {', '.join(happened)}: traceback\n{ended.stderr}"
-    wrong = run.judge(ended, twin)
+            break
+    wrong = f"traceback\n{ended.stderr}" if ended.has_traceback else run.judge(ended, twin)
+    tables.runs[name] += 1  # a run that Ctrl-C stops does not count
     tables.same[name] += not wrong
     if not wrong:
         shutil.rmtree(run.folder)
@@ -253,18 +254,20 @@ def main() -> None:
     options = parser.parse_args()
     # nohup ignores SIGHUP, a shell in the background SIGINT; the runs are to be ended by them.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     tables, chance, wrong = Tables(), random.Random(options.seed), 0
     with tempfile.TemporaryDirectory() as temporary, small_disk(options.disk) as folder:
         home, disk = (options.work or Path(temporary)).resolve(), Disk(folder)
         short_runs.write_inputs(home)
-        for number in range(options.runs):
-            kind, start = chance.choices([*SHARES], [*SHARES.values()])[0]
-            seed = chance.randrange(SEEDS)
-            run = Soak(home, disk, number, kind, start, seed, random.Random(f"{options.seed}-{number}"))
-            if why := survive(run, tables):
-                print(why, flush=True)
-                wrong += 1
+        with suppress(KeyboardInterrupt):
+            for number in range(options.runs):
+                kind, start = chance.choices([*SHARES], [*SHARES.values()])[0]
+                seed = chance.randrange(SEEDS)
+                run = Soak(home, disk, number, kind, start, seed, random.Random(f"{options.seed}-{number}"))
+                if why := survive(run, tables):
+                    print(why, flush=True)
+                    wrong += 1
     print(tables)
     raise SystemExit(bool(wrong))
 
