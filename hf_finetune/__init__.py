@@ -1,7 +1,7 @@
 """Fine-tune text and image classifiers, with evidence for every claim.
 
-A recipe needs no deeper import: `from hf_finetune import Recipe, TextData, SwapWords, Distill`. A name is imported when
-it is first used.
+`train(data)` returns a `Classifier`, which predicts, evaluates and pushes. A recipe needs no deeper import:
+`from hf_finetune import Recipe, TextData, SwapWords, Distill`. A name is imported when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.text.presets import Aeda, Eda
     from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
     from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
-    from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
+    from hf_finetune.utils.embedded import BBC_LICENSE, bbc_news, minilm
     from hf_finetune.cli.main import main
     from hf_finetune.config.recipe import Averaging, Batching, Evaluate, Hub, ImageData, Launch, Lora, Model, Precision
     from hf_finetune.config.recipe import Recipe, Regularize, Schedule, TextData, Train
@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.distillation.config import SoftTargets
     from hf_finetune.distillation.weight_schedules import Ramp
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+    from hf_finetune.inference.classifier import Classifier
+    from hf_finetune.inference.fine_tuning import train
+    from hf_finetune.inference.result import Result
     from hf_finetune.models.surgery.operations import AddLayers, DropLayers, DuplicateLayers, ExtendPositions
     from hf_finetune.models.surgery.operations import KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
     from hf_finetune.models.surgery.operations import ResizeFeedForward, ResizeImage, ResizePatches, SetActivation
@@ -49,23 +52,33 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
     "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
-    "ChangeCase", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits",
-    "DecoupledKD",
-    "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
-    "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
-    "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
-    "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
-    "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
-    "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp",
-    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
-    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree",
-    "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
-    "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "StochasticDepth",
-    "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TextData", "ThreeAugment", "Train",
-    "TrainingError", "Translate", "TrivialAugment", "bbc_news", "main", "minilm", "run",
+    "ChangeCase", "Classifier", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan",
+    "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber",
+    "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError",
+    "GradientNoise", "Grayscale", "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError",
+    "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE",
+    "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise",
+    "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision",
+    "Pretrain", "PushError", "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD",
+    "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result",
+    "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
+    "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
+    "SoftTargets", "Solarize", "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised",
+    "SwapWords", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_news",
+    "main", "minilm", "run", "train",
 ]
 # isort: on
 # fmt: on
+
+
+# The names that are no configs, and whose modules import torch.
+_HOMES = {
+    "Classifier": "hf_finetune.inference.classifier",
+    "Result": "hf_finetune.inference.result",
+    "main": "hf_finetune.cli.main",
+    "run": "hf_finetune.pipeline.run",
+    "train": "hf_finetune.inference.fine_tuning",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -75,17 +88,13 @@ def __getattr__(name: str) -> Any:
     name = TYPES.get(name, name)
     if name not in __all__:
         raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")
-    if name == "main":
-        from hf_finetune.cli.main import main
+    if name in _HOMES:
+        from importlib import import_module
 
-        return main
-    if name == "run":
-        from hf_finetune.pipeline.run import run
-
-        return run
+        return getattr(import_module(_HOMES[name]), name)
     from hf_finetune import errors
-    from hf_finetune.cli import embedded
     from hf_finetune.config.recipe import Launch, Recipe
+    from hf_finetune.utils import embedded
     from hf_finetune.utils.hints import configs_below
 
     return {**vars(errors), **vars(embedded), **configs_below(Recipe), **configs_below(Launch)}[name]

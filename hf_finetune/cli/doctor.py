@@ -15,9 +15,9 @@ from hf_finetune.augmentation.compose import generative_operations
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
 from hf_finetune.cli.parsing import parse
-from hf_finetune.cli.run_job import blank_recipe, load_recipe
+from hf_finetune.cli.run_job import load_recipe
 from hf_finetune.config.aliases import current
-from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.recipe import Recipe, blank_recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError

@@ -78,10 +78,7 @@ def with_fields(job: Job, fields: dict[str, Any], arguments: Sequence[str]) -> J
 
 
 def _with_teacher(job: Job, teacher: str | None) -> Job:
-    objective = job.recipe.objective
-    if teacher is None or isinstance(objective, Distill):
-        return job
-    return replace(job, recipe=replace(job.recipe, objective=Distill(teacher=teacher, **vars(objective))))
+    return job if teacher is None else replace(job, recipe=job.recipe.with_teacher(teacher))
 
 
 def _refuse_flags_of_distillation(arguments: Sequence[str]) -> None:

@@ -107,17 +107,9 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
     if job.json:
         print(json.dumps(result, indent=2))
         return
-    from hf_finetune.evaluation.metrics import SUMMARY_METRICS
-    from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
+    from hf_finetune.inference.result import Result
 
-    split = "test" if "test" in result["metrics"] else "validation"
-    rows = [{"name": "this model", **result["metrics"][split]}]
-    rows += [{**b, "name": f"{key} ({b['name']})"} for key, b in result["baselines"].items()]
-    print(f"{result['name']} on {result['rows'][split]} {split} rows, 95% intervals")
-    print(comparison_table(rows, metrics=SUMMARY_METRICS))
-    print(f"\n{per_class_table(result['per_class'][split])}\n")
-    if result["doubts"]:
-        print(f"{doubts_text(result['doubts'])}\n")
+    print(f"{Result(result)}\n")
     outputs = {
         "model": "model",
         "encoder": "encoder",

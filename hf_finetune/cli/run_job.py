@@ -12,11 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from hf_finetune.cli import shipped
-from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
-from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.models.config import Model
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,6 @@ class RunJob:
     """With plan: draw the learning rate of every step, one line per parameter group with a rate of its own."""
     json: bool = False
     """Print only the result, as JSON."""
-
-
-def blank_recipe(*, images: bool, name: str = "") -> Recipe:
-    """Return the defaults on an embedded checkpoint, without data."""
-    if images:
-        return Recipe(name=name, data=ImageData(path=""), model=Model(checkpoint=IMAGE_CHECKPOINT))
-    return Recipe(name=name, data=TextData(path=""), model=Model(checkpoint=minilm()))
 
 
 def load_recipe(name: str) -> Recipe:

@@ -17,7 +17,7 @@ class SchemaJob:
 
 def schema(arguments: Sequence[str]) -> None:
     parse(SchemaJob, arguments, "hf-finetune schema")
-    from hf_finetune.cli.run_job import blank_recipe
     from hf_finetune.config.json_schema import json_schema
+    from hf_finetune.config.recipe import blank_recipe
 
     print(json.dumps(json_schema(type(blank_recipe(images=False))), indent=2))

@@ -1,12 +1,10 @@
 """`hf-finetune train`: a recipe from flags, for the user's own data."""
 
 import dataclasses
-import os
 import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -14,9 +12,10 @@ import tyro
 from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.cli.overrides import flag_value, parse_run, read_config_file
 from hf_finetune.cli.run import importing, start
-from hf_finetune.cli.run_job import RunJob, blank_recipe
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import blank_recipe
 from hf_finetune.errors import InputError
 
 
@@ -62,15 +61,7 @@ def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
         kind_of_data = sniff_kind(data.source)
         if kind_of_data != data.kind:
             job = parse(images=kind_of_data == "image")  # refuses operations of the other kind by name
-    recipe, local = job.recipe, Path(job.source)
-    name = local.absolute().name if os.path.exists(local) else job.source.rpartition("/")[2]
-    stem = re.sub(r"\.(csv|tsv|txt|jsonl?|xlsx|parquet)(\.gz|\.zst)?$", "", name)
-    recipe = dataclasses.replace(
-        recipe,
-        name=recipe.name or f"{stem}-{recipe.effective_method}",
-        data=dataclasses.replace(recipe.data, path=job.source),
-    )
-    return dataclasses.replace(job, recipe=recipe)
+    return dataclasses.replace(job, recipe=job.recipe.with_data(job.source))
 
 
 def _reads_images(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[bool, bool]:

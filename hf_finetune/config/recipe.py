@@ -4,6 +4,10 @@ Sections are frozen dataclasses and cheap to import. The docstring below a field
 is `dataclasses.replace(recipe, ...)`.
 """
 
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hf_finetune.config.aliases import current
@@ -20,6 +24,7 @@ from hf_finetune.training.optim.config import Optim
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.training.regularization.config import Regularize
 from hf_finetune.utils.config import Choice, configclass, flag
+from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.utils.plain import merge
 
 Method = Literal["full", "lora", "top", "head"]
@@ -105,6 +110,20 @@ class Recipe:
         """Whether the run distills a teacher."""
         return isinstance(self.objective, Distill)
 
+    def with_data(self, path: str) -> "Recipe":
+        """Return the recipe on these data. It is named after them and the method, unless it has a name."""
+        local = Path(path)
+        name = local.absolute().name if os.path.exists(local) else re.split("[/:]", path)[-1]
+        stem = re.sub(r"\.(csv|tsv|txt|jsonl?|xlsx|parquet)(\.gz|\.zst)?$", "", name)
+        data = replace(self.data, path=path)
+        return replace(self, name=self.name or f"{stem}-{self.effective_method}", data=data)
+
+    def with_teacher(self, teacher: str) -> "Recipe":
+        """Return the recipe that distills this teacher, unless it distills another one already."""
+        if isinstance(self.objective, Distill):
+            return self
+        return replace(self, objective=Distill(teacher=teacher, **vars(self.objective)))
+
     @property
     def distillation_kinds(self) -> tuple[DistillationKind, ...]:
         """The losses against the teacher. Empty without a teacher."""
@@ -132,6 +151,13 @@ class Launch:
     """Resume the run in `output`."""
     num_processes: int | None = None
     """Number of processes. Default: one, or what `accelerate launch` started."""
+
+
+def blank_recipe(*, images: bool, name: str = "") -> Recipe:
+    """Return the defaults on an embedded checkpoint, without data."""
+    if images:
+        return Recipe(name=name, data=ImageData(path=""), model=Model(checkpoint=IMAGE_CHECKPOINT))
+    return Recipe(name=name, data=TextData(path=""), model=Model(checkpoint=minilm()))
 
 
 def recipe_from_plain(plain: Any) -> Recipe:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_finetune.data.columns import IMAGES
 from hf_finetune.data.config import DataLimits, Kind, Role, Source
+from hf_finetune.data.memory import is_in_memory, memory_splits
 from hf_finetune.data.readers import class_folder
 from hf_finetune.data.readers.class_folder import check_name, find_classes, is_hidden
 from hf_finetune.data.readers.compressed import COMPRESSED, bare_stem, format_of
@@ -20,6 +21,7 @@ from hf_finetune.data.readers.excel_file import ExcelFile
 from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
+from hf_finetune.data.readers.saved_dataset import is_saved_dataset, saved_splits
 from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import listed
@@ -127,6 +129,8 @@ def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
     Raises:
         InputError: there is no such file, folder or Hub data set, or it has no readable data.
     """
+    if is_in_memory(source.path):
+        return Layout({name: Split(name, (reader,)) for name, reader in memory_splits(source).items()})
     path = local_path(source.path)
     if path is None:
         splits = hub_splits(source.path, source.config_name, source.revision, source.limits)
@@ -152,7 +156,7 @@ def sniff_kind(source: Source) -> Kind:
         return "image"
     if source.text is not None or source.text_pair is not None:
         return "text"
-    if local_path(source.path) is None:
+    if not is_in_memory(source.path) and local_path(source.path) is None:
         columns = hub_columns(source.path, source.config_name, source.revision)
     else:
         columns = next(iter(locate(source, kind=None, labeled=False).splits.values())).columns
@@ -206,6 +210,8 @@ def _file(path: Path, source: Source) -> Reader:
 
 
 def _folder(root: Path, kind: Kind | None, labeled: bool, source: Source) -> Layout:
+    if is_saved_dataset(root):
+        return Layout({name: Split(name, (reader,)) for name, reader in saved_splits(root, source).items()})
     for folder in (root, root / "data"):
         if folder.is_dir() and any(role_of(stem, exact=True) for stem in _data_files(folder)):
             return _split_files(folder, source)

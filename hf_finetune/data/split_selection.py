@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SplitOptions
+from hf_finetune.data.memory import is_in_memory
 from hf_finetune.data.readers.table import Column
 from hf_finetune.data.rows import has_labels
 from hf_finetune.data.sources import Layout, Split, locate, role_of, skipped_files
@@ -132,7 +133,7 @@ def named_split(layout: Layout, name: str, flag: str, source: Source, kind: Kind
     """
     if name in layout.by_name:
         return layout.by_name[name]
-    if not Path(name).expanduser().exists():
+    if not is_in_memory(name) and not Path(name).expanduser().exists():
         raise InputError(
             f"{flag} {name}: no such file or folder, and no split of {source.path}"
             f"{did_you_mean(name, layout.by_name)}; it has {listed(list(layout.by_name))}"

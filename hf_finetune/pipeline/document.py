@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.inputs import Truncation
+from hf_finetune.data.memory import is_in_memory
 from hf_finetune.distillation.report import summarize
 from hf_finetune.evaluation.per_class import class_section
 from hf_finetune.evaluation.report import confusion
@@ -144,6 +145,8 @@ def _data(run: Run, truncation: Truncation | None) -> Section:
 
 def path_name(path: str, name: str | None) -> str:
     """Return a public name of the data: for a local path the recipe's name of them, or that of the file."""
+    if is_in_memory(path):
+        return name or "rows in memory"
     local = Path(path)
     return (name or local.absolute().name) if os.path.exists(local) else path
 

@@ -29,7 +29,7 @@ def exit_status() -> Iterator[None]:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with _notes_on_stderr(), _signals_as_interrupt():
+        with notes_on_stderr(), _signals_as_interrupt():
             end_with_launcher()
             yield
             print(end="", flush=True)  # sys.stdout is None where the shell has closed it
@@ -94,7 +94,7 @@ class _BufferUntilRun(MemoryHandler):
 
 
 @contextlib.contextmanager
-def _notes_on_stderr() -> Iterator[None]:
+def notes_on_stderr() -> Iterator[None]:
     """Print the package's notes and warnings on stderr, one plain line each, and silence the libraries."""
     handler = _BufferUntilRun(logging.StreamHandler(sys.stderr))
     before = PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate, PACKAGE_LOGGER.level, RUN_LOGGER.level
@@ -102,9 +102,10 @@ def _notes_on_stderr() -> Iterator[None]:
     PACKAGE_LOGGER.setLevel(logging.WARNING if is_main_process() else logging.ERROR)
     # The run repeats the notes of its loaders.
     RUN_LOGGER.setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    warnings.simplefilter("ignore")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
         handler.flush()
     finally:
         handler.buffer.clear()

@@ -19,8 +19,9 @@ from PIL import Image
 from hf_finetune.data import image_decoding
 from hf_finetune.data.config import DataLimits, Source
 from hf_finetune.data.image_decoding import damage, decode, decode_pieces, pieces, upright_size
+from hf_finetune.data.image_paths import hub_folder
 from hf_finetune.data.readers.arrow_cells import in_pieces
-from hf_finetune.data.readers.hub_dataset import HubSplit
+from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.parquet_file import ParquetFile
 from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.data.rows import UnusableRow, read_rows
@@ -150,7 +151,7 @@ def test_a_hub_data_set_reads_its_own_downloads_only(tmp_path: Path, monkeypatch
     foreign = (save_image(tmp_path / "secret.png"), save_image(tmp_path / "hub" / "datasets--you--x" / "a.png"))
     for path, expected in ((own, None), *((path, "leads out of") for path in foreign)):
         rows = Dataset.from_dict({"image": [{"bytes": None, "path": str(path)}]}, features=Features(image=HubImage()))
-        split = Split("train", (HubSplit("me/photos, split train", rows, id="me/photos"),))
+        split = Split("train", (DatasetSplit("me/photos, split train", rows, hub_folder("me/photos")),))
         unusable: list[UnusableRow] = []
         list(read_rows(split, {"image": "image"}, None, unusable=unusable))
         assert [expected in row.reason for row in unusable] == ([] if expected is None else [True])

@@ -3,58 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import datasets
 from datasets.exceptions import DatasetNotFoundError
 
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.image_paths import hub_folder
-from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces
+from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.parquet_file import arrow_columns
-from hf_finetune.data.readers.table import Chunk, Column
+from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
-
-
-@dataclass(frozen=True)
-class HubSplit:
-    """One split of a Hub data set."""
-
-    name: str
-    """Id and split."""
-    rows: datasets.Dataset
-    notes: tuple[str, ...] = ()
-    """Notes for the user on how the rows are read."""
-    id: str = ""
-    """Id of the data set."""
-    limits: DataLimits = DEFAULT_LIMITS
-    skipped: tuple[tuple[str, int], ...] = ()
-    """Number of files that are not read."""
-
-    def columns(self) -> dict[str, Column]:
-        """Return the columns in order."""
-        return arrow_columns(self.rows.features.arrow_schema, self.rows.features)
-
-    def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Yield rows in order, `size` at a time.
-
-        Raises:
-            InputError: there are no rows.
-        """
-        if len(self.rows) == 0:
-            raise InputError(f"{self.name}: there are no rows")
-        tables = self.rows.select_columns(list(columns)).with_format("arrow").iter(size)
-        batches = (batch for table in tables for batch in table.to_batches())
-        for first, part in in_pieces(batches, size, self.name, self.limits):
-            values = {name: cell_values(part, name, self.name, first) for name in columns}
-            yield Chunk(values, part.num_rows, self.name, first, images=hub_folder(self.id))
 
 
 def hub_splits(
     path: str, config_name: str | None, revision: str | None, limits: DataLimits = DEFAULT_LIMITS
-) -> dict[str, HubSplit]:
+) -> dict[str, DatasetSplit]:
     """Download every split of a data set, or read it from the cache.
 
     Raises:
@@ -62,7 +27,8 @@ def hub_splits(
     """
     with _one_line(path, revision):
         splits = datasets.load_dataset(path, config_name, revision=revision)
-    return {name: HubSplit(f"{path}, split {name}", rows, id=path, limits=limits) for name, rows in splits.items()}
+    images = hub_folder(path)
+    return {name: DatasetSplit(f"{path}, split {name}", rows, images, limits) for name, rows in splits.items()}
 
 
 def hub_columns(path: str, config_name: str | None, revision: str | None) -> dict[str, Column]:

@@ -1,0 +1,132 @@
+"""Fields of a recipe as keywords of Python: short names and sections, resolved from the types of the fields."""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hf_finetune.config.aliases import FIELDS, current
+from hf_finetune.errors import InputError
+from hf_finetune.utils.hints import configs_in, unwrapped
+from hf_finetune.utils.messages import did_you_mean
+from hf_finetune.utils.plain import merge
+
+T = TypeVar("T", bound=Any)
+
+# Sections whose fields continue those of others: their own are named with the section only.
+SECONDARY = ("pretrain",)
+
+
+def with_keywords(recipe: T, keywords: Mapping[str, Any]) -> T:
+    """Return a recipe with fields set by keyword.
+
+    Args:
+        recipe: the fields that stay.
+        keywords: values by name. A name is that of a section (`train=Train(seed=1)`, `optim={"lookahead": True}`), of a
+            short flag (`epochs=3`), of a field (`learning_rate=1e-4`), or dotted (`{"train.learning_rate": 1e-4}`).
+
+    Raises:
+        InputError: no such name, a name of several fields, or a value that does not fit.
+    """
+    names = field_names(recipe)
+    sections: dict[str, Any] = {}
+    fields: list[tuple[str, Any]] = []
+    for name, value in keywords.items():
+        value = _plain(value)
+        dotted = resolve(name, names, is_section=not isinstance(value, str | int | float))
+        if "." in dotted:
+            fields.append((dotted, value))
+        else:
+            sections[dotted] = value
+    recipe = _merged(recipe, sections)
+    teacher = dict(fields).get("objective.teacher")
+    if teacher is not None:
+        recipe = recipe.with_teacher(teacher)
+    for dotted, value in fields:
+        section, _, field = dotted.partition(".")
+        for part in reversed(field.split(".")):
+            value = {part: value}
+        recipe = _merged(recipe, {section: value})
+    return recipe
+
+
+def _merged(recipe: T, changes: dict[str, Any]) -> T:
+    return merge(recipe, current(changes))
+
+
+def resolve(name: str, names: Mapping[str, list[str]], *, is_section: bool = False) -> str:
+    """Return the dotted field that a keyword names.
+
+    Args:
+        names: see `field_names`.
+        is_section: prefer a section to the flag of the same name, as `model`.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    name = FIELDS.get(name, name)
+    if name not in names:
+        raise InputError(f"{name}: no such keyword{did_you_mean(name, names) or '; see hf_finetune.Recipe'}")
+    fields = names[name]
+    if is_section and name in fields:
+        return name
+    if len(fields) > 1 and name in fields:
+        fields = [field for field in fields if field != name]
+    if len(fields) > 1:
+        parts = [field.partition(".") for field in fields]
+        spelled = " or ".join(f"{section}={{{field!r}: ...}}" for section, _, field in parts)
+        raise InputError(f"{name}: several fields have this name; write {spelled}")
+    return fields[0]
+
+
+def field_names(recipe: Any) -> dict[str, list[str]]:
+    """Return the dotted fields that each keyword may mean: more than one where a name is ambiguous.
+
+    The flag of a field comes first; then the field that is nested least; then that of a section that is not
+    `SECONDARY`. A section comes beside a flag of its name.
+    """
+    flags: dict[str, list[str]] = {}
+    fields: dict[str, list[str]] = {}
+    for dotted, hint in _fields(type(recipe), recipe):
+        for flag in (a for meta in unwrapped(hint)[1] for a in getattr(meta, "aliases", None) or ()):
+            flags.setdefault(flag.removeprefix("--").replace("-", "_").rpartition(".")[2], []).append(dotted)
+        fields.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+        fields[dotted] = [dotted]
+    names: dict[str, list[str]] = {}
+    for name in {**fields, **flags}:
+        candidates = list(dict.fromkeys(flags.get(name, []) or _first(fields[name])))
+        section = [name] if name in fields and name not in candidates and fields[name][:1] == [name] else []
+        names[name] = [*section, *candidates]
+    return names
+
+
+def _first(dotted: list[str]) -> list[str]:
+    primary = [name for name in dotted if name.partition(".")[0] not in SECONDARY] or dotted
+    least = min(name.count(".") for name in primary)
+    return [name for name in primary if name.count(".") == least]
+
+
+def _fields(config: type, value: Any = None, prefix: str = "") -> typing.Iterator[tuple[str, Any]]:
+    """Yield dotted names and types of all fields below a config, those of its present data only."""
+    for name, hint in typing.get_type_hints(config, include_extras=True).items():
+        if typing.get_origin(hint) is typing.ClassVar:
+            continue
+        dotted = f"{prefix}{name}"
+        yield dotted, hint
+        members = configs_in(hint)
+        if dotted == "data":
+            members = [type(value.data)]
+        if typing.get_origin(unwrapped(hint)[0]) is not tuple and (len(members) == 1 or dotted == "objective"):
+            for member in members:
+                yield from _fields(member, prefix=f"{dotted}.")
+
+
+def _plain(value: Any) -> Any:
+    """Return a path or a number of numpy as a string or a number."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,369 @@
+"""`Classifier`: a finished classifier in Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from hf_finetune.config.recipe import Hub
+from hf_finetune.data import provenance
+from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.memory import MemoryData, collect, holding, input_columns, is_table
+from hf_finetune.data.readers.memory_table import is_image, memory_table
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.logits import PART_ROWS
+from hf_finetune.inference.evaluation import evaluate
+from hf_finetune.inference.parts import read_parts
+from hf_finetune.inference.result import Result
+from hf_finetune.inference.scoring import Precision, Scorer
+from hf_finetune.inference.session import python_session
+from hf_finetune.models.modules import classification_layers
+from hf_finetune.pipeline.push import push_run
+from hf_finetune.pipeline.run_folder import replacing
+from hf_finetune.training.trained_model import TrainedModel, load_trained
+from hf_finetune.training.warm_start import NotOfRows, head_features
+from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.core_sharing import shared_cores
+
+PATH = "memory:rows"
+DOCUMENTS = ("result.json", "recipe.json", "README.md", "predictions.parquet", provenance.FILE)
+PARTS = ("model", "encoder", "adapter")
+
+
+class Classifier:
+    """A finished classifier: of `train`, of a run's folder, or of a repository on the Hub.
+
+    Inputs are a single text or image, a list or generator of them, a table, or files:
+
+    - texts, pairs of texts `(first, second)`, images of Pillow, paths of images, arrays (H, W, 3) of uint8
+    - a pandas or polars DataFrame, a Dataset or DatasetDict, a mapping of columns
+    - `Path("new.csv")`, or a folder, as `hf-finetune predict` reads them
+
+    A generator is read part by part, so that its rows need not fit into the memory.
+
+    Attributes:
+        labels: class names, in the order of the probabilities.
+        result: what the run measured. None: the model is of no run.
+        folder: where its files are.
+
+    Example:
+        >>> clf = Classifier.load("runs/reviews")
+        >>> clf.labels
+        ('bad', 'good')
+        >>> clf
+        Classifier('runs/reviews', texts, 2 labels: bad, good)
+        >>> clf.predict(["works as it should", "broke after a day"]).shape
+        (2,)
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self._trained = trained
+        self.labels = trained.labels
+        self.folder = _folder_of(trained)
+        self.result = Result.read(self.folder) if (self.folder / "result.json").is_file() else None
+
+    @classmethod
+    def load(cls, model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Self:
+        """Load the folder of a run, of its model, or a repository on the Hub.
+
+        Args:
+            revision: branch, tag or commit on the Hub.
+            trust_remote_code: run Python code that comes with the model.
+
+        Example:
+            >>> Classifier.load("runs/reviews").result.method
+            'full'
+
+        Raises:
+            InputError: there is no such model, or it is no trained classifier.
+            GateError: its files are not those that its run wrote.
+        """
+        with python_session():
+            return cls(load_trained(os.fspath(model), revision=revision, trust_remote_code=trust_remote_code))
+
+    def __repr__(self) -> str:
+        kind = "pairs of texts" if self._trained.pairs else f"{self._trained.kind}s"
+        more = ", ..." if len(self.labels) > 5 else ""
+        names = ", ".join(self.labels[:5]) + more
+        return f"Classifier({_relative(self._trained.name)!r}, {kind}, {len(self.labels)} labels: {names})"
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        image: str | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "auto",
+    ) -> Any:
+        """Return the label of each input.
+
+        Args:
+            inputs: see the class.
+            text, text_pair, image: columns of a table. None: those that the run was trained on, else the obvious ones.
+            batch_size, precision: see `predict_proba`. auto computes large inputs in bf16 where the hardware supports
+                it natively, and repeats in float32 the rows whose label could differ.
+
+        Returns:
+            An array of N names; for a single text or image its name.
+
+        Example:
+            >>> clf.predict("works as it should") in clf.labels
+            True
+            >>> clf.predict(frame)[:2].tolist() == clf.predict(frame["review"][:2]).tolist()
+            True
+
+        Raises:
+            InputError: an input is empty or damaged, with its row; or a column is missing.
+        """
+        columns = {"text": text, "text_pair": text_pair, "image": image}
+        scores_NC = self._scores(inputs, columns, batch_size=batch_size, precision=precision)
+        names_N = np.asarray(self.labels)[scores_NC.argmax(-1)]
+        return str(names_N[0]) if self._is_single(inputs) else names_N
+
+    def predict_proba(
+        self,
+        inputs: Any,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        image: str | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "float32",
+    ) -> np.ndarray:
+        """Return the probability of each label.
+
+        Args:
+            inputs, text, text_pair, image: see `predict`.
+            batch_size: rows of a forward pass. None: as many as have 2048 tokens in total, or 64 images.
+            precision: float32, or bf16 where the hardware supports it natively.
+
+        Returns:
+            Shape (N, C), float32, in the order of `labels`; shape (C,) for a single text or image.
+
+        Example:
+            >>> clf.predict_proba(["works as it should", "broke after a day"]).sum(axis=1).round(3).tolist()
+            [1.0, 1.0]
+
+        Raises:
+            InputError: see `predict`.
+        """
+        columns = {"text": text, "text_pair": text_pair, "image": image}
+        scores_NC = self._scores(inputs, columns, batch_size=batch_size, precision=precision)
+        return scores_NC[0] if self._is_single(inputs) else scores_NC
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        split: str | None = None,
+        batch_size: int | None = None,
+    ) -> Result:
+        """Score labeled rows.
+
+        Args:
+            data: a table as for `train`, a tuple of inputs and labels, a path, or a Hub id.
+            text, text_pair, image, label: columns. None: those that the run was trained on, else the obvious ones.
+            split: split of the data. None: test, else validation, else train.
+            batch_size: see `predict_proba`.
+
+        Example:
+            >>> result = clf.evaluate((["works as it should", "broke after a day"], ["good", "bad"]))
+            >>> result.metric("accuracy").n
+            2
+
+        Raises:
+            InputError: a row without a label, or with one that the classifier does not know; or see `predict`.
+        """
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
+        with python_session(), self._source(data, columns, split=split) as source:
+            leaked = provenance.trained_on(str(self.folder))
+            report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked)
+        name = split or "evaluation"
+        document = {"name": Path(self._trained.name).name, "labels": list(self.labels), **report}
+        document |= {"rows": {name: report["rows"]}, "metrics": {name: report["metrics"]}}
+        return Result({**document, "per_class": {name: report["per_class"]}})
+
+    def embed(
+        self, inputs: Any, *, text: str | None = None, text_pair: str | None = None, image: str | None = None
+    ) -> np.ndarray:
+        """Return the features that the classification layer reads.
+
+        Args:
+            inputs, text, text_pair, image: see `predict`.
+
+        Returns:
+            Shape (N, D), float32; shape (D,) for a single text or image.
+
+        Example:
+            >>> clf.embed(["works as it should", "broke after a day"]).shape
+            (2, 32)
+
+        Raises:
+            InputError: the classification layer reads tokens, not rows; or see `predict`.
+        """
+        model, model_inputs = self._trained.model, self._trained.inputs
+        layers, parts = classification_layers(model)[:1], []
+        with python_session():
+            for rows in self._parts(inputs, {"text": text, "text_pair": text_pair, "image": image}):
+                encoded = Rows(model_inputs.encode_in_memory(rows), columns_of(model_inputs, labels=False))
+                try:
+                    parts += head_features(model, layers, encoded, model_inputs.collate)
+                except NotOfRows:
+                    raise InputError(f"{self._trained.name}: its classification layer reads tokens, not rows") from None
+        features_ND = np.concatenate(parts) if parts else np.empty((0, layers[0].in_features), np.float32)
+        return features_ND[0] if self._is_single(inputs) else features_ND
+
+    def save(self, folder: str | Path) -> None:
+        """Copy the files of the classifier, its result and its card to a new folder.
+
+        Example:
+            >>> clf.save("saved")
+            >>> Classifier.load("saved").labels == clf.labels
+            True
+
+        Raises:
+            InputError: the folder is not empty.
+        """
+        target = Path(folder).expanduser()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target}: the folder is not empty; name another one")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as partial:
+            for name, path in self._files().items():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, partial / name)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, revision: str | None = None, create_pr: bool = False
+    ) -> str:
+        """Push the run to the Hub, pull it back, and compare the logits of both copies.
+
+        Args:
+            repo_id: `name/model`, created if needed.
+            private: make a new repository private.
+            revision: branch.
+            create_pr: open a pull request.
+
+        Returns:
+            The page on the Hub.
+
+        Example:
+            >>> clf.push_to_hub("me/reviews").endswith("me/reviews")
+            True
+            >>> Classifier.load("me/reviews").labels == clf.labels
+            True
+
+        Raises:
+            InputError: the model is of no run, there is no token, or no right to write.
+            PushError: the Hub kept failing.
+            GateError: the pulled copy differs.
+        """
+        if self.result is None:
+            raise InputError(f"{self.folder}: no result.json; only the model of a run is pushed, with what it measured")
+        target = Hub(repo_id=repo_id, private=private, revision=revision, create_pr=create_pr)
+        with python_session():
+            return push_run(self.folder, target).url
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the files, so that the copy loads on any machine."""
+        return {"name": self._trained.name, "files": {name: path.read_bytes() for name, path in self._files().items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="hf_finetune_"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        for name, content in state["files"].items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        with python_session():
+            self.__init__(load_trained(str(folder)))  # type: ignore[misc]
+
+    def _files(self) -> dict[str, Path]:
+        """Return the files of the classifier by their path in its folder."""
+        parts = [self.folder / part for part in PARTS if (self.folder / part).is_dir()]
+        files = [path for part in parts for path in part.rglob("*") if path.is_file()]
+        files += [self.folder / name for name in (*DOCUMENTS, HEAD_FILE)]
+        if not (self.folder / "model").is_dir():
+            files += [path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        return {path.relative_to(self.folder).as_posix(): path for path in files if path.is_file()}
+
+    def _is_single(self, inputs: Any) -> bool:
+        is_pair = self._trained.pairs and isinstance(inputs, tuple) and [*map(type, inputs)] == [str, str]
+        is_path = isinstance(inputs, Path) and (self._trained.kind == "text" or inputs.is_dir())
+        return is_pair or isinstance(inputs, str) or (is_image(inputs) and not is_path)
+
+    @shared_cores()
+    def _scores(
+        self, inputs: Any, columns: dict[str, str | None], *, batch_size: int | None, precision: Precision
+    ) -> np.ndarray:
+        """Return the probabilities (N, C), float32."""
+        with python_session():
+            scorer = Scorer(self._trained, precision, batch_size=batch_size)
+            parts = [scorer.score(rows)[0].astype(np.float32) for rows in self._parts(inputs, columns)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
+
+    def _parts(self, inputs: Any, columns: dict[str, str | None]) -> Iterator[Any]:
+        """Yield canonical rows of any inputs, a part at a time."""
+        kind = self._trained.kind
+        if self._is_single(inputs):
+            inputs = [inputs]
+        elif isinstance(inputs, Path) or is_table(inputs) or _holds_splits(inputs):
+            with self._source(inputs, columns) as source:
+                yield from read_parts(self._trained, source, labeled=False, progress="predict")
+            return
+        rows, first = iter(inputs), 0
+        while part := list(islice(rows, PART_ROWS[kind])):
+            table = memory_table("inputs", input_columns(part, kind=kind, name="inputs"))
+            data = MemoryData({"rows": replace(table, first=first)})
+            with holding({"rows": data}):
+                yield from read_parts(self._trained, SourceSplit(PATH), labeled=False, progress="predict")
+            first += len(part)
+
+    @contextmanager
+    def _source(self, data: Any, columns: dict[str, str | None], *, split: str | None = None) -> Iterator[SourceSplit]:
+        """Yield the source of a table, a path or a Hub id, with the columns that the run was trained on."""
+        kind = self._trained.kind
+        requested: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
+        if isinstance(data, str | Path):
+            yield replace(SourceSplit(os.fspath(data), split=split), **requested)
+            return
+        held = collect(data, kind=kind, name="data")
+        known = self.result.document.get("data", {}).get("columns", {}) if self.result is not None else {}
+        present = {column for part in held.splits.values() for column in part.columns()}
+        trained = {n: c for n, c in known.items() if n in columns and c in present}
+        with holding({"rows": held}):
+            yield replace(SourceSplit(PATH, split=split), **{**trained, **requested})
+
+
+def _relative(name: str) -> str:
+    """Return the name of a model, or its folder relative to the working directory if it lies below."""
+    path = Path(name)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else name
+
+
+def _holds_splits(inputs: Any) -> bool:
+    return isinstance(inputs, dict) and bool(inputs) and all(map(is_table, inputs.values()))
+
+
+def _folder_of(trained: TrainedModel) -> Path:
+    """Return the folder of the run of a model, else that of the model."""
+    own = [path for name, path in trained.files.items() if name.startswith("adapter/")] or list(trained.files.values())
+    model = next((path.parent for path in own if path.name == "config.json"), own[0].parent)
+    return next((f for f in (model, model.parent) if (f / "result.json").is_file()), model)

@@ -1,0 +1,226 @@
+"""The result of a run or of an evaluation, as a typed view of result.json."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, Self
+
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.metrics import SUMMARY_METRICS
+from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
+from hf_finetune.utils.manifest import read_result
+from hf_finetune.utils.messages import did_you_mean, listed
+
+Scores = dict[str, Interval]
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What a run or an evaluation measured. It prints as a table, and as HTML in a notebook.
+
+    The attributes are the sections of result.json; `result["metrics"]` reads a section as it is in the file. Results
+    with equal content are equal.
+
+    Example:
+        >>> result = clf.result
+        >>> result.split, result.rows["test"], result.labels
+        ('test', 40, ('bad', 'good'))
+        >>> accuracy = result.metric("accuracy")
+        >>> 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
+        True
+        >>> result.metrics["validation"]["macro_f1"].n
+        18
+        >>> sorted(result.baselines), result.parity["reload"]["ok"]
+        (['linear', 'majority'], True)
+    """
+
+    document: Mapping[str, Any]
+    """The content of result.json."""
+    folder: Path | None = field(default=None, compare=False)
+    """The run's folder. None: the result of an evaluation."""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read the result of a finished run.
+
+        Example:
+            >>> Result.read("runs/reviews") == clf.result
+            True
+
+        Raises:
+            InputError: the folder has no result.json, or it is damaged.
+        """
+        return cls(read_result(Path(folder).expanduser()), Path(folder).expanduser())
+
+    @property
+    def name(self) -> str:
+        """Name of the run, or of the evaluated model."""
+        return str(self.document.get("name", ""))
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint that the run started from."""
+        return self.document.get("checkpoint")
+
+    @property
+    def method(self) -> str | None:
+        """What was trained: full, lora, top, head, or the type of another adapter."""
+        return self.document.get("method")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run."""
+        return self.document.get("seed")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the class ids."""
+        return tuple(self.document.get("labels", ()))
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Number of rows by split."""
+        return dict(self.document.get("rows", {}))
+
+    @property
+    def split(self) -> str:
+        """The split that the result is judged by: test, or validation without a test split."""
+        splits = self.document.get("metrics", {})
+        return next((name for name in ("test", "validation") if name in splits), next(iter(splits), "test"))
+
+    @property
+    def metrics(self) -> dict[str, Scores]:
+        """Metrics with their 95% intervals, by split and name."""
+        return {split: _scores(metrics) for split, metrics in self.document.get("metrics", {}).items()}
+
+    def metric(self, name: str, split: str | None = None) -> Interval:
+        """Return a metric of a split; None: of the one that the result is judged by.
+
+        Example:
+            >>> clf.result.metric("accuracy").n
+            40
+
+        Raises:
+            InputError: there is no such split or metric.
+        """
+        metrics = self.metrics
+        if (chosen := split or self.split) not in metrics:
+            raise InputError(f"{chosen}: no such split; there are {listed(list(metrics))}")
+        scores = metrics[chosen]
+        if name not in scores:
+            raise InputError(
+                f"{name}: no such metric{did_you_mean(name, scores)}; there are {listed(list(scores), 20)}"
+            )
+        return scores[name]
+
+    @property
+    def baselines(self) -> dict[str, Scores]:
+        """Metrics of the baselines on the same split, by their key: majority, linear."""
+        return {name: _scores(metrics) for name, metrics in self.document.get("baselines", {}).items()}
+
+    @property
+    def per_class(self) -> dict[str, dict[str, Any]]:
+        """Precision, recall and F1 with intervals, and the support, of each class of the judged split.
+
+        Empty for a run of an earlier version.
+        """
+        classes = (self.document.get("per_class") or {}).get(self.split, {})
+        return {label: {n: _interval(v) for n, v in scores.items()} for label, scores in classes.items()}
+
+    @property
+    def doubts(self) -> tuple[dict[str, str], ...]:
+        """Reasons to doubt the numbers, with their remedies."""
+        return tuple(self.document.get("doubts") or ())
+
+    @property
+    def parity(self) -> dict[str, dict[str, Any]]:
+        """The gates of the run by name, each with `ok`, the largest difference of logits and its tolerance."""
+        return dict(self.document.get("parity", {}))
+
+    @property
+    def time(self) -> dict[str, float]:
+        """Seconds of the stages of the run."""
+        return dict(self.document.get("time", {}))
+
+    @property
+    def throughput(self) -> dict[str, float | None]:
+        """Rows and tokens per second."""
+        return dict(self.document.get("throughput", {}))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was inferred, held out or left out."""
+        return (*self.document.get("data", {}).get("notes", ()), *self.document.get("notes", ()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of result.json, as a copy."""
+        return copy.deepcopy(dict(self.document))
+
+    def __getitem__(self, section: str) -> Any:
+        return self.document[section]
+
+    def _models(self) -> list[dict[str, Any]]:
+        """Return name and metrics of this model and of the baselines, as `comparison_table` takes them."""
+        baselines = self.document.get("baselines", {})
+        return [
+            {"name": "this model", **self.document.get("metrics", {}).get(self.split, {})},
+            *({**metrics, "name": f"{key} ({metrics.get('name', key)})"} for key, metrics in baselines.items()),
+        ]
+
+    @property
+    def _title(self) -> str:
+        return f"{self.name} on {self.rows.get(self.split, 0)} {self.split} rows, 95% intervals"
+
+    def __str__(self) -> str:
+        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=SUMMARY_METRICS)}"]
+        parts += [per_class_table(scores)] if (scores := (self.document.get("per_class") or {}).get(self.split)) else []
+        parts += [doubts_text(self.doubts)] if self.doubts else []
+        return "\n\n".join(parts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the tables of the metrics, of the classes and of the doubts, for a notebook."""
+        names = list(self.metrics.get(self.split, {}))
+        rows = [[row["name"], *(_cell(row.get(name)) for name in names)] for row in self._models()]
+        parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *names], rows)]
+        if classes := self.per_class:
+            columns = ["precision", "recall", "f1", "support"]
+            rows = [[label, *(_cell(scores.get(name)) for name in columns)] for label, scores in classes.items()]
+            parts.append(_html_table(["class", *columns], rows))
+        if self.doubts:
+            items = (
+                f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>" for d in self.doubts
+            )
+            parts.append(f"<p><b>doubts</b></p><ul>{''.join(items)}</ul>")
+        return "".join(parts)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"value", "low", "high", "n"} <= value.keys()
+
+
+def _interval(value: Any) -> Any:
+    return Interval(*(value[name] for name in ("value", "low", "high", "n"))) if _is_interval(value) else value
+
+
+def _scores(metrics: Mapping[str, Any]) -> Scores:
+    return {name: _interval(value) for name, value in metrics.items() if _is_interval(value)}
+
+
+def _cell(value: Any) -> str:
+    value = _interval(value)
+    if isinstance(value, Interval):
+        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return "" if value is None else str(value)
+
+
+def _html_table(header: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"

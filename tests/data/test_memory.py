@@ -1,0 +1,181 @@
+"""Rows in memory are read as rows of files are."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from hf_finetune import InputError
+from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.loading import Splits, load
+from hf_finetune.data.memory import collect, holding, input_columns
+from hf_finetune.data.sources import sniff_kind
+
+TEXTS = [f"a good film {i}" for i in range(20)] + [f"a bad film {i}" for i in range(20)]
+LABELS = ["pos"] * 20 + ["neg"] * 20
+COLUMNS = {"text": TEXTS, "label": LABELS}
+FRAME = pd.DataFrame(COLUMNS)
+IMAGES = [np.full((8, 8, 3), 5 * i, np.uint8) for i in range(40)]
+
+
+class Exporting:
+    """A table of another library, which exports Arrow."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+def read(data: Any, kind: str | None = None, options: SplitOptions | None = None, **source: Any) -> Splits:
+    with holding({"data": collect(data)}):
+        where = Source("memory:data", **source)
+        return load(where, kind or sniff_kind(where), options)  # type: ignore[arg-type]
+
+
+def refusal(data: Any, **source: Any) -> str:
+    with pytest.raises(InputError) as error:
+        read(data, "text", **source)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def from_file(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    path = tmp_path_factory.mktemp("file") / "rows.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *zip(TEXTS, LABELS, strict=True)])
+    return load(Source(str(path)), "text")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        FRAME,
+        FRAME.assign(other=[1, "a"] * 20, text=FRAME.text.astype("category")),
+        FRAME.set_index(pd.Index(range(100, 140))),
+        FRAME.astype(object),
+        COLUMNS,
+        (TEXTS, LABELS),
+        (np.array(TEXTS), pd.Series(LABELS)),
+        (FRAME[["text"]], LABELS),
+        Dataset.from_dict(COLUMNS),
+        Dataset.from_dict(COLUMNS).select(range(39, -1, -1)).select(range(39, -1, -1)),
+        pa.table(COLUMNS),
+        Exporting(pa.table(COLUMNS)),
+        {"train": FRAME},
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_the_same_rows_have_the_same_splits_as_from_a_file(data: Any, from_file: Splits) -> None:
+    splits = read(data)
+    assert (splits.fingerprint, splits.labels) == (from_file.fingerprint, from_file.labels)
+    assert splits.validation.to_dict() == from_file.validation.to_dict()
+
+
+def test_polars(from_file: Splits) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(COLUMNS).with_columns(polars.col("label").cast(polars.Categorical))
+    assert read(frame).fingerprint == from_file.fingerprint
+    assert "expected a pandas or polars DataFrame" in refusal(frame.lazy())
+
+
+def test_splits_pairs_and_numbers() -> None:
+    splits = read(DatasetDict({"train": Dataset.from_dict(COLUMNS), "test": Dataset.from_dict(COLUMNS)}))
+    assert splits.test is not None and len(splits.test) == 40 and splits.duplicates["test"] == 36
+    pairs = read(([(text, "b") for text in TEXTS], [0, 1] * 20))
+    assert list(pairs.columns) == ["text", "text_pair", "label"] and pairs.labels == ("0", "1")
+    assert read((TEXTS, np.array([0.0, 1.0] * 20))).labels == ("0", "1")
+    assert read({"text": TEXTS, "label": [*LABELS[:-1], 7]}).labels == ("7", "neg", "pos")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [IMAGES, [Image.fromarray(pixels) for pixels in IMAGES], np.stack(IMAGES)],
+    ids=["arrays", "pillow", "one array"],
+)
+def test_images(images: Any) -> None:
+    splits = read((images, LABELS))
+    assert splits.columns == {"image": "image", "label": "label"}
+    assert splits.fingerprint == read(pd.DataFrame({"photo": IMAGES, "class": LABELS})).fingerprint
+
+
+def test_paths_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(40)]
+    for path, pixels in zip(paths, IMAGES, strict=True):
+        Image.fromarray(pixels).save(path)
+    splits = read((paths, LABELS))
+    assert splits.train["image"][0]["path"].startswith(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert read(([Path(path.name) for path in paths], LABELS)).fingerprint == splits.fingerprint
+    with pytest.raises(InputError, match=r"row 1, column 'image': .*leads out of"):
+        read(([Path("..") / tmp_path.name / "0.png", *paths[1:]], LABELS))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (5, "data: expected a pandas or polars DataFrame, .*, got int"),
+        (TEXTS, "data: expected a pandas"),
+        ((TEXTS, LABELS[:-1]), "data: the columns differ in length: 40 text, 39 label"),
+        ({"text": TEXTS, "label": 5}, "data, column 'label': expected a list, got 5"),
+        (FRAME.iloc[:0], r"data \(DataFrame\): there are no rows"),
+        (pd.DataFrame({"text": [None, *TEXTS[1:]], "label": LABELS}), r"data \(DataFrame\), row 1, column 'text': the text is empty"),
+        (pd.DataFrame({"text": [*TEXTS[1:], 5], "label": LABELS}), "row 40, column 'text': expected text, got 5"),
+        (pd.DataFrame({"text": TEXTS, "label": [*LABELS[1:], pd.NA]}), "row 40, column 'label': the label is empty"),
+        (pd.DataFrame({"a": TEXTS, "b": TEXTS, "c": LABELS}), "the column of the text is not obvious"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns are called 'a'"),
+        ((FRAME, LABELS), "the inputs have a column 'label' beside the labels"),
+        (([("a", "b"), "c"], [0, 1]), "data, row 2: expected a pair of texts, got 'c'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_one_line(data: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read(data, "text")
+    assert "\n" not in str(error.value)
+
+
+def test_names_do_not_outlive_the_block(from_file: Splits) -> None:
+    with holding({"data": collect(FRAME)}):
+        again = pickle.loads(pickle.dumps(Source("memory:data")))
+        options = SplitOptions(validation="memory:more")
+        with holding({"more": collect(FRAME, name="more")}):
+            assert len(load(again, "text", options).validation) == 40
+        with pytest.raises(InputError, match="memory:more: these rows were in the memory of a Python session; pass"):
+            load(again, "text", options)
+    with pytest.raises(InputError, match="memory:data: these rows were"):
+        load(Source("memory:data"), "text")
+
+
+def test_saved_data_sets(tmp_path: Path, from_file: Splits) -> None:
+    Dataset.from_dict(COLUMNS).save_to_disk(tmp_path / "one")
+    DatasetDict({"train": Dataset.from_dict(COLUMNS), "validation": Dataset.from_dict(COLUMNS)}).save_to_disk(
+        tmp_path / "two"
+    )
+    assert sniff_kind(Source(str(tmp_path / "one"))) == "text"
+    assert load(Source(str(tmp_path / "one")), "text").fingerprint == from_file.fingerprint
+    assert len(load(Source(str(tmp_path / "two")), "text").validation) == 40
+    (tmp_path / "one" / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="one: not a readable folder of save_to_disk") as error:
+        load(Source(str(tmp_path / "one")), "text")
+    assert "\n" not in str(error.value)
+
+
+def test_inputs_to_predict() -> None:
+    assert input_columns(["a", "b"], kind="text") == {"text": ["a", "b"]}
+    assert input_columns([("a", "b")], kind="text") == {"text": ["a"], "text_pair": ["b"]}
+    assert list(input_columns(np.array([["a"], ["b"]]), kind="text")["text"]) == ["a", "b"]
+    assert input_columns([{"a": 1}, {"b": 2}], kind="text") == {"a": [1, None], "b": [None, 2]}
+    assert input_columns(["x.png"], kind="image") == {"image": [{"bytes": None, "path": "x.png"}]}
+    with pytest.raises(InputError, match="data, row 2: expected an image of Pillow, its path"):
+        input_columns([IMAGES[0], 5], kind="image")
