@@ -43,7 +43,7 @@ PAIRS = 5
 """Pairs of steps, with the best kernels so far and with an alternative, of which each must show that it is faster."""
 MUST_WIN = 0.9
 """Ratio of the times in a pair below which an alternative is faster."""
-FORMAT = 2
+FORMAT = 3
 """Raise it when the decision changes: choices of other formats are not reused."""
 
 Source = Literal["probe", "cache", "forced", "checkpoint", "default"]
@@ -126,7 +126,7 @@ def choose(
         path.unlink()  # damaged
     choice = measure(model, batch, _alternatives(model, default, free), default, shortcuts)
     try:
-        if create_json(path, {"key": key, **choice.to_dict()}):
+        if _write(path, key, choice):
             return choice
     except OSError as error:
         logger.warning(
@@ -275,9 +275,18 @@ def _key(
     }
 
 
+def _write(path: Path, key: Mapping[str, Any], choice: KernelChoice) -> bool:
+    """Cache a choice unless another run was first, and return whether it was written.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    return create_json(path, hashing.sealed({"key": key, **choice.to_dict()}))
+
+
 def _read(path: Path) -> KernelChoice | None:
-    """The cached choice, or None if it is absent or unreadable."""
+    """The cached choice, or None if it is absent or damaged."""
     try:
-        return KernelChoice.from_dict(json.loads(path.read_text(encoding="utf-8")), "cache")
+        return KernelChoice.from_dict(hashing.unsealed(json.loads(path.read_text(encoding="utf-8"))), "cache")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

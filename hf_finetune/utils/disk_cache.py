@@ -1,7 +1,7 @@
 """Disk cache of what a run computes once and later runs reuse: folders that are complete or absent, verified when read.
 
-An entry lies in `environment.cache_folder()/KIND/KEY/`; its manifest records the size and SHA-256 of each file. All
-kinds share one budget, `batching.cache_gb`; a new entry evicts the least recently used ones.
+An entry lies in `environment.cache_folder()/KIND/KEY/`; its manifest records the size and SHA-256 of each file, and its
+own. All kinds share one budget, `batching.cache_gb`; a new entry evicts the least recently used ones.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ logger = logging.getLogger("hf_finetune.run")
 
 T = TypeVar("T")
 MANIFEST, UNFINISHED = "manifest.json", ".growing-"
+# Raise it when the manifest changes: entries of other formats are not found, and evicted in time.
+FORMAT = 2
 # Seconds without a write after which the process that builds an entry must have been killed.
 ABANDONED_AFTER_SECONDS = 3600
 # Disk space left for the run itself.
@@ -40,7 +42,7 @@ class CacheUnavailable(Exception):
 
 def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
     """Return the folder of the entry whose content depends on `key`, which holds plain JSON values."""
-    return environment.cache_folder() / kind / hashing.of_json(key)[:32]
+    return environment.cache_folder() / kind / hashing.of_json({"format_of_entry": FORMAT, **key})[:32]
 
 
 def find(folder: Path, read: Callable[[Path, dict[str, Any]], T]) -> T | None:
@@ -73,7 +75,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it is absent or damaged.
     """
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return hashing.unsealed(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def pin(folder: Path) -> None:
@@ -103,7 +105,7 @@ class EntryWriter:
             file.flush()
             os.fsync(file.fileno())
             files[name] = {"bytes": file.tell(), "sha256": digest.hexdigest()}
-        write_json(self._folder / MANIFEST, {**about, "files": files})
+        write_json(self._folder / MANIFEST, hashing.sealed({**about, "files": files}))
 
 
 @contextmanager
@@ -165,7 +167,7 @@ def building_resumably(folder: Path, *, needed: int, budget_gb: float, about: Ma
                     file.name: {"bytes": file.stat().st_size, "sha256": hashing.of_files(file)}
                     for file in sorted(unfinished.iterdir())
                 }
-                write_json(unfinished / MANIFEST, {**about, "files": files})
+                write_json(unfinished / MANIFEST, hashing.sealed({**about, "files": files}))
                 os.replace(unfinished, folder)
             shutil.rmtree(unfinished, ignore_errors=True)
     except CacheUnavailable:

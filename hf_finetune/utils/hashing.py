@@ -40,6 +40,24 @@ def of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values with their own hash beside them, which `unsealed` compares."""
+    return {**content, "sha256": of_json(content)}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """Return what `sealed` was given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(content, dict) or content.get("sha256") != of_json(
+        values := {name: value for name, value in content.items() if name != "sha256"}
+    ):
+        raise ValueError("it does not have the SHA-256 that stands in it")
+    return values
+
+
 def of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     """Hash tensors with their names, dtypes and shapes."""
     import torch

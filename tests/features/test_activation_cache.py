@@ -10,6 +10,7 @@ import torch
 from hf_finetune.features import activation_cache
 from hf_finetune.features.activation_cache import find_activations, store_activations
 from hf_finetune.utils import disk_cache
+from hf_finetune.utils.hashing import sealed
 
 WIDTH = 3
 LENGTHS = [2, 5, 1, 4]
@@ -41,7 +42,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, dtype: torch.dtype)
 def test_what_the_manifest_says_must_make_sense(tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict) -> None:
     folder = tmp_path / "activations" / "a"
     write(folder)
-    (folder / disk_cache.MANIFEST).write_text(json.dumps({**disk_cache.manifest(folder), **change}))
+    (folder / disk_cache.MANIFEST).write_text(json.dumps(sealed({**disk_cache.manifest(folder), **change})))
     assert find_activations(folder) is None and "damaged" in caplog.text
     write(folder)
     assert torch.equal(find_activations(folder)[1], rows()[1])

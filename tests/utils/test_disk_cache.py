@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.utils import disk_cache
+from hf_finetune.utils import disk_cache, hashing
 from hf_finetune.utils.disk_cache import CacheUnavailable, building, building_resumably, entry_folder, find, pin
 
 
@@ -55,7 +55,8 @@ def test_an_absent_entry_is_silent(folder: Path, caplog: pytest.LogCaptureFixtur
         lambda s: (s / disk_cache.MANIFEST).unlink(),
         lambda s: (s / disk_cache.MANIFEST).write_text("{"),
         lambda s: (s / disk_cache.MANIFEST).write_text("[]"),
-        lambda s: (s / disk_cache.MANIFEST).write_text(json.dumps({"files": {}})),
+        lambda s: (s / disk_cache.MANIFEST).write_text(json.dumps(hashing.sealed({"files": {}}))),
+        lambda s: (s / disk_cache.MANIFEST).write_text((s / disk_cache.MANIFEST).read_text().replace("3", "4")),
     ],
 )
 def test_a_damaged_entry_is_reported_and_removed(folder: Path, caplog: pytest.LogCaptureFixture, damage) -> None:

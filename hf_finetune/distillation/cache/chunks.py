@@ -1,5 +1,6 @@
 """Arrays in the disk cache, a chunk of rows each: memory-mapped, and completed by the next run after a killed one."""
 
+import hashlib
 import io
 import logging
 import math
@@ -60,15 +61,17 @@ class ChunkCache:
         return arrays, computed == 0
 
     def _add(self, folder: Path, i: int, compute: Callable[[int], np.ndarray]) -> bool:
-        """Write an array unless it is there, and return whether it was computed."""
-        try:
-            self._read(folder, i)
+        """Write an array unless it is there, and return whether it was computed.
+
+        Its hash follows it in the file: a run that was killed leaves chunks without a manifest.
+        """
+        file = _file(folder, i)
+        if _is_whole(file):
             return False
-        except (OSError, ValueError):
-            content = io.BytesIO()
-            np.save(content, compute(i), allow_pickle=False)
-            write_bytes(_file(folder, i), content.getvalue())
-            return True
+        content = io.BytesIO()
+        np.save(content, compute(i), allow_pickle=False)
+        write_bytes(file, content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+        return True
 
     def _read_all(self, folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
         return [self._read(folder, i) for i in range(len(self.shapes))]
@@ -85,6 +88,16 @@ class ChunkCache:
         if array.dtype != self.dtype or array.shape != self.shapes[i]:
             raise ValueError(f"{file.name}: expected {self.dtype} {self.shapes[i]}, got {array.dtype} {array.shape}")
         return array
+
+
+def _is_whole(file: Path) -> bool:
+    """Return whether a file ends in the hash of what comes before."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(memoryview(content)[:-size]).digest() == content[-size:]
 
 
 def _file(folder: Path, i: int) -> Path:
