@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,22 +55,17 @@ class ParquetFile(DataFile):
         images, empty = beside(self.path, self.image_root), True
         with self._open() as file:
             most = most_decoded(self.path, self.limits)
-            self._refuse_declared_size(file.metadata, columns, most)
-            batches = file.iter_batches(_rows_of_a_batch(self.path, file.metadata, columns), columns=list(columns))
+            parts = _parts_of(self.path, file, columns)
+            if sum(part.total_uncompressed_size for part in parts) > most:
+                # That is what the file declares; `in_pieces` counts what it decodes to.
+                raise too_large(self.name, most)
+            batches = file.iter_batches(_rows_of_a_batch(self.path, parts), columns=list(columns))
             for first, part in in_pieces(batches, size, self.name, self.limits, most_bytes=most):
                 empty = False
                 values = {name: cell_values(part, name, self.name, first) for name in columns}
                 yield Chunk(values, part.num_rows, self.name, first, images=images)
         if empty:
             raise InputError(f"{self.path}: the file holds no rows")
-
-    def _refuse_declared_size(self, metadata: pq.FileMetaData, columns: Sequence[str], most: int) -> None:
-        """Refuse a file by the size that it declares; `in_pieces` counts what it decodes to."""
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        parts = [group.column(i) for group in groups for i in range(group.num_columns)]
-        declared = sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] in columns)
-        if declared > most:
-            raise too_large(self.name, most)
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -84,23 +80,58 @@ class ParquetFile(DataFile):
             raise InputError(f"{self.path}: not a readable parquet file ({reason[:150]}); write it again") from None
 
 
-def _rows_of_a_batch(path: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+class _DataRequested(Exception):
+    """A reader asks for data after the file was opened."""
+
+
+class _WithoutData(io.FileIO):
+    """A parquet file that is read only to be opened: its metadata."""
+
+    is_open = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return bytes, or refuse them once the file is open."""
+        if self.is_open:
+            raise _DataRequested
+        return super().read(-1 if size is None else size)
+
+
+def _parts_of(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> list[pq.ColumnChunkMetaData]:
+    """Return the metadata of the parts of columns, one in each row group.
+
+    Where they are damaged, `RowGroupMetaData.column` ends the process (pyarrow 26), so a reader that reports the damage
+    checks them first.
+
+    Raises:
+        OSError: they are damaged.
+    """
+    metadata = file.metadata
+    paths = {i: file.schema.column(i).path for i in range(metadata.num_columns)}
+    paths = {i: path for i, path in paths.items() if any(f"{path}.".startswith(f"{name}.") for name in columns)}
+    parts = []
+    with _WithoutData(path) as raw, pq.ParquetFile(raw) as checked:
+        raw.is_open = True
+        for group in range(metadata.num_row_groups):
+            for i, name in paths.items():
+                with suppress(_DataRequested, StopIteration):
+                    next(checked.iter_batches(1, row_groups=[group], columns=[name], use_threads=False))
+                parts.append(metadata.row_group(group).column(i))
+    return parts
+
+
+def _rows_of_a_batch(path: Path, parts: Sequence[pq.ColumnChunkMetaData]) -> int:
     """Return the number of rows to decode at a time, fewer where a value that rows may repeat is large.
 
     That is an entry of a dictionary, or the beginning of the texts of a page in the encoding by their differences.
     """
     largest = 1
     with path.open("rb") as file:
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                part = metadata.row_group(group).column(number)
-                if part.path_in_schema.split(".")[0] not in columns:
-                    continue
-                if "DELTA_BYTE_ARRAY" in part.encodings:
-                    largest = max(largest, part.total_uncompressed_size)
-                elif part.has_dictionary_page and part.dictionary_page_offset:
-                    file.seek(part.dictionary_page_offset)
-                    largest = max(largest, _page_size(file.read(16)))
+        for part in parts:
+            if "DELTA_BYTE_ARRAY" in part.encodings:
+                largest = max(largest, part.total_uncompressed_size)
+            elif part.has_dictionary_page and part.dictionary_page_offset:
+                file.seek(part.dictionary_page_offset)
+                largest = max(largest, _page_size(file.read(16)))
     return min(ROWS_OF_A_BATCH, max(1, BATCH_BYTES // largest))
 
 
