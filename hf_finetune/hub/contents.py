@@ -139,7 +139,7 @@ def _finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not checks:
         raise GateError(f"{run_dir}: result.json records no parity check; nothing is pushed unverified")
     for name, check in checks.items():
-        if check.get("ok") is not True:
+        if (check or {}).get("ok") is not True:
             raise GateError(f"{run_dir}: the parity check {name!r} failed; nothing is pushed")
     return recipe, result
 
