@@ -20,8 +20,9 @@ from huggingface_hub.utils import validate_repo_id
 from hf_finetune.config.recipe import Hub
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.contents import ALWAYS_PUSHED, Outgoing, collect
-from hf_finetune.hub.retry import Retries, first_line
+from hf_finetune.hub.retry import Retries
 from hf_finetune.utils import hashing
+from hf_finetune.utils.hub_requests import first_line
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 
 logger = logging.getLogger("hf_finetune.run")

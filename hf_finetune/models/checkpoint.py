@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from huggingface_hub import constants, errors, snapshot_download
+from huggingface_hub.utils import httpx
 
 from hf_finetune.errors import InputError
 from hf_finetune.models import checkpoint_files as files
 from hf_finetune.models.checkpoint_files import BIN, MAX_LAYERS, SAFETENSORS, Stored
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
 from hf_finetune.utils.messages import one_line
 
@@ -228,9 +230,12 @@ def fetch_run(name: str, *, revision: str | None = None) -> tuple[Path, str | No
 
 
 def _download(repo: str, revision: str | None, patterns: list[str], *, too_deep: str = "*/*") -> Path:
+    def fetch() -> str:
+        return snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=[too_deep])
+
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=[too_deep]))
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
+        return Path(download(fetch))
+    except (errors.HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise InputError(f"{repo}: {_hub_refusal(repo, revision, error)}") from error
 
 
@@ -245,9 +250,10 @@ def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
             return f"neither a folder here nor a model on the Hub; {remedy}"
         case errors.RevisionNotFoundError():
             return f"no branch, tag or commit {revision!r} on the Hub; check model.revision"
-        case errors.LocalEntryNotFoundError():
+        case errors.LocalEntryNotFoundError() if is_unreachable(error):
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+            why += "" if error.__cause__ is None else f" ({first_line(cause_of(error))})"
             return f"no such folder, not in the local cache, and {why}; go online or give a folder"
         case errors.HFValidationError():
             return "neither a folder here nor a Hub id (owner/name)"
-    return f"the Hub refused it; {one_line(error)}"
+    return one_line(Exception(download_failure(error)), most=500)

@@ -5,8 +5,8 @@
         subprocess.run([...], env={**os.environ, **server.environment(tmp_path)})
 
 Repositories have commits with parents, branches, tags and pull requests; files are stored by content, large ones
-through the LFS protocol. Writes need the token of a user who owns the namespace. `fail`, `drop_answer` and `intervene`
-disturb chosen requests; `requests` holds everything that was received."""
+through the LFS protocol. Writes need the token of a user who owns the namespace. `fail`, `drop_answer`, `intervene`,
+`reset_request`, `reset_answer` and `delay` disturb chosen requests; `requests` holds everything that was received."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import io
 import json
 import re
 import secrets
+import socket
 import string
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,16 @@ class Fault:
     answer: Answer | None = None
     after_commit: bool = False
     drop: bool = False
+    reset_request: bool = False
+    changes: dict[str, Any] | None = None
+    """Fields of the answer that are others."""
+
+
+class _Quiet(ThreadingHTTPServer):
+    """A server that prints nothing when a client has gone away."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The client gave up waiting, or the connection was reset."""
 
 
 class HubServer:
@@ -80,8 +92,9 @@ class HubServer:
         self.lfs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.renamed: dict[str, str] = {}
         self.lock = threading.RLock()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.http = _Quiet(("127.0.0.1", 0), _handler(self))
         self.endpoint = f"http://127.0.0.1:{self.http.server_port}"
 
     # ---- for tests
@@ -131,6 +144,25 @@ class HubServer:
     def intervene(self, method: str, path: str, action: Callable[[], None]) -> None:
         """Run `action` just before the next matching request takes effect: someone else was faster."""
         self.faults.append(Fault(method, re.compile(path), 1, action=action))
+
+    def reset_request(self, method: str, path: str, *, times: int = 1) -> None:
+        """Reset the connection in the middle of the request's body, which takes no effect."""
+        self.faults.append(Fault(method, re.compile(path), times, reset_request=True))
+
+    def reset_answer(self, method: str, path: str, *, times: int = 1, after_bytes: int = 0) -> None:
+        """Let the request take effect, and reset the connection in the middle of the answer's body."""
+        self.faults.append(Fault(method, re.compile(path), times, changes={"resets_after": after_bytes}))
+
+    def delay(self, method: str, path: str, *, times: int = 1, seconds: float = 0.0, byte_s: float = 0.0) -> None:
+        """Let the request take effect, but send the answer late, or each byte of its body."""
+        self.faults.append(Fault(method, re.compile(path), times, changes={"delay_s": seconds, "byte_s": byte_s}))
+
+    def rename(self, repo_id: str, new: str) -> None:
+        """Rename a model; its old name redirects to the new one."""
+        repo = self.repos.pop((KINDS["model"], repo_id))
+        repo.id = new
+        self.repos[repo.kind, new] = repo
+        self.renamed[repo_id] = new
 
     def repo(self, repo_id: str, kind: str = "model") -> Repo:
         """The repository, for assertions."""
@@ -197,16 +229,19 @@ class HubServer:
 
     # ---- one request
 
-    def handle(self, request: Request) -> Answer | None:
+    def fault(self, method: str, path: str) -> Fault | None:
+        """What happens to the request, and is used up by it."""
+        with self.lock:
+            matching = (f for f in self.faults if f.times and f.method == method and f.pattern.search(path))
+            if (fault := next(matching, None)) is not None:
+                fault.times -= 1
+            return fault
+
+    def handle(self, request: Request, fault: Fault | None) -> Answer | None:
         """The answer, or None for a connection that closes without one."""
         with self.lock:
             self.requests.append(request)
-            fault = next(
-                (f for f in self.faults if f.times and f.method == request.method and f.pattern.search(request.path)),
-                None,
-            )
             if fault is not None:
-                fault.times -= 1
                 if fault.action is not None:
                     fault.action()
                 if fault.answer is not None and not fault.after_commit:
@@ -215,12 +250,17 @@ class HubServer:
                 answer = self.route(request)
             except Refused as refused:
                 answer = refused.answer
-            if fault is not None and fault.drop:
+            if fault is None:
+                return answer
+            if fault.drop:
                 return None
-            return fault.answer if fault is not None and fault.answer is not None else answer
+            return replace(fault.answer or answer, **(fault.changes or {}))
 
     def route(self, request: Request) -> Answer:
         raw = urlsplit(request.path).path
+        for old, new in self.renamed.items():
+            if re.search(f"(^|/){re.escape(old)}([.]git)?(/|$)", raw):
+                return Answer(307, b"", {"Location": request.path.replace(old, new, 1)})
         user = self.user(request)
         if match := re.fullmatch(r"/lfs/([0-9a-f]{64})", raw):
             return self.put_object(request, match[1])
@@ -445,10 +485,16 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def answer(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = server.handle(Request(self.command, self.path, headers, self.received()))
+            fault = server.fault(self.command, self.path)
+            if fault is not None and fault.reset_request:
+                self.rfile.read(int(self.headers.get("Content-Length", 2)) // 2)
+                self.reset()
+                return
+            answer = server.handle(Request(self.command, self.path, headers, self.received()), fault)
             if answer is None:
                 self.close_connection = True
                 return
+            threading.Event().wait(answer.delay_s)
             body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             self.send_response(answer.status)
             if not isinstance(answer.body, bytes):
@@ -458,8 +504,26 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                self.send(body, answer)
             self.wfile.flush()
+
+        def send(self, body: bytes, answer: Answer) -> None:
+            if answer.resets_after is not None:
+                self.wfile.write(body[: answer.resets_after])
+                self.wfile.flush()
+                self.reset()
+                return
+            for start in range(0, len(body), 1 if answer.byte_s else max(len(body), 1)):
+                threading.Event().wait(answer.byte_s)
+                self.wfile.write(body[start : start + 1] if answer.byte_s else body)
+                self.wfile.flush()
+
+        def reset(self) -> None:
+            # Closed without waiting for what is on its way.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.wfile.flush()
+            self.connection.close()
 
         def received(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":

@@ -148,6 +148,12 @@ class Answer:
     status: int = 200
     body: Any = b""
     headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    """Before it is sent."""
+    byte_s: float = 0.0
+    """Before each byte of the body."""
+    resets_after: int | None = None
+    """Bytes of the body after which the connection is reset."""
 
 
 @dataclass(frozen=True)

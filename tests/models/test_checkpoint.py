@@ -13,6 +13,7 @@ from helpers.checkpoints import load_classifier, load_tokenizer
 from helpers.damage import Payload
 from helpers.tiny import tiny_text_checkpoint
 from huggingface_hub import constants, errors
+from huggingface_hub.utils import httpx
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
@@ -305,7 +306,8 @@ def test_paths_are_never_looked_up_on_the_hub(name: str, monkeypatch: pytest.Mon
 
 
 def hub_error(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPError:
-    return kind(f"{status} Client Error\n\nmore", response=SimpleNamespace(headers={}, request=None))
+    response = SimpleNamespace(headers={}, request=None, status_code=status, url=httpx.URL("http://hub/api/models/x"))
+    return kind(f"{status} Client Error\n\nmore", response=response)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +316,8 @@ def hub_error(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTT
         (hub_error(errors.GatedRepoError, 403), "hf auth login"),
         (hub_error(errors.RepositoryNotFoundError, 404), "neither a folder here nor a model on the Hub"),
         (hub_error(errors.RevisionNotFoundError, 404), "'v9'"),
-        (hub_error(errors.HfHubHTTPError, 401), "401 Client Error"),
+        (hub_error(errors.HfHubHTTPError, 401), "hf auth login"),
+        (hub_error(errors.HfHubHTTPError, 400), "400 Client Error"),
         (errors.LocalEntryNotFoundError("no connection"), "go online"),
         (errors.HFValidationError("bad name"), "owner/name"),
     ],

@@ -15,6 +15,7 @@ from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.parquet_file import arrow_columns
 from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
+from hf_finetune.utils.hub_requests import cause_of, download, download_failure, is_refused_token, is_transient
 
 
 def hub_splits(
@@ -26,7 +27,7 @@ def hub_splits(
         InputError: the data set cannot be loaded; names the cause and the remedy.
     """
     with _one_line(path, revision):
-        splits = datasets.load_dataset(path, config_name, revision=revision)
+        splits = download(lambda: datasets.load_dataset(path, config_name, revision=revision))
     images = hub_folder(path)
     return {name: DatasetSplit(f"{path}, split {name}", rows, images, limits) for name, rows in splits.items()}
 
@@ -38,7 +39,7 @@ def hub_columns(path: str, config_name: str | None, revision: str | None) -> dic
         InputError: see `hub_splits`.
     """
     with _one_line(path, revision):
-        features = datasets.load_dataset_builder(path, config_name, revision=revision).info.features
+        features = download(lambda: datasets.load_dataset_builder(path, config_name, revision=revision)).info.features
     if features is not None:
         return arrow_columns(features.arrow_schema, features)
     return next(iter(hub_splits(path, config_name, revision).values())).columns()
@@ -75,8 +76,13 @@ def _explained(error: Exception, revision: str | None) -> str:
         return f"name one of its configurations by --config-name: {names[1].replace(chr(39), '')}"
     if "scripts are no longer supported" in text:
         return "this Hub data set is built by its own code, which is never run; try --revision refs/convert/parquet"
+    request = cause_of(error)
+    if is_refused_token(request) or is_transient(request):
+        return download_failure(request)
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return download_failure(cause)
     reason = " ".join(str(cause).split()) or type(cause).__name__
     return f"this Hub data set cannot be read ({reason[:200]}); open it on the Hub and check its files"

@@ -127,6 +127,54 @@ def test_a_glue_like_data_set(tmp_path: Path) -> None:
     )
 
 
+FAULTS = """
+import json, resource, signal
+from hf_finetune.data.readers.hub_dataset import hub_splits
+from hf_finetune.errors import InputError
+from hf_finetune.utils import hub_requests
+
+hub_requests.sleep = lambda seconds: None
+hub_requests.WAITS_S = (1.0,)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+def answer(name):
+    try:
+        return len(hub_splits(f"lab/{name}", None, None)["train"].rows)
+    except InputError as error:
+        return str(error)
+
+answers = [answer(name) for name in ("reset", "lost", "cut")]
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+answers.append(answer("full"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+import os
+os.environ["HF_TOKEN"] = "hf_" + "x" * 34
+answers.append(answer("stale"))
+print(json.dumps(answers))
+"""
+
+
+def test_faults_of_the_hub(tmp_path: Path) -> None:
+    """A download that breaks off is repeated; a lasting fault is one line with its own remedy."""
+    with hub_server() as hub:
+        for name in ("reset", "lost", "cut", "full", "stale"):
+            hub.add_dataset(f"lab/{name}", {"train": table(2000 if name == "full" else 30, 0)})
+        hub.reset_answer("GET", "lab/reset/resolve/.*parquet", after_bytes=100)
+        hub.drop_answer("GET", "/api/datasets/lab/lost")
+        hub.reset_answer("GET", "lab/cut/resolve/.*parquet", after_bytes=0, times=1000)
+        environment = os.environ | hub.environment(tmp_path) | {"PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, timeout=1800
+        )
+        assert hub.token not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    reset, lost, cut, full, stale = json.loads(done.stdout.splitlines()[-1])
+    assert (reset, lost) == (30, 30)
+    assert cut.startswith("lab/cut: the download broke off (") and cut.endswith("; try again: finished files are kept")
+    assert "cannot be written (File too large); make room there, or name another folder by HF_HOME" in full
+    assert stale == "lab/stale: the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN"
+
+
 def chained(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
