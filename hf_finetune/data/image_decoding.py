@@ -218,7 +218,8 @@ def _gray_of_8_bits(image: Image) -> Image:
     scaled = np.empty(gray.shape, np.uint8)
     lines = max(1, GRAY_PIXELS_AT_ONCE // gray.shape[1])
     for start in range(0, len(gray), lines):
-        part = gray[start : start + lines].astype(np.float64)
+        # A float may be NaN or infinite.
+        part = np.nan_to_num(gray[start : start + lines].astype(np.float64), posinf=1e6, neginf=0.0)
         scaled[start : start + lines] = np.clip(np.rint(part * scale), 0, 255).astype(np.uint8)
     return Image.fromarray(scaled)
 

@@ -405,6 +405,13 @@ def test_parquet_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
         assert f"a.parquet, row 2, column '{column}': the text is not UTF-8" in refusal(tmp_path / "a.parquet", "text")
 
 
+def test_file_names_with_a_line_break_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        save_image(tmp_path / "ab"[i % 2] / f"{i}.png")
+    save_image(tmp_path / "a" / "in\ntwo.png")
+    assert refusal(tmp_path) == f"'{tmp_path}/a/in\\ntwo.png': this name has a line break; rename the file or folder"
+
+
 def test_file_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     for label in "ab":

@@ -96,7 +96,7 @@ def find_classes(root: Path, kind: Kind | None, source: Source, *, flat: bool = 
         None if there are none. Hidden files and folders are ignored, others are counted.
 
     Raises:
-        InputError: a name is not UTF-8, a folder cannot be read, or it is a link.
+        InputError: a name is not UTF-8 or has a line break, a folder cannot be read, or it is a link.
     """
     files: list[str] = []
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
@@ -135,12 +135,14 @@ def check_name(path: str) -> None:
     """Refuse a path that cannot be written down.
 
     Raises:
-        InputError: it is not UTF-8.
+        InputError: it is not UTF-8, or has a line break.
     """
     try:
         path.encode()
     except UnicodeEncodeError:
         raise InputError(f"{path!a}: this name is not UTF-8; rename the file or folder") from None
+    if len(path.splitlines()) > 1 or path.endswith(("\n", "\r")):
+        raise InputError(f"{path!r}: this name has a line break; rename the file or folder")
 
 
 def is_hidden(name: str) -> bool:
