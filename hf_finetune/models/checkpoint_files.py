@@ -199,9 +199,10 @@ def check_weights(name: str, path: Path) -> Stored | None:
         if path.suffix == ".safetensors":
             # This compares the offsets in the header with the size of the file.
             with safe_open(path, framework="pt") as weights:
-                names = list(weights.keys())
-                numbers = sum(math.prod(weights.get_slice(key).get_shape()) for key in names)
-                return Stored(len(names), numbers)
+                slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+                if of_complex := [name for name, part in slices.items() if part.get_dtype().startswith("C")]:
+                    raise InputError(f"{name}: {path.name}: {of_complex[0]} holds complex numbers; fetch it again")
+                return Stored(len(slices), sum(math.prod(part.get_shape()) for part in slices.values()))
         # torch warns about unusual pickle protocols before it refuses them.
         warnings.simplefilter("ignore")
         try:

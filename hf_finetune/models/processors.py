@@ -16,7 +16,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet
-from hf_finetune.utils.messages import one_line
+from hf_finetune.utils.messages import one_line, short
 
 log = logging.getLogger("hf_finetune")
 
@@ -25,6 +25,8 @@ log = logging.getLogger("hf_finetune")
 UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
 # Keys of an image processor's size that one number can replace.
 SIDES = ("height", "width", "shortest_edge")
+# Largest side of processed images, and side of the image on which a processor is tried, in pixels.
+MOST_SIDE, TRIED_SIDE = 4096, 64
 
 
 def load_tokenizer(
@@ -55,7 +57,8 @@ def load_tokenizer(
     _check_length(local, config, max_length, positions)
     tokenizer = _read_tokenizer(local)
     tokenizer.model_max_length = max_length
-    _check_vocabulary(local.name, tokenizer, config, sample)
+    with input_errors(f"{local.name}: its tokenizer cannot be used"):
+        _check_vocabulary(local.name, tokenizer, config, sample)
     tokenizer.chat_template = None
     return tokenizer
 
@@ -161,6 +164,7 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
             trust = local.trust_remote_code
             processor = transformers.AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust)
             _check_sides(processor)
+            _check_output(processor)
             return processor if image_size is None else _resized_processor(processor, image_size)
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
@@ -172,13 +176,26 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
 
 
 def _check_sides(processor: BaseImageProcessor) -> None:
-    """Raise a ValueError for a side that is no number, on which transformers fails at the first image only."""
+    """Raise a ValueError for a side that is no number, or so large that it would take all memory."""
     settings = processor.to_dict()
     for name in ("size", "crop_size"):
         sides = settings.get(name)
         for side, value in sides.items() if isinstance(sides, dict) else ():
-            if value is not None and not isinstance(value, int | float):
-                raise ValueError(f"{name}.{side}: expected a number of pixels, got {value!r}")
+            if value is not None and not (isinstance(value, int | float) and 1 <= value <= MOST_SIDE):
+                raise ValueError(f"{name}.{side}: expected 1 to {MOST_SIDE:,} pixels, got {short(value)}")
+
+
+def _check_output(processor: BaseImageProcessor) -> None:
+    """Process a gray image: transformers looks at most settings only then.
+
+    Raises:
+        ValueError: its pixels are not finite.
+    """
+    from PIL import Image
+
+    pixels = processor([Image.new("RGB", (TRIED_SIDE, TRIED_SIDE), (127, 127, 127))], return_tensors="pt")
+    if not torch.isfinite(pixels["pixel_values"]).all():
+        raise ValueError("it makes pixels that are not finite; look at rescale_factor, image_mean and image_std")
 
 
 def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:

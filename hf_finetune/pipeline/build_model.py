@@ -20,6 +20,7 @@ from hf_finetune.models.surgery.reinit import refuse_frozen, reinitialized_layer
 from hf_finetune.pipeline.batch_plan import trains_unpadded
 from hf_finetune.pipeline.context import RunContext, RunData, RunModel
 from hf_finetune.training.config import Averaging
+from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.flops import patches
 
 TWO_HEADS = (
@@ -51,6 +52,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
     )
     loaded = with_head(loaded, model, seed=recipe.train.seed)
     network = loaded.model
+    check_first_row(checkpoint.name, network, data.inputs.for_inference())
     notes = (*loaded.notes, *_freeze_batch_norm(context, network), *([TWO_HEADS] if two_heads else []))
     built = _fit_to_images(RunModel(network, loaded.fresh, notes=notes), context, data)
     _freeze(context, loaded)

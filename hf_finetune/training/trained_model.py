@@ -26,6 +26,7 @@ from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
+from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.files import read_json
@@ -151,7 +152,9 @@ def _classifier(
     files: Mapping[str, Path],
 ) -> TrainedModel:
     pairs = bool(config.get("trained_on_pairs"))
-    return TrainedModel(model.to(default_device()).eval(), inputs, labels, pairs, files, name)
+    model = model.to(default_device()).eval()
+    check_first_row(name, model, inputs)
+    return TrainedModel(model, inputs, labels, pairs, files, name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

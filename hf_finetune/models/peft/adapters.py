@@ -160,6 +160,10 @@ def _check_saved(folder: Path) -> None:
         raise InputError(f"{path}: task_type: expected SEQ_CLS, got {short(config.get('task_type'))}; {remedy}")
     if config.get("megatron_config"):
         raise InputError(f"{path}: megatron_config: expected none, it imports a module; remove it")
+    for name in ("modules_to_save", "target_modules"):
+        # An empty name is the end of every module's.
+        if isinstance(config.get(name), list) and not all(isinstance(part, str) and part for part in config[name]):
+            raise InputError(f"{path}: {name}: expected names of modules, got {short(config[name])}; {remedy}")
     with input_errors(f"{folder / ADAPTER_FILE}: damaged; {remedy}"), safe_open(folder / ADAPTER_FILE, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         numbers = sum(math.prod(part.get_shape()) for part in slices.values())
