@@ -3,9 +3,10 @@
     python tests/benchmarks/attacks.py [--only WORD ...] [--work DIR]
 
 Every attack is a file damaged in a copy of a tiny checkpoint or of a finished run, and the command that a user would
-give. Prints a line for each: exit status, seconds, megabytes above an idle process, lines on stderr, and the first of
-them. Expected is status 2 (or 0, where the rest is usable; 1, where the disk fails a run), no traceback, 10 seconds,
-1,000 MB; leaves with status 1 if an attack got anything else."""
+give; pushes go to a Hub on the loopback interface. Prints a line for each: exit status, seconds, megabytes above an idle
+process, lines on stderr, and the first of them; and a table of all. Expected is status 2 (or 0, where the rest is
+usable; 1, where the disk fails a run; 4, where a file is not the run's), no traceback, 10 seconds, 1,000 MB, and no
+commit by a push that was refused; leaves with status 1 if an attack got anything else."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, DOCUMENTS, WEIGHT_DAMAGE, YAML_BOMBS, edit_json
 from helpers.forks import Child
+from helpers.hub_server import HubServer, hub_server
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 
@@ -66,6 +68,12 @@ class Attack:
     allowed: tuple[int, ...] = (2,)
     largest_file: int = 0
     """Size in bytes beyond which writes fail; 0: no limit."""
+    needs_hub: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What is damaged, for the table."""
+        return "push" if self.needs_hub else self.name.replace(" is ", ", ", 1).split(",")[0]
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class Outcome:
     """Of the processor: the machine may be busy."""
     megabytes: int
     stderr: str
+    has_pushed: bool = False
 
     def verdict(self, attack: Attack) -> str:
         """What is wrong with it; empty: nothing."""
@@ -111,16 +120,26 @@ class Outcome:
         lines = self.stderr.splitlines()
         wrong = ["TRACEBACK"] if "Traceback" in self.stderr or "Error:" in self.stderr[:40] else []
         wrong += [] if self.status in attack.allowed else ["STATUS"]
-        wrong += [] if self.status == 0 or len(lines) == 1 or attack.allowed != (2,) else ["LINES"]
+        wrong += [] if self.status in (0, 1) or len(lines) == 1 else ["LINES"]
+        wrong += ["PUSHED"] if self.has_pushed and self.status != 0 else []
         wrong += [] if self.seconds <= MOST_SECONDS else ["SLOW"]
         wrong += [] if self.megabytes <= MOST_MB else ["MEMORY"]
         return " ".join(wrong)
 
 
-def execute(arguments: list[Any], folder: Path, largest_file: int = 0) -> Outcome:
-    """Run a command in a process of its own."""
+def execute(
+    arguments: list[Any], folder: Path, largest_file: int = 0, hub: tuple[HubServer, Path] | None = None
+) -> Outcome:
+    """Run a command in a process of its own.
+
+    Args:
+        hub: a Hub that it may use, and the home of its caches.
+    """
     names = {name: folder / name for name in ("stdout", "stderr", "memory")}
     environment = dict(os.environ) | {"HF_HUB_OFFLINE": "1", "HF_FINETUNE_CACHE": str(folder / "cache")}
+    if hub is not None:
+        hub[0].repos.clear()
+        environment |= hub[0].environment(hub[1])
     started = time.monotonic()
     child = Child(
         COMMAND,
@@ -136,7 +155,8 @@ def execute(arguments: list[Any], folder: Path, largest_file: int = 0) -> Outcom
     child.kill()
     used = names["memory"].read_text().split() if names["memory"].exists() else ["0", str(seconds)]
     said = names["stderr"].read_text(errors="replace") if names["stderr"].exists() else ""
-    return Outcome(status, float(used[1]), int(used[0]), said)
+    pushed = hub is not None and any(len(repo.commits) > 1 for repo in hub[0].repos.values())
+    return Outcome(status, float(used[1]), int(used[0]), said, pushed)
 
 
 def document_attacks() -> list[Attack]:
@@ -149,7 +169,7 @@ def document_attacks() -> list[Attack]:
             case "card":
                 return ["card", run]
             case "push":
-                return ["push", run, "me/model"]
+                return ["push", run, "tester/model"]
             case "predict":
                 return bench.predict(run)
             case "start":
@@ -164,7 +184,9 @@ def document_attacks() -> list[Attack]:
         "result.json": ("card", "push", "predict", "start"),
     }
     return [
-        Attack(f"{file} is {name}: {command}", partial(damage, command, file, content), (0, 2))
+        Attack(
+            f"{file} is {name}: {command}", partial(damage, command, file, content), (0, 2), needs_hub=command == "push"
+        )
         for file, commands in uses.items()
         for command in commands
         for name, content in DOCUMENTS.items()
@@ -193,7 +215,7 @@ def checkpoint_attacks() -> list[Attack]:
         Attack("checkpoint is a file: train", lambda b: b.train(checkpoint=b.home / "bert" / "model.safetensors")),
         Attack("checkpoint is a file: predict", lambda b: b.predict(b.home / "bert" / "model.safetensors")),
         Attack("checkpoint is a file: card", lambda b: ["card", b.data]),
-        Attack("checkpoint is a file: push", lambda b: ["push", b.data, "me/model"]),
+        Attack("checkpoint is a file: push", lambda b: ["push", b.data, "tester/model"], needs_hub=True),
     ]
 
 
@@ -246,7 +268,7 @@ def setting_attacks() -> list[Attack]:
         "debug": {"debug": "nonsense"},
         "log_level": {"log_level": "loud"},
         "logging_steps": {"logging_steps": -3},
-        "eval_delay": {"eval_delay": "long"},
+        "eval_delay that is text": {"eval_delay": "long"},
         "dataloader_num_workers": {"dataloader_num_workers": -1},
         "dataloader_prefetch_factor": {"dataloader_prefetch_factor": 2},
         "gradient_checkpointing_kwargs": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"x": 1}},
@@ -274,6 +296,59 @@ def setting_attacks() -> list[Attack]:
     ]
 
 
+def push_attacks() -> list[Attack]:
+    """Runs whose files are not those of their manifest, or whose documents hold a secret; and a push that is whole."""
+    secret = "hf_" + "a" * 34
+
+    def added(name: str, content: bytes, bench: Bench) -> list[Any]:
+        run = bench.copy("full")
+        (run / name).write_bytes(content)
+        return ["push", run, "tester/model"]
+
+    def changed(damage: Callable[[Path], None], bench: Bench) -> list[Any]:
+        run = bench.copy("full")
+        damage(run)
+        return ["push", run, "tester/model"]
+
+    def without(name: str, run: Path) -> None:
+        (run / name).unlink()
+
+    def linked(run: Path) -> None:
+        (run / "model" / "vocab.txt").symlink_to("/etc/hostname")
+
+    def note(run: Path) -> None:
+        edit_json(run / "result.json", notes=[secret])
+
+    names = (
+        "model/id_rsa",
+        "model/x.pkl",
+        "model/modeling.py",
+        "model/rows.csv",
+        "model/.env",
+        "model/README.md",
+        "id_rsa",
+    )
+    damages: dict[str, Callable[[Path], None]] = {
+        "a weight is another": lambda run: (run / "model" / "model.safetensors").write_bytes(
+            (run / "model" / "model.safetensors").read_bytes()[:-1] + b"\7"
+        ),
+        "a file is missing": partial(without, "model/tokenizer.json"),
+        "a link leads out": linked,
+        "the card is missing": partial(without, "README.md"),
+        "a token in result.json": note,
+        "no parity check": lambda run: edit_json(run / "result.json", parity=None),
+        "a failed parity check": lambda run: edit_json(run / "result.json", parity={"reload": {"ok": False}}),
+        "nothing is changed": lambda run: None,
+    }
+    return [
+        *(Attack(f"push, {name} added", partial(added, name, b"mine"), (0, 2, 4), needs_hub=True) for name in names),
+        *(
+            Attack(f"push, {name}", partial(changed, damage), (0, 2, 4), needs_hub=True)
+            for name, damage in damages.items()
+        ),
+    ]
+
+
 def disk_attacks() -> list[Attack]:
     """Writes that fail."""
     sizes = {f"files of at most {size} bytes": size for size in (1000, 3000, 5000, 20_000, 60_000, 100_000)}
@@ -293,6 +368,20 @@ def prepare(home: Path) -> None:
             raise SystemExit(f"{name}: {done.stderr}")
 
 
+def print_table(outcomes: list[tuple[Attack, Outcome]]) -> None:
+    """Print what became of the attacks, by what was damaged."""
+    titles = ["damaged", "attacks", "refused in one line", "served", "failed", "slowest, s", "most memory, MB"]
+    print("| " + " | ".join(titles) + " |\n|---" + "|---:" * (len(titles) - 1) + "|")
+    kinds = list(dict.fromkeys(attack.kind for attack, _ in outcomes))
+    for kind in [*kinds, "all"]:
+        part = [(attack, outcome) for attack, outcome in outcomes if kind in ("all", attack.kind)]
+        failed = sum(bool(outcome.verdict(attack)) for attack, outcome in part)
+        served = sum(outcome.status == 0 and not outcome.verdict(attack) for attack, outcome in part)
+        slowest, most = max(o.seconds for _, o in part), max(o.megabytes for _, o in part)
+        cells = [kind, len(part), len(part) - served - failed, served, failed, f"{slowest:.1f}", most]
+        print("| " + " | ".join(map(str, cells)) + " |")
+
+
 def main() -> None:
     """Attack, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -301,10 +390,11 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print all that stderr says of a failed attack")
     options = parser.parse_args()
     attacks = [*document_attacks(), *checkpoint_attacks(), *adapter_attacks(), *setting_attacks(), *disk_attacks()]
+    attacks += push_attacks()
     if options.only:
         attacks = [attack for attack in attacks if any(word in attack.name for word in options.only)]
-    failed = 0
-    with tempfile.TemporaryDirectory() as temporary:
+    outcomes: list[tuple[Attack, Outcome]] = []
+    with tempfile.TemporaryDirectory() as temporary, hub_server() as server:
         home = options.work or Path(temporary)
         if not (home / "prompt").exists():
             home.mkdir(parents=True, exist_ok=True)
@@ -312,17 +402,18 @@ def main() -> None:
         for attack in attacks:
             with tempfile.TemporaryDirectory() as folder:
                 bench = Bench(home.absolute(), Path(folder))
-                outcome = execute(attack.prepare(bench), bench.folder, attack.largest_file)
+                hub = (server, Path(temporary) / "hub") if attack.needs_hub else None
+                outcome = execute(attack.prepare(bench), bench.folder, attack.largest_file, hub)
             verdict = outcome.verdict(attack)
-            failed += bool(verdict)
+            outcomes.append((attack, outcome))
             lines = outcome.stderr.splitlines()
             figures = f"{outcome.status!s:>4} {outcome.seconds:5.1f} s {outcome.megabytes:5d} MB {len(lines):4d} lines"
             said = (lines[-1] if "TRACEBACK" in verdict else lines[0] if lines else "").replace(folder, "")[:160]
             print(f"{verdict or 'ok':20} {figures}  {attack.name:50} {said}", flush=True)
             if verdict and options.verbose:
                 print(outcome.stderr)
-    print(f"{len(attacks)} attacks, {failed} not refused as they should be")
-    raise SystemExit(bool(failed))
+    print_table(outcomes)
+    raise SystemExit(any(outcome.verdict(attack) for attack, outcome in outcomes))
 
 
 if __name__ == "__main__":
