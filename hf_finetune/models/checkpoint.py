@@ -13,7 +13,6 @@ from hf_finetune.models.checkpoint_files import BIN, MAX_LAYERS, SAFETENSORS, St
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
-from hf_finetune.utils.messages import one_line
 
 # Files to fetch, from the root only: no optimizer states, training arguments or other pickles, no chat templates.
 PLAIN_FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.codes"]
@@ -256,4 +255,4 @@ def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
             return f"no such folder, not in the local cache, and {why}; go online or give a folder"
         case errors.HFValidationError():
             return "neither a folder here nor a Hub id (owner/name)"
-    return one_line(Exception(download_failure(error)), most=500)
+    return download_failure(error)

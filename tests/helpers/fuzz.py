@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +104,31 @@ def without(content: Any, path: tuple[Any, ...]) -> Any:
         del content[path[0]]
     else:
         content[path[0]] = without(content[path[0]], path[1:])
+    return content
+
+
+@st.composite
+def edits(draw: st.DrawFn, content: Any, names: Sequence[str] = ()) -> Any:
+    """JSON with one or two values that are others, are missing, have another name, or are there besides.
+
+    Args:
+        names: of values that may be there besides.
+    """
+    for _ in range(draw(st.integers(1, 2))):
+        path = draw(st.sampled_from([path for path in paths(content) if path]))
+        what = draw(st.sampled_from(["value", "drop", "rename", "add"]))
+        value = draw(EXTREME | JSON)
+        if what == "add" and isinstance(content, dict) and names:
+            content = content | {draw(st.sampled_from(names)): value}
+        elif what in ("value", "add") or isinstance(path[-1], int):
+            content = replaced(content, path, value)
+        else:
+            old, content = value_at(content, path), without(content, path)
+            if what == "rename":
+                parent = value_at(content, path[:-1])
+                content = replaced(content, path[:-1], parent | {draw(st.text(max_size=5)): old})
+        if not isinstance(content, dict) or not content:
+            break
     return content
 
 

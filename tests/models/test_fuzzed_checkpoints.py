@@ -8,14 +8,13 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
-from helpers.fuzz import DAMAGES, EXTREME, JSON, Damage, fuzzed, paths, replaced, result_or_one_line, value_at, without
+from helpers.fuzz import DAMAGES, Damage, edits, fuzzed, result_or_one_line
 from helpers.small_runs import image_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from hypothesis import given
@@ -61,27 +60,6 @@ NAMES += [
     "label2id",
 ]
 """Fields that the libraries know, and that a file may not have yet."""
-
-
-@st.composite
-def edits(draw: st.DrawFn, content: Any) -> Any:
-    """JSON with up to two values that are others, are missing, or have another name."""
-    for _ in range(draw(st.integers(1, 2))):
-        path = draw(st.sampled_from([path for path in paths(content) if path]))
-        what = draw(st.sampled_from(["value", "drop", "rename", "add"]))
-        value = draw(EXTREME | JSON)
-        if what == "add" and isinstance(content, dict):
-            content = content | {draw(st.sampled_from(NAMES)): value}
-        elif what == "value" or isinstance(path[-1], int):
-            content = replaced(content, path, value)
-        else:
-            old, content = value_at(content, path), without(content, path)
-            if what == "rename":
-                parent = value_at(content, path[:-1])
-                content = replaced(content, path[:-1], parent | {draw(st.text(max_size=5)): old})
-        if not isinstance(content, dict) or not content:
-            break
-    return content
 
 
 def logits_of_text(folder: Path) -> np.ndarray:
@@ -201,7 +179,7 @@ def test_any_value_in_a_document(
     content = json.loads((home / name / files_of(name) / document).read_text())
     # A vocabulary would be nearly all that is drawn from.
     vocabulary = content["model"].pop("vocab") if document == "tokenizer.json" else {}
-    changed = data.draw(edits(content))
+    changed = data.draw(edits(content, NAMES))
     if vocabulary and isinstance(changed, dict) and isinstance(changed.get("model"), dict):
         changed["model"] = {"vocab": vocabulary} | changed["model"]
 
@@ -235,7 +213,7 @@ def test_any_value_in_a_header_of_weights(
 ) -> None:
     content = weights_of(home / name / files_of(name)).read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
-    changed = json.dumps(data.draw(edits(json.loads(content[8 : 8 + size])))).encode()
+    changed = json.dumps(data.draw(edits(json.loads(content[8 : 8 + size]), NAMES))).encode()
 
     def change(folder: Path) -> None:
         weights_of(folder).write_bytes(struct.pack("<Q", len(changed)) + changed + content[8 + size :])
