@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerState
 
 from hf_finetune import Averaging, Launch, Recipe
+from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline import run
 from hf_finetune.training import best_weights, checkpoints
 from hf_finetune.training.averaging import Averages, Ema, Tail, load_weights, swapped
@@ -275,7 +276,7 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert max(float((adapter[n.replace(".default", "")] - v).abs().max()) for n, v in shared.items()) < 1e-6
         return
     monkeypatch.setattr(Watched, "until", 9)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedBySignal, match="--resume continues"):
         run.run(recipe, Launch(output=str(tmp_path / "killed")))
     monkeypatch.setattr(Watched, "until", -1)
     run.run(recipe, Launch(output=str(tmp_path / "killed"), resume=True))
