@@ -59,8 +59,12 @@ class Stored:
 
 def read_json(name: str, path: Path) -> dict[str, Any]:
     """Read a JSON object."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: {path.name} cannot be read ({error.strerror}); check its rights") from error
     with input_errors(f"{name}: {path.name} is not JSON; fetch it again"):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     if not isinstance(content, dict):
         raise InputError(f"{name}: {path.name} holds a {type(content).__name__}, expected a JSON object")
     return content

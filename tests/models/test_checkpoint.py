@@ -1,5 +1,6 @@
 """Checkpoints that run code, read other files, or are broken are refused in one line before they are loaded."""
 
+import errno
 import json
 import os
 import pickle
@@ -110,6 +111,16 @@ def test_config_refusals(folder: Path, entries: dict, words: tuple[str, ...]):
 def test_broken_config(folder: Path, content: str):
     (folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     refused(folder, "config.json")
+
+
+def test_a_config_that_may_not_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was said not to be JSON."""
+
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    refused(folder, "config.json cannot be read (Permission denied); check its rights")
 
 
 def test_missing_files(folder: Path, tmp_path: Path):
