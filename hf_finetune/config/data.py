@@ -37,6 +37,9 @@ class Data(SplitOptions, Location):
     """Name of data that are not on the Hub, for the card. None: the last part of their path."""
     limits: DataLimits = DEFAULT_LIMITS
     """Limits on the data."""
+    drop_bad_rows: Annotated[bool, flag("--drop-bad-rows")] = False
+    """Leave out rows that cannot be used: without text or label, with a damaged image or text, beyond the limits. They
+    are counted by split and reason, and listed in dropped.csv. False: the first one is refused."""
 
     @property
     def source(self) -> Source:

@@ -65,6 +65,8 @@ class Source:
     """Folder of the images that a table names by their path. Default: that of the table."""
     limits: Annotated[DataLimits, tyro.conf.arg(name="data.limits")] = DEFAULT_LIMITS
     """Limits on the data."""
+    drop_bad_rows: bool = False
+    """Leave out rows that cannot be used, and count them, in place of refusing the data."""
 
     def columns(self, kind: Kind) -> dict[str, str | None]:
         """Return the columns to read, by canonical name. None: the obvious one."""
@@ -74,7 +76,14 @@ class Source:
     def elsewhere(self, path: str) -> "Source":
         """Return other rows, which are read in the same way: all splits and columns of another path."""
         sheet = self.sheet if path.lower().endswith(".xlsx") else None
-        return Source(path, encoding=self.encoding, sheet=sheet, image_root=self.image_root, limits=self.limits)
+        return Source(
+            path,
+            encoding=self.encoding,
+            sheet=sheet,
+            image_root=self.image_root,
+            limits=self.limits,
+            drop_bad_rows=self.drop_bad_rows,
+        )
 
 
 @dataclass(frozen=True)

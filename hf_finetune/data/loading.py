@@ -14,7 +14,7 @@ from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
 from hf_finetune.data.labels import ClassIds, check_classes, order_classes, plain_names
-from hf_finetune.data.rows import SplitRows, UnusableRow, has_labels, read_rows, to_dataset, to_table
+from hf_finetune.data.rows import SplitRows, UnusableRow, describe_dropped, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
 from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class, hold_out, subsample
@@ -51,6 +51,8 @@ class Splits:
     -1. None without unlabeled rows."""
     held_out: tuple[Role, ...] = ()
     """The splits that were held out from train, as the data has none."""
+    dropped: dict[Role, list[UnusableRow]] | None = None
+    """By split the rows that were left out as unusable. None: they would have been refused."""
     left_out: Dataset | None = None
     """Training rows that `rows_per_class` and `max_train_rows` leave out, if requested and if there are any."""
 
@@ -94,6 +96,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
         notes=tuple(notes),
         unlabeled_counts=unlabeled_counts,
         held_out=tuple(role for role in roles if role in rows and role not in data.rows),
+        dropped=data.unusable if source.drop_bad_rows else None,
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
     )
 
@@ -176,36 +179,36 @@ class LabeledData:
     """Rows that were skipped, see `read_labeled`."""
 
 
-def read_labeled(
-    source: Source, kind: Kind, options: SplitOptions, notes: Notes, *, skip_unusable: bool = False
-) -> LabeledData:
+def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes) -> LabeledData:
     """Read every labeled split. The classes are those of train.
 
-    Args:
-        skip_unusable: skip rows that cannot be used, instead of refusing them.
+    Rows that cannot be used are refused, or left out and noted if `source.drop_bad_rows`.
 
     Raises:
-        InputError: see `load`; or no training row can be used.
+        InputError: see `load`; or no row of a split can be used.
     """
     selection = select_splits(source, kind, options, notes)
     columns, train = selection.columns, selection.labeled["train"]
     unusable: dict[Role, list[UnusableRow]] = {}
 
     def read(role: Role, classes: ClassIds) -> pa.Table:
-        skipped, without_gold = (unusable.setdefault(role, []), None) if skip_unusable else (None, list[int]())
+        skipped, without_gold = (unusable.setdefault(role, []), None) if source.drop_bad_rows else (None, list[int]())
         split = selection.labeled[role]
         table = to_table(list(read_rows(split, columns, classes, unusable=skipped, without_gold=without_gold)))
         if without_gold:
             notes.add(f"{role}: {_left_out(without_gold, len(table))}")
+        if skipped:
+            if not len(table):
+                first = skipped[0]
+                name = "training" if role == "train" else role
+                raise InputError(f"{first.place}: {first.reason}; no {name} row can be used")
+            notes.add(f"{role}: {describe_dropped(skipped, len(table))}")
         return table
 
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
     classes = ClassIds()
     tables: dict[Role, pa.Table] = {"train": read("train", classes)}
-    if not len(tables["train"]):
-        first = unusable["train"][0]
-        raise InputError(f"{first.place}: {first.reason}; no training row can be used")
     declared = train.columns[columns["label"]].names
     names = plain_names(classes.ids)
     labels = order_classes(names.values(), declared)
@@ -232,12 +235,18 @@ def _note_classes(classes: ClassIds, declared: Sequence[str], notes: Notes) -> N
 
 
 def stream(
-    source: SourceSplit, kind: Kind, *, labels: Sequence[str] | None = None, batch_rows: int = 1024
+    source: SourceSplit,
+    kind: Kind,
+    *,
+    labels: Sequence[str] | None = None,
+    batch_rows: int = 1024,
+    dropped: list[UnusableRow] | None = None,
 ) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, `batch_rows` at a time (a .json file is read whole).
 
     Args:
         labels: the classifier's class names, to yield `label` as well. None: labels are not read.
+        dropped: collects the rows that `source.drop_bad_rows` leaves out. They are counted in a warning.
 
     Raises:
         InputError: see `load`; or a label is not a class of the classifier.
@@ -268,11 +277,17 @@ def stream(
         )
     classes = None if labels is None else ClassIds(labels, "the classifier")
     without_gold: list[int] | None = [] if need_label else None
+    unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
     rows = 0
-    for part in read_rows(split, columns, classes, size=batch_rows, without_gold=without_gold):
+    parts = read_rows(split, columns, classes, size=batch_rows, unusable=unusable, without_gold=without_gold)
+    for part in parts:
         rows += len(part["row"])
         if len(part["row"]):
             yield to_dataset(to_table([part]))
+    if unusable:
+        if not rows:
+            raise InputError(f"{unusable[0].place}: {unusable[0].reason}; no row can be used")
+        logger.warning("%s: %s", split.place, describe_dropped(unusable, rows))
     if without_gold:
         logger.warning("%s: %s", split.place, _left_out(without_gold, rows))
 

@@ -78,7 +78,8 @@ def memory_splits(source: Source) -> dict[str, Part]:
             "or save them and name the file"
         )
     images = _image_folder(source.image_root)
-    return {name: replace(part, limits=source.limits, images=images) for name, part in held[source.path].items()}
+    options: dict[str, Any] = {"limits": source.limits, "yields_faults": source.drop_bad_rows, "images": images}
+    return {name: replace(part, **options) for name, part in held[source.path].items()}
 
 
 def _image_folder(root: str | None) -> ImageFolder:

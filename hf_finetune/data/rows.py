@@ -23,7 +23,7 @@ from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_decoding import EncodedImage, damage, pieces
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.labels import SURROGATE, UNLABELED, ClassIds, label_name, shortened
-from hf_finetune.data.readers.table import Chunk, Column
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
 from hf_finetune.data.sources import Split
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
@@ -39,7 +39,7 @@ FEATURES = {
 
 Columns = dict[str, pa.Array]
 # What is wrong with a row, by its index in the chunk.
-Faults = dict[int, str]
+Faults = dict[int, Fault]
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,13 @@ class UnusableRow:
     place: str
     """File and row, for messages."""
     column: str
-    """Canonical name of the invalid column."""
-    reason: str
+    """Canonical name of the invalid column; `row`: the row could not be read."""
+    fault: Fault
+
+    @property
+    def reason(self) -> str:
+        """The fault, for messages."""
+        return self.fault.reason
 
 
 def read_rows(
@@ -113,10 +118,11 @@ def read_rows(
             columns, faults_by_column = convert(chunk.columns, chunk.images)
             # The last assignment wins: a row with several faults is reported by its first column.
             faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
+            faults |= {i: ("row", fault) for i, fault in chunk.faults.items()}
             skipped = set() if without_gold is None else _without_gold_label(chunk, split.columns, chosen["label"])
             bad = [
-                UnusableRow(row + i, chunk.place(i), name, _reason(chunk, i, chosen[name], reason))
-                for i, (name, reason) in sorted(faults.items())
+                UnusableRow(row + i, chunk.place(i), name, _explained(fault, chunk, i, chosen.get(name)))
+                for i, (name, fault) in sorted(faults.items())
                 if i not in skipped
             ]
             usable = [i for i in range(chunk.size) if i not in faults and i not in skipped]
@@ -146,16 +152,16 @@ def _without_gold_label(chunk: Chunk, columns: dict[str, Column], label: str) ->
 
 def _refusal(first: UnusableRow, chosen: dict[str, str], *, others: int) -> InputError:
     more = f" ({others} other row{'s have' if others > 1 else ' has'} a bad {first.column} too)" if others else ""
-    remedy = f"correct or remove {'them' if others else 'it'}"
+    remedy = f"correct or remove {'them' if others else 'it'}, or {DROP}"
     return InputError(f"{first.place}, column {chosen[first.column]!r}: {first.reason}{more}; {remedy}")
 
 
-def _reason(chunk: Chunk, i: int, column: str, reason: str) -> str:
+def _explained(fault: Fault, chunk: Chunk, i: int, column: str | None) -> Fault:
     """Add that a JSON object lacks the key, which reads like an empty value otherwise."""
-    if not chunk.objects or column in (keys := chunk.objects[i]):
-        return reason
+    if column is None or not chunk.objects or column in (keys := chunk.objects[i]):
+        return fault
     hint = did_you_mean(column, keys) or f", only {', '.join(map(repr, keys))}"
-    return f"{reason}, the row has no such key{hint}"
+    return Fault(fault.kind, f"{fault.reason}, the row has no such key{hint}")
 
 
 def _convert(
@@ -188,19 +194,21 @@ def _texts(values: list[Any], limits: DataLimits, *, may_be_empty: bool) -> tupl
         if value is None or value != value:  # NaN, which JSON files may hold
             values[i] = value = ""
         if not isinstance(value, str):
-            faults[i] = f"expected text, got {shortened(value)}"
+            faults[i] = Fault("not a text", f"expected text, got {shortened(value)}")
         elif len(value) > most:
-            faults[i] = (
+            faults[i] = Fault(
+                "too large",
                 f"the text has {len(value):,} characters, expected at most {most:,}; shorten it, or raise "
-                "--data.limits.text-characters"
+                "--data.limits.text-characters",
             )
         elif not may_be_empty and (not value or value.isspace()):
-            faults[i] = "the text is empty"
+            faults[i] = Fault("text missing", "the text is empty")
     try:
         return pa.array([] if faults else values, pa.string()), faults
     except UnicodeEncodeError:
         invalid = [i for i, value in enumerate(values) if SURROGATE.search(value)]
-        return pa.array([], pa.string()), faults | dict.fromkeys(invalid, "the text holds half a surrogate pair")
+        half = Fault("undecodable row", "the text holds half a surrogate pair")
+        return pa.array([], pa.string()), faults | dict.fromkeys(invalid, half)
 
 
 def _images(
@@ -212,14 +220,14 @@ def _images(
         try:
             images[i] = _image(value, folder)
         except ValueError as error:
-            faults[i] = str(error)
+            faults[i] = Fault("image missing", str(error))
     present = [i for i in range(len(images)) if i not in faults]
     check = partial(damage, limits=limits)
     parts = pieces([images[i] for i in present], thumbnails=True)
     reasons = [reason for part in parts for reason in pool.map(check, part)]
     for i, reason in zip(present, reasons, strict=True):
         if reason is not None:
-            faults[i] = f"unreadable image ({reason})"
+            faults[i] = Fault("unreadable image", f"unreadable image ({reason})")
     return pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()})), faults
 
 
@@ -256,11 +264,28 @@ def _labels(values: list[Any], classes: ClassIds, names: Sequence[str], limits: 
                 )
             ids.append(classes.id_of(value, names))
             if ids[-1] is None:
-                faults[i] = "the label is empty" if not isinstance(value, int) else "the label is -1, which means none"
+                reason = "the label is empty" if not isinstance(value, int) else "the label is -1, which means none"
+                faults[i] = Fault("label missing", reason)
         except ValueError as error:
             ids.append(None)
-            faults[i] = str(error)
+            faults[i] = Fault("not a class", str(error))
     return pa.array(ids, pa.int64()), faults
+
+
+def count_kinds(rows: Sequence[UnusableRow]) -> dict[str, int]:
+    """Count unusable rows by the kind of their fault, the most frequent first."""
+    return dict(Counter(row.fault.kind for row in rows).most_common())
+
+
+def describe_dropped(dropped: Sequence[UnusableRow], rows: int) -> str:
+    """Describe the rows that were dropped.
+
+    Args:
+        rows: the number of the others.
+    """
+    kinds = ", ".join(f"{count} {kind}" for kind, count in count_kinds(dropped).items())
+    total, first = len(dropped) + rows, dropped[0]
+    return f"{len(dropped)} of {total} rows dropped: {kinds} (the first: row {first.row + 1}, {first.reason})"
 
 
 def has_labels(split: Split, column: str | None) -> bool:

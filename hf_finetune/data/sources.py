@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hf_finetune.data.columns import IMAGES
 from hf_finetune.data.config import DataLimits, Kind, Role, Source
@@ -133,7 +134,9 @@ def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
         return Layout({name: Split(name, (reader,)) for name, reader in memory_splits(source).items()})
     path = local_path(source.path)
     if path is None:
-        splits = hub_splits(source.path, source.config_name, source.revision, source.limits)
+        splits = hub_splits(
+            source.path, source.config_name, source.revision, source.limits, yields_faults=source.drop_bad_rows
+        )
         return Layout({name: Split(name, (reader,)) for name, reader in splits.items()})
     for flag, value in (("--config-name", source.config_name), ("--revision", source.revision)):
         if value is not None:
@@ -189,7 +192,8 @@ def local_path(path: str) -> Path | None:
 def _file(path: Path, source: Source) -> Reader:
     if not path.is_file():
         raise InputError(f"{path}: expected a regular file, not a pipe, socket or device; save the rows to a file")
-    encoding, limits = source.encoding or "utf-8", source.limits
+    encoding = source.encoding or "utf-8"
+    options: dict[str, Any] = {"limits": source.limits, "yields_faults": source.drop_bad_rows}
     compression, suffix = path.suffix.lower() in COMPRESSED, format_of(path)
     if source.sheet is not None and suffix != ".xlsx":
         raise InputError(f"--data.sheet {source.sheet}: {path} has no sheets; leave it out")
@@ -197,13 +201,13 @@ def _file(path: Path, source: Source) -> Reader:
         raise InputError(f"{path}: of compressed files only {' '.join(_TEXT_SUFFIXES)} are read; decompress it first")
     match suffix:
         case ".csv" | ".tsv" | ".txt":
-            return CsvFile(path, encoding, limits=limits)
+            return CsvFile(path, encoding, **options)
         case ".json" | ".jsonl":
-            return JsonFile(path, encoding, limits=limits)
+            return JsonFile(path, encoding, **options)
         case ".xlsx":
-            return ExcelFile(path, source.sheet, limits=limits)
+            return ExcelFile(path, source.sheet, **options)
         case ".parquet":
-            return ParquetFile(path, source.image_root, limits=limits)
+            return ParquetFile(path, source.image_root, **options)
     what = f"{path.suffix} files" if path.suffix else "files without a suffix"
     remedy = "; save it as .xlsx" if suffix in (".xls", ".xlsm", ".xlsb", ".ods") else ""
     raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(_NAMED_SUFFIXES)}{remedy}")

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ def examine(
         raise InputError(
             f"--model {checkpoint}: it counts the tokens of texts, and {source.path} holds images; leave it out"
         )
-    data = read_labeled(source, kind, options or SplitOptions(), Notes(), skip_unusable=True)
+    data = read_labeled(replace(source, drop_bad_rows=True), kind, options or SplitOptions(), Notes())
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
     splits = {str(role): to_dataset(rows.table) for role, rows in data.rows.items()}
     examples = Examples(splits, data.labels, digests)
@@ -154,7 +154,7 @@ def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Findin
 
 def _unusable(data: LabeledData) -> list[Finding]:
     """Return findings on rows that training would refuse, one for each column."""
-    names = {"text": "text", "text_pair": "second text", "image": "image", "label": "label"}
+    names = {"text": "text", "text_pair": "second text", "image": "image", "label": "label", "row": "form"}
     rows = sum(map(len, data.rows.values())) + sum(map(len, data.unusable.values()))
     findings = []
     for column, name in names.items():

@@ -124,7 +124,7 @@ DEFECTS = {
     "unusable": Defect(
         "serious",
         "{count:,} of {of:,} rows have a {column} that cannot be used: training would refuse them",
-        "correct or remove them; they are ignored below",
+        "correct or remove them, or train with --drop-bad-rows; they are ignored below",
     ),
     "skipped_files": Defect(
         "look",

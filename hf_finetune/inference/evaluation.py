@@ -13,6 +13,7 @@ from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import TextInputs, Truncation
 from hf_finetune.data.provenance import row_keys
+from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.evaluation.intervals import Interval, bootstrap
@@ -50,7 +51,7 @@ def evaluate(
 
     Returns:
         {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "doubts" (see
-        `evaluation.doubts`), "rows_trained_on", "throughput", "precision"}. With views the metrics are those of the
+        `evaluation.doubts`), "rows_trained_on", "dropped", "throughput", "precision"}. With views the metrics are those of the
         views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows), "difference"
         (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
 
@@ -60,7 +61,8 @@ def evaluate(
     scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
     labels, probabilities, unchanged, num_leaked = [], [], [], 0
     truncation: Truncation | None = None
-    for rows in read_parts(classifier, source, labeled=True, progress="evaluate"):
+    dropped: list[UnusableRow] = []
+    for rows in read_parts(classifier, source, labeled=True, progress="evaluate", dropped=dropped):
         probabilities_NC, unchanged_NC = scorer.score(rows)
         probabilities.append(probabilities_NC)
         unchanged.append(unchanged_NC)
@@ -81,6 +83,8 @@ def evaluate(
         "per_class": class_section(scores),
         "doubts": [doubt.to_dict() for doubt in _doubts(scores, intervals, truncation)],
         "rows_trained_on": None if trained_on is None else num_leaked,
+        # Null: such rows would have been refused.
+        "dropped": {"rows": len(dropped), "reasons": count_kinds(dropped)} if source.drop_bad_rows else None,
     }
     if views is not None:
         comparison = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)

@@ -8,18 +8,27 @@ from tqdm import tqdm
 
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.loading import stream
+from hf_finetune.data.rows import UnusableRow
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.training.trained_model import TrainedModel
 
 logger = logging.getLogger("hf_finetune")
 
 
-def read_parts(classifier: TrainedModel, source: SourceSplit, *, labeled: bool, progress: str) -> Iterator[Dataset]:
+def read_parts(
+    classifier: TrainedModel,
+    source: SourceSplit,
+    *,
+    labeled: bool,
+    progress: str,
+    dropped: list[UnusableRow] | None = None,
+) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, at most `PART_ROWS` at a time.
 
     Args:
         labeled: require a label of the classifier for every row.
         progress: title of the progress bar on stderr.
+        dropped: collects the rows that `source.drop_bad_rows` leaves out.
 
     Raises:
         InputError: an unreadable row, or a row without such a label.
@@ -27,7 +36,7 @@ def read_parts(classifier: TrainedModel, source: SourceSplit, *, labeled: bool, 
     kind, labels = classifier.kind, classifier.labels if labeled else None
     # Only on a terminal, and erased at the end: the error of a bad row is the first line of stderr.
     with tqdm(desc=progress, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
-        for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind])):
+        for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], dropped=dropped)):
             if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:
                 logger.warning(
                     "%s: expected pairs of texts, on which the model was trained, got single texts; "

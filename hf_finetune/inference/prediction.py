@@ -6,7 +6,9 @@ from typing import Any
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.duplicates import row_digests
+from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.training.trained_model import TrainedModel
@@ -29,7 +31,8 @@ def predict(
 ) -> dict[str, Any]:
     """Label every row of `source` and write row, predicted and p:<name> per class, in the order of the source.
 
-    Rows are read and predictions written in parts; `output` appears when it is complete.
+    Rows are read and predictions written in parts; `output` appears when it is complete. Rows that
+    `source.drop_bad_rows` leaves out have no prediction; they are listed beside it, in `<output>.dropped.csv`.
 
     Args:
         batch_size, precision, views: see `Scorer`.
@@ -37,7 +40,7 @@ def predict(
             `distillation.teachers.precomputed` matches rows.
 
     Returns:
-        {"rows", "throughput", "precision"}, as in `evaluate`.
+        {"rows", "throughput", "precision"}, as in `evaluate`; with `drop_bad_rows` also "dropped".
 
     Raises:
         InputError: an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
@@ -45,8 +48,9 @@ def predict(
     check_output(output, source.path)
     scorer = Scorer(classifier, precision, batch_size=batch_size, views=views)
     num_changed = 0
+    dropped: list[UnusableRow] = []
     with table_writer(output, classifier.labels, digests=digests) as write:
-        for rows in read_parts(classifier, source, labeled=False, progress="predict"):
+        for rows in read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped):
             probabilities_NC, unchanged_NC = scorer.score(rows)
             columns = [[key.hex() for key in row_digests(rows.with_format("arrow")[:])]] if digests else []
             write(rows["row"][:], probabilities_NC, *columns)
@@ -60,6 +64,10 @@ def predict(
             scorer.cost,
         )
     report = scorer.report()
+    if source.drop_bad_rows:
+        listed = output.with_name(f"{output.stem}.dropped.csv")
+        write_dropped(listed, {source.split or "": dropped})
+        report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped), "file": str(listed)}
     if report["precision"]["format"] != "float32":
         _log_precision(report["precision"])
     return report

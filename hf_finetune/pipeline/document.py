@@ -1,15 +1,17 @@
 """Document a finished run: result.json, and the model card that renders it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_finetune.data.config import Role
 from hf_finetune.data.inputs import Truncation
 from hf_finetune.data.memory import is_in_memory
+from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.distillation.report import summarize
 from hf_finetune.evaluation.per_class import class_section
 from hf_finetune.evaluation.report import confusion
@@ -133,6 +135,8 @@ def _data(run: Run, truncation: Truncation | None) -> Section:
         # Null: no rows without a label.
         "unlabelled": splits.unlabeled_counts,
         "truncated_share": None if truncation is None else round(truncation.share, 4),
+        # Null: such rows would have been refused.
+        "dropped": dropped_section(splits.dropped),
         "path_name": path_name(recipe.data.path, recipe.data.name),
         "rows_per_class": by_class(rows_C),
         # Null: every row once an epoch, or all rows weigh the same.
@@ -141,6 +145,13 @@ def _data(run: Run, truncation: Truncation | None) -> Section:
         "license": recipe.data.license,
         "notes": list(splits.notes),
     }
+
+
+def dropped_section(dropped: Mapping[Role, Sequence[UnusableRow]] | None) -> Section | None:
+    """Count the rows that were left out as unusable, by split and kind of fault."""
+    if dropped is None:
+        return None
+    return {role: {"rows": len(rows), "reasons": count_kinds(rows)} for role, rows in dropped.items()}
 
 
 def path_name(path: str, name: str | None) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.data import provenance
+from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import save_head
 from hf_finetune.models.heads.stock import fold
@@ -25,14 +26,17 @@ from hf_finetune.utils.files import make_folder
 
 
 def save_start(setup: RunSetup) -> None:
-    """Write recipe.json, the first file of a run, and the initial adapter if the trained one is saved relative to it.
+    """Write recipe.json, the first file of a run, and the list of dropped rows.
 
-    Such an adapter (PiSSA, OLoRA) starts with a part of the pretrained weights.
+    The initial adapter is written, too, if the trained one is saved relative to it: such an adapter (PiSSA, OLoRA)
+    starts with a part of the pretrained weights.
     """
     checkpoints, network, state = setup.folder / "checkpoints", setup.network, PartialState()
     if state.is_main_process:
         setup.record.write(setup.folder)
         make_folder(checkpoints)
+        if setup.run.data.splits.dropped:
+            write_dropped(setup.folder / "dropped.csv", setup.run.data.splits.dropped)
         start = checkpoints / adapters.START
         if isinstance(network, PeftModel) and subtracts_from_base(network.active_peft_config) and not start.exists():
             with replacing(start) as path:

@@ -318,7 +318,7 @@ def test_pieces_keep_the_rows_and_their_numbers() -> None:
     texts = ["a" * size for size in (1, 40_000_000, 2, 3, 20_000_000, 20_000_000, 4)]
     batches = pa.table({"text": texts}).to_batches(max_chunksize=3)
     limits = DataLimits(text_characters=40_000_000)
-    parts = [(first, part["text"].to_pylist()) for first, part in in_pieces(batches, 2, "rows", limits)]
+    parts = [(piece.first, piece.table["text"].to_pylist()) for piece in in_pieces(batches, 2, "rows", limits)]
     assert [text for _, part in parts for text in part] == texts
     assert [first for first, _ in parts] == np.cumsum([0, *(len(part) for _, part in parts[:-1])]).tolist()
     assert max(len(part) for _, part in parts) == 2

@@ -110,12 +110,16 @@ def test_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "tech/003.txt").write_bytes(b"first\ncaf\xe9")
     assert error_of(tmp_path) == (
         f"{tmp_path}/tech/003.txt, line 2: byte 0xe9 is not utf-8; name the file's encoding: --data.encoding cp1252"
+        ", or --drop-bad-rows leaves such rows out"
     )
     assert "first\ncafé" in [
         t for s in [load(str(tmp_path), encoding="cp1252")] for t in [*s.train["text"], *s.validation["text"]]
     ]
     (tmp_path / "tech/003.txt").write_text(" \n")
-    assert f"{tmp_path}/tech/003.txt, column 'text': the text is empty; correct or remove it" == error_of(tmp_path)
+    assert (
+        f"{tmp_path}/tech/003.txt, column 'text': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+        == error_of(tmp_path)
+    )
 
 
 def test_folder_of_images(tmp_path: Path) -> None:
@@ -132,7 +136,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "train/dog/1.png").write_bytes(b"no image")
     assert error_of(tmp_path, "image") == (
         f"{tmp_path}/train/dog/1.png, column 'image': unreadable image (unknown format) "
-        "(1 other row has a bad image too); correct or remove them"
+        "(1 other row has a bad image too); correct or remove them, or --drop-bad-rows leaves such rows out"
     )
 
 
@@ -155,7 +159,7 @@ def test_images_that_are_missing_or_damaged(tmp_path: Path) -> None:
     path = parquet_file(tmp_path / "a.parquet", image=pa.array(images, pa.binary()), label=list("ababa"))
     assert error_of(path, "image") == (
         f"{path}, row 2, column 'image': the image is missing (2 other rows have a bad image too); "
-        "correct or remove them"
+        "correct or remove them, or --drop-bad-rows leaves such rows out"
     )
 
 
@@ -168,7 +172,10 @@ def test_pairs(tmp_path: Path) -> None:
     assert splits.train.column_names == ["text", "text_pair", "label", "row"]
     assert {row["text_pair"] for row in splits.train if row["row"] % 3 == 0} == {""}
     csv_file(path, [*rows, ("", "h", 1, 20)], ("premise", "hypothesis", "label", "idx"))
-    assert "a.csv, row 21 (line 22), column 'premise': the text is empty; correct or remove it" in error_of(path)
+    assert (
+        "a.csv, row 21 (line 22), column 'premise': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+        in error_of(path)
+    )
 
 
 def test_sniff(tmp_path: Path) -> None:
@@ -192,12 +199,18 @@ def test_missing_values_are_named_and_counted(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*texts(3000), ("", "no"), (" \t", "yes"), ("x", ""), ("", "no")])
     assert error_of(path) == (
         f"{path}, row 3001 (line 3002), column 'text': the text is empty (2 other rows have a bad text too); "
-        "correct or remove them"
+        "correct or remove them, or --drop-bad-rows leaves such rows out"
     )
     path = csv_file(tmp_path / "b.csv", [*texts(5), ("x", " ")])
-    assert error_of(path) == f"{path}, row 6 (line 7), column 'label': the label is empty; correct or remove it"
+    assert (
+        error_of(path)
+        == f"{path}, row 6 (line 7), column 'label': the label is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+    )
     path = parquet_file(tmp_path / "c.parquet", text=["a", None, "b"], label=["x", "y", None])
-    assert error_of(path) == f"{path}, row 2, column 'text': the text is empty; correct or remove it"
+    assert (
+        error_of(path)
+        == f"{path}, row 2, column 'text': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+    )
 
 
 def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
@@ -205,7 +218,7 @@ def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
     path = jsonl_file(tmp_path / "a.jsonl", [*rows, {"txet": "b", "label": 1}])
     assert error_of(path) == (
         f"{path}, row 7 (line 7), column 'text': the text is empty, the row has no such key, did you mean 'txet'?; "
-        "correct or remove it"
+        "correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = jsonl_file(tmp_path / "b.jsonl", [*rows, {"text": "b", "zzz": 1}])
     assert (
@@ -216,7 +229,10 @@ def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
 
 def test_text_must_be_text(tmp_path: Path) -> None:
     path = jsonl_file(tmp_path / "a.jsonl", [{"text": "a", "label": 0}, {"text": 5, "label": 1}])
-    assert error_of(path) == f"{path}, row 2 (line 2), column 'text': expected text, got 5 (int); correct or remove it"
+    assert (
+        error_of(path)
+        == f"{path}, row 2 (line 2), column 'text': expected text, got 5 (int); correct or remove it, or --drop-bad-rows leaves such rows out"
+    )
     path.write_text('{"text": "a", "label": 0}\n{"text": NaN, "label": 1}')
     assert "row 2 (line 2), column 'text': the text is empty" in error_of(path)
     path.write_text('{"text": "a", "label": 0}\n{"text": "\\ud83d", "label": 1}')

@@ -52,7 +52,7 @@ def test_the_file_is_not_read_ahead(tmp_path: Path) -> None:
     path.write_text("\n".join([json.dumps({"text": f"t{i}"}) for i in range(5000)] + ["broken"]))
     parts = stream(str(path), batch_rows=100)
     assert len(next(parts)) == 100
-    with pytest.raises(InputError, match=r"a\.jsonl, line 5001, column 1: not JSON"):
+    with pytest.raises(InputError, match=r"a\.jsonl, line 5001: not JSON at column 1"):
         list(parts)
 
 
@@ -78,11 +78,12 @@ def test_labels_that_are_needed(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", ["a,yes", "b,maybe"])
     assert error_of(path, **KNOWN) == (
         f"{path}, row 2 (line 3), column 'label': the label 'maybe' is not among the 2 classes of the classifier "
-        "(no, yes); correct or remove it"
+        "(no, yes); correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = csv_file(tmp_path / "b.csv", ["a,yes", "b,"])
     assert (
-        error_of(path, **KNOWN) == f"{path}, row 2 (line 3), column 'label': the label is empty; correct or remove it"
+        error_of(path, **KNOWN)
+        == f"{path}, row 2 (line 3), column 'label': the label is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = csv_file(tmp_path / "c.csv", ["a,-1", "b,-1"])
     assert error_of(path, **KNOWN) == (
@@ -99,7 +100,7 @@ def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*["a,x"] * 5, " ,x", ",x"])
     assert error_of(path, batch_rows=2) == (
         f"{path}, row 6 (line 7), column 'text': the text is empty (1 other row has a bad text too); "
-        "correct or remove them"
+        "correct or remove them, or --drop-bad-rows leaves such rows out"
     )
 
 
@@ -150,7 +151,7 @@ def test_images(tmp_path: Path) -> None:
     assert "its files have no class" in error_of(tmp_path, "image", **KNOWN)
     (tmp_path / "1.png").write_bytes(b"junk")
     assert error_of(tmp_path, "image") == (
-        f"{tmp_path}/1.png, column 'image': unreadable image (unknown format); correct or remove it"
+        f"{tmp_path}/1.png, column 'image': unreadable image (unknown format); correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     pq.write_table(pa.table({"image": [png(), png()], "label": ["yes", "no"]}), tmp_path / "a.parquet")
     (parts,) = stream(str(tmp_path / "a.parquet"), kind="image", **KNOWN)

@@ -13,7 +13,7 @@ from hf_finetune.data.config import Kind, Source
 from hf_finetune.data.image_decoding import SUFFIXES as IMAGE_SUFFIXES
 from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.image_paths import ImageFolder, within
-from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
 from hf_finetune.data.readers.text_file import actual_encoding, codec_of, unreadable
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import printable
@@ -48,14 +48,23 @@ class ClassFolder(TextFile):
         Raises:
             InputError: a text cannot be decoded; names file and line.
         """
-        read = {self.kind: self._content, "label": _class_of}
+        read = {self.kind: self._content_or_fault, "label": _class_of}
         for first, files in batched(self.files, size):
             values = {name: [read[name](file) for file in files] for name in columns}
-            yield Chunk(values, len(files), self.name, first, files=files, images=self._folder)
+            faults = {i: text for i, text in enumerate(values.get("text", ())) if isinstance(text, Fault)}
+            yield Chunk(values, len(files), self.name, first, files=files, images=self._folder, faults=faults)
 
     @cached_property
     def _folder(self) -> ImageFolder:
         return within(self.path, self.image_root)
+
+    def _content_or_fault(self, file: str) -> str | EncodedImage | Fault:
+        try:
+            return self._content(file)
+        except InputError as error:
+            if not self.yields_faults:
+                raise
+            return Fault("unreadable file", str(error).removeprefix(f"{self.path / file}: "))
 
     def _content(self, file: str) -> str | EncodedImage:
         path = self.path / file
@@ -71,7 +80,7 @@ class ClassFolder(TextFile):
                 )
             return resolved.read_text(encoding=codec_of(actual_encoding(resolved, self.encoding)))
         except UnicodeError as error:
-            raise unreadable(path, self.encoding, error) from None
+            raise unreadable(path, self.encoding, error, remedy=f", or {DROP}") from None
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
@@ -128,6 +137,7 @@ def find_classes(root: Path, kind: Kind | None, source: Source, *, flat: bool = 
         skipped=tuple(skipped.most_common()),
         image_root=source.image_root,
         limits=source.limits,
+        yields_faults=source.drop_bad_rows,
     )
 
 

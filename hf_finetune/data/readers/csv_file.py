@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from itertools import islice
 from typing import Literal
 
 from hf_finetune.data.readers.compressed import format_of
-from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
-from hf_finetune.data.readers.text_file import note_of_mark, read_lines
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
+from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
 from hf_finetune.errors import InputError
 
 # The content of a column is inferred from this many rows; the delimiter from fewer.
@@ -34,7 +35,7 @@ class CsvFile(TextFile):
         delimiter fits, a row is malformed, and the header decides.
         """
         usual = "," if format_of(self.path) == ".csv" else "\t"
-        lines = list(islice(read_lines(self.path, self.encoding, self.limits), ROWS_DELIMITED))
+        lines = list(islice(self._lines(), ROWS_DELIMITED))
         header = next((line for line in lines if line.strip()), "")
         candidates = [each for each in sorted(_DELIMITERS, key=lambda each: each != usual) if each in header]
         fitting = [delimiter for delimiter in candidates if _divides(lines, delimiter)]
@@ -43,10 +44,10 @@ class CsvFile(TextFile):
     @functools.cached_property
     def literal(self) -> bool:
         """Whether quotation marks are plain characters: in a .tsv that is readable only so, like GLUE's."""
-        if self._delimiter != "\t" or self._header_if_readable(quoted=True) is not None:
+        if self._delimiter != "\t" or not (faults := self._count_faults(quoted=True)):
             return False
-        header = self._header_if_readable(quoted=False)
-        return header is not None and not any('"' in name for name in header)
+        header = self._header(quoted=False)
+        return self._count_faults(quoted=False) < (faults if self.yields_faults else 1) and '"' not in "".join(header)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ class CsvFile(TextFile):
         Raises:
             InputError: see `chunks`.
         """
-        _, header = next(self._records(quoted=not self.literal))
+        header = self._header(quoted=not self.literal)
         first = next(self.chunks(header, ROWS_INSPECTED))
         return {name: Column("string", "text", numeric=_all_numbers(first.columns[name])) for name in header}
 
@@ -76,75 +77,96 @@ class CsvFile(TextFile):
         Raises:
             InputError: a line cannot be decoded or is malformed; or there are no rows.
         """
-        records = self._records(quoted=not self.literal)
-        _, header = next(records)
+        header, records = self._header(quoted=not self.literal), self._records(quoted=not self.literal)
+        next(records)
         positions = {name: header.index(name) for name in columns}
         empty = True
         for first, batch in batched(records, size):
             empty = False
-            values = {name: [record[at] for _, record in batch] for name, at in positions.items()}
-            yield Chunk(values, len(batch), self.name, first, lines=[line for line, _ in batch])
+            faults = {i: record for i, (_, record) in enumerate(batch) if isinstance(record, Fault)}
+            if faults and not self.yields_faults:
+                i, fault = next(iter(faults.items()))
+                place = f"{self.path}, row {first + i + 1} (line {batch[i][0]})"
+                raise InputError(f"{place}: {fault.reason}; {DROP}")
+            rows = [[None] * len(header) if isinstance(record, Fault) else record for _, record in batch]
+            values: dict[str, list] = {name: [row[at] for row in rows] for name, at in positions.items()}
+            lines = [line for line, _ in batch]
+            yield Chunk(values, len(batch), self.name, first, lines=lines, faults=faults)
         if empty:
             raise InputError(f"{self.path}: a header and no rows; expected one row per example below it")
 
-    def _header_if_readable(self, *, quoted: bool) -> list[str] | None:
-        """Return the header if the whole file is readable with this quoting."""
-        records = self._records(quoted=quoted)
-        try:
-            _, header = next(records)
-            for _ in records:
-                pass
-        except InputError:
-            return None
+    def _header(self, *, quoted: bool) -> list[str]:
+        _, header = next(self._records(quoted=quoted))
+        assert not isinstance(header, Fault), "the header is refused, not dropped"
         return header
 
-    def _records(self, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    def _lines(self) -> Iterator[str]:
+        return read_lines(self.path, self.encoding, self.limits, strict=not self.yields_faults, remedy=f", or {DROP}")
+
+    def _count_faults(self, *, quoted: bool) -> float:
+        """Return the number of rows that are not readable with this quoting; infinity if a line is not."""
+        try:
+            return sum(isinstance(record, Fault) for _, record in self._records(quoted=quoted))
+        except InputError:
+            return math.inf
+
+    def _records(self, *, quoted: bool) -> Iterator[tuple[int, list[str] | Fault]]:
         """Yield the header, then the rows, each with the number of its first line."""
         csv.field_size_limit(2**31 - 1)
         # strict refuses an unbalanced quotation mark, which would swallow the rows up to the next one.
         reader = csv.reader(
-            read_lines(self.path, self.encoding, self.limits),
+            self._lines(),
             delimiter=self._delimiter,
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             strict=True,
         )
         header: list[str] = []
-        row, line = 0, 1
-        try:
-            for record in reader:
-                if record and not header:
-                    header = [name.strip() for name in record]
-                    self._check_header(header)
-                    yield line, header
-                elif record:
-                    row += 1
-                    if len(record) != len(header):
-                        raise self._wrong_length(record, header, row, line)
-                    yield line, record
-                line = reader.line_num + 1
-        except csv.Error as error:
-            reason = "a quotation mark is never closed" if "end of data" in str(error) else str(error)
-            raise InputError(
-                f"{self.path}, line {line}: {reason}; a field that begins with a quotation mark must end with one, "
-                "and those inside it must be doubled"
-            ) from None
+        while True:
+            line = reader.line_num + 1
+            try:
+                record = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                if not header or "end of data" in str(error):
+                    # The rows behind a mark that is never closed are lost, too: that is more than a row.
+                    raise self._badly_quoted(error, line) from None
+                yield line, Fault("malformed row", _quoting_rule(error))
+                continue
+            if record and not header:
+                header = [name.strip() for name in record]
+                self._check_header(header, line)
+                yield line, header
+            elif record:
+                yield line, self._fault(record, header) or record
         if not header:
             raise InputError(
                 f"{self.path}: the file is empty; expected a header line that names the columns, then rows"
             )
 
-    def _check_header(self, header: list[str]) -> None:
+    def _badly_quoted(self, error: csv.Error, line: int) -> InputError:
+        return InputError(f"{self.path}, line {line}: {_quoting_rule(error)}")
+
+    def _check_header(self, header: list[str], line: int) -> None:
+        if wrong := undecodable("".join(header), self.encoding):
+            raise InputError(f"{self.path}, line {line}: {wrong}, in the header; name the encoding by --data.encoding")
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise InputError(f"{self.path}: the header names the column {twice[0]!r} twice; rename one of them")
 
-    def _wrong_length(self, record: list[str], header: list[str], row: int, line: int) -> InputError:
+    def _fault(self, record: list[str], header: list[str]) -> Fault | None:
+        if self.yields_faults and (wrong := undecodable("".join(record), self.encoding)):
+            return Fault("undecodable row", wrong)
+        if len(record) == len(header):
+            return None
         hint = ""
         if len(record) > len(header):
             hint = f"; a field that contains a {_DELIMITERS[self._delimiter][0]} must be enclosed in quotation marks"
-        return InputError(
-            f"{self.path}, row {row} (line {line}): expected {len(header)} fields as in the header, "
-            f"got {len(record)}{hint}"
-        )
+        return Fault("malformed row", f"expected {len(header)} fields as in the header, got {len(record)}{hint}")
+
+
+def _quoting_rule(error: csv.Error) -> str:
+    reason = "a quotation mark is never closed" if "end of data" in str(error) else str(error)
+    return f"{reason}; a field that begins with a quotation mark must end with one, and those inside it must be doubled"
 
 
 def _divides(lines: list[str], delimiter: str) -> bool:
@@ -159,8 +181,8 @@ def _divides(lines: list[str], delimiter: str) -> bool:
     return len(lengths) > 0 and lengths[0] > 1 and len(set(lengths)) == 1
 
 
-def _all_numbers(values: list[str]) -> bool:
+def _all_numbers(values: list[str | None]) -> bool:
     try:
-        return len([float(value) for value in values if value.strip()]) > 0
+        return len([float(value) for value in values if value is not None and value.strip()]) > 0
     except ValueError:
         return False

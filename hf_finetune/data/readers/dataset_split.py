@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces
+from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.parquet_file import arrow_columns
 from hf_finetune.data.readers.table import Chunk, Column
 from hf_finetune.errors import InputError
@@ -25,6 +25,8 @@ class DatasetSplit:
     images: ImageFolder | None = None
     """The folder of the images that are named by their path."""
     limits: DataLimits = DEFAULT_LIMITS
+    yields_faults: bool = False
+    """See `DataFile`."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the rows are read."""
     skipped: tuple[tuple[str, int], ...] = ()
@@ -44,6 +46,6 @@ class DatasetSplit:
             raise InputError(f"{self.name}: there are no rows")
         tables = self.rows.select_columns(list(columns)).with_format("arrow").iter(size)
         batches = (batch for table in tables for batch in table.to_batches())
-        for first, part in in_pieces(batches, size, self.name, self.limits):
-            values = {name: cell_values(part, name, self.name, first) for name in columns}
-            yield Chunk(values, part.num_rows, self.name, first, images=self.images)
+        strict = not self.yields_faults
+        for part in in_pieces(batches, size, self.name, self.limits, strict=strict):
+            yield part.chunk(columns, self.images, strict=strict)

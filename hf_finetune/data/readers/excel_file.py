@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_finetune.data.readers.compressed import most_decoded, too_large
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
-from hf_finetune.data.readers.table import Chunk, Column, DataFile, batched
+from hf_finetune.data.readers.table import DROP, Chunk, Column, DataFile, Fault, batched
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean, listed, one_line, quoted
 
@@ -61,8 +61,10 @@ class ExcelFile(DataFile):
     def _columns(self) -> dict[str, Column]:
         records = self._records()
         _, header = next(records)
-        rows = [record for _, record in islice(records, ROWS_INSPECTED)]
-        if not rows:
+        assert not isinstance(header, Fault), "the header is refused, not dropped"
+        inspected = [record for _, record in islice(records, ROWS_INSPECTED)]
+        rows = [record for record in inspected if not isinstance(record, Fault)]
+        if not inspected:
             raise InputError(f"{self._place}: a header and no rows; expected one row per example below it")
         return {name: _column([row[at] for row in rows]) for at, name in enumerate(header)}
 
@@ -75,19 +77,22 @@ class ExcelFile(DataFile):
         """
         described, records = self._columns, self._records()
         _, header = next(records)
+        assert not isinstance(header, Fault), "the header is refused, not dropped"
         for first, batch in batched(records, size):
+            faults = {i: record for i, (_, record) in enumerate(batch) if isinstance(record, Fault)}
+            rows = [[None] * len(header) if isinstance(record, Fault) else record for _, record in batch]
             values = {}
             for name in columns:
                 at, is_text = header.index(name), described[name].kind == "string"
-                cells = [record[at] for _, record in batch]
+                cells = [row[at] for row in rows]
                 values[name] = list(map(_as_text, cells)) if is_text else cells
-            yield Chunk(values, len(batch), self.name, first, lines=[line for line, _ in batch])
+            yield Chunk(values, len(batch), self.name, first, lines=[line for line, _ in batch], faults=faults)
 
     @property
     def _place(self) -> str:
         return self.name if self.sheet is None else f"{self.path}, sheet {self.sheet!r}"
 
-    def _records(self) -> Iterator[tuple[int, list[Cell]]]:
+    def _records(self) -> Iterator[tuple[int, list[Cell] | Fault]]:
         """Yield the header, then the rows, each with its row number in the sheet."""
         header: list[str] = []
         with self._opened() as workbook:
@@ -117,13 +122,13 @@ class ExcelFile(DataFile):
             raise InputError(f"{self._place}: the first row names the column {twice[0]!r} twice; rename one of them")
         return names
 
-    def _fitted(self, record: list[Cell], header: list[str], line: int) -> list[Cell]:
+    def _fitted(self, record: list[Cell], header: list[str], line: int) -> list[Cell] | Fault:
         """Return a row with one cell for each column."""
         if any(cell is not None for cell in record[len(header) :]):
-            raise InputError(
-                f"{self._place}, row {line} of the sheet: a cell beyond the {len(header)} columns that the first row "
-                "names; name its column, or remove it"
-            )
+            reason = f"a cell beyond the {len(header)} columns that the first row names; name its column, or remove it"
+            if self.yields_faults:
+                return Fault("malformed row", reason)
+            raise InputError(f"{self._place}, row {line} of the sheet: {reason}; {DROP}")
         return (record + [None] * len(header))[: len(header)]
 
     def _sheet_of(self, names: list[str]) -> str:

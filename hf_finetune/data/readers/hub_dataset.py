@@ -19,7 +19,12 @@ from hf_finetune.utils.hub_requests import cause_of, download, download_failure,
 
 
 def hub_splits(
-    path: str, config_name: str | None, revision: str | None, limits: DataLimits = DEFAULT_LIMITS
+    path: str,
+    config_name: str | None,
+    revision: str | None,
+    limits: DataLimits = DEFAULT_LIMITS,
+    *,
+    yields_faults: bool = False,
 ) -> dict[str, DatasetSplit]:
     """Download every split of a data set, or read it from the cache.
 
@@ -29,7 +34,10 @@ def hub_splits(
     with _one_line(path, revision):
         splits = download(lambda: datasets.load_dataset(path, config_name, revision=revision))
     images = hub_folder(path)
-    return {name: DatasetSplit(f"{path}, split {name}", rows, images, limits) for name, rows in splits.items()}
+    return {
+        name: DatasetSplit(f"{path}, split {name}", rows, images, limits, yields_faults)
+        for name, rows in splits.items()
+    }
 
 
 def hub_columns(path: str, config_name: str | None, revision: str | None) -> dict[str, Column]:

@@ -11,8 +11,8 @@ from typing import Any
 from hf_finetune.data.labels import SURROGATE
 from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
-from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
-from hf_finetune.data.readers.text_file import note_of_mark, read_lines
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
+from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
 from hf_finetune.errors import InputError
 
 Json = Any
@@ -34,7 +34,7 @@ class JsonFile(TextFile):
         Raises:
             InputError: see `chunks`.
         """
-        rows = [row for _, row in islice(self._rows(), ROWS_INSPECTED)]
+        rows = [row for _, row in islice(self._rows(), ROWS_INSPECTED) if not isinstance(row, Fault)]
         names = dict.fromkeys(key for row in rows for key in row)
         if invalid := next(filter(SURROGATE.search, names), None):
             raise InputError(f"{self.path}: the key {invalid[:40]!r} holds half a surrogate pair; rename it")
@@ -47,11 +47,13 @@ class JsonFile(TextFile):
             InputError: a line cannot be decoded or is malformed; or there are no rows.
         """
         for first, batch in batched(self._rows(), size):
-            lines, rows = zip(*batch, strict=True)
+            lines = [line for line, _ in batch]
+            faults = {i: row for i, (_, row) in enumerate(batch) if isinstance(row, Fault)}
+            rows: list[Row] = [{} if isinstance(row, Fault) else row for _, row in batch]
             values = {name: [row.get(name) for row in rows] for name in columns}
-            yield Chunk(values, len(rows), self.name, first, lines=lines, objects=rows)
+            yield Chunk(values, len(rows), self.name, first, lines=lines, objects=rows, faults=faults)
 
-    def _rows(self) -> Iterator[tuple[int | None, Row]]:
+    def _rows(self) -> Iterator[tuple[int | None, Row | Fault]]:
         """Yield the objects, each with its line number if there is one object per line."""
         document = None if format_of(self.path) == ".jsonl" else self._document()
         number = 0
@@ -64,10 +66,11 @@ class JsonFile(TextFile):
         if not number:
             raise InputError(f"{self.path}: the file holds no rows; expected one object per example")
 
-    def _checked(self, row: Json, place: str) -> Row:
-        if not isinstance(row, dict):
-            expected = 'an object like {"text": ..., "label": ...}'
-            raise InputError(f"{self.path}, {place}: expected {expected}, got {_short(row)}")
+    def _checked(self, row: Json | Fault, place: str) -> Row | Fault:
+        if not isinstance(row, dict | Fault):
+            row = Fault("malformed row", f'expected an object like {{"text": ..., "label": ...}}, got {_short(row)}')
+        if isinstance(row, Fault) and not self.yields_faults:
+            raise InputError(f"{self.path}, {place}: {row.reason}; {DROP}")
         return row
 
     def _document(self) -> list[Json] | None:
@@ -89,21 +92,25 @@ class JsonFile(TextFile):
             raise InputError(f"{self.path}: expected a list of objects, got {_short(content)}")
         return content
 
-    def _by_line(self) -> Iterator[tuple[int, Json]]:
-        for number, line in enumerate(read_lines(self.path, self.encoding, self.limits), 1):
-            if not line.isspace():
+    def _by_line(self) -> Iterator[tuple[int, Json | Fault]]:
+        strict = not self.yields_faults
+        lines = read_lines(self.path, self.encoding, self.limits, strict=strict, remedy=f", or {DROP}")
+        for number, line in enumerate(lines, 1):
+            if not strict and (wrong := undecodable(line, self.encoding)):
+                yield number, Fault("undecodable row", wrong)
+            elif not line.isspace():
                 try:
                     yield number, json.loads(line.rstrip())
+                except json.JSONDecodeError as error:
+                    reason = f"not JSON at column {error.colno} ({error.msg}); expected one object per line"
+                    yield number, Fault("malformed row", reason)
                 except (ValueError, RecursionError) as error:
-                    raise self._malformed(error, number) from None
+                    yield number, Fault("malformed row", f"not readable as JSON ({error})")
 
-    def _malformed(self, error: ValueError | RecursionError, line: int | None = None) -> InputError:
+    def _malformed(self, error: ValueError | RecursionError) -> InputError:
         if isinstance(error, json.JSONDecodeError):
-            hint = "" if line is None else "; expected one object per line"
-            place = f"{self.path}, line {line or error.lineno}, column {error.colno}"
-            return InputError(f"{place}: not JSON ({error.msg}){hint}")
-        place = "" if line is None else f", line {line}"
-        return InputError(f"{self.path}{place}: not readable as JSON ({error})")
+            return InputError(f"{self.path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})")
+        return InputError(f"{self.path}: not readable as JSON ({error})")
 
     def _rows_of_columns(self, columns: dict[str, Json]) -> list[Row]:
         if not all(isinstance(column, list) for column in columns.values()):

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from datasets import Features
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces
+from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.parquet_file import arrow_columns
 from hf_finetune.data.readers.table import Chunk, Column, batched
 from hf_finetune.errors import InputError
@@ -51,6 +51,8 @@ class MemoryTable:
     images: ImageFolder | None = None
     """The folder of the images that are named by their path."""
     limits: DataLimits = DEFAULT_LIMITS
+    yields_faults: bool = False
+    """See `DataFile`."""
     first: int = 0
     """Number of the first row, for messages."""
     notes: tuple[str, ...] = ()
@@ -69,25 +71,26 @@ class MemoryTable:
             InputError: there are no rows.
         """
         empty = True
-        for first, count, stored in self._pieces([name for name in columns if name not in self.objects], size):
-            empty = False
+        for stored in self._pieces([name for name in columns if name not in self.objects], size):
+            empty, first = False, stored.first
             values = {
-                name: self.objects[name][first : first + count] if name in self.objects else stored[name]
+                name: self.objects[name][first : first + stored.size] if name in self.objects else stored.columns[name]
                 for name in columns
             }
-            yield Chunk(values, count, self.name, self.first + first, images=self.images)
+            yield replace(stored, columns=values, first=self.first + first)
         if empty:
             raise InputError(f"{self.name}: there are no rows")
 
-    def _pieces(self, columns: Sequence[str], size: int) -> Iterator[tuple[int, int, dict[str, list]]]:
-        """Yield the number of the first row, that of the rows, and the values of columns in Arrow."""
+    def _pieces(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
+        """Yield rows with their columns in Arrow, counted from the first one of the table."""
         if not columns:
             for first, part in batched(range(max(map(len, self.objects.values()))), size):
-                yield first, len(part), {}
+                yield Chunk({}, len(part), self.name, first, images=self.images)
             return
         batches = self.table.select(list(columns)).to_batches(max_chunksize=size)
-        for first, part in in_pieces(batches, size, self.name, self.limits):
-            yield first, part.num_rows, {name: cell_values(part, name, self.name, first) for name in columns}
+        strict = not self.yields_faults
+        for piece in in_pieces(batches, size, self.name, self.limits, strict=strict):
+            yield piece.chunk(columns, self.images, strict=strict)
 
 
 def memory_table(name: str, columns: Mapping[str, Any]) -> MemoryTable:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image
 
 from hf_finetune.data.image_paths import beside
-from hf_finetune.data.readers.arrow_cells import cell_values, in_pieces
+from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.compressed import most_decoded, too_large
 from hf_finetune.data.readers.table import Chunk, Column, DataFile
 from hf_finetune.errors import InputError
@@ -60,10 +60,10 @@ class ParquetFile(DataFile):
                 # That is what the file declares; `in_pieces` counts what it decodes to.
                 raise too_large(self.name, most)
             batches = file.iter_batches(_rows_of_a_batch(self.path, parts), columns=list(columns))
-            for first, part in in_pieces(batches, size, self.name, self.limits, most_bytes=most):
+            strict = not self.yields_faults
+            for part in in_pieces(batches, size, self.name, self.limits, most_bytes=most, strict=strict):
                 empty = False
-                values = {name: cell_values(part, name, self.name, first) for name in columns}
-                yield Chunk(values, part.num_rows, self.name, first, images=images)
+                yield part.chunk(columns, images, strict=strict)
         if empty:
             raise InputError(f"{self.path}: the file holds no rows")
 

@@ -33,4 +33,7 @@ def saved_splits(folder: Path, source: Source) -> dict[str, DatasetSplit]:
         ) from error
     parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     images = within(folder, source.image_root)
-    return {name: DatasetSplit(f"{folder}, split {name}", rows, images, source.limits) for name, rows in parts.items()}
+    return {
+        name: DatasetSplit(f"{folder}, split {name}", rows, images, source.limits, source.drop_bad_rows)
+        for name, rows in parts.items()
+    }

@@ -28,6 +28,20 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Why a row cannot be used."""
+
+    kind: str
+    """The kind of fault, by which rows are counted: `text missing`."""
+    reason: str
+    """The fault of this row, for messages."""
+
+
+DROP = "--drop-bad-rows leaves such rows out"
+"""The remedy for a row that cannot be read."""
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Consecutive rows of a table."""
 
@@ -45,6 +59,8 @@ class Chunk:
     """The JSON object of each row, which may lack a column."""
     images: ImageFolder | None = None
     """The folder of the images that are named by their path. None: there can be no paths."""
+    faults: Mapping[int, Fault] = field(default_factory=dict)
+    """Rows that could not be read, by their index; their cells are None."""
 
     def place(self, i: int) -> str:
         """Return file and number of the i-th row, for messages."""
@@ -96,6 +112,8 @@ class DataFile:
     limits: DataLimits = field(default=DEFAULT_LIMITS, kw_only=True)
     skipped: tuple[tuple[str, int], ...] = field(default=(), kw_only=True)
     """Number of files of a folder that are not read, by suffix."""
+    yields_faults: bool = field(default=False, kw_only=True)
+    """Yield rows that cannot be read as faults, in place of refusing the file."""
 
     @property
     def name(self) -> str:

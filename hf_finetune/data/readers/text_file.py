@@ -1,6 +1,7 @@
 """Read the lines of text files in any encoding, with one-line errors."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,14 @@ CHARACTERS_AT_ONCE = 1_000_000
 _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
-def read_lines(path: Path, encoding: str, limits: DataLimits = DEFAULT_LIMITS) -> Iterator[str]:
+def read_lines(
+    path: Path, encoding: str, limits: DataLimits = DEFAULT_LIMITS, *, strict: bool = True, remedy: str = ""
+) -> Iterator[str]:
     """Yield the lines of a text file with their ends, without a byte order mark.
+
+    Args:
+        strict: False: leave NUL bytes, and undecodable ones as surrogates, see `undecodable`.
+        remedy: another remedy for such a byte.
 
     Raises:
         InputError: the file cannot be read or decompressed, the encoding is unknown, or a line has undecodable or NUL
@@ -23,14 +30,20 @@ def read_lines(path: Path, encoding: str, limits: DataLimits = DEFAULT_LIMITS) -
     try:
         with (
             open_binary(path, limits) as binary,
-            io.TextIOWrapper(binary, encoding=codec_of(actual_encoding(path, encoding)), newline="") as file,
+            io.TextIOWrapper(
+                binary,
+                encoding=codec_of(actual_encoding(path, encoding)),
+                errors="strict" if strict else "surrogateescape",
+                newline="",
+            ) as file,
         ):
             number, parts = 1, list[str]()
             # In parts: a file of zeros is one endless line.
             while part := file.readline(CHARACTERS_AT_ONCE):
-                if "\0" in part:
+                if strict and "\0" in part:
                     raise InputError(
                         f"{path}, line {number}: a NUL byte; remove it, or for a UTF-16 file use --data.encoding utf-16"
+                        f"{remedy}"
                     )
                 parts.append(part)
                 if len(part) < CHARACTERS_AT_ONCE or part.endswith("\n"):
@@ -39,7 +52,15 @@ def read_lines(path: Path, encoding: str, limits: DataLimits = DEFAULT_LIMITS) -
             if parts:
                 yield "".join(parts)
     except (OSError, UnicodeError) as error:
-        raise unreadable(path, encoding, error, limits) from None
+        raise unreadable(path, encoding, error, limits, remedy=remedy) from None
+
+
+def undecodable(text: str, encoding: str) -> str | None:
+    """Return what is wrong with a text that `read_lines` read without `strict`: undecodable or NUL bytes, or None."""
+    if "\0" in text:
+        return "a NUL byte"
+    escaped = re.search("[\udc80-\udcff]", text)
+    return None if escaped is None else f"byte 0x{ord(escaped[0]) - 0xDC00:02x} is not {encoding}"
 
 
 def actual_encoding(path: Path, encoding: str) -> str:
@@ -80,7 +101,7 @@ def codec_of(encoding: str) -> str:
 
 
 def unreadable(
-    path: Path, encoding: str, error: OSError | UnicodeError, limits: DataLimits = DEFAULT_LIMITS
+    path: Path, encoding: str, error: OSError | UnicodeError, limits: DataLimits = DEFAULT_LIMITS, *, remedy: str = ""
 ) -> InputError:
     """Return the error for a text file that cannot be read, naming the line of the first undecodable byte."""
     if isinstance(error, OSError):
@@ -97,5 +118,5 @@ def unreadable(
         pass
     likely = {"utf-8-sig": "cp1252", "cp1252": "latin-1"}.get(codec_of(encoding), "utf-8")
     return InputError(
-        f"{path}, line {line}: {culprit} is not {encoding}; name the file's encoding: --data.encoding {likely}"
+        f"{path}, line {line}: {culprit} is not {encoding}; name the file's encoding: --data.encoding {likely}{remedy}"
     )

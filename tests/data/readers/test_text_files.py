@@ -104,7 +104,7 @@ def test_huge_field(tmp_path: Path) -> None:
         ('text,label\na,b\n"c,d\ne,f\n', "a.csv, line 3: a quotation mark is never closed; a field that begins with"),
         (
             'text,label\na,b\n"c" d,e\n',
-            "a.csv, line 3: ',' expected after '\"'; a field that begins with a quotation mark",
+            "a.csv, row 2 (line 3): ',' expected after '\"'; a field that begins with a quotation mark",
         ),
         (
             b"text,label\na,b\nc\0d,e\n",
@@ -218,7 +218,7 @@ def test_jsonl_places_name_the_line(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": "b"\n',
-            "a.jsonl, line 2, column 13: not JSON (Expecting ',' delimiter); expected one object per line",
+            "a.jsonl, line 2: not JSON at column 13 (Expecting ',' delimiter); expected one object per line; --drop-bad-rows",
         ),
         (
             "a.jsonl",
