@@ -51,9 +51,9 @@ def evaluate(
 
     Returns:
         {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "doubts" (see
-        `evaluation.doubts`), "rows_trained_on", "dropped", "throughput", "precision"}. With views the metrics are those of the
-        views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows), "difference"
-        (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
+        `evaluation.doubts`), "rows_trained_on", "dropped", "throughput", "precision"}. With views the metrics are those
+        of the views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows),
+        "difference" (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
 
     Raises:
         InputError: a row without a label, or with a label that the classifier does not know.

@@ -35,8 +35,8 @@ def save_start(setup: RunSetup) -> None:
     if state.is_main_process:
         setup.record.write(setup.folder)
         make_folder(checkpoints)
-        if setup.run.data.splits.dropped:
-            write_dropped(setup.folder / "dropped.csv", setup.run.data.splits.dropped)
+        if dropped := setup.run.data.splits.dropped:
+            write_dropped(setup.folder / "dropped.csv", {str(role): rows for role, rows in dropped.items()})
         start = checkpoints / adapters.START
         if isinstance(network, PeftModel) and subtracts_from_base(network.active_peft_config) and not start.exists():
             with replacing(start) as path:

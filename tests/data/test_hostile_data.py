@@ -71,7 +71,7 @@ def test_images_named_below_the_table_or_the_image_root_are_read(tmp_path: Path)
     assert sorted(paths) == [str(tmp_path / "data" / "images" / name) for name in names]
     elsewhere = table(tmp_path / "other" / "rows.parquet", names)
     assert "no such file" in refusal(elsewhere)
-    assert len(load(elsewhere, "image", image_root=str(tmp_path / "data" / "images")).train) == 7
+    assert len(load(elsewhere, "image", image_root=str(tmp_path / "data" / "images")).train) == 6
     assert "--data.image-root" in refusal(elsewhere, image_root=str(tmp_path / "missing"))
 
 
@@ -142,7 +142,7 @@ def test_a_snapshot_of_the_hubs_cache_consists_of_links(tmp_path: Path) -> None:
         (tmp_path / "snapshots" / "1" / label / f"{i}.png").symlink_to(
             os.path.join("..", "..", "..", "blobs", blob.name)
         )
-    assert len(load(str(tmp_path / "snapshots" / "1"), "image").train) == 5
+    assert len(load(str(tmp_path / "snapshots" / "1"), "image").train) == 4
 
 
 def test_a_hub_data_set_reads_its_own_downloads_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
