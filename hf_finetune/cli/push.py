@@ -25,6 +25,9 @@ class PushJob:
     """Branch to push to."""
     create_pr: bool = False
     """Open a pull request instead of committing."""
+    benchmark: str | None = None
+    """OWNER/DATASET:TASK, if the test rows are those of a registered benchmark: also send
+    `.eval_results/DATASET.yaml`."""
     include_predictions: bool = False
     """Also send predictions.parquet, which quotes the labels of your data."""
 
@@ -34,6 +37,12 @@ def push(arguments: Sequence[str]) -> None:
     from hf_finetune.config.recipe import Hub
     from hf_finetune.pipeline.push import push_run
 
-    target = Hub(repo_id=job.repo, private=job.private, revision=job.revision, create_pr=job.create_pr)
+    target = Hub(
+        repo_id=job.repo,
+        private=job.private,
+        revision=job.revision,
+        create_pr=job.create_pr,
+        benchmark=job.benchmark,
+    )
     refuse_owned(Path(job.run))
     print(push_run(Path(job.run), target, include_predictions=job.include_predictions).url)

@@ -42,6 +42,10 @@ class Hub:
     """Branch to push to."""
     create_pr: bool = False
     """Open a pull request instead of committing."""
+    benchmark: Annotated[str | None, flag("--benchmark")] = None
+    """OWNER/DATASET:TASK, if the test rows are those of a data set that the Hub has registered as a benchmark: a push
+    then also sends `.eval_results/DATASET.yaml` with the metric that chooses the epoch. The card has all metrics in any
+    case."""
     license: str | None = None
     """License of the model, for the card."""
     language: str | None = None

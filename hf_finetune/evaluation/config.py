@@ -16,6 +16,11 @@ class Evaluate:
     """Validation metric that chooses the best epoch."""
     resamples: Annotated[int, Ge(100)] = 1000
     """Bootstrap resamples of every 95% interval."""
+    extra: tuple[str, ...] = ()
+    """Further metrics, as modules of `evaluate`: a script NAME.py or a folder NAME with it, the dotted name of an
+    installed module, or a metric in the cache of `evaluate`; with --trust-remote-code also one on the Hub. Arguments
+    follow a colon: `f1:average=macro,zero_division=0`. Each has an interval of 200 resamples, which takes 200 times as
+    long as the metric itself."""
     baselines: bool = True
     """Fit the majority and the linear baseline."""
     parity_rows: Count = 64

@@ -20,7 +20,6 @@ Name = Literal[
     "no_better_than_baseline",
     "worse_than_baseline",
     "truncated",
-    "extra_metric",
 ]
 RARE = 0.2
 """A class is rare below this share of the rows of the most frequent one."""

@@ -3,13 +3,40 @@
 Importing `evaluate` takes seconds: import this module where it is used.
 """
 
+import tempfile
 from typing import Any
 
 import datasets
 import evaluate
+import numpy as np
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
+from hf_finetune.evaluation.intervals import point_values
+
+
+def all_metrics(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float]:
+    """Return every metric of `metrics.METRICS` that is defined, computed by `evaluate.combine`; nothing is downloaded.
+
+    Args:
+        labels_N: true class ids, shape (N,).
+        probabilities_NC: shape (N, C).
+
+    Raises:
+        InputError: see `metrics.labels_and_scores` and `metrics.as_probabilities`.
+    """
+    num_labels = probabilities_NC.shape[1]
+    # `evaluate` makes a folder for each metric, also when it keeps the rows in memory.
+    with tempfile.TemporaryDirectory(prefix="hf_finetune_metrics_") as folder:
+        combined = evaluate.combine(
+            [
+                ClassificationMetric(name, num_labels=num_labels, keep_in_memory=True, cache_dir=folder)
+                for name in metrics.METRICS
+            ]
+        )
+        return combined.compute(
+            predictions=probabilities_NC.argmax(-1), prediction_scores=probabilities_NC, references=labels_N
+        )
 
 
 class ClassificationMetric(evaluate.Metric):
@@ -17,8 +44,17 @@ class ClassificationMetric(evaluate.Metric):
 
     Metrics of predicted classes take `predictions` (class ids), those of probabilities `prediction_scores` (rows of
     probabilities), like the modules of `evaluate`; all take `references`. The result is empty where the metric is not
-    defined. Batches are checked before they are stored, as Arrow would truncate 0.7 to 0.
+    defined. Batches are checked before they are stored, as Arrow would truncate 0.7 to 0. The options are those of
+    `evaluate.Metric`.
+
+    Args:
+        config_name: name of the metric.
+        num_labels: number of classes, by which predicted classes are checked. None: unknown.
     """
+
+    def __init__(self, config_name: str | None = None, *, num_labels: int | None = None, **options: Any) -> None:
+        super().__init__(config_name, **options)
+        self.num_labels = num_labels
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in metrics.METRICS:
@@ -35,10 +71,17 @@ class ClassificationMetric(evaluate.Metric):
 
     def _compute(self, *, references: Any, predictions: Any = None, prediction_scores: Any = None) -> dict[str, float]:
         if isinstance(self.metric, metrics.CountMetric):
-            value: float | None = float(self.metric.of_counts(metrics.class_counts(references, predictions)))
+            counts = metrics.class_counts(references, predictions, num_labels=self.num_labels)
+            # In columns, as `intervals.bootstrap` has them: numpy sums them in the same order, to the same bits.
+            columns = metrics.Counts(*(each[:, None] for each in (counts.correct, counts.support, counts.predicted)))
+            value: float | None = self.metric.of_counts(columns).item()
         else:
             labels, scores = metrics.labels_and_scores(references, prediction_scores)
-            value = self.metric.value(labels, metrics.as_probabilities(scores))
+            probabilities = metrics.as_probabilities(scores)
+            if isinstance(self.metric, metrics.InfluenceMetric):
+                value = self.metric.value(labels, probabilities)
+            else:
+                value = point_values(labels, probabilities)[self.metric.name]
         return {} if value is None else {self.metric.name: value}
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:

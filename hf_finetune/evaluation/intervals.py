@@ -70,7 +70,7 @@ def bootstrap(
     (rows, num_labels), z = scores.shape, float(ndtri(0.5 + confidence / 2))
     probabilities, predicted = metrics.as_probabilities(scores), scores.argmax(axis=1)
     statistics = _row_statistics(labels, predicted, probabilities)
-    values = {name: value.item() for name, value in _metrics_of([statistics.sum(axis=1)[:, None]], num_labels).items()}
+    values = _values(statistics, num_labels)
     resampled = _metrics_of(_resample(statistics, resamples, seed), num_labels)
     accelerations = _accelerations(labels, predicted, probabilities, statistics)
     bounds = {name: _bca(values[name], resampled[name], each, z) for name, each in accelerations.items()}
@@ -88,6 +88,21 @@ def bootstrap(
         )
         for name, value in values.items()
     }
+
+
+def point_values(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return the metrics that `bootstrap` resamples, to the same bits.
+
+    Args:
+        labels: true class ids, shape (N,).
+        probabilities: shape (N, C), checked.
+    """
+    return _values(_row_statistics(labels, probabilities.argmax(axis=1), probabilities), probabilities.shape[1])
+
+
+def _values(statistics: sparse.csr_array, num_labels: int) -> dict[str, float]:
+    sums = statistics.sum(axis=1)[:, None]
+    return {name: value.item() for name, value in _metrics_of([sums], num_labels).items()}
 
 
 def _averaged_classes(counts: metrics.Counts) -> dict[str, tuple[int, int]]:
@@ -357,6 +372,11 @@ def _bca(value: float, resampled: np.ndarray, acceleration: float, z: float) -> 
     shifted = bias + np.array([-z, z])
     low, high = np.quantile(resampled, ndtr(bias + shifted / (1 - acceleration * shifted)))
     return float(low), float(high)
+
+
+def percentile_bounds(value: float, resampled: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return bias-corrected percentile bounds of a value from its bootstrap resamples (R,); without an acceleration."""
+    return _bca(value, resampled, 0.0, float(ndtri(0.5 + confidence / 2)))
 
 
 def _biased_upwards(value: float, resampled: np.ndarray, z: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.evaluation.metrics import class_ids
+from hf_finetune.evaluation.metrics import METRICS, class_ids
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ def _cell(metric: str, interval: Mapping[str, float] | None, width: int) -> str:
         return ""
     value, low, high = (f"{number:{width}.3f}" for number in _numbers(interval))
     return f"{metric} {value} [{low}, {high}]{averaged(interval)}"
+
+
+def extra_names(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of the metrics of evaluate.extra among those of a split in result.json."""
+    return [name for name in metrics if name not in METRICS]
 
 
 def averaged(interval: Mapping[str, Any]) -> str:

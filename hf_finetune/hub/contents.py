@@ -16,6 +16,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
+from hf_finetune.hub.eval_results import eval_results_file
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import RESTORE, read_documents
 from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, HEAD_FILE, artifacts_in
@@ -54,11 +55,19 @@ class Outgoing:
         return remote.lfs.sha256 == self.sha256 if remote.lfs is not None else remote.blob_id == self.blob_id
 
 
-def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, token: str = "") -> dict[str, Outgoing]:
+def collect(
+    run_dir: Path,
+    repo_id: str,
+    *,
+    include_predictions: bool = False,
+    benchmark: str | None = None,
+    token: str = "",
+) -> dict[str, Outgoing]:
     """Return the files that a push of the run sends, by path in the repository.
 
     The files of model/ go to the root of the repository, those of adapter/ and encoder/ into folders of that name. The
-    card, result.json and recipe.json have local paths reduced to names.
+    card, result.json and recipe.json have local paths reduced to names. With a benchmark, by the argument or else in
+    the recipe, the Hub's evaluation results are among them, see `eval_results.eval_results_file`.
 
     Raises:
         InputError: an unfinished run, or a file that is never pushed: a pickle, code, checkpoint, log, a link out of
@@ -86,6 +95,9 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
         if not (run_dir / "predictions.parquet").is_file():
             raise InputError(f"{run_dir}: no predictions.parquet to include")
         contents["predictions.parquet"] = run_dir / "predictions.parquet"
+    if named := benchmark or (recipe["recipe"].get("hub") or {}).get("benchmark"):
+        path, content = eval_results_file(named, recipe["recipe"], result)
+        contents[path] = content
     contents["README.md"] = _card_for(run_dir / "README.md", repo_id, recipe).encode()
     for name, value in (("result.json", result), ("recipe.json", recipe)):
         try:

@@ -1,10 +1,13 @@
 """The YAML metadata of a card, with `model-index`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_finetune.evaluation.metrics import METRICS
+from hf_finetune.evaluation.metrics import METRICS, Metric
+from hf_finetune.evaluation.report import averaged
 from hf_finetune.hub.run_facts import RunFacts
 
 
@@ -21,15 +24,17 @@ def metadata(run: RunFacts) -> ModelCardData:
         tags=["hf_finetune", *([run.result["method"], "peft"] if run.has_adapter else [])],
         base_model=run.base_model,
         datasets=None if run.data_id is None else [run.data_id],
-        metrics=list(dict.fromkeys(METRICS[name].hub_type for name in run.metrics)),
+        metrics=list(dict.fromkeys(METRICS[name].hub_type if name in METRICS else name for name in run.metrics)),
         model_name=run.recipe.name,
-        eval_results=[_eval_result(run, name, interval["value"]) for name, interval in run.metrics.items()],
+        eval_results=[_eval_result(run, name, interval) for name, interval in run.metrics.items()],
     )
 
 
-def _eval_result(run: RunFacts, name: str, value: float) -> EvalResult:
+def _eval_result(run: RunFacts, name: str, interval: Mapping[str, Any]) -> EvalResult:
     """Return one metric of the reported split."""
-    data, task, metric = run.recipe.data, run.result["task"], METRICS[name]
+    data, task = run.recipe.data, run.result["task"]
+    # A metric of evaluate.extra has only a name.
+    metric = METRICS.get(name, Metric(name, name))
     split = data.test if run.split == "test" else data.validation
     return EvalResult(
         task_type=task,
@@ -41,7 +46,7 @@ def _eval_result(run: RunFacts, name: str, value: float) -> EvalResult:
         dataset_revision=data.revision if run.data_id else None,
         dataset_split=split if split and re.fullmatch(r"\w+", split) else run.split,
         metric_type=metric.hub_type,
-        metric_name=metric.title,
+        metric_name=metric.title + averaged(interval),
         metric_args={"average": metric.hub_average} if metric.hub_average else None,
-        metric_value=round(value, 4),
+        metric_value=round(interval["value"], 4),
     )

@@ -72,7 +72,7 @@ def push(
         PushError: the Hub kept failing.
     """
     repo_id, token = check_target(target)
-    files = collect(run_dir, repo_id, include_predictions=include_predictions, token=token)
+    files = collect(run_dir, repo_id, include_predictions=include_predictions, benchmark=target.benchmark, token=token)
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_finetune")
     retries = Retries(repo_id, token)
     with _without_upstream_warnings():

@@ -5,7 +5,7 @@ Legend: N rows, C classes.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 
+if TYPE_CHECKING:
+    from hf_finetune.evaluation.extra_metrics import ExtraMetric
+
 logger = logging.getLogger("hf_finetune")
 
 SAMPLE = 1000
@@ -40,6 +43,7 @@ def evaluate(
     precision: Precision = "auto",
     views: SeveralViews | None = None,
     trained_on: np.ndarray | None = None,
+    extra: Sequence["ExtraMetric"] = (),
 ) -> dict[str, Any]:
     """Score labeled rows.
 
@@ -48,6 +52,7 @@ def evaluate(
         precision: auto is float32 here; with bf16 the agreement of labels with float32 is under "precision".
         trained_on: keys of the training rows of this classifier, see `data.provenance.trained_on`. Scored rows among
             them are counted, and a warning is logged. None: unknown.
+        extra: further metrics, see `evaluation.extra_metrics.load_extra_metrics`.
 
     Returns:
         {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "doubts" (see
@@ -76,6 +81,10 @@ def evaluate(
     if num_leaked:
         logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(labels_N))
     intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
+    if extra:
+        from hf_finetune.evaluation.extra_metrics import with_intervals
+
+        intervals |= with_intervals(extra, labels_N, probabilities_NC)
     scores = per_class(labels_N, probabilities_NC.argmax(-1), classifier.labels)
     result = {
         **scorer.report(),

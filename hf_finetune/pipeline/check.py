@@ -8,6 +8,7 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.feature_matching.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
+from hf_finetune.hub.eval_results import check_benchmark
 from hf_finetune.models.checkpoint_config import check_config, load_config, meta_classifier
 from hf_finetune.models.freezing import train_only
 from hf_finetune.models.heads.custom import with_head
@@ -83,6 +84,13 @@ def check_run(run: Run, trial: PreTrainedModel) -> None:
         InputError: naming the field.
     """
     recipe, network = run.recipe, run.model.network
+    if recipe.hub.benchmark is not None:
+        check_benchmark(recipe.hub.benchmark)
+        if run.data.splits.test is None:
+            raise InputError(
+                f"hub.benchmark {recipe.hub.benchmark}: expected labeled test rows, whose result it would be; name "
+                "them by --test, or leave it out"
+            )
     if recipe.batching.token_budget is None:
         step_batches(run, None)
     if recipe.train.uses_gradient_checkpointing and not network.supports_gradient_checkpointing:

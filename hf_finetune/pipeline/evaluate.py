@@ -6,7 +6,7 @@ Legend: N rows, C classes.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -23,6 +23,9 @@ from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.utils.tables import write_predictions
+
+if TYPE_CHECKING:
+    from hf_finetune.evaluation.extra_metrics import ExtraMetric
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,34 @@ def _score(network: nn.Module, run: Run, name: str, rows: Dataset) -> ScoredSpli
     logits_NC = predict(network, run, rows, progress=f"evaluate {name}")
     seconds = time.perf_counter() - started
     labels_N = np.asarray(rows["label"][:])
-    metrics = bootstrap(labels_N, softmax(logits_NC), resamples=run.recipe.evaluate.resamples)
-    return ScoredSplit(rows, labels_N, logits_NC, metrics, len(rows) / seconds)
+    return ScoredSplit(rows, labels_N, logits_NC, _metrics(run, labels_N, softmax(logits_NC)), len(rows) / seconds)
+
+
+def _metrics(run: Run, labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, Interval]:
+    """Return the metrics of `evaluate.combine`, with the intervals of the bootstrap, and those of evaluate.extra."""
+    from hf_finetune.evaluation.evaluate_metrics import all_metrics  # takes seconds to import
+    from hf_finetune.evaluation.extra_metrics import with_intervals
+
+    intervals = bootstrap(labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
+    values = all_metrics(labels_N, probabilities_NC)
+    return {
+        **{name: replace(interval, value=values[name]) for name, interval in intervals.items()},
+        **with_intervals(extra_metrics(run), labels_N, probabilities_NC),
+    }
+
+
+def extra_metrics(run: Run) -> tuple["ExtraMetric", ...]:
+    """Load the metrics of evaluate.extra.
+
+    Raises:
+        InputError: see `evaluation.extra_metrics.load_extra_metrics`.
+    """
+    if not run.recipe.evaluate.extra:
+        return ()
+    from hf_finetune.evaluation.extra_metrics import load_extra_metrics
+
+    trusted = run.recipe.model.trust_remote_code
+    return load_extra_metrics(run.recipe.evaluate.extra, run.data.splits.labels, trust_remote_code=trusted)
 
 
 def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None = None) -> np.ndarray:

@@ -39,7 +39,7 @@ from hf_finetune.pipeline.choose_kernels import choose_kernels
 from hf_finetune.pipeline.context import Run, setup_context
 from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
-from hf_finetune.pipeline.evaluate import evaluate
+from hf_finetune.pipeline.evaluate import evaluate, extra_metrics
 from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.load_data import load_data
 from hf_finetune.pipeline.origin import find_origin
@@ -168,6 +168,7 @@ def prepare(recipe: Recipe) -> Run:
     )
     prepared = Run(context, data, model, origin, teachers, notes)
     check.check_run(prepared, trial)
+    extra_metrics(prepared)
     return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))
 
 

@@ -11,16 +11,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.hub_bench import REPO, Bench
-from helpers.hub_run import RECIPE, write_run
+from helpers.hub_run import RECIPE, example_result, write_run
 from helpers.hub_server import Fault, new_token
 from helpers.hub_store import Answer, Blob
 from helpers.saved_runs import saved_run, seal
-from huggingface_hub import ModelCard, close_session, constants, snapshot_download
+from huggingface_hub import ModelCard, close_session, constants, parse_eval_result_entries, snapshot_download
 
 from hf_finetune import Hub
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import retry
+from hf_finetune.hub.eval_results import eval_results_file
 from hf_finetune.models import checkpoint
 from hf_finetune.training.trained_model import load_trained
 from hf_finetune.utils import hashing
@@ -366,6 +368,30 @@ def test_a_push_sends_the_files_of_the_manifest(bench: Bench) -> None:
         path: sha256 for path, sha256 in sent.items() if path not in ("README.md", "recipe.json", "result.json")
     }
     assert artifacts["adapter/adapter_config.json"] != Manifest.of(bench.run).hashes["adapter/adapter_config.json"]
+
+
+def test_results_on_a_benchmark_are_sent_in_the_format_of_the_hub(bench: Bench) -> None:
+    seal(bench.run)
+    bench.push(benchmark="stanfordnlp/sst2:default")
+    assert set(bench.files()) == {*SENT, ".eval_results/sst2.yaml"}
+    (entry,) = parse_eval_result_entries(yaml.safe_load(bench.files()[".eval_results/sst2.yaml"]))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("stanfordnlp/sst2", "default", 0.8461)
+    assert entry.notes.startswith("Accuracy of 200 test rows, 95% interval 0.8161 to 0.8761")
+    assert entry.verify_token is None and entry.dataset_revision is None
+
+
+@pytest.mark.parametrize("benchmark", ["sst2", "stanfordnlp/sst2", "../sst2:x", "a/b:c/d", "a/b:"])
+def test_a_benchmark_of_another_form_is_refused(bench: Bench, benchmark: str) -> None:
+    with pytest.raises(InputError, match=f"hub.benchmark {re.escape(benchmark)}: expected OWNER/DATASET:TASK"):
+        bench.push(benchmark=benchmark)
+    assert bench.server.requests == []
+
+
+def test_a_benchmark_needs_a_test_split() -> None:
+    result = example_result()
+    del result["metrics"]["test"]
+    with pytest.raises(InputError, match=r"hub\.benchmark a/b:c: the run has no test split"):
+        eval_results_file("a/b:c", {}, result)
 
 
 @pytest.mark.parametrize("name", ["id_rsa", "rows.h5", "rows.npy", "model.pkl.gz"])
