@@ -23,20 +23,19 @@ def evaluate(arguments: Sequence[str]) -> None:
     views = parse_views(job)
     with importing():
         from hf_finetune.data.provenance import trained_on
-        from hf_finetune.evaluation.extra_metrics import load_extra_metrics
         from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
         from hf_finetune.evaluation.test_time import describe
         from hf_finetune.inference import evaluation
 
-    classifier = load_trained_classifier(job)
     result = evaluation.evaluate(
-        classifier,
+        load_trained_classifier(job),
         job.data,
         batch_size=job.batch_size,
         precision=job.precision,
         views=views,
         trained_on=trained_on(job.model),
-        extra=load_extra_metrics(job.extra, classifier.labels, trust_remote_code=job.trust_remote_code),
+        extra=job.extra,
+        trust_remote_code=job.trust_remote_code,
     )
     name = Path(job.model).name
     if job.json:

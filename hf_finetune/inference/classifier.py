@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -174,6 +174,7 @@ class Classifier:
         label: str | None = None,
         split: str | None = None,
         batch_size: int | None = None,
+        extra: Sequence[str] = (),
     ) -> Result:
         """Score labeled rows.
 
@@ -182,6 +183,7 @@ class Classifier:
             text, text_pair, image, label: columns. None: those that the run was trained on, else the obvious ones.
             split: split of the data. None: test, else validation, else train.
             batch_size: see `predict_proba`.
+            extra: further metrics, as `evaluate.extra` of a recipe: local, installed or cached `evaluate` modules.
 
         Example:
             >>> result = clf.evaluate((["works as it should", "broke after a day"], ["good", "bad"]))
@@ -189,12 +191,13 @@ class Classifier:
             2
 
         Raises:
-            InputError: a row without a label, or with one that the classifier does not know; or see `predict`.
+            InputError: a row without a label, or with one that the classifier does not know; a metric that cannot be
+                used; or see `predict`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
         with python_session(), self._source(data, columns, split=split) as source:
             leaked = provenance.trained_on(str(self.folder))
-            report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked)
+            report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked, extra=extra)
         name = split or "evaluation"
         document = {"name": Path(self._trained.name).name, "labels": list(self.labels), **report}
         document |= {"rows": {name: report["rows"]}, "metrics": {name: report["metrics"]}}

@@ -5,7 +5,7 @@ Legend: N rows, C classes.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 
-if TYPE_CHECKING:
-    from hf_finetune.evaluation.extra_metrics import ExtraMetric
-
 logger = logging.getLogger("hf_finetune")
 
 SAMPLE = 1000
@@ -43,7 +40,8 @@ def evaluate(
     precision: Precision = "auto",
     views: SeveralViews | None = None,
     trained_on: np.ndarray | None = None,
-    extra: Sequence["ExtraMetric"] = (),
+    extra: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Score labeled rows.
 
@@ -52,7 +50,7 @@ def evaluate(
         precision: auto is float32 here; with bf16 the agreement of labels with float32 is under "precision".
         trained_on: keys of the training rows of this classifier, see `data.provenance.trained_on`. Scored rows among
             them are counted, and a warning is logged. None: unknown.
-        extra: further metrics, see `evaluation.extra_metrics.load_extra_metrics`.
+        extra, trust_remote_code: further metrics, see `evaluation.extra_metrics.load_extra_metrics`.
 
     Returns:
         {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "doubts" (see
@@ -61,8 +59,13 @@ def evaluate(
         "difference" (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
 
     Raises:
-        InputError: a row without a label, or with a label that the classifier does not know.
+        InputError: a row without a label, or with a label that the classifier does not know; or a metric that cannot be
+            used.
     """
+    if extra:  # whose import takes seconds
+        from hf_finetune.evaluation.extra_metrics import load_extra_metrics, with_intervals
+
+        further = load_extra_metrics(extra, classifier.labels, trust_remote_code=trust_remote_code)
     scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
     labels, probabilities, unchanged, num_leaked = [], [], [], 0
     truncation: Truncation | None = None
@@ -82,9 +85,7 @@ def evaluate(
         logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(labels_N))
     intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
     if extra:
-        from hf_finetune.evaluation.extra_metrics import with_intervals
-
-        intervals |= with_intervals(extra, labels_N, probabilities_NC)
+        intervals |= with_intervals(further, labels_N, probabilities_NC)
     scores = per_class(labels_N, probabilities_NC.argmax(-1), classifier.labels)
     result = {
         **scorer.report(),

@@ -12,7 +12,7 @@ from typing import Any, Self
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import SUMMARY_METRICS
-from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
+from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table
 from hf_finetune.utils.manifest import read_result
 from hf_finetune.utils.messages import did_you_mean, listed
 
@@ -178,6 +178,8 @@ class Result:
 
     def __str__(self) -> str:
         parts = [f"{self._title}\n{comparison_table(self._models(), metrics=SUMMARY_METRICS)}"]
+        if extra := extra_names(self.metrics.get(self.split, {})):
+            parts[0] += f"\n{comparison_table(self._models()[:1], metrics=extra)}"
         parts += [per_class_table(scores)] if (scores := (self.document.get("per_class") or {}).get(self.split)) else []
         parts += [doubts_text(self.doubts)] if self.doubts else []
         return "\n\n".join(parts)
