@@ -68,7 +68,12 @@ def note_inferred(
 ) -> None:
     """Note the columns that were inferred, and those that are not used."""
     inferred = [f"{name} from column {column!r}" for name, column in chosen.items() if requested[name] is None]
-    others = [repr(column) for column in columns if column not in chosen.values()]
+    # Of a damaged file, a name may be a whole text.
+    others = [
+        repr(column if len(column) <= 60 else f"{column[:60]}...")
+        for column in columns
+        if column not in chosen.values()
+    ]
     if inferred:
         notes.add("inferred: " + ", ".join(inferred) + (f" (not used: {listed(others)})" if others else ""))
 

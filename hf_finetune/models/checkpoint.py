@@ -9,7 +9,7 @@ from huggingface_hub.utils import httpx
 
 from hf_finetune.errors import InputError
 from hf_finetune.models import checkpoint_files as files
-from hf_finetune.models.checkpoint_files import BIN, MAX_LAYERS, SAFETENSORS, Stored
+from hf_finetune.models.checkpoint_files import BIN, MAX_LAYERS, MAX_PARAMETERS, SAFETENSORS, Stored
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
@@ -58,9 +58,11 @@ class LocalCheckpoint:
     trust_remote_code: bool = False
     """Whether its Python code may run."""
     stored: Stored | None = None
-    """What the safetensors hold; None: there are none, or they are not needed."""
+    """What the files of weights hold; None: there are none, or they are not needed."""
     max_layers: int = MAX_LAYERS
     """See `Model.max_layers`."""
+    max_parameters: int = MAX_PARAMETERS
+    """See `Model.max_parameters`."""
 
 
 def settings_files(folder: Path) -> dict[str, Path]:
@@ -79,6 +81,7 @@ def inspect_checkpoint(
     trust_remote_code: bool = False,
     need_weights: bool = True,
     max_layers: int = MAX_LAYERS,
+    max_parameters: int = MAX_PARAMETERS,
 ) -> LocalCheckpoint:
     """Find a checkpoint, fetch the files that are needed, and check that they are safe and complete.
 
@@ -91,7 +94,7 @@ def inspect_checkpoint(
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code and kernels.
         need_weights: False: only config, tokenizer or processor are needed; weights are neither fetched nor checked.
-        max_layers: see `Model.max_layers`.
+        max_layers, max_parameters: see `Model`.
 
     Raises:
         InputError: the checkpoint does not exist or cannot be accessed; config.json is missing, broken or of an unknown
@@ -116,13 +119,13 @@ def inspect_checkpoint(
     weights = files.weight_files(name, folder) if need_weights else ()
     headers = [files.check_weights(name, path) for path in weights]
     stored = None
-    if weights and weights[0].suffix == ".safetensors":
+    if headers and all(headers):
         stored = Stored(sum(h.tensors for h in headers if h), sum(h.numbers for h in headers if h))
     notes: tuple[str, ...] = ()
     if weights and weights[0].suffix == ".bin":
         notes = (f"{name}: no safetensors, {weights[0].name} is read with torch.load(weights_only=True)",)
     return LocalCheckpoint(
-        name, folder, checkpoint.commit, config, weights, notes, trust_remote_code, stored, max_layers
+        name, folder, checkpoint.commit, config, weights, notes, trust_remote_code, stored, max_layers, max_parameters
     )
 
 

@@ -114,7 +114,7 @@ def check_config(
         return
     config = classifier_config(local, task, from_config)
     if from_config is not None:
-        check_buildable(config)
+        check_buildable(config, local.max_parameters)
     config_after(config, surgery)
 
 

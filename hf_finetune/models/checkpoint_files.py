@@ -8,9 +8,11 @@ an `InputError`, whose message begins with the checkpoint's name.
 import json
 import math
 import pickle
+import pickletools
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ SAFE_ATTENTION = {"eager", "sdpa"}
 REDIRECTING_KEYS = ("configuration_files", "transformers_weights")
 # Far more tensors than any encoder has, with the usual length of their entries in a header.
 MAX_TENSORS, HEADER_BYTES = 100_000, 200
-MAX_LAYERS = 1000
+MAX_LAYERS, MAX_PARAMETERS = 1000, 500_000_000
 # ALBERT's layers share their tensors.
 FEW_LAYERS = 100
 # Classes in a config.json, whose names transformers invents if it only has their number.
@@ -50,7 +52,7 @@ AT_LEAST_ONE = (*LAYERS_AND_HEADS, *WIDTHS)
 
 @dataclass(frozen=True)
 class Stored:
-    """What the headers of the files with weights say."""
+    """What the headers of the files with weights, or their pickles, say."""
 
     tensors: int
     numbers: int
@@ -189,7 +191,7 @@ def _shards(name: str, folder: Path, index: Path) -> tuple[Path, ...]:
 
 
 def check_weights(name: str, path: Path) -> Stored | None:
-    """Check a file of weights; return what its header says, None for a pickle."""
+    """Check a file of weights; return what it holds, None for a pickle of other things than tensors."""
     with path.open("rb") as file:
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
@@ -209,9 +211,52 @@ def check_weights(name: str, path: Path) -> Stored | None:
                 return Stored(len(slices), sum(math.prod(part.get_shape()) for part in slices.values()))
         # torch warns about unusual pickle protocols before it refuses them.
         warnings.simplefilter("ignore")
-        try:
-            torch.load(path, map_location="meta", weights_only=True)
-        except pickle.UnpicklingError as error:
-            why = "holds more than weights and is not read, it could run code"
-            raise InputError(f"{name}: {path.name} {why}; ask for safetensors") from error
-    return None
+        return _check_pickle(name, path)
+
+
+def _check_pickle(name: str, path: Path) -> Stored | None:
+    """Check weights of `torch.save`, without reading them.
+
+    Raises:
+        InputError: the file holds other things, or expands to more than its size.
+    """
+    where, size = f"{name}: {path.name}", path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # `torch.save` does not compress.
+            if len(archive.infolist()) > MAX_TENSORS:
+                raise _too_many(where, len(archive.infolist()))
+            if sum(entry.file_size for entry in archive.infolist()) > size:
+                raise InputError(f"{where} is compressed and expands to more than its size; ask for safetensors")
+            for entry in archive.namelist():
+                if entry.endswith("/data.pkl"):
+                    _refuse_buffers(where, archive.read(entry))
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = "holds more than weights and is not read, it could run code"
+        raise InputError(f"{where} {why}; ask for safetensors") from error
+    if not isinstance(content, dict):
+        return None
+    tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
+    if len(tensors) > MAX_TENSORS:
+        raise _too_many(where, len(tensors))
+    if any(tensor.layout != torch.strided for tensor in tensors):
+        raise InputError(f"{where} holds sparse tensors, expected dense ones; ask for safetensors")
+    # Tensors may share their numbers, and one may repeat a few of them to any shape.
+    storages = {tensor.untyped_storage()._cdata: tensor for tensor in tensors}.values()
+    if sum(tensor.untyped_storage().nbytes() for tensor in storages) > size:
+        raise InputError(f"{where} has tensors of more bytes than the file; fetch it again")
+    numbers = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in storages)
+    return Stored(len(tensors), numbers)
+
+
+def _too_many(where: str, tensors: int) -> InputError:
+    return InputError(f"{where} holds {tensors:,} tensors, expected {MAX_TENSORS:,} or less")
+
+
+def _refuse_buffers(where: str, content: bytes) -> None:
+    """Refuse a pickle that makes a buffer of any size, which `torch.load` allows."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name == "GLOBAL" and "bytearray" in str(argument):
+            raise InputError(f"{where} holds more than weights ({argument}); ask for safetensors")

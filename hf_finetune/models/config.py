@@ -91,6 +91,8 @@ class Model:
     or sdpa if `precision.probe` measures that it is faster."""
     max_layers: Count = 1000
     """Refuse a checkpoint or a `from_config` with more layers than this, before it is built."""
+    max_parameters: Count = 500_000_000
+    """Refuse a `from_config` whose encoder has more weights than this, before it is built."""
     surgery: Operations[SurgeryStep] = ()
     """Operations on the loaded checkpoint, in order. Layers can be kept, dropped, copied, added or reinitialized.
     Activations, dropout rates, widths, patch and kernel sizes, pooling and positions can be changed. See

@@ -58,16 +58,22 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
     return new
 
 
-def check_buildable(config: PreTrainedConfig) -> None:
+def check_buildable(config: PreTrainedConfig, most: int) -> None:
     """Build the encoder of a config on the meta device.
 
     Without a forward pass: BEiT caches an index from its first one for all networks of the process.
 
+    Args:
+        most: see `Model.max_parameters`.
+
     Raises:
-        InputError: the library cannot build it; with its message.
+        InputError: the library cannot build it, with its message; or it is too large.
     """
     with input_errors(f"{FIELD}: no {config.model_type} can be built from these fields"), torch.device("meta"):
-        AutoModel.from_config(config)
+        model = AutoModel.from_config(config)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    if weights > most:
+        _refuse("", f"expected {most:,} weights or less, got {weights:,}; raise model.max_parameters")
 
 
 def _refuse(name: str, what: str) -> NoReturn:

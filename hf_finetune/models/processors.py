@@ -1,7 +1,8 @@
 """Load the tokenizer or image processor of a checkpoint, and check that it fits the model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
@@ -16,6 +17,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet
+from hf_finetune.models.tokenizer_files import PROBE, check_tokenizer_files
 from hf_finetune.utils.messages import one_line, short
 
 log = logging.getLogger("hf_finetune")
@@ -26,7 +28,7 @@ UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
 # Keys of an image processor's size that one number can replace.
 SIDES = ("height", "width", "shortest_edge")
 # Largest side of processed images, and side of the image on which a processor is tried, in pixels.
-MOST_SIDE, TRIED_SIDE = 4096, 64
+MOST_SIDE, TRIED_SIDE = 1024, 64
 
 
 def load_tokenizer(
@@ -68,6 +70,7 @@ def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
     serialized = (folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(folder.glob("vocab.*"), folder.glob("*.model"))):
         raise InputError(f"{name}: no tokenizer in it; expected tokenizer.json next to config.json")
+    check_tokenizer_files(name, folder)
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=local.trust_remote_code)
@@ -81,6 +84,17 @@ def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         raise InputError(f"{name}: its tokenizer has no padding token; name one in tokenizer_config.json")
     return tokenizer
+
+
+@contextmanager
+def _panics(where: str) -> Iterator[None]:
+    """Turn a panic of the library into an `InputError`; it is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{where} cannot split a text: {one_line(Exception(str(error)), most=200)}") from None
 
 
 def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
@@ -121,7 +135,9 @@ def _check_vocabulary(
     where = f"{name}: its tokenizer"
     if len(tokenizer) < size / 2:
         raise InputError(f"{where} has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files")
-    if unmade := [name for name in tokenizer.model_input_names if name not in tokenizer("a")]:
+    with _panics(where):
+        made = tokenizer(PROBE, verbose=False)
+    if unmade := [name for name in tokenizer.model_input_names if name not in made]:
         raise InputError(
             f"{where} does not return {unmade[0]!r} of its model_input_names; restore tokenizer_config.json"
         )
@@ -129,10 +145,18 @@ def _check_vocabulary(
         number = getattr(tokenizer, f"{special}_id")
         if number is not None and not 0 <= number < size:
             raise InputError(f"{where} has {special} {number}, the model {size} tokens; restore tokenizer_config.json")
+    padding = config.to_dict().get("pad_token_id")
+    if padding is not None and padding != tokenizer.pad_token_id:
+        log.warning(
+            "%s pads with %d (%s), its config.json says %s: the embedding of that token does not train; "
+            "set pad_token_id there",
+            *(where, tokenizer.pad_token_id, tokenizer.pad_token, padding),
+        )
     texts = [text for text in sample if text.strip()]
     if not texts:
         return
-    ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+    with _panics(where):
+        ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
     if max(ids, default=0) >= size:
         raise InputError(
             f"{where} returns token id {max(ids)}, the model has {size} tokens; the two do not belong together"
@@ -168,6 +192,8 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
             return processor if image_size is None else _resized_processor(processor, image_size)
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
+    if max(height, width) > MOST_SIDE and image_size is None:
+        raise InputError(f"{local.name}: config.json: image_size: expected {MOST_SIDE:,} pixels or less, got {size}")
     default = f"images are resized to {height}x{width} and normalized as ImageNet's"
     log.warning("%s: no preprocessor_config.json; %s", local.name, default)
     return transformers.ViTImageProcessor(
@@ -178,7 +204,7 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
 def _check_sides(processor: BaseImageProcessor) -> None:
     """Raise a ValueError for a side that is no number, or so large that it would take all memory."""
     settings = processor.to_dict()
-    for name in ("size", "crop_size"):
+    for name in ("size", "crop_size", "pad_size"):
         sides = settings.get(name)
         for side, value in sides.items() if isinstance(sides, dict) else ():
             if value is not None and not (isinstance(value, int | float) and 1 <= value <= MOST_SIDE):

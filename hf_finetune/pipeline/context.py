@@ -155,5 +155,6 @@ def setup_context(recipe: Recipe) -> RunContext:
         trust_remote_code=model.trust_remote_code,
         need_weights=model.from_config is None,
         max_layers=model.max_layers,
+        max_parameters=model.max_parameters,
     )
     return RunContext(recipe, checkpoint, device, state.num_processes, mixed_precision, startup_s)

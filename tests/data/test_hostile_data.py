@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -435,3 +436,24 @@ def test_other_file_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
     assert any(r"caf\udce9" in note for note in notes)
     "".join(notes).encode()
     examine(Source(str(tmp_path)), "image").describe().encode()
+
+
+# Names of columns
+
+
+def test_many_columns_are_read_at_once(tmp_path: Path) -> None:
+    """A header of 100,000 names took minutes: each was counted in all of them."""
+    names = ",".join(f"c{i}" for i in range(50_000))
+    rows = "".join(f"text {i},{'ab'[i % 2]}{',x' * 50_000}\n" for i in range(8))
+    (tmp_path / "a.csv").write_text(f"text,label,{names}\n{rows}")
+    started = time.process_time()
+    assert len(load(str(tmp_path / "a.csv"), "text").train) == 6
+    assert time.process_time() - started < 5
+    (tmp_path / "a.csv").write_text(f"text,label,{names},c7\n{rows}")
+    assert "the header names the column 'c7' twice" in refusal(tmp_path / "a.csv", "text")
+
+
+def test_a_name_of_a_column_is_shortened(tmp_path: Path) -> None:
+    rows = "".join(f"text {i},{'ab'[i % 2]},x\n" for i in range(8))
+    (tmp_path / "a.csv").write_text(f"text,label,{'x' * 100_000}\n{rows}")
+    assert max(map(len, load(str(tmp_path / "a.csv"), "text").notes)) < 300

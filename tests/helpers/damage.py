@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -134,6 +135,41 @@ class Payload:
         return Path.touch, (self.proof,)
 
 
+def compressed(folder: Path) -> None:
+    """Write a checkpoint of torch.save whose zeros are compressed."""
+    saved({"a": torch.zeros(10_000)}, folder)
+    path = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def buffer(folder: Path) -> None:
+    """Write a checkpoint of torch.save whose pickle makes a buffer of 100 GB in a few bytes."""
+    saved({"a": torch.zeros(1)}, folder)
+    path = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    number = (100_000_000_000).to_bytes(8, "little")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            made = b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + number + b"\x85R."
+            archive.writestr(name, made if name.endswith("data.pkl") else content)
+
+
+def serialized(folder: Path, **entries: Any) -> None:
+    """Set entries of tokenizer.json."""
+    edit_json(folder / "tokenizer.json", **entries)
+
+
+def added_token(number: int) -> dict[str, Any]:
+    """An entry of added_tokens of tokenizer.json."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": number, "content": f"<{number}>", **flags}
+
+
 class Unknown:
     """A class that no file of weights may name."""
 
@@ -160,6 +196,10 @@ WEIGHT_DAMAGE: dict[str, Damage] = {
     "torch.save of a list": partial(saved, [torch.zeros(2)]),
     "torch.save of numbers": partial(saved, {"a": 1}),
     "torch.save of None": partial(saved, None),
+    "torch.save of one number as 10^12": partial(saved, {"a": torch.zeros(1).expand(10**12)}),
+    "torch.save of a sparse tensor": partial(saved, {"a": torch.eye(3).to_sparse()}),
+    "torch.save of tensors, compressed": compressed,
+    "torch.save of a buffer of 100 GB": buffer,
 }
 """What may be wrong with a file of weights: all of it is refused."""
 
@@ -203,6 +243,37 @@ CONFIG_DAMAGE: dict[str, Damage] = {
         for value in ("nonsense", 3, ["x"], {"content": 3})
     },
     "tokenizer_config.json without pad_token": partial(tokenizer, pad_token=None),
+    "tokenizer.json adds 20,000 tokens": lambda folder: serialized(
+        folder, added_tokens=[added_token(number) for number in range(20_000)]
+    ),
+    "tokenizer.json makes 10^9 letters of one": partial(
+        serialized,
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 10}] * 9,
+        },
+    ),
+    "tokenizer.json begins texts with 2 MB": partial(serialized, normalizer={"type": "Prepend", "prepend": "a " * BIG}),
+    "tokenizer.json has a pattern that backtracks": partial(
+        serialized,
+        pre_tokenizer={
+            "type": "Split",
+            "pattern": {"Regex": "((a+)+)+~"},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+    ),
+    "tokenizer.json pads to 10^9 tokens": partial(
+        serialized,
+        padding={
+            "strategy": {"Fixed": 10**9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        },
+    ),
     "tokenizer.json has no model": lambda folder: edit_json(folder / "tokenizer.json", model=None),
     "tokenizer.json has an empty vocabulary": lambda folder: edit_json(
         folder / "tokenizer.json", model={"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]"}

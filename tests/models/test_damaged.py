@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers.checkpoints import load_classifier, load_tokenizer
-from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, WEIGHT_DAMAGE, config, tensors
+from helpers.checkpoints import check_config, load_classifier, load_image_processor, load_tokenizer
+from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, WEIGHT_DAMAGE, config, edit_json, saved, tensors
 from peft import PromptTuningConfig
+from safetensors.torch import load_file
 
 from hf_finetune.errors import InputError
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import load_config
+from hf_finetune.models.from_config import check_buildable
 from hf_finetune.models.peft.adapters import add_adapter, save_adapter
 from hf_finetune.training.trained_model import load_trained
 
@@ -84,6 +86,8 @@ HARMLESS_CONFIG_DAMAGE = {
     "tokenizer's tokenizer_class nonsense",
     # The model has fewer positions, which are the limit then.
     f"model_max_length {10**40}",
+    # Padding and length are those of the data.
+    "tokenizer.json pads to 10^9 tokens",
     # torch counts from the end.
     "pad_token_id -5",
     # Any value is a name as text.
@@ -202,6 +206,55 @@ def test_sizes_of_a_config(checkpoint, tmp_path: Path, fields: dict, message: st
     config(folder, **fields)
     with pytest.raises(InputError, match=message):
         serve(folder)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "intermediate_size"])
+def test_sizes_of_a_config_are_compared_with_a_pickle(checkpoint, tmp_path: Path, field: str) -> None:
+    """They were built: the limit was for safetensors only."""
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "bert"))
+    repeated = {"bert.more": torch.zeros(1).expand(10**12)}
+    saved(load_file(folder / "model.safetensors") | repeated, folder)
+    whole = serve(folder)
+    assert np.isfinite(whole).all()
+    config(folder, **{field: 10**6})
+    with pytest.raises(InputError, match=r"config.json describes .* weights, its files hold \d\d,\d\d\d; "):
+        serve(folder)
+
+
+def test_from_config_builds_no_network_beyond_the_limit(checkpoint) -> None:
+    for changes in ({"hidden_size": 400_000}, {"intermediate_size": 10**8}, {"max_position_embeddings": 10**8}):
+        with pytest.raises(InputError, match=r"model.from_config: expected 500,000,000 weights or less, got .*; raise"):
+            check_config(checkpoint("bert"), task="text-classification", from_config=changes)
+    local = inspect_checkpoint(checkpoint("bert"), max_parameters=1000)
+    with pytest.raises(InputError, match="expected 1,000 weights or less"):
+        check_buildable(load_config(local, {}), local.max_parameters)
+
+
+def test_another_padding_token_is_named(checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "bert"))
+    serve(folder)
+    assert "pad_token_id" not in caplog.text
+    config(folder, pad_token_id=7)
+    serve(folder)
+    assert "pads with 0 ([PAD]), its config.json says 7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": {"height": 10**6, "width": 10**6}}, "size.height: expected 1 to 1,024 pixels, got 1000000"),
+        ({"size": {"shortest_edge": 10**6}}, "size.shortest_edge: expected 1 to 1,024 pixels"),
+        ({"size": {"height": 0, "width": 32}}, "size.height: expected 1 to 1,024 pixels, got 0"),
+        ({"do_center_crop": True, "crop_size": {"height": 10**5, "width": 9}}, "crop_size.height: expected 1 to 1,024"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "it makes pixels that are not finite"),
+        ({"image_mean": [float("nan")] * 3}, "it makes pixels that are not finite"),
+    ],
+)
+def test_damaged_image_processors(checkpoint, tmp_path: Path, fields: dict, message: str) -> None:
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "vit"))
+    edit_json(folder / "preprocessor_config.json", **fields)
+    with pytest.raises(InputError, match=f"{folder}: its image processor cannot be loaded: {message}"):
+        load_image_processor(folder)
 
 
 def test_the_user_can_raise_the_number_of_layers(checkpoint) -> None:

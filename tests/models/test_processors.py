@@ -188,7 +188,7 @@ def test_side_that_is_no_number_is_refused(tmp_path: Path):
     folder = tiny_image_checkpoint(tmp_path, "vit")
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"height": [32, 32], "width": 32}}))
-    expected = f"{folder}: its image processor cannot be loaded: size.height: expected 1 to 4,096 pixels, got [32, 32]"
+    expected = f"{folder}: its image processor cannot be loaded: size.height: expected 1 to 1,024 pixels, got [32, 32]"
     assert refusal(lambda: load_image_processor(folder)) == expected
 
 

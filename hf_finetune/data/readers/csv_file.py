@@ -3,6 +3,7 @@
 import csv
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class CsvFile(TextFile):
         """
         header, records = self._header(quoted=not self.literal), self._records(quoted=not self.literal)
         next(records)
-        positions = {name: header.index(name) for name in columns}
+        places = {name: at for at, name in enumerate(header)}
+        positions = {name: places[name] for name in columns}
         empty = True
         for first, batch in batched(records, size):
             empty = False
@@ -150,7 +152,7 @@ class CsvFile(TextFile):
     def _check_header(self, header: list[str], line: int) -> None:
         if wrong := undecodable("".join(header), self.encoding):
             raise InputError(f"{self.path}, line {line}: {wrong}, in the header; name the encoding by --data.encoding")
-        if twice := sorted({name for name in header if header.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(header).items() if count > 1):
             raise InputError(f"{self.path}: the header names the column {twice[0]!r} twice; rename one of them")
 
     def _fault(self, record: list[str], header: list[str]) -> Fault | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class ParquetFile(DataFile):
         with self._open() as file:
             schema = file.schema_arrow
             names = schema.names  # refused here if they are not UTF-8
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise InputError(f"{self.path}: two columns are called {twice[0]!r}; rename one of them")
         return arrow_columns(schema, _features(schema))
 
