@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
@@ -177,7 +178,8 @@ def _read_array(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndar
         logits_MC = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; expected {expected} beside the logits") from None
-    except (ValueError, KeyError, TypeError, EOFError, OSError, RecursionError) as error:
+    # numpy reads the header of an array as Python.
+    except (ValueError, KeyError, TypeError, EOFError, OSError, RecursionError, SyntaxError, TokenError) as error:
         raise InputError(
             f"{path}: cannot be read with {beside.name} ({type(error).__name__}: {one_line(error)}); expected an array "
             f"of numbers, and {expected} with hexadecimal digests"
