@@ -148,12 +148,16 @@ def averaged(interval: Mapping[str, Any]) -> str:
 
 
 def _short_cell(interval: Mapping[str, float] | None) -> str:
-    """Return a value with bounds of two digits, so that three of them fit a line of 80 characters."""
+    """Return a value with bounds of two digits, so that three of them and a label fit a line of 80 characters."""
     if interval is None:
         return "-"
     value, low, high = _numbers(interval)
-    return f"{value:.3f} [{low:.2f}, {high:.2f}]"
+    return "{:.3f} [{}, {}]".format(value, *("1.0" if x >= 0.995 else f"{x:.2f}"[1:] for x in (low, high)))
 
 
 def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    """Cut the middle out of a text, as names of classes often differ at the end."""
+    if len(text) <= width:
+        return text
+    start = (width - 2) // 2
+    return f"{text[:start]}...{text[len(text) - (width - 3 - start) :]}"
