@@ -20,6 +20,7 @@ Name = Literal[
     "no_better_than_baseline",
     "worse_than_baseline",
     "truncated",
+    "trained_on",
 ]
 RARE = 0.2
 """A class is rare below this share of the rows of the most frequent one."""
@@ -159,6 +160,14 @@ def baseline_doubts(baselines: Mapping[str, Mapping[str, Any]], *, remedy: str) 
         )
         doubts.append(Doubt("worse_than_baseline" if worse else "no_better_than_baseline", message, remedy))
     return tuple(doubts)
+
+
+def leaked_rows(count: int, rows: int) -> tuple[Doubt, ...]:
+    """Return a doubt if some of the scored rows are training rows."""
+    if not count:
+        return ()
+    message = f"{count:,} of these {rows:,} rows are training rows: the metrics are too good"
+    return (Doubt("trained_on", message, "score rows that the model was not trained on"),)
 
 
 def truncation_doubts(truncation: Truncation | None, texts: str = "training texts") -> tuple[Doubt, ...]:

@@ -91,7 +91,13 @@ def evaluate(
         **scorer.report(),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
         "per_class": class_section(scores),
-        "doubts": [doubt.to_dict() for doubt in _doubts(scores, intervals, truncation)],
+        "doubts": [
+            doubt.to_dict()
+            for doubt in (
+                *doubts.leaked_rows(num_leaked, len(labels_N)),
+                *_doubts(scores, intervals, truncation),
+            )
+        ],
         "rows_trained_on": None if trained_on is None else num_leaked,
         # Null: such rows would have been refused.
         "dropped": {"rows": len(dropped), "reasons": count_kinds(dropped)} if source.drop_bad_rows else None,

@@ -9,8 +9,10 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.models import freezing
+from hf_finetune.models.processors import position_limit
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
 from hf_finetune.pipeline.build_hooks import gradual_unfreezing
 from hf_finetune.pipeline.context import Run
@@ -34,6 +36,10 @@ from hf_finetune.utils.plots import line_chart, sparkline
 PARITY_SECONDS = 1.0
 # Rate at which weights and optimizer states are written, read again for their digest, and synchronized.
 DISK_BYTES_PER_S = 5e8
+LONGER = (
+    "              --max-length {proposed_length} would hold {proposed_holds:.1%} of them, "
+    "at {proposed_cost:.1f} times the tokens"
+)
 TOKENS = "tokens        {mean} a row on average, {longest} at most, {truncated_share:.1%} of the rows truncated"
 
 
@@ -58,7 +64,8 @@ class Plan:
     columns: dict[str, str]
     notes: list[str]
     tokens: dict[str, float] | None
-    """Mean and greatest length of the training texts, and the share that is truncated. None for images."""
+    """Mean and greatest length of the training texts, the share that is truncated, and the length that would hold
+    nearly all, with its cost. None for images."""
     steps: int
     rows_per_step: int
     learning_rate: float
@@ -85,6 +92,7 @@ class Plan:
             f"{self.name}: {self.rows['train']} train, {self.rows['validation']} validation, {self.rows['test']} test "
             f"rows, {self.labels} classes",
             *([] if self.tokens is None else [TOKENS.format(**self.tokens)]),
+            *([LONGER.format(**self.tokens)] if self.tokens and self.tokens["proposed_cost"] > 1 else []),
             f"steps         {self.steps} of {self.rows_per_step} rows, learning rate {self.learning_rate:g}, "
             f"{self.mixed_precision}",
             f"schedule      {self.schedule.name} {self.schedule.curve}",
@@ -207,10 +215,20 @@ def _parts(
 
 
 def _text_lengths(run: Run, encoded: Dataset) -> dict[str, float] | None:
-    lengths, truncated = run.data.inputs.lengths(encoded), run.data.inputs.truncated_share(encoded)
-    if lengths is None or truncated is None:
+    inputs = run.data.inputs
+    if not isinstance(inputs, TextInputs):
         return None
-    return {"mean": round(float(lengths.mean()), 1), "longest": int(lengths.max()), "truncated_share": truncated}
+    lengths = np.asarray(encoded["length"][:])
+    truncation = inputs.truncation(encoded, limit=position_limit(run.model.network.config))
+    return {
+        "mean": round(float(lengths.mean()), 1),
+        "longest": int(lengths.max()),
+        "truncated_share": truncation.share,
+        # See `data.inputs.Truncation`.
+        "proposed_length": truncation.length,
+        "proposed_holds": round(truncation.holds, 4),
+        "proposed_cost": round(truncation.cost, 2),
+    }
 
 
 def _planned_schedule(run: Run, costs: RunCosts, steps: int, plot: Path | None) -> PlannedSchedule:

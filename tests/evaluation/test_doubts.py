@@ -116,6 +116,12 @@ def test_truncated_texts() -> None:
     assert doubts.truncation_doubts(Truncation(128, 0.01, 128, 0.99, 1.0)) == doubts.truncation_doubts(None) == ()
 
 
+def test_scored_rows_that_were_trained_on() -> None:
+    (doubt,) = doubts.leaked_rows(551, 612)
+    assert doubt.message == "551 of these 612 rows are training rows: the metrics are too good"
+    assert doubts.leaked_rows(0, 612) == ()
+
+
 def test_remedies_name_real_flags(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("flags")
     (folder / "rows.csv").write_text("text,label\na,x\nb,y\n")
