@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("more", nargs="*", help="further arguments of hf-finetune train")
-    arguments = parser.parse_args()
+    own = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, more = parser.parse_args(sys.argv[1:own]), sys.argv[own + 1 :]
     settings: dict[str, tuple[int, dict[str, str]]] = {
         "one, shares": (1, {}),
         "one, spins": (1, SPIN),
@@ -62,13 +62,13 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in settings}
     digests: set[str] = set()
     with tempfile.TemporaryDirectory() as work:
-        measure(Path(work) / "first", 1, arguments.data, arguments.rows, arguments.more, {})  # fills the caches
+        measure(Path(work) / "first", 1, arguments.data, arguments.rows, more, {})  # fills the caches
         for i in range(arguments.rounds):
             for name, (number, environment) in settings.items():
                 if i > 0 and name == "two, spin":
                     continue
                 root = Path(work) / f"{i}-{name}"
-                each, weights = measure(root, number, arguments.data, arguments.rows, arguments.more, environment)
+                each, weights = measure(root, number, arguments.data, arguments.rows, more, environment)
                 speeds[name].append(sum(each))
                 digests.update(weights)
                 print(f"round {i + 1}, {name}: {' + '.join(f'{value:.1f}' for value in each)} rows/s", flush=True)
