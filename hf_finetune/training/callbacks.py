@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import statistics
 import sys
 import time
@@ -16,6 +17,8 @@ from hf_finetune.utils.files import named_errors, sync, write_text
 
 LOG = "log.jsonl"
 
+logger = logging.getLogger("hf_finetune")
+
 
 class ProgressBar(TrainerCallback):
     """A bar on stderr over all steps, with the last loss and validation metric."""
@@ -27,7 +30,7 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Open the bar, for a resumed run at its first step."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and logger.isEnabledFor(logging.WARNING):  # else notes are not wanted either
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.name, file=sys.stderr, dynamic_ncols=True
             )
