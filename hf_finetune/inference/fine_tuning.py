@@ -20,6 +20,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.inference.classifier import Classifier
 from hf_finetune.inference.session import python_session
 from hf_finetune.pipeline.run import run
+from hf_finetune.utils.environment import started_now
 
 TEXT_KEYWORDS, IMAGE_KEYWORDS = {"text", "text_pair", "max_length"}, {"image", "image_root", "low_resolution"}
 
@@ -64,7 +65,7 @@ def train(
     Example:
         >>> clf = train(frame, text="review", label="stars", test=test_frame, epochs=2, output="runs/first")
         >>> clf.result.rows
-        {'train': 162, 'validation': 18, 'test': 40}
+        {'train': 163, 'validation': 17, 'test': 40}
         >>> train(frame, text="review", learning_rat=1e-3)
         Traceback (most recent call last):
         hf_finetune.errors.InputError: learning_rat: no such keyword, did you mean 'learning_rate'?
@@ -79,7 +80,7 @@ def train(
     named = {"model": model, "method": method, "text": text, "label": label, "epochs": epochs, "seed": seed}
     keywords = {**{n: v for n, v in {**named, "push": push}.items() if v is not None}, **fields}
     launch = Launch(output=None if output is None else os.fspath(output), resume=resume)
-    with python_session(), ExitStack() as stack:
+    with started_now(), python_session(), ExitStack() as stack:
         if any(rows is data for rows in (validation, test)) and not isinstance(data, str):
             raise InputError("--validation, --test: these are the training rows; pass other rows, or leave them out")
         recipe = _recipe(stack, data, keywords, {"validation": validation, "test": test})

@@ -34,7 +34,7 @@ class Result:
         >>> 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
         True
         >>> result.metrics["validation"]["macro_f1"].n
-        18
+        17
         >>> sorted(result.baselines), result.parity["reload"]["ok"]
         (['linear', 'majority'], True)
     """
@@ -158,7 +158,12 @@ class Result:
         return (*self.document.get("data", {}).get("notes", ()), *self.document.get("notes", ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of result.json, as a copy."""
+        """Return the content of result.json, as a copy.
+
+        Example:
+            >>> clf.result.to_dict()["schema"]
+            1
+        """
         return copy.deepcopy(dict(self.document))
 
     def __getitem__(self, section: str) -> Any:

@@ -6,6 +6,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from typing import Any
 import psutil
 
 PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "huggingface_hub", "tokenizers")
+
+_started: ContextVar[float | None] = ContextVar("start of the run", default=None)
 
 
 def versions() -> dict[str, str]:
@@ -68,9 +73,20 @@ def memory(device: Any) -> dict[str, float]:
     return peaks
 
 
+@contextmanager
+def started_now() -> Iterator[None]:
+    """Let `seconds_since_start` count from here in the block: in a notebook, the process is older than its run."""
+    token = _started.set(time.time())
+    try:
+        yield
+    finally:
+        _started.reset(token)
+
+
 def seconds_since_start() -> float:
-    """Return the wall-clock time since this process started, interpreter and imports included."""
-    return time.time() - psutil.Process().create_time()
+    """Return the wall-clock time since `started_now`, else since this process started, imports included."""
+    started = _started.get()
+    return time.time() - (psutil.Process().create_time() if started is None else started)
 
 
 def cache_folder() -> Path:

@@ -23,6 +23,7 @@ LAYERS = [
     {"inference", "doctor"},
     {"search"},
     {"cli"},
+    {"sklearn"},
     {"", "__main__"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
