@@ -20,6 +20,7 @@ from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.utils.exit_status import PACKAGE_LOGGER, notes_on_stderr
 
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z.-]*[a-z])")
+_SWITCHES = ("resume", "trust-remote-code")
 
 
 @contextmanager
@@ -48,8 +49,8 @@ def python_session(*, notes: bool = True) -> Iterator[None]:
 
 
 def in_python(message: str) -> str:
-    """Return a message with flags as keywords: `label=` for --label."""
-    return _FLAG.sub(lambda flag: f"`{flag[1].replace('-', '_')}=`", message)
+    """Return a message with flags as keywords: `label=` for --label, `resume=True` for --resume."""
+    return _FLAG.sub(lambda flag: f"`{flag[1].replace('-', '_')}={'True' if flag[1] in _SWITCHES else ''}`", message)
 
 
 @contextmanager

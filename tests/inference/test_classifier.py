@@ -228,4 +228,4 @@ def test_messages_name_keywords() -> None:
     assert in_python("x: name it by --text-pair COL, or raise --data.limits.decoded-bytes.") == (
         "x: name it by `text_pair=` COL, or raise `data.limits.decoded_bytes=`."
     )
-    assert in_python("--output a--b: continue it by --resume") == "`output=` a--b: continue it by `resume=`"
+    assert in_python("--output a--b: continue it by --resume") == "`output=` a--b: continue it by `resume=True`"

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from helpers import forks
-from helpers.hub_server import HubServer, hub_server
+from helpers.hub_server import hub_server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = "from helpers import python_examples as examples\n"
 
 
+Run = Callable[[Path, str], CompletedProcess]
+
+
 @pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    with hub_server() as server:
-        yield server
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run code in a folder. One Hub and cache for all: their variables are read when the libraries are imported."""
+    cache = tmp_path_factory.mktemp("cache")
+    with hub_server() as hub:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(cache)
+
+        def run_there(folder: Path, code: str) -> CompletedProcess:
+            environment["HF_FINETUNE_CACHE"] = str(folder / "cache")
+            answer = forks.run(EXAMPLES + code, environment=environment, cwd=folder)
+            assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
+            return answer
+
+        yield run_there
 
 
-def run(hub: HubServer, folder: Path, code: str) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(folder / "cache")
-    environment["HF_FINETUNE_CACHE"] = str(folder / "cache" / "hf_finetune")
-    answer = forks.run(EXAMPLES + code, environment=environment, cwd=folder)
-    assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
-    return answer
-
-
-def test_examples_of_docstrings(hub: HubServer, tmp_path: Path) -> None:
-    run(hub, tmp_path, "examples.run_docstrings()")
+def test_examples_of_docstrings(run: Run, tmp_path: Path) -> None:
+    run(tmp_path, "examples.run_docstrings()")
 
 
 @pytest.mark.parametrize("page", ["docs/python.md"])
-def test_pages(hub: HubServer, tmp_path: Path, page: str) -> None:
-    run(hub, tmp_path, f"examples.run_page({str(ROOT / page)!r})")
+def test_pages(run: Run, tmp_path: Path, page: str) -> None:
+    run(tmp_path, f"examples.run_page({str(ROOT / page)!r})")
 
 
 STOPPED = """
@@ -65,9 +70,9 @@ with pytest.raises(InputError, match="these are the training rows"):
 """
 
 
-def test_resumed_and_equal_to_a_file(hub: HubServer, tmp_path: Path) -> None:
+def test_resumed_and_equal_to_a_file(run: Run, tmp_path: Path) -> None:
     """The rows are compared, not their copy: nothing of them is in recipe.json or on the card."""
-    run(hub, tmp_path, STOPPED)
+    run(tmp_path, STOPPED)
     record = json.loads((tmp_path / "stopped" / "recipe.json").read_text())
     assert record["recipe"]["data"]["path"] == "memory:data" and record["recipe"]["name"] == "data-full"
     words = " ".join((tmp_path / "reviews.csv").read_text().splitlines()[1].split(",")[0].split()[:4])
@@ -96,6 +101,6 @@ assert (copy.predict_proba(texts) == expected).all()
 """
 
 
-def test_estimator(hub: HubServer, tmp_path: Path) -> None:
-    answer = run(hub, tmp_path, FOLDS)
+def test_estimator(run: Run, tmp_path: Path) -> None:
+    answer = run(tmp_path, FOLDS)
     assert "train:" not in answer.stderr and "held out" not in answer.stderr, "quiet unless verbose"
