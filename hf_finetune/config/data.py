@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, Source, SplitOptions
+from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, Source, SplitOptions
 from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
 
 
@@ -29,6 +29,9 @@ class Data(SplitOptions, Location):
 
     label: Annotated[str | None, flag("--label")] = None
     """Column of the class. Default: the obvious one, which is printed."""
+    label_names: Annotated[ClassNames, flag("--label-names")] = ()
+    """Names of classes that are whole numbers or truth values, in the order of the numbers: neg,pos for 0 and 1. They
+    are stored with the model, which knows the numbers, too."""
     sheet: str | None = None
     """Sheet of an Excel workbook. Default: the first one."""
     license: str | None = None

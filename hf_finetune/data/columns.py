@@ -28,15 +28,27 @@ Tiers = tuple[tuple[str, ...], ...]
 _LONG_TEXTS = ("sentence", "content", "review", "document", "question", "tweet", "utterance", "body", "message")
 TEXTS: Tiers = (("text",), (*_LONG_TEXTS, "comment", "post"))
 LABELS: Tiers = (("label",), ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"))
-IMAGES: Tiers = (("image",), ("img", "picture", "photo"))
+IMAGES: Tiers = (("image",), ("img", "picture", "photo", "file_name"))
+FILE_NAME = "file_name"
+"""The column of a metadata file that names the images, as `datasets` has it."""
 # Row numbers, as data sets and table tools call them.
 IGNORED = ("", "id", "idx", "index", "guid", "unnamed: 0", "__index_level_0__")
 
 # By canonical name: flag, purpose, expected content, and the kinds of column that have it.
 _FLAGS = {"text": "--text", "text_pair": "--text-pair", "image": "--image", "label": "--label"}
 _PURPOSE = {"text": "text", "image": "image", "label": "class of each row"}
-_EXPECTED = {"text": "text", "text_pair": "text", "image": "images", "label": "classes (text or whole numbers)"}
-_KINDS = {"text": ("string",), "text_pair": ("string",), "image": ("image",), "label": ("string", "number", "class")}
+_EXPECTED = {
+    "text": "text",
+    "text_pair": "text",
+    "image": "images or their paths",
+    "label": "classes (text or whole numbers)",
+}
+_KINDS = {
+    "text": ("string",),
+    "text_pair": ("string",),
+    "image": ("image", "string"),
+    "label": ("string", "number", "class"),
+}
 
 
 def choose_columns(
@@ -153,13 +165,14 @@ class _Choice:
             if pairs:
                 self.chosen["text"], self.chosen["text_pair"] = pairs[0]
                 return
-        prose = [column for column in texts if not self.columns[column].numeric]
+        prose = [c for c in texts if not self.columns[c].numeric and not self.columns[c].names_images]
         self.chosen["text"] = self._by_name("text", texts, TEXTS) or self._only("text", prose)
 
     def infer_image(self) -> None:
         """Choose the image by name, or as the only one."""
         if "image" not in self.chosen:
-            images = self._free("image")
+            named = [c for c in self._free("string") if self.columns[c].names_images or c.lower() == FILE_NAME]
+            images = self._free("image") or named
             self.chosen["image"] = self._by_name("image", images, IMAGES) or self._only("image", images)
 
     def infer_label_from_rest(self) -> None:

@@ -1,5 +1,6 @@
 """Configuration of data: where labeled rows are, which columns to read, and how the rows are split."""
 
+import csv
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -9,6 +10,23 @@ from annotated_types import Ge
 from hf_finetune.utils.config import Count, Fraction, Seed, between, configclass, flag
 
 Kind = Literal["text", "image"]
+
+
+def _separated(arguments: list[str]) -> tuple[str, ...]:
+    """Split `neg,pos`; a name with a comma is quoted, as in a csv file."""
+    return tuple(name.strip() for name in next(csv.reader(arguments, skipinitialspace=True), []))
+
+
+ClassNames = Annotated[
+    tuple[str, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME,NAME,...",
+        instance_from_str=_separated,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda names: [",".join(names)],
+    ),
+]
 Role = Literal["train", "validation", "test"]
 
 
@@ -57,6 +75,8 @@ class Source:
     """Column of the image. Default: the obvious one."""
     label: str | None = None
     """Column of the class. Default: the obvious one."""
+    label_names: ClassNames = ()
+    """Names of classes that are numbered, in the order of the numbers: neg,pos for 0 and 1."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None
     """Encoding of text files. Default: utf-8."""
     sheet: Annotated[str | None, flag("--data.sheet")] = None
@@ -78,6 +98,7 @@ class Source:
         sheet = self.sheet if path.lower().endswith(".xlsx") else None
         return Source(
             path,
+            label_names=self.label_names,
             encoding=self.encoding,
             sheet=sheet,
             image_root=self.image_root,

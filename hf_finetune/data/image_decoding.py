@@ -35,6 +35,13 @@ SUFFIXES = (
 )
 """Suffixes of these formats."""
 
+
+def are_image_names(values: Iterable[object]) -> bool:
+    """Return whether all values that are not missing name an image by its suffix, at least one of them."""
+    present = [value for value in values if value not in (None, "")]
+    return len(present) > 0 and all(isinstance(v, str) and v.strip().lower().endswith(SUFFIXES) for v in present)
+
+
 # A larger JPEG is decoded at a half, a quarter or an eighth of its width and height.
 REDUCED_PIXELS = DEFAULT_LIMITS.image_pixels
 # Pixels of these formats count so many times: their decoders take that much longer than others.

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_finetune.errors import InputError
@@ -28,12 +28,16 @@ class ClassIds:
     Args:
         known: class names, in the order of the class ids; None: every label is accepted.
         owner: what has these classes, for messages.
+        values: the names of labels that the source numbers, see `name_values`.
     """
 
-    def __init__(self, known: Sequence[str] | None = None, owner: str = "") -> None:
+    def __init__(
+        self, known: Sequence[str] | None = None, owner: str = "", values: Mapping[str, str] | None = None
+    ) -> None:
         self.ids = {name: i for i, name in enumerate(known or ())}
         # A model from before has classes called "0.0" or "True".
         self._plain_ids = {plain_name(name): i for name, i in self.ids.items()}
+        self._plain_ids |= {value: self.ids[name] for value, name in (values or {}).items() if name in self.ids}
         self.closed, self.owner = known is not None, owner
         self.types: set[type] = set()
         self._cache: dict[tuple[type, Any], int | None] = {}
@@ -123,6 +127,28 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return plain if all_numbers or set(plain.values()) <= {"false", "true"} else {name: name for name in plain}
 
 
+def name_values(values: Iterable[str], names: Sequence[str], place: str, column: str) -> dict[str, str]:
+    """Map labels that are whole numbers or truth values to names in their order.
+
+    Raises:
+        InputError: the labels are text, there is another number of names, or a name is empty or repeated.
+    """
+    ordered = order_classes(values)
+    flag = f"--label-names {','.join(names)}"
+    if not all(re.fullmatch(r"-?\d{1,18}", value) for value in ordered) and not set(ordered) <= {"false", "true"}:
+        raise InputError(
+            f"{flag}: the labels in column {column!r} of {place} are text ({listed(ordered)}); leave it out"
+        )
+    if not all(map(str.strip, names)) or len(set(names)) < len(names):
+        raise InputError(f"{flag}: expected a name of its own for each class")
+    if len(names) != len(ordered):
+        raise InputError(
+            f"{flag}: {len(names)} names, but column {column!r} of {place} holds {len(ordered)} classes "
+            f"({listed(ordered)}); name each, in the order of the numbers"
+        )
+    return dict(zip(ordered, names, strict=True))
+
+
 def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:
     """Order class names as the source declares, else numerically if all are integers, else alphabetically."""
     names = set(names)
@@ -139,6 +165,26 @@ def similar_labels(labels: Iterable[str]) -> list[list[str]]:
     for label in labels:
         groups.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def near_labels(labels: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of labels that differ by one letter more, less, or exchanged with its neighbor.
+
+    Such pairs are often a typing error or a plural. Numbers and short labels are not compared.
+    """
+    plain = {label: " ".join(unicodedata.normalize("NFKC", label).casefold().split()) for label in labels}
+    words = {label: word for label, word in plain.items() if len(word) >= 4 and not re.search(r"\d", word)}
+    by_word: dict[str, str] = {word: label for label, word in words.items()}
+    pairs: dict[tuple[str, str], None] = {}
+    for label, word in words.items():
+        for i in range(len(word)):
+            shorter = word[:i] + word[i + 1 :]
+            exchanged = word[:i] + word[i : i + 2][::-1] + word[i + 2 :]
+            for other in {shorter, exchanged} - {word}:
+                if other in by_word:
+                    first, second = sorted((label, by_word[other]))
+                    pairs[first, second] = None
+    return list(pairs)
 
 
 def check_classes(labels: Sequence[str], rows: int, place: str, column: str, *, most: int = 1_000) -> None:

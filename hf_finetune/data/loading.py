@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
-from hf_finetune.data.labels import ClassIds, check_classes, order_classes, plain_names
+from hf_finetune.data.labels import ClassIds, check_classes, name_values, order_classes, plain_names
 from hf_finetune.data.rows import SplitRows, UnusableRow, describe_dropped, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
@@ -49,6 +49,8 @@ class Splits:
     unlabeled_counts: dict[str, int] | None = None
     """Counts of unlabeled rows, see `unlabeled.read_for_teacher`. They follow the labeled rows of `train`, with label
     -1. None without unlabeled rows."""
+    label_values: dict[str, str] = field(default_factory=dict)
+    """The names of labels that the data number, if `label_names` names them."""
     held_out: tuple[Role, ...] = ()
     """The splits that were held out from train, as the data has none."""
     dropped: dict[Role, list[UnusableRow]] | None = None
@@ -95,6 +97,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
         duplicates=duplicates,
         notes=tuple(notes),
         unlabeled_counts=unlabeled_counts,
+        label_values=data.label_values,
         held_out=tuple(role for role in roles if role in rows and role not in data.rows),
         dropped=data.unusable if source.drop_bad_rows else None,
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
@@ -175,6 +178,8 @@ class LabeledData:
     rows: dict[Role, SplitRows]
     labels: tuple[str, ...]
     """Class names, in the order of the class ids."""
+    label_values: dict[str, str]
+    """See `Splits`."""
     unusable: dict[Role, list[UnusableRow]]
     """Rows that were skipped, see `read_labeled`."""
 
@@ -211,7 +216,12 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     tables: dict[Role, pa.Table] = {"train": read("train", classes)}
     declared = train.columns[columns["label"]].names
     names = plain_names(classes.ids)
-    labels = order_classes(names.values(), declared)
+    values: dict[str, str] = {}
+    if source.label_names:
+        values = name_values(set(names.values()), source.label_names, train.place, columns["label"])
+        names = {name: values[plain] for name, plain in names.items()}
+        notes.add(f"labels named: {listed([f'{value} = {name}' for value, name in values.items()], most=12)}")
+    labels = order_classes(names.values(), source.label_names or declared)
     _note_classes(classes, declared, notes)
     check_classes(labels, len(tables["train"]), train.place, columns["label"], most=source.limits.classes)
     # From the order of appearance to the order of the classes.
@@ -221,9 +231,9 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     tables["train"] = tables["train"].set_column(position, "label", pa.array(train_labels, pa.int64()))
     for role in selection.labeled:
         if role != "train":
-            tables[role] = read(role, ClassIds(labels, "the training rows"))
+            tables[role] = read(role, ClassIds(labels, "the training rows", values))
     rows = {role: SplitRows.from_table(table) for role, table in tables.items()}
-    return LabeledData(selection, rows, labels, unusable)
+    return LabeledData(selection, rows, labels, values, unusable)
 
 
 def _note_classes(classes: ClassIds, declared: Sequence[str], notes: Notes) -> None:
@@ -239,6 +249,7 @@ def stream(
     kind: Kind,
     *,
     labels: Sequence[str] | None = None,
+    label_values: Mapping[str, str] | None = None,
     batch_rows: int = 1024,
     dropped: list[UnusableRow] | None = None,
 ) -> Iterator[Dataset]:
@@ -246,6 +257,7 @@ def stream(
 
     Args:
         labels: the classifier's class names, to yield `label` as well. None: labels are not read.
+        label_values: the names of labels that the source numbers; those of `source.label_names` take precedence.
         dropped: collects the rows that `source.drop_bad_rows` leaves out. They are counted in a warning.
 
     Raises:
@@ -275,7 +287,8 @@ def stream(
         raise InputError(
             f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
         )
-    classes = None if labels is None else ClassIds(labels, "the classifier")
+    values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
+    classes = None if labels is None else ClassIds(labels, "the classifier", values)
     without_gold: list[int] | None = [] if need_label else None
     unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
     rows = 0

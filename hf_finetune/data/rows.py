@@ -239,6 +239,8 @@ def _image(value: Any, folder: ImageFolder | None) -> EncodedImage:
     """
     if isinstance(value, bytes):
         value = {"bytes": value, "path": None}
+    elif isinstance(value, str):
+        value = {"bytes": None, "path": value.strip()}
     match value:
         case None | b"" | {"bytes": None | b"", "path": None | ""}:
             raise ValueError("the image is missing")

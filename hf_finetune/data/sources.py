@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.columns import IMAGES
+from hf_finetune.data.columns import FILE_NAME, IMAGES, LABELS
 from hf_finetune.data.config import DataLimits, Kind, Role, Source
 from hf_finetune.data.memory import is_in_memory, memory_splits
 from hf_finetune.data.readers import class_folder
@@ -31,6 +31,7 @@ _TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 _SUFFIXES = (*_TEXT_SUFFIXES, ".xlsx", ".parquet")
 # Not searched for in folders, where a .txt file is one text.
 _NAMED_SUFFIXES = (*_SUFFIXES, ".txt")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _OTHER_SUFFIXES = (".xls", ".xlsm", ".xlsb", ".ods", ".zip", ".bz2", ".xz")
 _FILE_LIKE = (*_NAMED_SUFFIXES, *COMPRESSED, *class_folder.SUFFIXES["image"], *_OTHER_SUFFIXES)
 _ROLES: dict[str, Role] = {"train": "train", "test": "test"}
@@ -165,11 +166,14 @@ def sniff_kind(source: Source) -> Kind:
         columns = next(iter(locate(source, kind=None, labeled=False).splits.values())).columns
     if any(column.type == "images" for column in columns.values()):
         return "image"
-    # Binary columns are images by their name, or if there is no column of texts beside the label.
+    # Binary columns are images by their name, or if there is no column of texts beside the label; so are paths.
     binary = [name for name, column in columns.items() if column.kind == "image"]
-    texts = [name for name, column in columns.items() if column.kind == "string" and not column.numeric]
+    named = [name for name, column in columns.items() if column.names_images or name.lower() == FILE_NAME]
+    texts = [
+        name for name, column in columns.items() if column.kind == "string" and not column.numeric and name not in named
+    ]
     has_image_name = any(name.lower() in tier for name in binary for tier in IMAGES)
-    return "image" if has_image_name or (binary and len(texts) <= 1) else "text"
+    return "image" if has_image_name or ((binary or named) and len(texts) <= 1) else "text"
 
 
 def local_path(path: str) -> Path | None:
@@ -193,7 +197,11 @@ def _file(path: Path, source: Source) -> Reader:
     if not path.is_file():
         raise InputError(f"{path}: expected a regular file, not a pipe, socket or device; save the rows to a file")
     encoding = source.encoding or "utf-8"
-    options: dict[str, Any] = {"limits": source.limits, "yields_faults": source.drop_bad_rows}
+    options: dict[str, Any] = {
+        "limits": source.limits,
+        "image_root": source.image_root,
+        "yields_faults": source.drop_bad_rows,
+    }
     compression, suffix = path.suffix.lower() in COMPRESSED, format_of(path)
     if source.sheet is not None and suffix != ".xlsx":
         raise InputError(f"--data.sheet {source.sheet}: {path} has no sheets; leave it out")
@@ -207,7 +215,7 @@ def _file(path: Path, source: Source) -> Reader:
         case ".xlsx":
             return ExcelFile(path, source.sheet, **options)
         case ".parquet":
-            return ParquetFile(path, source.image_root, **options)
+            return ParquetFile(path, **options)
     what = f"{path.suffix} files" if path.suffix else "files without a suffix"
     remedy = "; save it as .xlsx" if suffix in (".xls", ".xlsm", ".xlsb", ".ods") else ""
     raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(_NAMED_SUFFIXES)}{remedy}")
@@ -219,6 +227,8 @@ def _folder(root: Path, kind: Kind | None, labeled: bool, source: Source) -> Lay
     for folder in (root, root / "data"):
         if folder.is_dir() and any(role_of(stem, exact=True) for stem in _data_files(folder)):
             return _split_files(folder, source)
+    if kind != "text" and (described := _described_images(root, labeled, source)):
+        return described
     if classes := _class_folders(root, kind, source):
         return classes
     if flat := find_classes(root, kind, source, flat=True):
@@ -228,6 +238,40 @@ def _folder(root: Path, kind: Kind | None, labeled: bool, source: Source) -> Lay
             )
         return Layout({"train": Split("train", (flat,))})
     raise _no_data(root, kind, source)
+
+
+def _described_images(root: Path, labeled: bool, source: Source) -> Layout | None:
+    """Read the images that a metadata file describes, as `datasets` has it, or one in each split folder."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and role_of(path.name, exact=True)]
+    readers = {path: reader for path in folders if (reader := _metadata(path, labeled, source))}
+    if readers:
+        splits = {path.name.lower(): Split(path.name.lower(), (reader,)) for path, reader in readers.items()}
+        return Layout(splits, notes=_ignored(root, [path for path in root.iterdir() if path not in readers]))
+    if (reader := _metadata(root, labeled, source)) is None:
+        return None
+    if folders:
+        names = listed([path.name for path in folders])
+        raise InputError(f"{reader.name}: one file for the splits {names}; put one into each of these folders")
+    return Layout({"train": Split("train", (reader,))})
+
+
+def _metadata(folder: Path, labeled: bool, source: Source) -> Reader | None:
+    """Return the reader of a folder's metadata file, if that names the images, and their classes if they are needed.
+
+    Where it has no classes, the folders may tell them.
+    """
+    for name in METADATA:
+        if (path := folder / name).is_file():
+            reader = _file(path, source)
+            if FILE_NAME not in (columns := reader.columns()):
+                continue
+            others = [column for column in columns if column != FILE_NAME]
+            known = {each for tier in LABELS for each in tier}
+            if source.label in others or len(others) == 1 or known.intersection(map(str.lower, others)):
+                return reader
+            if not labeled and find_classes(folder, "image", source) is None:
+                return reader
+    return None
 
 
 def _no_data(root: Path, kind: Kind | None, source: Source) -> InputError:

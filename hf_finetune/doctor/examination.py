@@ -3,13 +3,14 @@
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hf_finetune.data.config import Kind, Source, SplitOptions
-from hf_finetune.data.labels import similar_labels
+from hf_finetune.data.labels import near_labels, similar_labels
 from hf_finetune.data.loading import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow, to_dataset
 from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
@@ -168,11 +169,16 @@ def _unread(data: LabeledData) -> list[Finding]:
     """Return findings on files that are not read, and on labels that should be one."""
     skipped = sum((split.skipped for split in data.selection.labeled.values()), Counter[str]())
     files = [f"{count:,} {suffix}" for suffix, count in skipped.most_common()]
-    groups = similar_labels(data.labels)
-    labels = [", ".join(map(repr, group)) for group in groups]
+    groups, near = similar_labels(data.labels), near_labels(data.labels)
+    counts = Counter(data.labels[label] for rows in data.rows.values() for label in rows.labels_N.tolist())
+
+    def counted(labels: Iterable[str]) -> str:
+        return ", ".join(f"{label!r} ({counts[label]:,} row{'s' * (counts[label] != 1)})" for label in labels)
+
     return [
         diagnose("skipped_files", sum(map(len, data.rows.values())), count=skipped.total(), details=files),
-        diagnose("similar_labels", len(data.labels), count=sum(map(len, groups)), details=labels),
+        diagnose("similar_labels", len(data.labels), count=sum(map(len, groups)), details=list(map(counted, groups))),
+        diagnose("near_labels", len(data.labels), count=len(near), details=list(map(counted, near))),
     ]
 
 

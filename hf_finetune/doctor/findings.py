@@ -136,6 +136,11 @@ DEFECTS = {
         "{count} labels differ only in case or white space, and each is a class of its own",
         "write each class in one way",
     ),
+    "near_labels": Defect(
+        "look",
+        "{count} pairs of labels differ by one letter, which may be a typing error or a plural",
+        "if both mean one class, write it in one way in every row; each is a class of its own now",
+    ),
     "leaked": Defect(
         "serious",
         "{count:,} of {of:,} evaluation rows are exact copies of training rows: metrics on them are too good",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 from datasets import Dataset
 from tqdm import tqdm
@@ -34,9 +35,10 @@ def read_parts(
         InputError: an unreadable row, or a row without such a label.
     """
     kind, labels = classifier.kind, classifier.labels if labeled else None
+    options: dict[str, Any] = {"label_values": classifier.label_values, "dropped": dropped}
     # Only on a terminal, and erased at the end: the error of a bad row is the first line of stderr.
     with tqdm(desc=progress, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
-        for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], dropped=dropped)):
+        for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], **options)):
             if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:
                 logger.warning(
                     "%s: expected pairs of texts, on which the model was trained, got single texts; "

@@ -73,7 +73,7 @@ def save_artifacts(network: nn.Module, run: Run, folder: Path) -> list[Artifact]
             return artifacts
         network = adapters.merge(network)
     assert isinstance(network, PreTrainedModel), "a model of transformers"
-    _mark_pairs(network, run)
+    _mark_data(network, run)
     if isinstance(network, CustomHeadClassifier):
         if not network.folds:
             with replacing(folder / "encoder") as path:
@@ -95,15 +95,18 @@ def _save_adapter(network: PeftModel, run: Run, folder: Path) -> Artifact:
         run.data.inputs.save(path)
         if not adapters.mergeable(network):
             # No other file holds the class names.
-            _mark_pairs(base, run)
+            _mark_data(base, run)
             base.config.save_pretrained(path)
     return Artifact("adapter", folder / "adapter", base=base.name_or_path, revision=run.recipe.model.revision)
 
 
-def _mark_pairs(network: PreTrainedModel, run: Run) -> None:
-    """Mark a model trained on pairs of texts, so that `predict` and `evaluate` warn of single ones."""
-    # An earlier run's mark does not hold for this one.
-    vars(network.config).pop("trained_on_pairs", None)
+def _mark_data(network: PreTrainedModel, run: Run) -> None:
+    """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, and numbers of classes."""
+    # An earlier run's marks do not hold for this one.
+    for name in ("trained_on_pairs", "label_values"):
+        vars(network.config).pop(name, None)
+    if run.data.splits.label_values:
+        network.config.label_values = run.data.splits.label_values
     if "text_pair" in run.data.splits.columns:
         network.config.trained_on_pairs = True
 

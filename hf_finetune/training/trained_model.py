@@ -57,6 +57,8 @@ class TrainedModel:
     file of its own."""
     name: str = "the classifier"
     """Folder or Hub id, for messages."""
+    label_values: Mapping[str, str] = field(default_factory=dict)
+    """Names of the labels that its data numbered."""
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -154,7 +156,13 @@ def _classifier(
     pairs = bool(config.get("trained_on_pairs"))
     model = model.to(default_device()).eval()
     check_first_row(name, model, inputs)
-    return TrainedModel(model, inputs, labels, pairs, files, name)
+    return TrainedModel(model, inputs, labels, pairs, files, name, _label_values(config))
+
+
+def _label_values(config: dict[str, Any]) -> dict[str, str]:
+    stored = config.get("label_values")
+    is_usable = isinstance(stored, dict) and all(isinstance(name, str) for name in stored.values())
+    return stored if is_usable else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -160,10 +160,10 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "column 'image' holds images, expected classes (text or whole numbers)",
         ),
         (
-            "text:s label:s",
-            {"image": "text"},
+            "n:i label:s",
+            {"image": "n"},
             "image",
-            "column 'text' holds text, expected images; name another by --image COL",
+            "column 'n' holds int64, expected images or their paths; name another by --image COL",
         ),
         (
             "text:s label:l",

@@ -212,7 +212,7 @@ def test_labels_that_differ_only_in_case_or_white_space(tmp_path: Path) -> None:
     spelled = [(text, ("yes ", "Yes", "no")[i % 3] if i < 60 else label) for i, (text, label) in enumerate(clean(120))]
     finding = by_name(examined(tmp_path, spelled))["similar_labels"]
     assert (finding.severity, finding.count, finding.of) == ("serious", 3, 4)
-    assert finding.details == ("'Yes', 'yes', 'yes '",)
+    assert finding.details == ("'Yes' (20 rows), 'yes' (30 rows), 'yes ' (20 rows)",)
 
 
 def test_conflicts_name_the_first_row_with_another_label(tmp_path: Path) -> None:

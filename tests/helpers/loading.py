@@ -19,9 +19,10 @@ def load(path: Any, kind: Kind = "text", *, keep_left_out: bool = False, **field
 
 
 def stream(
-    path: Any, kind: Kind = "text", labels: Any = None, batch_rows: int = 1024, dropped: Any = None, **where: Any
+    path: Any, kind: Kind = "text", labels: Any = None, batch_rows: int = 1024, **where: Any
 ) -> Iterator[Dataset]:
-    return loading.stream(SourceSplit(str(path), **where), kind, labels=labels, batch_rows=batch_rows, dropped=dropped)
+    options = {name: where.pop(name) for name in ("dropped", "label_values") if name in where}
+    return loading.stream(SourceSplit(str(path), **where), kind, labels=labels, batch_rows=batch_rows, **options)
 
 
 def locate(path: Any, kind: Kind | None = "text", labeled: bool = True, **where: Any) -> sources.Layout:

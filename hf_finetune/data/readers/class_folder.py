@@ -29,8 +29,6 @@ class ClassFolder(TextFile):
     files: tuple[str, ...] = ()
     """Paths relative to the folder."""
     labeled: bool = True
-    image_root: str | None = None
-    """Another folder to which links may lead."""
 
     @property
     def classes(self) -> set[str]:

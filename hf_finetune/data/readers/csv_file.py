@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from hf_finetune.data.image_decoding import are_image_names
+from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
@@ -70,7 +72,10 @@ class CsvFile(TextFile):
         """
         header = self._header(quoted=not self.literal)
         first = next(self.chunks(header, ROWS_INSPECTED))
-        return {name: Column("string", "text", numeric=_all_numbers(first.columns[name])) for name in header}
+        return {
+            name: Column("string", "text", numeric=_all_numbers(values), names_images=are_image_names(values))
+            for name, values in first.columns.items()
+        }
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
         """Yield rows in order, `size` at a time, without blank lines.
@@ -82,6 +87,7 @@ class CsvFile(TextFile):
         next(records)
         places = {name: at for at, name in enumerate(header)}
         positions = {name: places[name] for name in columns}
+        images = beside(self.path, self.image_root)
         empty = True
         for first, batch in batched(records, size):
             empty = False
@@ -93,7 +99,7 @@ class CsvFile(TextFile):
             rows = [[None] * len(header) if isinstance(record, Fault) else record for _, record in batch]
             values: dict[str, list] = {name: [row[at] for row in rows] for name, at in positions.items()}
             lines = [line for line, _ in batch]
-            yield Chunk(values, len(batch), self.name, first, lines=lines, faults=faults)
+            yield Chunk(values, len(batch), self.name, first, lines=lines, images=images, faults=faults)
         if empty:
             raise InputError(f"{self.path}: a header and no rows; expected one row per example below it")
 

@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from hf_finetune.data.image_decoding import are_image_names
+from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.compressed import most_decoded, too_large
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
 from hf_finetune.data.readers.table import DROP, Chunk, Column, DataFile, Fault, batched
@@ -75,7 +77,7 @@ class ExcelFile(DataFile):
             InputError: openpyxl is missing; the file is damaged or beyond the limits, has no such sheet or no rows, or
                 its header lacks a name or repeats one.
         """
-        described, records = self._columns, self._records()
+        described, records, images = self._columns, self._records(), beside(self.path, self.image_root)
         _, header = next(records)
         assert not isinstance(header, Fault), "the header is refused, not dropped"
         for first, batch in batched(records, size):
@@ -86,7 +88,8 @@ class ExcelFile(DataFile):
                 at, is_text = header.index(name), described[name].kind == "string"
                 cells = [row[at] for row in rows]
                 values[name] = list(map(_as_text, cells)) if is_text else cells
-            yield Chunk(values, len(batch), self.name, first, lines=[line for line, _ in batch], faults=faults)
+            lines = [line for line, _ in batch]
+            yield Chunk(values, len(batch), self.name, first, lines=lines, images=images, faults=faults)
 
     @property
     def _place(self) -> str:
@@ -218,4 +221,6 @@ def _column(cells: list[Cell]) -> Column:
     types = {type(cell) for cell in cells} - {type(None)}
     if types and types <= {int, float, bool}:
         return Column("number", "numbers")
-    return Column("string", "text") if types else Column("other", "nothing")
+    if not types:
+        return Column("other", "nothing")
+    return Column("string", "text", names_images=are_image_names(cells))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from hf_finetune.data.image_decoding import are_image_names
+from hf_finetune.data.image_paths import beside
 from hf_finetune.data.labels import SURROGATE
 from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
@@ -46,12 +48,13 @@ class JsonFile(TextFile):
         Raises:
             InputError: a line cannot be decoded or is malformed; or there are no rows.
         """
+        images = beside(self.path, self.image_root)
         for first, batch in batched(self._rows(), size):
             lines = [line for line, _ in batch]
             faults = {i: row for i, (_, row) in enumerate(batch) if isinstance(row, Fault)}
             rows: list[Row] = [{} if isinstance(row, Fault) else row for _, row in batch]
             values = {name: [row.get(name) for row in rows] for name in columns}
-            yield Chunk(values, len(rows), self.name, first, lines=lines, objects=rows, faults=faults)
+            yield Chunk(values, len(rows), self.name, first, lines=lines, objects=rows, images=images, faults=faults)
 
     def _rows(self) -> Iterator[tuple[int | None, Row | Fault]]:
         """Yield the objects, each with its line number if there is one object per line."""
@@ -132,7 +135,7 @@ def _short(value: Json) -> str:
 def _column(values: list[Json]) -> Column:
     types = {type(value) for value in values} - {type(None)}
     if str in types:
-        return Column("string", "text")
+        return Column("string", "text", names_images=are_image_names(values))
     if types and types <= {int, float, bool}:
         return Column("number", "numbers")
     if list in types:

@@ -31,9 +31,6 @@ ROWS_OF_A_BATCH, BATCH_BYTES = 64, 100_000_000
 class ParquetFile(DataFile):
     """A parquet file, read with the features that `datasets` wrote into it."""
 
-    image_root: str | None = None
-    """Folder of the images that are named by their path. None: that of the file."""
-
     def columns(self) -> dict[str, Column]:
         """Return the columns in order.
 

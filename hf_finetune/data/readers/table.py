@@ -25,6 +25,8 @@ class Column:
     """Class names, for kind class."""
     numeric: bool = False
     """Whether all strings are numbers, and so no texts."""
+    names_images: bool = False
+    """Whether all strings are names of image files, and so no texts."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ class DataFile:
     limits: DataLimits = field(default=DEFAULT_LIMITS, kw_only=True)
     skipped: tuple[tuple[str, int], ...] = field(default=(), kw_only=True)
     """Number of files of a folder that are not read, by suffix."""
+    image_root: str | None = field(default=None, kw_only=True)
+    """Folder of the images that are named by their path, or another one to which links may lead. None: that of the
+    file."""
     yields_faults: bool = field(default=False, kw_only=True)
     """Yield rows that cannot be read as faults, in place of refusing the file."""
 
