@@ -161,8 +161,7 @@ def _classifier(
 
 def _label_values(config: dict[str, Any]) -> dict[str, str]:
     stored = config.get("label_values")
-    is_usable = isinstance(stored, dict) and all(isinstance(name, str) for name in stored.values())
-    return stored if is_usable else {}
+    return {str(v): name for v, name in stored.items() if isinstance(name, str)} if isinstance(stored, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
