@@ -10,6 +10,7 @@ from hf_finetune.cli.operations import operation_fields, operations_help
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run_job import RunJob
 from hf_finetune.config.aliases import current, current_flags
+from hf_finetune.config.keywords import field_names, short_flags
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.config import PEFT_TYPES
@@ -30,7 +31,7 @@ def parse_run(job: Job, arguments: Sequence[str], prog: str, fields: dict[str, A
     Raises:
         InputError: an unknown flag or field, or a value of another type.
     """
-    arguments = current_flags(arguments)
+    arguments = with_sections(job, current_flags(arguments))
     fields = read_config_file(arguments) if fields is None else fields
     job, rest = with_yaml_flags(with_fields(job, fields, arguments), arguments)
     adapter = job.recipe.adapter
@@ -41,6 +42,32 @@ def parse_run(job: Job, arguments: Sequence[str], prog: str, fields: dict[str, A
         print(operations_help(type(job.recipe)))
         raise
     return replace(job, recipe=replace(job.recipe, adapter=adapter))
+
+
+def with_sections(job: RunJob, arguments: Sequence[str]) -> list[str]:
+    """Name fields with their sections: `--train.weight-decay` for `--weight-decay`, as for keywords of Python.
+
+    Raises:
+        InputError: several fields have the name.
+    """
+    names = field_names(job.recipe)
+    own = short_flags(job.recipe) | {field.name for part in (job, job.launch) for field in dataclasses.fields(part)}
+    full = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        negated = "no-" if name.startswith("no_") else ""
+        name = name.removeprefix("no_")
+        fields = names.get(name, []) if flag.startswith("--") and name not in own else []
+        if not fields or name in fields:
+            full.append(argument)
+            continue
+        if len(fields) > 1:
+            spelled = " or ".join(f"--{field.replace('_', '-')}" for field in fields)
+            raise InputError(f"{flag}: several fields have this name; write {spelled}")
+        section, _, name = fields[0].rpartition(".")
+        full.append(f"--{section}.{negated}{name}".replace("_", "-") + f"{equals}{value}")
+    return full
 
 
 def read_config_file(arguments: Sequence[str]) -> dict[str, Any]:

@@ -6,17 +6,19 @@ flags that follow.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
+from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Any)
 
 
 def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:
@@ -31,6 +33,7 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None 
         InputError: an unknown or missing flag, or a value of another type.
         SystemExit: after the help was printed.
     """
+    arguments = current_flags(arguments, {field.name for field in dataclasses.fields(kind)})
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _unfolded_errors(arguments):

@@ -12,6 +12,7 @@ from typing import Any
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run_job import RunJob, load_recipe
+from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 
 RUN_HELP = """hf-finetune run RECIPE [flags]
@@ -129,7 +130,7 @@ def public_command(command: Sequence[str]) -> str:
     Local paths are reduced to names; the flags for output, push, resume and JSON are removed.
     """
     public, is_value_of_removed = [], False
-    for argument in command:
+    for argument in current_flags(command):
         flag, equals, value = argument.partition("=")
         path = argument if not flag.startswith("--") else value
         if is_value_of_removed:

@@ -70,7 +70,10 @@ def _reads_images(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[boo
     A column or field that only one kind of data has decides. Operations are a guess: the data may refute it.
     """
     names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
-    data, augment = fields.get("data"), flag_value(arguments, "--data.augment") or ""
+    data, augment = (
+        fields.get("data"),
+        flag_value(arguments, "--data.augment") or flag_value(arguments, "--augment") or "",
+    )
     if isinstance(data, dict):
         names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
         augment += str(data.get("augment", ""))

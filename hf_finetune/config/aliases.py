@@ -1,10 +1,11 @@
-"""Old names of flags, fields and types, so that old recipe.json, YAML files and commands keep working.
+"""Other names of flags, fields and types: old ones, so that old recipe.json, YAML files and commands keep working, and
+those of other tools, for flags and for keywords of Python.
 
 Each renamed one keeps its line here for good.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 FIELDS: dict[str, str] = {
@@ -18,6 +19,20 @@ FIELDS: dict[str, str] = {
 """Current field names, by dotted old name without list indices, or by operation and old name."""
 TYPES: dict[str, str] = {"Colour": "ColorJitter", "Sequence": "Compose"}
 """Current class names, by old name, in files and in Python (`hf_finetune.Sequence`)."""
+NAMES: dict[str, str] = {
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "num_epochs": "num_train_epochs",
+    "warmup": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "max_seq_length": "max_length",
+    "text_column": "text",
+    "text_pair_column": "text_pair",
+    "image_column": "image",
+    "label_column": "label",
+    "output_dir": "output",
+}
+"""Names of flags and keywords, by a name that other tools have for them."""
 HOLD_OPERATIONS = {"augment", "steps", "choices", "phases", "operation", "type"}
 
 
@@ -45,15 +60,21 @@ def current(plain: Any, field: str = "", kind: str = "") -> Any:
     return renamed
 
 
-def current_flags(arguments: Sequence[str]) -> list[str]:
-    """Replace old flags in the arguments of a command."""
-    return [_current_flag(argument) if argument.startswith("--") else argument for argument in arguments]
+def current_flags(arguments: Sequence[str], own: Container[str] = ()) -> list[str]:
+    """Replace old flags, those of other tools, and underscores in the arguments of a command.
+
+    Args:
+        own: names of flags of this command that mean something of their own.
+    """
+    return [_current_flag(argument, own) if argument.startswith("--") else argument for argument in arguments]
 
 
-def _current_flag(argument: str) -> str:
+def _current_flag(argument: str, own: Container[str]) -> str:
     flag, equals, value = argument.partition("=")
-    section, dot, name = flag.removeprefix("--").rpartition(".")
-    negated = "no-" if name.startswith("no-") else ""
-    field = re.sub(r"\.\d+(?=\.)", "", f"{section}{dot}{name.removeprefix('no-')}".replace("-", "_"))
-    new = FIELDS.get(field)
-    return argument if new is None else f"--{section}{dot}{negated}{new.replace('_', '-')}{equals}{value}"
+    section, dot, name = flag.removeprefix("--").replace("-", "_").rpartition(".")
+    negated = "no_" if name.startswith("no_") else ""
+    name = name.removeprefix("no_")
+    field = re.sub(r"\.\d+(?=\.)", "", f"{section}{dot}{name}")
+    if not (section or name in own):
+        name = NAMES.get(name, name)
+    return f"--{section}{dot}{negated}{FIELDS.get(field, name)}".replace("_", "-") + f"{equals}{value}"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_finetune.config.aliases import FIELDS, current
+from hf_finetune.config.aliases import FIELDS, NAMES, current
 from hf_finetune.errors import InputError
 from hf_finetune.utils.hints import configs_in, unwrapped
 from hf_finetune.utils.messages import did_you_mean
@@ -68,9 +68,10 @@ def resolve(name: str, names: Mapping[str, list[str]], *, is_section: bool = Fal
     Raises:
         InputError: there is none, or there are several.
     """
-    name = FIELDS.get(name, name)
+    requested, name = name, FIELDS.get(name) or NAMES.get(name, name)
     if name not in names:
-        raise InputError(f"{name}: no such keyword{did_you_mean(name, names) or '; see hf_finetune.Recipe'}")
+        hint = did_you_mean(requested, [*names, *NAMES]) or "; see hf_finetune.Recipe"
+        raise InputError(f"{requested}: no such keyword{hint}")
     fields = names[name]
     if is_section and name in fields:
         return name
@@ -92,8 +93,8 @@ def field_names(recipe: Any) -> dict[str, list[str]]:
     flags: dict[str, list[str]] = {}
     fields: dict[str, list[str]] = {}
     for dotted, hint in _fields(type(recipe), recipe):
-        for flag in (a for meta in unwrapped(hint)[1] for a in getattr(meta, "aliases", None) or ()):
-            flags.setdefault(flag.removeprefix("--").replace("-", "_").rpartition(".")[2], []).append(dotted)
+        for name in _flags(hint):
+            flags.setdefault(name.rpartition(".")[2], []).append(dotted)
         fields.setdefault(dotted.rpartition(".")[2], []).append(dotted)
         fields[dotted] = [dotted]
     names: dict[str, list[str]] = {}
@@ -102,6 +103,16 @@ def field_names(recipe: Any) -> dict[str, list[str]]:
         section = [name] if name in fields and name not in candidates and fields[name][:1] == [name] else []
         names[name] = [*section, *candidates]
     return names
+
+
+def short_flags(recipe: Any) -> set[str]:
+    """Return the names of all fields' own short flags, such as `epochs`."""
+    return {name for _, hint in _fields(type(recipe), recipe) for name in _flags(hint)}
+
+
+def _flags(hint: Any) -> list[str]:
+    aliases = [alias for meta in unwrapped(hint)[1] for alias in getattr(meta, "aliases", None) or ()]
+    return [alias.removeprefix("--").replace("-", "_") for alias in aliases]
 
 
 def _first(dotted: list[str]) -> list[str]:

@@ -266,6 +266,7 @@ def test_public_command_has_no_local_path(tmp_path: Path) -> None:
         "--resume",
     ]
     assert public_command([*command, "--epochs", "2"]) == "hf-finetune train movie --model=movie --epochs 2"
+    assert public_command(["hf-finetune", "train", "me/x", "--output_dir", "secret"]) == "hf-finetune train me/x"
 
 
 @pytest.mark.parametrize("name", sorted(shipped.names()))

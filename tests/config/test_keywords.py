@@ -34,6 +34,10 @@ IMAGES = Recipe(name="", data=ImageData(path="x"), model=Model(checkpoint="vit")
         ("objective", Distill(teacher="t"), "objective"),
         ("train.learning_rate", 1e-4, "train.learning_rate"),
         ("unlabelled", ("a.csv",), "data.unlabeled"),
+        ("lr", 1e-4, "train.learning_rate"),
+        ("batch_size", 8, "train.per_device_train_batch_size"),
+        ("warmup", 10, "train.warmup_steps"),
+        ("text_column", "review", "data.text"),
     ],
 )
 def test_names(keyword: str, value: Any, field: str) -> None:
