@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from hf_finetune.cli.operations import operation_fields, operations_help
 from hf_finetune.cli.parsing import parse
-from hf_finetune.cli.run_job import RunJob
+from hf_finetune.cli.run_job import RunJob, recipe_fields
 from hf_finetune.config.aliases import current, current_flags
 from hf_finetune.config.keywords import field_names, short_flags
 from hf_finetune.distillation.config import Distill
@@ -81,7 +81,7 @@ def read_config_file(arguments: Sequence[str]) -> dict[str, Any]:
     fields = parse_yaml(Path(file), f"--config {file}")
     if not isinstance(fields, dict | None):
         raise InputError(f"--config {file}: expected a mapping of fields, got {short(fields)}")
-    return current(fields or {})
+    return current(recipe_fields(fields or {}))
 
 
 def with_fields(job: Job, fields: dict[str, Any], arguments: Sequence[str]) -> Job:

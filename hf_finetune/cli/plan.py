@@ -9,7 +9,7 @@ from hf_finetune.cli import shipped
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run import importing
-from hf_finetune.cli.run_job import RunJob, load_recipe
+from hf_finetune.cli.run_job import RunJob, is_run, load_recipe
 from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError
 from hf_finetune.utils.files import check_writable_file
@@ -24,7 +24,7 @@ steps. Nothing is written.
 
 def plan(arguments: Sequence[str]) -> None:
     name, rest = first_positional(arguments, PLAN_HELP)
-    if name == "run" or name.endswith(".py") or shipped.is_known(name):
+    if name == "run" or name.endswith(".py") or shipped.is_known(name) or is_run(name):
         if name == "run":
             name, rest = first_positional(rest, PLAN_HELP)
         job = parse_run(RunJob(load_recipe(name)), rest, "hf-finetune plan")

@@ -1,24 +1,58 @@
-"""`hf-finetune predict`: predicted labels of new rows."""
+"""`hf-finetune predict`: predicted labels of new rows, texts or images."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from hf_finetune.cli.classify import ClassifyJob, load_trained_classifier, parse_views
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
+from hf_finetune.data.config import SourceSplit
+from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import printable
+
+STDIN = "-"
+OUTPUT = "predictions.csv"
+WIDTH = 80
+
+
+@dataclass(frozen=True)
+class NewRows(SourceSplit):
+    """Rows to label."""
+
+    path: Annotated[str, tyro.conf.Suppress] = ""
+    text: Annotated[str | None, tyro.conf.Suppress] = None
+    text_pair: Annotated[str | None, tyro.conf.Suppress] = None
 
 
 @dataclass(frozen=True)
 class PredictJob(ClassifyJob):
-    """Label rows."""
+    """Label rows of a file, or single texts and images."""
 
-    output: Annotated[str, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl)")] = "predictions.csv"
-    """File to write."""
+    data: Annotated[NewRows, tyro.conf.arg(name="")] = NewRows()
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = ()
+    """Hub id, csv/tsv/json/jsonl/xlsx/parquet file, folder, image files, or - for stdin."""
+    texts: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="text")] = ()
+    """Without DATA: a text to label; give it several times for several texts. With DATA: see --text-column."""
+    pairs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="text-pair")] = ()
+    """Without DATA: the second text of each. With DATA: see --text-pair-column."""
+    text_column: str | None = None
+    """Column of the text. Default: the obvious one."""
+    text_pair_column: str | None = None
+    """Column of the second text."""
+    format: Literal["lines", "csv", "tsv", "json", "jsonl"] = "lines"
+    """What stdin holds. lines: one text a line."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl)")] = None
+    """File to write. Default: predictions.csv; predictions of stdin, single texts and images are printed."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
     digests: bool = False
     """Also write the SHA-256 of each row's text or image file: then a .parquet file can be a teacher,
     `train DATA --teacher FILE`, on a machine without the model."""
@@ -27,18 +61,98 @@ class PredictJob(ClassifyJob):
 def predict(arguments: Sequence[str]) -> None:
     job = parse(PredictJob, arguments, "hf-finetune predict")
     views = parse_views(job)
-    with importing():
-        from hf_finetune.inference import prediction
-        from hf_finetune.utils import tables
+    with _source(job) as source:
+        is_printed = isinstance(source, list) or job.paths in ((), (STDIN,))
+        output = job.output or (None if is_printed else OUTPUT)
+        with importing():
+            from hf_finetune.inference import prediction
+            from hf_finetune.utils import tables
 
-    tables.check_output(Path(job.output), job.data.path)
-    result = prediction.predict(
-        load_trained_classifier(job),
-        job.data,
-        Path(job.output),
-        batch_size=job.batch_size,
-        precision=job.precision,
-        views=views,
-        digests=job.digests,
-    )
-    print(json.dumps(result, indent=2) if job.json else f"{result['rows']} rows -> {job.output}")
+        if output is not None:
+            path = source.path if isinstance(source, SourceSplit) else ""
+            tables.check_output(Path(output), path, overwrite=job.overwrite)
+        elif job.digests:
+            raise InputError("--digests: expected --output with it, a file to write")
+        result = prediction.predict(
+            load_trained_classifier(job),
+            source,
+            None if output is None else Path(output),
+            batch_size=job.batch_size,
+            precision=job.precision,
+            views=views,
+            digests=job.digests,
+            collect=job.json or output is None,
+        )
+    if isinstance(source, list):
+        for row in result.get("predictions", ()):
+            row["input"] = source[row["row"]]
+    if job.json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    elif output is None:
+        print(_table(result["predictions"]))
+    else:
+        print(f"{result['rows']} rows -> {output}")
+
+
+@contextmanager
+def _source(job: PredictJob) -> Iterator[SourceSplit | list[Any]]:
+    """Yield what a job labels: rows of a file, or a list of texts, pairs of texts, or paths of images.
+
+    Raises:
+        InputError: there is nothing to label, or the arguments contradict each other.
+    """
+    paths = list(job.paths)
+    if not paths and job.texts:
+        if job.pairs and len(job.pairs) != len(job.texts):
+            raise InputError(f"--text-pair: expected one for each of {len(job.texts)} --text, got {len(job.pairs)}")
+        yield list(zip(job.texts, job.pairs, strict=True)) if job.pairs else list(job.texts)
+        return
+    if not paths and sys.stdin.isatty():
+        raise InputError("hf-finetune predict: missing DATA; expected a file, image files, --text TEXT, or - for stdin")
+    if paths and all(map(_is_image_file, paths)):
+        yield paths
+        return
+    if len(paths) > 1:
+        other = next(path for path in paths if not _is_image_file(path))
+        raise InputError(f"{other}: expected one DATA, or image files; predict the others by themselves")
+    columns: dict[str, Any] = {"text": _column("text", job.texts, job.text_column)}
+    columns |= {"text_pair": _column("text-pair", job.pairs, job.text_pair_column)}
+    rows = replace(SourceSplit(**vars(job.data)), path=paths[0] if paths else STDIN, **columns)
+    if paths and paths[0] != STDIN:
+        yield rows
+    elif job.format == "lines":
+        yield sys.stdin.read().splitlines()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"stdin.{job.format}"
+            path.write_bytes(sys.stdin.buffer.read())
+            yield replace(rows, path=str(path))
+
+
+def _column(flag: str, values: Sequence[str], column: str | None) -> str | None:
+    """Return the column that a flag names where there are DATA."""
+    if len(values) > 1 or (values and column is not None):
+        raise InputError(f"--{flag} {values[-1]}: with DATA it names the column, once; leave out DATA to label texts")
+    return values[0] if values else column
+
+
+def _is_image_file(path: str) -> bool:
+    from hf_finetune.data.image_decoding import SUFFIXES
+
+    return path.lower().endswith(SUFFIXES) and Path(path).is_file()
+
+
+def _table(predictions: Sequence[dict[str, Any]]) -> str:
+    """Return label, probability and input of each row, in 80 columns."""
+    labels = max(len("label"), *(len(printable(row["predicted"])) for row in predictions))
+    room = max(WIDTH - labels - len("  probability  "), 20)
+    lines = [f"{'label':<{labels}}  probability  input"]
+    for row in predictions:
+        label, given = row["predicted"], _one_line(row.get("input", f"row {row['row'] + 1}"))
+        given = given if len(given) <= room else f"{given[: room - 3]}..."
+        lines.append(f"{printable(label):<{labels}}  {row[f'p:{label}']:>11.3f}  {given}")
+    return "\n".join(lines)
+
+
+def _one_line(given: Any) -> str:
+    return printable(" ".join((given if isinstance(given, str) else " | ".join(given)).split()))

@@ -17,7 +17,8 @@ from hf_finetune.errors import InputError
 
 RUN_HELP = """hf-finetune run RECIPE [flags]
 
-Run a recipe: a .py file of your own, or the name of a shipped one (`hf-finetune list`).
+Run a recipe: a .py file of your own, the name of a shipped one (`hf-finetune list`), or the recipe.json of a finished
+run, which runs again on the same data.
 Every field of it is a flag: `hf-finetune run RECIPE --help` lists them."""
 
 

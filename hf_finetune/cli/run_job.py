@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import tyro
 
 from hf_finetune.cli import shipped
-from hf_finetune.config.recipe import Launch, Recipe
+from hf_finetune.config.recipe import Launch, Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
+from hf_finetune.utils.files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class RunJob:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")] = None
-    """YAML file of recipe fields. Flags take precedence."""
+    """YAML or JSON file of recipe fields, or the recipe.json of a run. Flags take precedence."""
     find_lr: bool = False
     """Instead of the run, take 100 steps at a growing learning rate (arXiv:1506.01186). Their losses are shown as a
     table and a plot, with a proposal. Only training rows are read, and no weights are saved."""
@@ -33,12 +34,24 @@ class RunJob:
     """Print only the result, as JSON."""
 
 
+RUN_DOCUMENT = "recipe.json"
+
+
 def load_recipe(name: str) -> Recipe:
-    """Import a recipe file, given by path or by the name of a shipped recipe, and call its `recipe()`.
+    """Return the recipe of a finished run, or import a recipe file and call its `recipe()`.
+
+    Args:
+        name: path of a recipe file, of a run or of its recipe.json, or the name of a shipped recipe.
 
     Raises:
-        InputError: the file fails, or has no function `recipe()` that returns a Recipe.
+        InputError: the file fails, or has no function `recipe()` that returns a Recipe, or holds none.
     """
+    if is_run(name):
+        path = Path(name) if Path(name).name == RUN_DOCUMENT else Path(name) / RUN_DOCUMENT
+        content = parse_yaml(path, str(path))
+        if not isinstance(content, dict) or "name" not in (fields := recipe_fields(content)):
+            raise InputError(f"{path}: holds no recipe; expected the recipe.json of a run")
+        return recipe_from_plain(fields)
     path = shipped.find(name)
     spec = importlib.util.spec_from_file_location(f"hf_finetune_recipe_{path.stem}", path)
     assert spec is not None and spec.loader is not None
@@ -50,6 +63,17 @@ def load_recipe(name: str) -> Recipe:
     if not callable(function):
         raise InputError(f"{path}: expected a function `recipe()` that returns a Recipe")
     return call_recipe(function, path)
+
+
+def is_run(name: str) -> bool:
+    """Return whether a path is that of a run's recipe.json or of its folder."""
+    return Path(name).name == RUN_DOCUMENT or (Path(name) / RUN_DOCUMENT).is_file()
+
+
+def recipe_fields(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a recipe in a file: all of it, or the part `recipe` of a run's recipe.json."""
+    recipe = content.get("recipe")
+    return recipe if isinstance(recipe, dict) else content
 
 
 def call_recipe(function: Callable[[], Any], path: Path) -> Recipe:

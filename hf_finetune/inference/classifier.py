@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,12 +18,11 @@ from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import Rows, columns_of
-from hf_finetune.data.memory import MemoryData, collect, holding, input_columns, is_table
-from hf_finetune.data.readers.memory_table import is_image, memory_table
+from hf_finetune.data.memory import collect, holding, is_table
+from hf_finetune.data.readers.memory_table import is_image
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.inference.evaluation import evaluate
-from hf_finetune.inference.parts import read_parts
+from hf_finetune.inference.parts import PATH, read_inputs, read_parts
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.inference.session import python_session
@@ -36,7 +34,6 @@ from hf_finetune.training.warm_start import NotOfRows, head_features
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.core_sharing import shared_cores
 
-PATH = "memory:rows"
 DOCUMENTS = ("result.json", "recipe.json", "README.md", "predictions.parquet", provenance.FILE)
 PARTS = ("model", "encoder", "adapter")
 
@@ -324,20 +321,13 @@ class Classifier:
 
     def _parts(self, inputs: Any, columns: dict[str, str | None]) -> Iterator[Any]:
         """Yield canonical rows of any inputs, a part at a time."""
-        kind = self._trained.kind
         if self._is_single(inputs):
             inputs = [inputs]
         elif isinstance(inputs, Path) or is_table(inputs) or _holds_splits(inputs):
             with self._source(inputs, columns) as source:
                 yield from read_parts(self._trained, source, labeled=False, progress="predict")
             return
-        rows, first = iter(inputs), 0
-        while part := list(islice(rows, PART_ROWS[kind])):
-            table = memory_table("inputs", input_columns(part, kind=kind, name="inputs"))
-            data = MemoryData({"rows": replace(table, first=first)})
-            with holding({"rows": data}):
-                yield from read_parts(self._trained, SourceSplit(PATH), labeled=False, progress="predict")
-            first += len(part)
+        yield from read_inputs(self._trained, inputs)
 
     @contextmanager
     def _source(self, data: Any, columns: dict[str, str | None], *, split: str | None = None) -> Iterator[SourceSplit]:

@@ -1,7 +1,9 @@
-"""Read the rows of a source in parts, with a progress bar."""
+"""Read the rows of a source, or inputs in memory, in parts, with a progress bar."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from datasets import Dataset
@@ -9,10 +11,13 @@ from tqdm import tqdm
 
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.loading import stream
+from hf_finetune.data.memory import MemoryData, holding, input_columns
+from hf_finetune.data.readers.memory_table import memory_table
 from hf_finetune.data.rows import UnusableRow
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.training.trained_model import TrainedModel
 
+PATH = "memory:rows"
 logger = logging.getLogger("hf_finetune")
 
 
@@ -47,3 +52,20 @@ def read_parts(
                 )
             yield rows
             bar.update(len(rows))
+
+
+def read_inputs(classifier: TrainedModel, inputs: Iterable[Any]) -> Iterator[Dataset]:
+    """Yield canonical rows of inputs in memory, at most `PART_ROWS` at a time.
+
+    Args:
+        inputs: texts, pairs of texts, images or paths of images; a generator is read part by part.
+
+    Raises:
+        InputError: an input is of another type, empty or damaged.
+    """
+    rows, first = iter(inputs), 0
+    while part := list(islice(rows, PART_ROWS[classifier.kind])):
+        table = memory_table("inputs", input_columns(part, kind=classifier.kind, name="inputs"))
+        with holding({"rows": MemoryData({"rows": replace(table, first=first)})}):
+            yield from read_parts(classifier, SourceSplit(PATH), labeled=False, progress="predict")
+        first += len(part)

@@ -1,6 +1,8 @@
 """Label new rows by a finished classifier."""
 
 import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.rows import UnusableRow, count_kinds
-from hf_finetune.inference.parts import read_parts
+from hf_finetune.inference.parts import read_inputs, read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
-from hf_finetune.utils.tables import check_output, table_writer
+from hf_finetune.utils.tables import check_output, predictions_table, table_writer
 
 logger = logging.getLogger("hf_finetune")
 
@@ -21,39 +23,58 @@ logger = logging.getLogger("hf_finetune")
 @shared_cores()
 def predict(
     classifier: TrainedModel,
-    source: SourceSplit,
-    output: Path,
+    source: SourceSplit | Sequence[Any],
+    output: Path | None,
     *,
     batch_size: int | None = None,
     precision: Precision = "auto",
     views: SeveralViews | None = None,
     digests: bool = False,
+    collect: bool = False,
 ) -> dict[str, Any]:
-    """Label every row of `source` and write row, predicted and p:<name> per class, in the order of the source.
+    """Label every row of a source, or inputs in memory.
+
+    Written are row, predicted and p:<name> per class, in the order of the source.
 
     Rows are read and predictions written in parts; `output` appears when it is complete. Rows that
     `source.drop_bad_rows` leaves out have no prediction; they are listed beside it, in `<output>.dropped.csv`.
 
     Args:
+        source: rows, or see `parts.read_inputs`.
+        output: None: nothing is written.
         batch_size, precision, views: see `Scorer`.
         digests: also write the column `digest`, see `data.duplicates.row_digests`, by which
             `distillation.teachers.precomputed` matches rows.
+        collect: also return the predictions.
 
     Returns:
-        {"rows", "throughput", "precision"}, as in `evaluate`; with `drop_bad_rows` also "dropped".
+        {"rows", "throughput", "precision"}, as in `evaluate`; with `drop_bad_rows` also "dropped", with `collect`
+        also "predictions": the rows of `output`, as mappings.
 
     Raises:
         InputError: an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
     """
-    check_output(output, source.path)
+    if output is not None:
+        check_output(output, source.path if isinstance(source, SourceSplit) else "")
     scorer = Scorer(classifier, precision, batch_size=batch_size, views=views)
     num_changed = 0
     dropped: list[UnusableRow] = []
-    with table_writer(output, classifier.labels, digests=digests) as write:
-        for rows in read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped):
+    predictions: list[dict[str, Any]] = []
+    parts = (
+        read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped)
+        if isinstance(source, SourceSplit)
+        else read_inputs(classifier, source)
+    )
+    writer = nullcontext() if output is None else table_writer(output, classifier.labels, digests=digests)
+    with writer as write:
+        for rows in parts:
             probabilities_NC, unchanged_NC = scorer.score(rows)
             columns = [[key.hex() for key in row_digests(rows.with_format("arrow")[:])]] if digests else []
-            write(rows["row"][:], probabilities_NC, *columns)
+            table = predictions_table(classifier.labels, rows["row"][:], probabilities_NC, *columns)
+            if write is not None:
+                write(table)
+            if collect:
+                predictions += table.to_pylist()
             num_changed += int((probabilities_NC.argmax(-1) != unchanged_NC.argmax(-1)).sum())
     if views is not None:
         logger.info(
@@ -64,7 +85,9 @@ def predict(
             scorer.cost,
         )
     report = scorer.report()
-    if source.drop_bad_rows:
+    if collect:
+        report["predictions"] = predictions
+    if output is not None and isinstance(source, SourceSplit) and source.drop_bad_rows:
         listed = output.with_name(f"{output.stem}.dropped.csv")
         write_dropped(listed, {source.split or "": dropped})
         report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped), "file": str(listed)}

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +17,40 @@ from hf_finetune.utils.files import atomic_file, check_writable_file, named_erro
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
-def check_output(output: Path, data: str) -> None:
+def check_output(output: Path, data: str, *, overwrite: bool = True) -> None:
     """Refuse a file that predictions cannot be written to.
 
+    Args:
+        overwrite: replace a file that exists.
+
     Raises:
-        InputError: it is a folder, has another format, cannot be written, or is the data to be labeled.
+        InputError: it is a folder, has another format, cannot be written, exists, or is the data to be labeled.
     """
     if output.suffix.lower() not in SUFFIXES:
         raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
     check_writable_file(output)
     if output.exists() and Path(data).exists() and output.samefile(data):
         raise InputError(f"--output {output}: these are the rows to label; name another file")
+    if output.exists() and not overwrite:
+        raise InputError(f"--output {output}: exists already; name another file, or replace it by --overwrite")
+
+
+def predictions_table(
+    labels: tuple[str, ...], rows: list[int], probabilities_NC: np.ndarray, digests: list[str] | None = None
+) -> pa.Table:
+    """Return row, predicted, with `digests` also digest, and p:<name> per class."""
+    columns = {
+        "row": pa.array(rows, pa.int64()),
+        "predicted": pa.array([labels[i] for i in probabilities_NC.argmax(-1)], pa.string()),
+        **({} if digests is None else {"digest": pa.array(digests, pa.string())}),
+    }
+    columns |= {f"p:{labels[i]}": pa.array(p.astype(np.float32)) for i, p in enumerate(probabilities_NC.T)}
+    return pa.table(columns)
 
 
 @contextmanager
 def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Callable[..., None]]:
-    """Yield a function that appends predictions: rows (N,), probabilities (N, C) and, with `digests`, digests (N,).
+    """Yield a function that appends tables of predictions, see `predictions_table`.
 
     `output` appears when the block succeeds.
 
@@ -41,21 +58,13 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
         InputError: nothing can be written there.
     """
     check_writable_file(output)
-    keys = ["digest"] if digests else []
-    texts = [(name, pa.string()) for name in ("predicted", *keys)]
-    schema = pa.schema([("row", pa.int64()), *texts, *((f"p:{label}", pa.float32()) for label in labels)])
-
-    def table(rows: list[int], probabilities_NC: np.ndarray, *keys: list[str]) -> pa.Table:
-        predicted = [labels[i] for i in probabilities_NC.argmax(-1)]
-        shares = [pa.array(p.astype(np.float32)) for p in probabilities_NC.T]
-        columns = [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *shares]
-        return pa.Table.from_arrays(columns, schema=schema)
-
+    empty = np.empty((0, len(labels)), np.float32)
+    schema = predictions_table(labels, [], empty, [] if digests else None).schema
     with atomic_file(output) as temporary, _appender(temporary, schema, output) as append:
 
-        def write(*parts: Any) -> None:
+        def write(table: pa.Table) -> None:
             with named_errors(output):
-                append(table(*parts))
+                append(table)
 
         yield write
 

@@ -1,6 +1,7 @@
 """Messages and exit status of the command line, without training."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -10,17 +11,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hf_finetune import ImageData, InputError, Model, Recipe, TextData, TrainingError
+from hf_finetune import ImageData, InputError, Model, Recipe, TextData, Train, TrainingError
 from hf_finetune.cli import card, doctor, main, shipped
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run import public_command
 from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.cli.train import TrainJob, parse_train
+from hf_finetune.utils.plain import to_plain
 
 
 def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
@@ -172,7 +175,10 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
         ),
         (["run", "sst2_full", "--epochs", "x"], "hf-finetune run sst2_full: Error parsing --epochs"),
         (["run", "sst2_full", "--method", "lorra"], "hf-finetune run sst2_full: .*--method"),
-        (["predict", "m"], "hf-finetune predict: missing DATA"),
+        (["predict", "m", "a.csv", "b.csv"], "a.csv: expected one DATA, or image files"),
+        (["predict", "m", "a.csv", "--text", "a", "--text", "b"], "--text b: with DATA it names the column, once"),
+        (["predict", "m", "--text", "a", "--text-pair", "b", "--text-pair", "c"], "--text-pair: expected one for each"),
+        (["predict", "m", "--text", "a", "--digests"], "--digests: expected --output"),
         (["predict", "m", "d", "--output", "x.txt"], "--output x.txt: expected a name ending in .csv"),
         # Before the model, the data and the recipe are looked at.
         (["predict", "m", "d", "--output", "/proc/x.csv"], "--output /proc/x.csv: nothing can be written to /proc "),
@@ -252,6 +258,19 @@ def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
         parse_run(RunJob(load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
 
 
+def test_the_recipe_of_a_run_runs_again(tmp_path: Path) -> None:
+    recipe = replace(load_recipe("sst2_lora"), name="mine", train=Train(learning_rate=3e-4, seed=5))
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({"recipe": to_plain(recipe), "fingerprint": "ab", "versions": {"torch": "2"}}))
+    assert load_recipe(str(file)) == load_recipe(str(tmp_path)) == recipe
+    assert parse_run(RunJob(load_recipe("sst2_full")), ["--config", str(file)], "x").recipe == recipe
+    job = parse_train(TrainJob, ["new.csv", "--config", str(file), "--lr", "1e-5"], "hf-finetune train")
+    assert (job.recipe.data.path, job.recipe.train.learning_rate, job.recipe.train.seed) == ("new.csv", 1e-5, 5)
+    file.write_text('{"rows": 3}')
+    with pytest.raises(InputError, match=r"recipe\.json: holds no recipe; expected the recipe.json of a run$"):
+        load_recipe(str(file))
+
+
 def test_public_command_has_no_local_path(tmp_path: Path) -> None:
     data = tmp_path / "movie"
     data.mkdir()
@@ -272,7 +291,7 @@ def test_public_command_has_no_local_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(shipped.names()))
 def test_every_shipped_recipe_is_valid(name: str) -> None:
     from hf_finetune.config.rules import check
-    from hf_finetune.utils.plain import merge, to_plain
+    from hf_finetune.utils.plain import merge
 
     recipe = load_recipe(name)
     check(recipe)

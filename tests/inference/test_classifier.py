@@ -24,7 +24,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune import Classifier, InputError
-from hf_finetune.inference import classifier as module
+from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.inference.session import in_python, python_session
 
 LABELS = ("bad", "good")
@@ -104,7 +104,7 @@ def test_files_and_named_columns(clf: Classifier, expected: np.ndarray, tmp_path
 
 
 def test_a_generator_is_read_in_parts(clf: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.PART_ROWS, "text", 3)
+    monkeypatch.setitem(PART_ROWS, "text", 3)
     taken: list[int] = []
 
     def rows() -> Iterator[str]:

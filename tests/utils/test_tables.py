@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_finetune.utils.disk_errors import DiskError
-from hf_finetune.utils.tables import table_writer
+from hf_finetune.utils.tables import predictions_table, table_writer
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
@@ -17,7 +17,7 @@ def test_a_full_disk_names_the_output(tmp_path: Path, suffix: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
         try:
             with table_writer(output, ("bad", "good")) as write:
-                write([0, 1], np.full((2, 2), 0.5))
+                write(predictions_table(("bad", "good"), [0, 1], np.full((2, 2), 0.5)))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     error = DiskError.of(caught.value)

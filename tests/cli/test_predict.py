@@ -1,0 +1,95 @@
+"""`hf-finetune predict` labels texts and images of the command line, and rows of stdin."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from PIL import Image
+
+from hf_finetune import Classifier, InputError
+from hf_finetune.cli.predict import predict
+
+LABELS = ("bad", "good")
+TEXTS = ["a good film", "bad"]
+
+
+def saved(folder: Path, *, images: bool = False) -> str:
+    task = "image-classification" if images else "text-classification"
+    checkpoint = str((tiny_image_checkpoint if images else tiny_text_checkpoint)(folder / "checkpoint"))
+    load_classifier(checkpoint, task=task, labels=LABELS, seed=0).model.save_pretrained(folder / "saved")
+    inputs = load_image_processor(checkpoint) if images else load_tokenizer(checkpoint, max_length=32, sample=[])
+    inputs.save_pretrained(folder / "saved")
+    return str(folder / "saved")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved(tmp_path_factory.mktemp("texts"))
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode()), encoding="utf-8"))
+
+
+def test_texts_of_the_command_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    predict([model, "--text", TEXTS[0], "--text", "long " * 50])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["label", "probability", "input"] and lines[1].endswith(TEXTS[0])
+    assert len(lines) == 3 and max(map(len, lines)) == 80
+
+
+@pytest.mark.parametrize(
+    ("content", "flags"),
+    [
+        ("a good film\nbad\n", []),
+        ("a good film\nbad\n", ["-"]),
+        ("id,text\n1,a good film\n2,bad\n", ["-", "--format", "csv"]),
+        ("review,text\na good film,x\nbad,y\n", ["--format", "csv", "--text-column", "review"]),
+        ('{"text": "a good film"}\n{"text": "bad"}\n', ["-", "--format", "jsonl"]),
+    ],
+)
+def test_stdin_and_python_agree(
+    model: str,
+    content: str,
+    flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stdin(monkeypatch, content)
+    predict([model, *flags, "--json"])
+    rows = json.loads(capsys.readouterr().out)["predictions"]
+    classifier = Classifier.load(model)
+    assert [row["predicted"] for row in rows] == classifier.predict(TEXTS).tolist()
+    assert np.allclose([[row[f"p:{name}"] for name in LABELS] for row in rows], classifier.predict_proba(TEXTS))
+    assert not list(tmp_path.iterdir())
+
+
+def test_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = saved(tmp_path, images=True)
+    monkeypatch.chdir(tmp_path)
+    for name, color in (("a.png", "red"), ("b.JPG", "blue")):
+        Image.new("RGB", (20, 20), color).save(name)
+    predict([model, "a.png", "b.JPG"])
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["input", "a.png", "b.JPG"]
+    predict([model, "a.png", "--output", "labels.jsonl", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert row.pop("input") == "a.png" and json.loads(Path("labels.jsonl").read_text()) == row
+
+
+def test_an_existing_output_stays(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, output = tmp_path / "rows.csv", tmp_path / "labels.csv"
+    rows.write_text("text\ngood\n")
+    output.write_text("mine")
+    with pytest.raises(InputError, match=r"labels\.csv: exists already; .* replace it by --overwrite"):
+        predict([model, str(rows), "--output", str(output)])
+    assert output.read_text() == "mine"
+    predict([model, str(rows), "--output", str(output), "--overwrite"])
+    assert output.read_text().startswith("row,predicted,") and "1 rows ->" in capsys.readouterr().out
