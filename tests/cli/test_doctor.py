@@ -55,7 +55,8 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
     with Path(texts).open("a") as file:
         file.write(",no\n")
     status, out, err = run_doctor(capsys, texts)
-    assert (status, err) == (0, ["inferred: text from column 'text', label from column 'label'"])
+    dropped = "train: 1 of 41 rows dropped: 1 text missing (the first: row 41, the text is empty)"
+    assert (status, err) == (0, ["inferred: text from column 'text', label from column 'label'", dropped])
     assert "serious: 1 of 41 rows have a text that cannot be used" in out
     status, out, _ = run_doctor(capsys, texts, "--json")
     result = json.loads(out)
