@@ -21,6 +21,7 @@ from hf_finetune.inference.classifier import Classifier
 from hf_finetune.inference.session import python_session
 from hf_finetune.pipeline.run import run
 from hf_finetune.utils.environment import started_now
+from hf_finetune.utils.plain import short_repr
 
 TEXT_KEYWORDS, IMAGE_KEYWORDS = {"text", "text_pair", "max_length"}, {"image", "image_root", "low_resolution"}
 
@@ -83,12 +84,28 @@ def train(
     with started_now(), python_session(), ExitStack() as stack:
         if any(rows is data for rows in (validation, test)) and not isinstance(data, str):
             raise InputError("--validation, --test: these are the training rows; pass other rows, or leave them out")
-        recipe = _recipe(stack, data, keywords, {"validation": validation, "test": test})
-        result = run(recipe, launch)
+        recipe = _recipe(stack, data, dict(keywords), {"validation": validation, "test": test})
+        result = run(recipe, launch, command=public_call(data, keywords, validation=validation, test=test))
         folder = [None if result is None else result["folder"]]
         if torch.distributed.is_initialized():
             broadcast_object_list(folder)
     return Classifier.load(str(folder[0]))
+
+
+def public_call(data: Any, keywords: Mapping[str, Any], **splits: Any) -> str:
+    """Return the call that trains the classifier again, for its card: rows in memory by a name, without the push."""
+    named = {**{name: rows for name, rows in splits.items() if rows is not None}, **keywords}
+    shown = [f"{name}={_shown(name, value)}" for name, value in named.items() if name != "push"]
+    return f"hf_finetune.train({', '.join([_shown('data', data), *shown])})"
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in ("data", "validation", "test", "unlabeled") and not _is_source(value):
+        return name
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, str) and os.sep in value and os.path.exists(value):
+        value = Path(value).absolute().name
+    return short_repr(tuple(value)) if isinstance(value, list) else short_repr(value)
 
 
 def _recipe(stack: ExitStack, data: Any, keywords: dict[str, Any], splits: Mapping[str, Any]) -> Any:

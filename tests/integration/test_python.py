@@ -39,7 +39,7 @@ def test_examples_of_docstrings(run: Run, tmp_path: Path) -> None:
     run(tmp_path, "examples.run_docstrings()")
 
 
-@pytest.mark.parametrize("page", ["docs/python.md"])
+@pytest.mark.parametrize("page", ["docs/python.md", "README.md"])
 def test_pages(run: Run, tmp_path: Path, page: str) -> None:
     run(tmp_path, f"examples.run_page({str(ROOT / page)!r})")
 
