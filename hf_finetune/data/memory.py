@@ -6,7 +6,7 @@ run compares, is that of the rows' content, as for files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ from hf_finetune.data.config import Kind, Source
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.memory_table import (
-    ArrowTable,
     MemoryTable,
     encoded,
     exported_table,
     first_present,
     frame_table,
+    is_arrow_table,
     is_image,
     memory_table,
 )
@@ -109,11 +109,7 @@ def collect(data: Any, *, kind: Kind | None = None, name: str = "data") -> Memor
 def is_table(data: Any) -> bool:
     """Return whether an object holds rows with names or labels, and is not a single column."""
     is_columns = isinstance(data, Mapping) and not any(isinstance(value, Mapping) for value in data.values())
-    return isinstance(data, Dataset | pd.DataFrame | pa.Table) or _exports_table(data) or is_columns or _is_pair(data)
-
-
-def _exports_table(data: Any) -> bool:
-    return isinstance(data, ArrowTable) and not isinstance(data, pd.Series | pa.Array | pa.ChunkedArray)
+    return isinstance(data, Dataset | pd.DataFrame) or is_arrow_table(data) or is_columns or _is_pair(data)
 
 
 def _is_pair(data: Any) -> bool:
@@ -131,17 +127,20 @@ def _part(name: str, data: Any, kind: Kind | None) -> Part:
             return _with_labels(name, data[0], data[1], kind)
         case Mapping():
             return memory_table(name, {str(column): values for column, values in data.items()})
-        case _ if _exports_table(data):
+        case _ if is_arrow_table(data):
             return exported_table(f"{name} ({type(data).__name__})", data)
     raise InputError(f"{name}: expected {ACCEPTED}, got {type(data).__name__}")
 
 
 def _with_labels(name: str, inputs: Any, labels: Any, kind: Kind | None) -> MemoryTable:
-    if isinstance(inputs, pd.DataFrame):
-        if "label" in inputs.columns:
-            raise InputError(f"{name}: the inputs have a column 'label' beside the labels; drop one of them")
-        return frame_table(f"{name} (DataFrame)", inputs.assign(label=np.asarray(labels)))
-    return memory_table(name, {**input_columns(inputs, kind=kind, name=name), "label": labels})
+    if not isinstance(inputs, pd.DataFrame) and not is_arrow_table(inputs):
+        return memory_table(name, {**input_columns(inputs, kind=kind, name=name), "label": labels})
+    part = _part(name, inputs, kind)
+    if "label" in part.columns():
+        raise InputError(f"{name}: the inputs have a column 'label' beside the labels; drop one of them")
+    assert isinstance(part, MemoryTable)
+    columns = {column: part.table[column] for column in part.table.column_names}
+    return memory_table(part.name, {**columns, **part.objects, "label": labels})
 
 
 def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict[str, Any]:
@@ -154,6 +153,10 @@ def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict
     Raises:
         InputError: a value is none of these.
     """
+    if not isinstance(inputs, Iterable):
+        raise InputError(f"{name}: expected a text, an image, or a collection of them, got {type(inputs).__name__}")
+    if isinstance(inputs, pa.Array | pa.ChunkedArray):
+        inputs = inputs.to_pylist()
     values = inputs if isinstance(inputs, pd.Series) else list(inputs)
     if isinstance(first_present(values), np.ndarray):
         values = [
@@ -168,6 +171,8 @@ def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict
         return {"image": [encoded(value, f"{place} {i}") for i, value in enumerate(values, start=1)]}
     if isinstance(first, Sequence) and not isinstance(first, str):
         return _text_columns(values, len(first), name)
+    if kind == "text" and not isinstance(first, str):
+        raise InputError(f"{name}: expected texts, or pairs of texts, got {short(first)}")
     return {"text": values}
 
 

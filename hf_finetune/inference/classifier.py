@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import Rows, columns_of
-from hf_finetune.data.memory import collect, holding, is_table
+from hf_finetune.data.memory import collect, holding, input_columns, is_table
 from hf_finetune.data.readers.memory_table import is_image
+from hf_finetune.data.readers.table import DROP
 from hf_finetune.errors import InputError
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.parts import PATH, read_inputs, read_parts
@@ -170,6 +173,7 @@ class Classifier:
         image: str | None = None,
         label: str | None = None,
         split: str | None = None,
+        drop_bad_rows: bool = False,
         batch_size: int | None = None,
         extra: Sequence[str] = (),
     ) -> Result:
@@ -179,6 +183,7 @@ class Classifier:
             data: a table as for `train`, a tuple of inputs and labels, a path, or a Hub id.
             text, text_pair, image, label: columns. None: those that the run was trained on, else the obvious ones.
             split: split of the data. None: test, else validation, else train.
+            drop_bad_rows: leave out rows that cannot be used; `result["dropped"]` counts them.
             batch_size: see `predict_proba`.
             extra: further metrics, as `evaluate.extra` of a recipe: local, installed or cached `evaluate` modules.
 
@@ -193,6 +198,7 @@ class Classifier:
         """
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
         with python_session(), self._source(data, columns, split=split) as source:
+            source = replace(source, drop_bad_rows=drop_bad_rows)
             leaked = provenance.trained_on(str(self.folder))
             report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked, extra=extra)
         name = split or "evaluation"
@@ -324,10 +330,15 @@ class Classifier:
         if self._is_single(inputs):
             inputs = [inputs]
         elif isinstance(inputs, Path) or is_table(inputs) or _holds_splits(inputs):
-            with self._source(inputs, columns) as source:
+            with self._source(inputs, columns) as source, _every_row_has_a_label():
                 yield from read_parts(self._trained, source, labeled=False, progress="predict")
             return
-        yield from read_inputs(self._trained, inputs)
+        if not isinstance(inputs, Iterable):
+            input_columns(inputs, kind=self._trained.kind, name="inputs")  # refuses it
+        with _every_row_has_a_label():
+            yield from read_inputs(
+                self._trained, inputs.to_pylist() if isinstance(inputs, pa.Array | pa.ChunkedArray) else inputs
+            )
 
     @contextmanager
     def _source(self, data: Any, columns: dict[str, str | None], *, split: str | None = None) -> Iterator[SourceSplit]:
@@ -343,6 +354,16 @@ class Classifier:
         trained = {n: c for n, c in known.items() if n in columns and c in present}
         with holding({"rows": held}):
             yield replace(SourceSplit(PATH, split=split), **{**trained, **requested})
+
+
+@contextmanager
+def _every_row_has_a_label() -> Iterator[None]:
+    """Do not propose to leave out rows: the labels are those of all inputs, in their order."""
+    try:
+        yield
+    except InputError as error:
+        error.args = (re.sub(rf"[,;] (or )?{DROP}", "", str(error)),)
+        raise
 
 
 def _relative(name: str) -> str:

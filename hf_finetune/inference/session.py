@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
+from hf_finetune.data.memory import PREFIX
 from hf_finetune.errors import RunError
 from hf_finetune.training.precision import settings_restored
 from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.utils.exit_status import PACKAGE_LOGGER, notes_on_stderr
 
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z.-]*[a-z])")
-_SWITCHES = ("resume", "trust-remote-code")
+_SWITCHES = ("resume", "trust-remote-code", "drop-bad-rows")
 
 
 @contextmanager
@@ -49,8 +50,12 @@ def python_session(*, notes: bool = True) -> Iterator[None]:
 
 
 def in_python(message: str) -> str:
-    """Return a message with flags as keywords: `label=` for --label, `resume=True` for --resume."""
-    return _FLAG.sub(lambda flag: f"`{flag[1].replace('-', '_')}={'True' if flag[1] in _SWITCHES else ''}`", message)
+    """Return a message with flags as keywords, `label=` for --label, and data in memory by their names alone."""
+
+    def keyword(flag: re.Match[str]) -> str:
+        return f"`{flag[1].replace('-', '_')}={'True' if flag[1] in _SWITCHES else ''}`"
+
+    return _FLAG.sub(keyword, message).replace(PREFIX, "")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
@@ -31,7 +32,7 @@ class Exporting:
     """A table of another library, which exports Arrow."""
 
     def __init__(self, table: pa.Table) -> None:
-        self.table = table
+        self.table, self.columns = table, table.column_names
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.table.__arrow_c_stream__(requested_schema)
@@ -84,9 +85,9 @@ def test_the_same_rows_have_the_same_splits_as_from_a_file(data: Any, from_file:
 
 
 def test_polars(from_file: Splits) -> None:
-    polars = pytest.importorskip("polars")
-    frame = polars.DataFrame(COLUMNS).with_columns(polars.col("label").cast(polars.Categorical))
-    assert read(frame).fingerprint == from_file.fingerprint
+    frame = pl.DataFrame(COLUMNS).with_columns(pl.col("label").cast(pl.Categorical))
+    for data in (frame, (frame["text"], frame["label"]), (frame.select("text"), LABELS)):
+        assert read(data).fingerprint == from_file.fingerprint
     assert "expected a pandas or polars DataFrame" in refusal(frame.lazy())
 
 
@@ -135,6 +136,7 @@ def test_paths_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (pd.DataFrame({"text": TEXTS, "label": [*LABELS[1:], pd.NA]}), "row 40, column 'label': the label is empty"),
         (pd.DataFrame({"a": TEXTS, "b": TEXTS, "c": LABELS}), "the column of the text is not obvious"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns are called 'a'"),
+        ((FRAME[["text"]], LABELS[1:]), r"data \(DataFrame\): the columns differ in length"),
         ((FRAME, LABELS), "the inputs have a column 'label' beside the labels"),
         (([("a", "b"), "c"], [0, 1]), "data, row 2: expected a pair of texts, got 'c'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -14,6 +15,8 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
@@ -86,12 +89,40 @@ def test_labels_and_probabilities(clf: Classifier, expected: np.ndarray) -> None
         pd.DataFrame({"text": TEXTS, "label": ["?"] * 4}),
         Dataset.from_dict({"text": TEXTS, "number": [1, 2, 3, 4]}),
         {"text": TEXTS},
+        pl.DataFrame({"text": TEXTS}),
+        pl.Series(TEXTS),
+        pa.chunked_array([TEXTS]),
         [{"text": text, "id": i} for i, text in enumerate(TEXTS)],
     ],
     ids=lambda inputs: type(inputs).__name__,
 )
 def test_every_kind_of_input(clf: Classifier, expected: np.ndarray, inputs: Any) -> None:
     assert np.allclose(clf.predict_proba(inputs), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (5, "inputs: expected a text, an image, or a collection of them, got int"),
+        ([5], "inputs: expected texts, or pairs of texts, got 5"),
+        ([None], "inputs: expected texts, or pairs of texts, got None"),
+        (["good", None], "inputs, row 2, column 'text': the text is empty; correct or remove it"),
+        (["good", 5], r"inputs, row 2, column 'text': expected text, got 5 \(int\); correct or remove it"),
+        (pd.DataFrame({"text": ["good", ""]}), r"data \(DataFrame\), row 2, column 'text': the text is empty; correct or remove it"),
+        (pd.DataFrame({"number": [1]}), r"data \(DataFrame\): no column holds the text"),
+    ],
+)  # fmt: skip
+def test_unusable_inputs(clf: Classifier, inputs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}") as error:
+        clf.predict(inputs)
+    assert "drop" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unusable_labeled_rows_can_be_dropped(clf: Classifier) -> None:
+    result = clf.evaluate((["good", "", "bad"], ["good", "good", None]), drop_bad_rows=True)
+    assert result.rows == {"evaluation": 1} and result["dropped"]["rows"] == 2
+    with pytest.raises(InputError, match=r"row 2, column 'text': the text is empty; .*`drop_bad_rows=True` leaves"):
+        clf.evaluate((["good", ""], ["good", "good"]))
 
 
 def test_files_and_named_columns(clf: Classifier, expected: np.ndarray, tmp_path: Path) -> None:
@@ -136,7 +167,7 @@ def test_images(of_images: Classifier, tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.png" for i in range(4)]
     for file, row in zip(files, image_rows(4), strict=True):
         file.write_bytes(row["image"]["bytes"])
-    pillow = [Image.open(file) for file in files]
+    pillow = [Image.open(io.BytesIO(file.read_bytes())) for file in files]
     scores = of_images.predict_proba(pillow)
     for inputs in (files, [str(file) for file in files], [np.asarray(image) for image in pillow], tmp_path):
         assert np.allclose(of_images.predict_proba(inputs), scores, atol=1e-6)
@@ -228,4 +259,5 @@ def test_messages_name_keywords() -> None:
     assert in_python("x: name it by --text-pair COL, or raise --data.limits.decoded-bytes.") == (
         "x: name it by `text_pair=` COL, or raise `data.limits.decoded_bytes=`."
     )
+    assert in_python("no split of memory:data") == "no split of data"
     assert in_python("--output a--b: continue it by --resume") == "`output=` a--b: continue it by `resume=True`"

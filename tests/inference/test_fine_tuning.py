@@ -17,7 +17,7 @@ SIGNATURES = {
     Classifier.load: "model *revision *trust_remote_code",
     Classifier.predict: "self inputs *text *text_pair *image *batch_size *precision",
     Classifier.predict_proba: "self inputs *text *text_pair *image *batch_size *precision",
-    Classifier.evaluate: "self data *text *text_pair *image *label *split *batch_size *extra",
+    Classifier.evaluate: "self data *text *text_pair *image *label *split *drop_bad_rows *batch_size *extra",
     Classifier.embed: "self inputs *text *text_pair *image",
     Classifier.save: "self folder",
     Classifier.push_to_hub: "self repo_id *private *revision *create_pr",

@@ -33,10 +33,20 @@ PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 @runtime_checkable
-class ArrowTable(Protocol):
-    """Any table that exports Arrow's stream of record batches: of polars, pyarrow, DuckDB and others."""
+class ArrowStream(Protocol):
+    """A table or column that exports Arrow's stream of record batches: of polars, pyarrow, DuckDB and others."""
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+
+
+@runtime_checkable
+class _HasColumns(Protocol):
+    columns: Any
+
+
+def is_arrow_table(data: Any) -> bool:
+    """Return whether an object is a table that exports Arrow, and not a single column."""
+    return isinstance(data, ArrowStream) and isinstance(data, _HasColumns)
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def frame_table(name: str, frame: pd.DataFrame) -> MemoryTable:
     return memory_table(name, {column: frame.iloc[:, i] for i, column in enumerate(names)})
 
 
-def exported_table(name: str, table: ArrowTable) -> MemoryTable:
+def exported_table(name: str, table: ArrowStream) -> MemoryTable:
     """Return a reader of a table that exports Arrow.
 
     Raises:
@@ -158,6 +168,8 @@ def _is_pillow(value: Any) -> bool:
 
 def _converted(values: Any, place: str) -> pa.Array | pa.ChunkedArray | list:
     """Return values as an Arrow array, missing ones as null, or as they are if Arrow cannot hold them."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
