@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from helpers.checkpoints import check_config, load_classifier, load_image_processor, load_tokenizer
 from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, WEIGHT_DAMAGE, config, edit_json, saved, tensors
-from peft import PromptTuningConfig
+from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 
 from hf_finetune.errors import InputError
@@ -19,7 +19,7 @@ from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.from_config import check_buildable
-from hf_finetune.models.peft.adapters import add_adapter, save_adapter
+from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
 from hf_finetune.training.trained_model import load_trained
 
 TASK = {"task": "text-classification", "labels": ["bad", "good"]}
@@ -186,6 +186,23 @@ def test_damaged_adapters(prompted: Path, tmp_path: Path, name: str) -> None:
     else:
         # The two others name the field and the checkpoint of the adapter.
         assert isinstance(found, str) and found.startswith((str(run), "data.max_length: 512, ", "/nowhere/else: "))
+
+
+def test_fields_of_an_adapter_that_peft_ignores(
+    checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """They are logged in one line; activated LoRA, which peft does not compute here, is refused."""
+    loaded = load_classifier(checkpoint("bert"), **TASK)
+    save_adapter(add_adapter(loaded.model, LoraConfig(r=2), loaded.fresh), tmp_path)
+    config = tmp_path / "adapter_config.json"
+    edit_json(config, runtime_config={"ephemeral_gpu_offload": True}, eva_config={})
+    load_adapter(load_classifier(checkpoint("bert"), **TASK).model, tmp_path)
+    assert [message for message in caplog.messages if message.startswith(f"{tmp_path}: peft: `eva_config` specified")]
+    assert not recwarn.list
+    for tokens in (-1, [], [1]):
+        edit_json(config, alora_invocation_tokens=tokens)
+        with pytest.raises(InputError, match=rf"^{config}: alora_invocation_tokens: expected none"):
+            load_adapter(load_classifier(checkpoint("bert"), **TASK).model, tmp_path)
 
 
 @pytest.mark.parametrize(

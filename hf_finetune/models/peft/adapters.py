@@ -8,6 +8,7 @@ layers in the encoder's layers, and any other module that trains or was initiali
 
 import copy
 import json
+import logging
 import math
 import tempfile
 import warnings
@@ -28,9 +29,11 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.contexts import input_errors, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.peft.compatibility import (
+    ACTIVATED,
     MERGEABLE,
     PROMPTS,
     SUPPORTED,
+    WHY_NOT_ACTIVATED,
     completed_config,
     method_of,
     subtracts_from_base,
@@ -39,6 +42,8 @@ from hf_finetune.models.peft.config import Lora
 from hf_finetune.utils.artifacts import ADAPTER_FILE
 from hf_finetune.utils.files import read_json, write_bytes
 from hf_finetune.utils.messages import one_line, short
+
+log = logging.getLogger("hf_finetune")
 
 HARMLESS_WARNINGS = (
     # peft 0.21 still reads this property of transformers.
@@ -132,6 +137,8 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     Args:
         folder: written by `save_adapter`.
 
+    What peft warns of is logged: fields that it ignores.
+
     Raises:
         InputError: the adapter is damaged, of an unknown or unsupported type, or does not fit the model.
     """
@@ -139,7 +146,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     _check_saved(folder)
     failure = f"{folder}: the adapter does not fit the model; restore its files"
     try:
-        with input_errors(failure), _quiet():
+        with _logged_warnings(folder), input_errors(failure), _quiet():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, folder, use_safetensors=True)
     except UserWarning as error:
@@ -160,6 +167,8 @@ def _check_saved(folder: Path) -> None:
         raise InputError(f"{path}: task_type: expected SEQ_CLS, got {short(config.get('task_type'))}; {remedy}")
     if config.get("megatron_config"):
         raise InputError(f"{path}: megatron_config: expected none, it imports a module; remove it")
+    if config.get(ACTIVATED) is not None:
+        raise InputError(f"{path}: {ACTIVATED}: {WHY_NOT_ACTIVATED}; {remedy}")
     for name in ("modules_to_save", "target_modules"):
         # An empty name is the end of every module's.
         if isinstance(config.get(name), list) and not all(isinstance(part, str) and part for part in config[name]):
@@ -174,6 +183,16 @@ def _check_saved(folder: Path) -> None:
         size = config.get(name)
         if isinstance(size, int) and size > max(numbers, MOST_SMALL_SIZE):
             raise InputError(f"{path}: {name}: {size:,}, but its weights are {numbers:,} numbers; {remedy}")
+
+
+@contextmanager
+def _logged_warnings(folder: Path) -> Iterator[None]:
+    """Log each warning of peft in one line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for message in dict.fromkeys(str(each.message) for each in caught):
+        log.warning("%s: peft: %s", folder, one_line(UserWarning(message), most=200))
 
 
 @contextmanager

@@ -29,6 +29,9 @@ MULTIPLYING = (PeftType.IA3, PeftType.OFT, PeftType.BOFT, PeftType.HRA)
 # Initializations of LoRA that subtract the adapter from the pretrained weights, see `adapters.save_adapter`.
 SUBTRACTING = ("pissa", "olora")
 INITIALIZATIONS = (True, False, "gaussian", "orthogonal", *SUBTRACTING)
+# Field of LoRA with which peft ignores the adapter in a classifier (activated LoRA, arXiv:2504.12397).
+ACTIVATED = "alora_invocation_tokens"
+WHY_NOT_ACTIVATED = "expected none, with it peft adapts only text that a language model generates"
 VIRTUAL_TOKENS = 20
 # Part of a name in Swin v2: linear layers that map coordinates to position biases, and read no tokens.
 POSITION_BIASES = "continuous_position_bias_mlp"
@@ -93,6 +96,8 @@ def _layer_misfit(model: PreTrainedModel, config: PeftConfig) -> str | None:
         if start not in INITIALIZATIONS and not str(start).startswith("pissa_niter_"):
             expected = f"expected {', '.join(map(str, INITIALIZATIONS))} or pissa_niter_N"
             raise InputError(f"adapter.init_lora_weights: {start!r} is not supported; {expected}")
+        if config.alora_invocation_tokens is not None:
+            raise InputError(f"adapter.{ACTIVATED}: {WHY_NOT_ACTIVATED}; leave it out")
         if subtracts_from_base(config) and not linear:
             return f", which has no linear layers for init_lora_weights {start}; use another"
     return None

@@ -365,6 +365,11 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
         ),
         ("bert", peft.LoraConfig(init_lora_weights="mica"), "init_lora_weights: 'mica' is not supported"),
         ("efficientnet", peft.HRAConfig(r=4), "HRA does not fit efficientnet"),
+        (
+            "bert",
+            peft.LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[1]),
+            "adapter.alora_invocation_tokens: expected none",
+        ),
         ("bert", peft.LNTuningConfig(), "LN_TUNING is not supported yet; expected LORA"),
         *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has only convolutions") for f in CONVOLUTIONS_ONLY),
         ("convnext", peft.OFTConfig(oft_block_size=4), "OFT does not fit convnext"),
