@@ -46,6 +46,9 @@ class DataLimits:
     decoded_bytes: Count = 100_000_000
     """Largest decoded size in bytes of a compressed file, an Excel workbook, or the columns that are read of a parquet
     file, unless it is below 20 times the size of the file."""
+    workbook_elements: Count = 3_000_000
+    """Largest number of XML elements of an Excel workbook, unless it is below the bytes of the file. A cell is two. A
+    row, a text or the styles may have a thirtieth of it."""
     label_characters: Count = 1_000
     """Longest label in characters."""
     classes: Count = 1_000

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, Value
+from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
 from hf_finetune.data.config import DataLimits
@@ -315,7 +316,7 @@ def to_dataset(table: pa.Table, fingerprint: str | None = None) -> Dataset:
     """Wrap a table as a Dataset in memory.
 
     Args:
-        fingerprint: of the Dataset; None: `datasets` computes one.
+        fingerprint: of the Dataset; None: a random one. To compute one, `datasets` would copy all rows twice.
     """
     info = DatasetInfo(features=Features({name: FEATURES[name] for name in table.column_names}))
-    return Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint)
+    return Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint or generate_random_fingerprint())

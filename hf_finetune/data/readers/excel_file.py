@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from datetime import date, time
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from xml.parsers import expat
 
 from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.image_paths import beside
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
 
 # What Excel itself has; a file that names a later row is not its own.
 MOST_ROWS = 1_048_576
+# Columns of which openpyxl can make names (ZZZ).
+MOST_COLUMNS = 18_278
+# One row, text or part without rows may have this share of all elements. What openpyxl does for a shared text
+# or a row counts as this many elements, and one element stands for this many empty cells before the last of a row.
+ELEMENTS_OF_A_PART, COST_OF_SHARED, COST_OF_ROW, EMPTY_CELLS = 30, 10, 6, 4
+DEEPEST = 100
 # Rows that are parsed at a time.
 ROWS_PARSED = 256
 Cell = Any
@@ -80,12 +89,13 @@ class ExcelFile(DataFile):
         described, records, images = self._columns, self._records(), beside(self.path, self.image_root)
         _, header = next(records)
         assert not isinstance(header, Fault), "the header is refused, not dropped"
+        places = {name: at for at, name in enumerate(header)}
         for first, batch in batched(records, size):
             faults = {i: record for i, (_, record) in enumerate(batch) if isinstance(record, Fault)}
             rows = [[None] * len(header) if isinstance(record, Fault) else record for _, record in batch]
             values = {}
             for name in columns:
-                at, is_text = header.index(name), described[name].kind == "string"
+                at, is_text = places[name], described[name].kind == "string"
                 cells = [row[at] for row in rows]
                 values[name] = list(map(_as_text, cells)) if is_text else cells
             lines = [line for line, _ in batch]
@@ -98,11 +108,16 @@ class ExcelFile(DataFile):
     def _records(self) -> Iterator[tuple[int, list[Cell] | Fault]]:
         """Yield the header, then the rows, each with its row number in the sheet."""
         header: list[str] = []
+        most, decoded = most_decoded(self.path, self.limits), 0
         with self._opened() as workbook:
             sheet = workbook[self._sheet_of(workbook.sheetnames)]
             sheet.reset_dimensions()  # which a file may state wrongly
             for line, cells in enumerate(_rows(sheet), 1):
                 record = [_plain(cell) for cell in cells]
+                # Many cells may share one long text.
+                decoded += sum(len(cell) for cell in cells if isinstance(cell, str))
+                if decoded > most:
+                    raise too_large(self.name, most)
                 if all(cell is None for cell in record):
                     continue
                 if header:
@@ -121,7 +136,7 @@ class ExcelFile(DataFile):
             raise InputError(
                 f"{self._place}: column {names.index('') + 1} has no name in the first row; name it, or remove it"
             )
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise InputError(f"{self._place}: the first row names the column {twice[0]!r} twice; rename one of them")
         return names
 
@@ -150,17 +165,19 @@ class ExcelFile(DataFile):
             import openpyxl
         except ImportError:
             raise InputError(f"{self.path}: Excel files need openpyxl: pip install 'hf_finetune[excel]'") from None
-        self._refuse_declared_size()
+        self._refuse_size()
         try:
-            with _without_warnings():
-                workbook = openpyxl.load_workbook(self.path, read_only=True, data_only=True)
-            # Charts have sheets of their own.
-            for each in workbook.chartsheets:
-                workbook.remove(each)
-            try:
-                yield workbook
-            finally:
-                workbook.close()
+            # openpyxl would leave the file open where it fails.
+            with self.path.open("rb") as file:
+                with _without_warnings():
+                    workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
+                # Charts have sheets of their own.
+                for each in workbook.chartsheets:
+                    workbook.remove(each)
+                try:
+                    yield workbook
+                finally:
+                    workbook.close()
         except InputError:
             raise
         except Exception as error:  # parsers raise whatever a damaged file makes them stumble over
@@ -168,18 +185,96 @@ class ExcelFile(DataFile):
                 f"{self.path}: not a readable .xlsx file ({one_line(error)}); save it again, or as .csv"
             ) from None
 
-    def _refuse_declared_size(self) -> None:
-        """Refuse a workbook by the sizes that it declares, beyond which `zipfile` decompresses nothing."""
+    def _refuse_size(self) -> None:
+        """Refuse a workbook by the sizes that it declares, beyond which `zipfile` decompresses nothing, and its XML."""
+        if self._has_fit:
+            return
         most = most_decoded(self.path, self.limits)
         try:
             with zipfile.ZipFile(self.path) as archive:
-                size = sum(part.file_size for part in archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+                parts = archive.infolist()
+                if sum(part.file_size for part in parts) > most:
+                    raise too_large(self.name, most)
+                most = max(self.limits.workbook_elements, self.path.stat().st_size)
+                elements = Elements(most)
+                most_of_a_part = most // ELEMENTS_OF_A_PART
+                if len(parts) > most_of_a_part or not all(elements.fit(archive, part) for part in parts):
+                    limits = f"{most:,} XML elements, or {most_of_a_part:,} in a row, a text or its styles"
+                    remedy = "save it as .csv, or raise --data.limits.workbook-elements"
+                    raise InputError(f"{self.path}: it has more than {limits}; {remedy}")
+        except InputError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
             raise InputError(
-                f"{self.path}: not an .xlsx file ({one_line(error)}); save it as .xlsx or .csv, without a password"
+                f"{self.path}: not an .xlsx file ({one_line(e)}); save it as .xlsx or .csv, without a password"
             ) from None
-        if size > most:
-            raise too_large(self.name, most)
+        self._has_fit.append(True)
+
+    @cached_property
+    def _has_fit(self) -> list[bool]:
+        """Not empty: the sizes were checked."""
+        return []
+
+
+@dataclass
+class Elements:
+    """Count the XML elements of a workbook, of which openpyxl makes objects of hundreds of bytes."""
+
+    most: int
+    count: int = 0
+
+    def fit(self, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
+        """Add those of a part; False: there are too many. What is no XML is left to openpyxl."""
+        most_of_a_part = self.most // ELEMENTS_OF_A_PART
+        depth = since = 0
+        last_cell, cost = "", 1
+
+        def begin(name: str, attributes: dict[str, str]) -> None:
+            nonlocal depth, since, last_cell, cost
+            depth, name = depth + 1, name.rpartition(":")[2]
+            if depth == 1:
+                cost = COST_OF_SHARED if name == "sst" else 1
+            if name in ("row", "si") and depth <= 3:
+                since = 0
+            elif name == "c":
+                last_cell = attributes.get("r", "")
+            since, self.count = since + 1, self.count + (COST_OF_ROW if name == "row" else cost)
+            if since > most_of_a_part or self.count > self.most or depth > DEEPEST:
+                raise _TooManyError
+
+        def end(name: str) -> None:
+            nonlocal depth, last_cell
+            depth -= 1
+            if last_cell and name.rpartition(":")[2] == "row":
+                # openpyxl fills up the row to its last cell.
+                self.count += _column_of(last_cell) // EMPTY_CELLS
+                last_cell = ""
+
+        parser = expat.ParserCreate()
+        parser.StartElementHandler, parser.EndElementHandler = begin, end
+        try:
+            with archive.open(part) as file:
+                parser.ParseFile(file)
+        except _TooManyError:
+            return False
+        except expat.ExpatError:
+            pass
+        return True
+
+
+class _TooManyError(Exception):
+    """There are too many elements."""
+
+
+def _column_of(cell: str) -> int:
+    """Return the number of the column of a cell such as `XFD12`; a large one for none of Excel's."""
+    letters = cell.rstrip("0123456789").upper()
+    if len(letters) > 3 or not letters.isascii() or not letters.isalpha():
+        return MOST_COLUMNS
+    number = 0
+    for letter in letters:
+        number = 26 * number + ord(letter) - ord("A") + 1
+    return number
 
 
 @contextmanager
