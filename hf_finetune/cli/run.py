@@ -111,7 +111,7 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         return
     from hf_finetune.inference.result import Result
 
-    print(f"{Result(result)}\n")
+    print(f"{Result(result).to_text()}\n")
     outputs = {
         "model": "model",
         "encoder": "encoder",

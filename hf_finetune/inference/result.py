@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -13,6 +13,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import SUMMARY_METRICS
 from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table
+from hf_finetune.inference.session import in_python
 from hf_finetune.utils.manifest import read_result
 from hf_finetune.utils.messages import did_you_mean, listed
 
@@ -181,13 +182,29 @@ class Result:
     def _title(self) -> str:
         return f"{self.name} on {self.rows.get(self.split, 0)} {self.split} rows, 95% intervals"
 
+    def to_text(self) -> str:
+        """Return the tables as the shell prints them: remedies name flags, and keywords in `str(result)`.
+
+        Example:
+            >>> clf.result.to_text().splitlines()[0] == str(clf.result).splitlines()[0]
+            True
+        """
+        return self._text(self.doubts)
+
     def __str__(self) -> str:
+        return self._text(self._doubts_in_python)
+
+    def _text(self, doubts: Sequence[Mapping[str, str]]) -> str:
         parts = [f"{self._title}\n{comparison_table(self._models(), metrics=SUMMARY_METRICS)}"]
         if extra := extra_names(self.metrics.get(self.split, {})):
             parts[0] += f"\n{comparison_table(self._models()[:1], metrics=extra)}"
         parts += [per_class_table(scores)] if (scores := (self.document.get("per_class") or {}).get(self.split)) else []
-        parts += [doubts_text(self.doubts)] if self.doubts else []
+        parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
+
+    @property
+    def _doubts_in_python(self) -> list[dict[str, str]]:
+        return [{name: in_python(text) for name, text in doubt.items()} for doubt in self.doubts]
 
     __repr__ = __str__
 

@@ -20,7 +20,7 @@ def document() -> dict[str, Any]:
     return {
         **example_result(),
         "per_class": {"test": {"neg<b>": scores}, "validation": {}},
-        "doubts": [{"message": "a <tie> with the baseline", "remedy": "more rows"}],
+        "doubts": [{"message": "a <tie> with the baseline", "remedy": "more --epochs, or --resume"}],
     }
 
 
@@ -52,6 +52,9 @@ def test_prints_as_a_table_and_as_html(document: dict[str, Any]) -> None:
     result = Result(document)
     assert str(result).splitlines()[0] == "movie-full on 200 test rows, 95% intervals" and repr(result) == str(result)
     assert "linear (tfidf+logistic)" in str(result) and "accuracy 0.846 [0.816, 0.876]" in str(result)
+    assert (
+        "remedy: more `epochs=`, or `resume=True`" in str(result) and "more --epochs, or --resume" in result.to_text()
+    )
     html = result._repr_html_()
     assert "<td>0.846 [0.816, 0.876]</td>" in html and "neg&lt;b&gt;" in html and "a &lt;tie&gt;" in html
     assert html.count("<table>") == html.count("</table>") == 2
