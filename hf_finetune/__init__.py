@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.text.presets import Aeda, Eda
     from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
     from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
-    from hf_finetune.utils.embedded import BBC_LICENSE, bbc_news, minilm
+    from hf_finetune.utils.embedded import BBC_LICENSE, bbc_headlines, bbc_news, minilm
     from hf_finetune.cli.main import main
     from hf_finetune.config.recipe import Averaging, Batching, Evaluate, Hub, ImageData, Launch, Lora, Model, Precision
     from hf_finetune.config.recipe import Recipe, Regularize, Schedule, TextData, Train
@@ -64,8 +64,8 @@ __all__ = [  # noqa: RUF022
     "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
     "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
     "SoftTargets", "Solarize", "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised",
-    "SwapWords", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_news",
-    "main", "minilm", "run", "train",
+    "SwapWords", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines",
+    "bbc_news", "main", "minilm", "run", "train",
 ]
 # isort: on
 # fmt: on

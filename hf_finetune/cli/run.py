@@ -15,6 +15,8 @@ from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 
+# A headline that is none of the quickstart's rows.
+HEADLINE = "Shares fall as the price of oil rises"
 RUN_HELP = """hf-finetune run RECIPE [flags]
 
 Run a recipe: a .py file of your own, the name of a shipped one (`hf-finetune list`), or the recipe.json of a finished
@@ -23,7 +25,24 @@ Every field of it is a flag: `hf-finetune run RECIPE --help` lists them."""
 
 
 def quickstart(arguments: Sequence[str]) -> None:
-    run_job(RunJob(load_recipe("quickstart")), arguments, ["hf-finetune", "quickstart"])
+    prog = ["hf-finetune", "quickstart"]
+    job = parse_run(RunJob(load_recipe("quickstart")), arguments, shlex.join(prog))
+    result = start(job, [*prog, *arguments])
+    if result is not None and not job.json:
+        print(f"\n{next_steps(result['folder'])}")
+
+
+def next_steps(folder: str) -> str:
+    """Return three commands that go on from the run of the quickstart in `folder`, a line each."""
+    folder = _from_here(folder)
+    classifier = f"hf_finetune.Classifier.load({json.dumps(folder, ensure_ascii=False)})"
+    predict = f'import hf_finetune; print({classifier}.predict("{HEADLINE}"))'
+    commands = {
+        "predict": f"python -c {shlex.quote(predict)}",
+        "your data": "hf-finetune train YOUR.csv    # columns text and label; `hf-finetune train --help`",
+        "publish": f"hf-finetune push {shlex.quote(folder)} YOUR-NAME/headlines",
+    }
+    return "\n".join(f"{title:<12} {command}" for title, command in commands.items())
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -40,11 +59,14 @@ def run_job(job: RunJob, arguments: Sequence[str], prog: list[str]) -> None:
     start(parse_run(job, arguments, shlex.join(prog)), [*prog, *arguments])
 
 
-def start(job: RunJob, command: Sequence[str]) -> None:
+def start(job: RunJob, command: Sequence[str]) -> dict[str, Any] | None:
     """Run a parsed job, in several processes if it asks for them, and print its result.
 
     Args:
         command: the whole command line.
+
+    Returns:
+        The content of result.json. None: this process prints no result, or the job was the search of a learning rate.
     """
     if job.plot_schedule is not None:
         raise InputError("--plot-schedule: only `hf-finetune plan` draws the schedule; use it with the same flags")
@@ -57,16 +79,17 @@ def start(job: RunJob, command: Sequence[str]) -> None:
         if job.find_lr:
             raise InputError(f"--num-processes {processes}: expected 1 with --find-lr; the rate is the same for more")
         launch(command, processes, mixed_precision=job.recipe.precision.mixed_precision)
-        return
+        return None
     if job.find_lr:
         _find_rate(job)
-        return
+        return None
     with importing():
         from hf_finetune.pipeline import run as pipeline
 
     result = pipeline.run(job.recipe, job.launch, command=public_command(command))
     if result is not None:
         _report(job, result)
+    return result
 
 
 @contextlib.contextmanager
@@ -121,8 +144,13 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         "predictions": "predictions.parquet",
     }
     for title, name in outputs.items():
-        if (path := Path(result["folder"]) / name).exists():
+        if (path := Path(_from_here(result["folder"])) / name).exists():
             print(f"{title:<12} {path}")
+
+
+def _from_here(folder: str) -> str:
+    path = Path(folder)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
 
 
 def public_command(command: Sequence[str]) -> str:

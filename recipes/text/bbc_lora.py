@@ -1,4 +1,4 @@
-"""MiniLM on BBC news with LoRA adapters: the quickstart's data, trains a hundredth of the weights.
+"""MiniLM on BBC news with LoRA adapters: the data of bbc_full, trains a hundredth of the weights.
 
 hf-finetune run bbc_lora
 accelerate launch --config_file recipes/accelerate/cpu-2.yaml recipes/text/bbc_lora.py --model.dropout 0

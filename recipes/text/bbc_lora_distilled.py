@@ -1,6 +1,6 @@
-"""MiniLM on BBC news with LoRA adapters, distilled from the quickstart's model on augmented texts.
+"""MiniLM on BBC news with LoRA adapters, distilled from the model of bbc_full on augmented texts.
 
-hf-finetune quickstart    # its first run, runs/quickstart-1, is the teacher
+hf-finetune run bbc_full    # its first run, runs/bbc-full-1, is the teacher
 hf-finetune run bbc_lora_distilled
 hf-finetune run bbc_lora_distilled --data.augment '[Eda]' --teacher runs/other
 hf-finetune run bbc_lora_distilled --data.augment-copies 2    # stored copies, which the teacher predicts once
@@ -31,7 +31,7 @@ from hf_finetune import (
 def recipe() -> Recipe:
     return Recipe(
         name="bbc-lora-distilled",
-        # The same split as the quickstart's, so that the teacher has seen no test row either.
+        # The same split as the teacher's, so that the teacher has seen no test row either.
         data=TextData(
             path=bbc_news(),
             test_fraction=0.2,
@@ -42,7 +42,7 @@ def recipe() -> Recipe:
         ),
         model=Model(checkpoint=minilm()),
         adapter=LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear"),
-        objective=Distill(teacher="runs/quickstart-1", kinds=(SoftTargets(temperature=2.0),)),
+        objective=Distill(teacher="runs/bbc-full-1", kinds=(SoftTargets(temperature=2.0),)),
         train=Train(learning_rate=1e-3, num_train_epochs=2),
         # 32 rows a step, regardless of the number of processes.
         batching=Batching(rows_per_step=32),

@@ -1,0 +1,47 @@
+"""The first minute: `hf-finetune quickstart` on fewer rows, the commands that it ends with, and the same in Python."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hf_finetune
+from hf_finetune.cli.main import main_command
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_the_commands_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    main_command(["quickstart", "--max-train-rows", "200", "--epochs", "1", "--output", "runs/the first"])
+    predict, train, push = capsys.readouterr().out.splitlines()[-3:]
+    assert train.split()[2:5] == ["hf-finetune", "train", "YOUR.csv"]
+    assert push.split(maxsplit=1)[1] == "hf-finetune push 'runs/the first' YOUR-NAME/headlines"
+    command = predict.split(maxsplit=1)[1].replace("python", sys.executable, 1)
+    answer = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert (answer.returncode, answer.stdout) == (0, "business\n"), answer.stderr[-2000:]
+
+
+def test_the_lines_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    full = hf_finetune.train
+    pushed: list[str] = []
+
+    def quick(data: Any, **fields: Any) -> hf_finetune.Classifier:
+        return full(data, **{**fields, "max_train_rows": 200, "epochs": 1, "resamples": 100})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hf_finetune, "train", quick)
+    monkeypatch.setattr(hf_finetune.Classifier, "push_to_hub", lambda _, repo: pushed.append(repo))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["clf"].predict("Shares fall as the price of oil rises") == "business"
+    assert pushed == ["your-name/headlines"]
