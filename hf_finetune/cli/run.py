@@ -34,13 +34,11 @@ def quickstart(arguments: Sequence[str]) -> None:
 
 def next_steps(folder: str) -> str:
     """Return three commands that go on from the run of the quickstart in `folder`, a line each."""
-    folder = _from_here(folder)
-    classifier = f"hf_finetune.Classifier.load({json.dumps(folder, ensure_ascii=False)})"
-    predict = f'import hf_finetune; print({classifier}.predict("{HEADLINE}"))'
+    folder = shlex.quote(_from_here(folder))
     commands = {
-        "predict": f"python -c {shlex.quote(predict)}",
+        "predict": f'hf-finetune predict {folder} --text "{HEADLINE}"',
         "your data": "hf-finetune train YOUR.csv    # columns text and label; `hf-finetune train --help`",
-        "publish": f"hf-finetune push {shlex.quote(folder)} YOUR-NAME/headlines",
+        "publish": f"hf-finetune push {folder} YOUR-NAME/headlines",
     }
     return "\n".join(f"{title:<12} {command}" for title, command in commands.items())
 

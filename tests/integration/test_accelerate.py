@@ -13,7 +13,8 @@ from hf_finetune.cli import shipped
 from hf_finetune.training.precision import default_device, has_native_bf16
 
 # Few and short texts: what is looked at is the launch.
-FLAGS = "--max-train-rows 96 --epochs 1 --max-length 16 --model.dropout 0 --evaluate.parity-rows 8".split()
+FLAGS = ["--max-train-rows", "96", "--epochs", "1", "--max-length", "16", "--model.dropout", "0"]
+FLAGS += ["--evaluate.parity-rows", "8"]
 
 
 def launch(config: str, output: Path) -> dict:

@@ -24,7 +24,7 @@ def test_the_commands_at_its_end(
     predict, train, push = capsys.readouterr().out.splitlines()[-3:]
     assert train.split()[2:5] == ["hf-finetune", "train", "YOUR.csv"]
     assert push.split(maxsplit=1)[1] == "hf-finetune push 'runs/the first' YOUR-NAME/headlines"
-    command = predict.split(maxsplit=1)[1].replace("python", sys.executable, 1)
+    command = predict.split(maxsplit=1)[1].replace("hf-finetune", f"{sys.executable} -m hf_finetune", 1)
     answer = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert (answer.returncode, answer.stdout) == (0, "business\n"), answer.stderr[-2000:]
 
