@@ -26,7 +26,8 @@ def test_the_commands_at_its_end(
     assert push.split(maxsplit=1)[1] == "hf-finetune push 'runs/the first' YOUR-NAME/headlines"
     command = predict.split(maxsplit=1)[1].replace("hf-finetune", f"{sys.executable} -m hf_finetune", 1)
     answer = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert (answer.returncode, answer.stdout) == (0, "business\n"), answer.stderr[-2000:]
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert answer.stdout.splitlines()[1].split()[0] == "business"
 
 
 def test_the_lines_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
