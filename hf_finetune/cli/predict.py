@@ -53,6 +53,8 @@ class PredictJob(ClassifyJob):
     """File to write. Default: predictions.csv; predictions of stdin, single texts and images are printed."""
     overwrite: bool = False
     """Replace the output if it exists."""
+    columns: bool = True
+    """Carry the columns of the rows along, or the file names of a folder. Never with --digests."""
     digests: bool = False
     """Also write the SHA-256 of each row's text or image file: then a .parquet file can be a teacher,
     `train DATA --teacher FILE`, on a machine without the model."""
@@ -81,6 +83,7 @@ def predict(arguments: Sequence[str]) -> None:
             precision=job.precision,
             views=views,
             digests=job.digests,
+            columns=job.columns and not job.digests,
             collect=job.json or output is None,
         )
     if isinstance(source, list):

@@ -14,7 +14,16 @@ from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
 from hf_finetune.data.labels import ClassIds, check_classes, name_values, order_classes, plain_names
-from hf_finetune.data.rows import SplitRows, UnusableRow, describe_dropped, has_labels, read_rows, to_dataset, to_table
+from hf_finetune.data.rows import (
+    Carried,
+    SplitRows,
+    UnusableRow,
+    describe_dropped,
+    has_labels,
+    read_rows,
+    to_dataset,
+    to_table,
+)
 from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
 from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class, hold_out, subsample
@@ -252,6 +261,7 @@ def stream(
     label_values: Mapping[str, str] | None = None,
     batch_rows: int = 1024,
     dropped: list[UnusableRow] | None = None,
+    carried: Carried | None = None,
 ) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, `batch_rows` at a time (a .json file is read whole).
 
@@ -259,6 +269,7 @@ def stream(
         labels: the classifier's class names, to yield `label` as well. None: labels are not read.
         label_values: the names of labels that the source numbers; those of `source.label_names` take precedence.
         dropped: collects the rows that `source.drop_bad_rows` leaves out. They are counted in a warning.
+        carried: collects the other columns of the rows.
 
     Raises:
         InputError: see `load`; or a label is not a class of the classifier.
@@ -292,7 +303,11 @@ def stream(
     without_gold: list[int] | None = [] if need_label else None
     unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
     rows = 0
-    parts = read_rows(split, columns, classes, size=batch_rows, unusable=unusable, without_gold=without_gold)
+    if carried is not None:
+        carried.choose(split, columns)
+    parts = read_rows(
+        split, columns, classes, size=batch_rows, unusable=unusable, without_gold=without_gold, carried=carried
+    )
     for part in parts:
         rows += len(part["row"])
         if len(part["row"]):

@@ -6,7 +6,7 @@ A source is read to its end before its first bad row is refused, so that the mes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -91,6 +91,52 @@ class UnusableRow:
         return self.fault.reason
 
 
+class Carried:
+    """The columns of a source beside those that a classifier reads, which its predictions carry along."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self._split: Split | None = None
+        self._values: dict[str, list[Any]] = {}
+
+    def choose(self, split: Split, chosen: Mapping[str, str]) -> None:
+        """Choose the columns that all files have, except images and nested values."""
+        self._split = split
+        known = [split.columns, *(reader.columns() for reader in split.readers[1:])]
+        kinds = ("string", "number", "class", "list")
+        self.names = tuple(
+            name
+            for name, column in split.columns.items()
+            if column.kind in kinds and name not in chosen.values() and all(name in each for each in known)
+        )
+
+    def add(self, chunk: Chunk, usable: Sequence[int]) -> None:
+        """Collect the values of the usable rows of a chunk: the file and its class, where a row is a file."""
+        assert self._split is not None
+        if chunk.files:
+            self._values.setdefault("file", []).extend(chunk.files[i] for i in usable)
+        for name, values in chunk.columns.items():
+            column = self._split.columns[name]
+            if chunk.files and name not in self.names:
+                continue
+            self._values.setdefault(name, []).extend(_carried_value(values[i], column) for i in usable)
+
+    def take(self) -> dict[str, list[Any]]:
+        """Return what was collected since the last call, in the order of the source's columns."""
+        values, self._values = self._values, {}
+        order = ["file", *(() if self._split is None else self._split.columns)]
+        return {name: values[name] for name in order if name in values}
+
+
+def _carried_value(value: Any, column: Column) -> Any:
+    """Return a cell as predictions hold it: a class by its name, an image by its path."""
+    if isinstance(value, Mapping) and {"bytes", "path"} >= value.keys():
+        return value.get("path")
+    if column.names and isinstance(value, int) and 0 <= value < len(column.names):
+        return column.names[value]
+    return None if isinstance(value, bytes) else value
+
+
 def read_rows(
     split: Split,
     chosen: dict[str, str],
@@ -99,6 +145,7 @@ def read_rows(
     size: int = 1024,
     unusable: list[UnusableRow] | None = None,
     without_gold: list[int] | None = None,
+    carried: Carried | None = None,
 ) -> Iterator[Columns]:
     """Yield canonical rows as Arrow arrays, at most `size` at a time.
 
@@ -108,6 +155,7 @@ def read_rows(
         unusable: collects rows whose text, image or label is missing or cannot be used, which are then skipped.
         without_gold: collects the numbers of rows without a gold label, which are then skipped: -1 where labels are the
             numbers of named classes, as in SNLI.
+        carried: collects further columns of the rows, before each part is yielded.
 
     Raises:
         InputError: without `unusable`, for the first such row, once all rows were read.
@@ -115,7 +163,8 @@ def read_rows(
     first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(available_cores()) as pool:
         convert = partial(_convert, split=split, chosen=chosen, classes=classes, pool=pool)
-        for chunk in split.chunks(list(chosen.values()), size):
+        others = () if carried is None else carried.names
+        for chunk in split.chunks([*chosen.values(), *others], size):
             columns, faults_by_column = convert(chunk.columns, chunk.images)
             # The last assignment wins: a row with several faults is reported by its first column.
             faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
@@ -138,6 +187,8 @@ def read_rows(
                 left = {name: [values[i] for i in usable] for name, values in chunk.columns.items()}
                 columns, _ = convert(left, chunk.images)
             if first_unusable is None:
+                if carried is not None:
+                    carried.add(chunk, usable)
                 columns["row"] = pa.array([row + i for i in usable], pa.int64())
                 yield columns
             row += chunk.size

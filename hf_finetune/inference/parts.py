@@ -13,7 +13,7 @@ from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.loading import stream
 from hf_finetune.data.memory import MemoryData, holding, input_columns
 from hf_finetune.data.readers.memory_table import memory_table
-from hf_finetune.data.rows import UnusableRow
+from hf_finetune.data.rows import Carried, UnusableRow
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.training.trained_model import TrainedModel
 
@@ -28,6 +28,7 @@ def read_parts(
     labeled: bool,
     progress: str,
     dropped: list[UnusableRow] | None = None,
+    carried: Carried | None = None,
 ) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, at most `PART_ROWS` at a time.
 
@@ -35,12 +36,13 @@ def read_parts(
         labeled: require a label of the classifier for every row.
         progress: title of the progress bar on stderr.
         dropped: collects the rows that `source.drop_bad_rows` leaves out.
+        carried: collects the other columns of the rows.
 
     Raises:
         InputError: an unreadable row, or a row without such a label.
     """
     kind, labels = classifier.kind, classifier.labels if labeled else None
-    options: dict[str, Any] = {"label_values": classifier.label_values, "dropped": dropped}
+    options: dict[str, Any] = {"label_values": classifier.label_values, "dropped": dropped, "carried": carried}
     # Only on a terminal, and erased at the end: the error of a bad row is the first line of stderr.
     with tqdm(desc=progress, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
         for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], **options)):

@@ -3,19 +3,23 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.duplicates import row_digests
-from hf_finetune.data.rows import UnusableRow, count_kinds
+from hf_finetune.data.rows import Carried, UnusableRow, count_kinds
 from hf_finetune.inference.parts import read_inputs, read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
-from hf_finetune.utils.tables import check_output, predictions_table, table_writer
+from hf_finetune.utils.messages import listed
+from hf_finetune.utils.tables import arrow_columns, check_output, predictions_table, table_writer
 
 logger = logging.getLogger("hf_finetune")
 
@@ -31,6 +35,7 @@ def predict(
     views: SeveralViews | None = None,
     digests: bool = False,
     collect: bool = False,
+    columns: bool = False,
 ) -> dict[str, Any]:
     """Label every row of a source, or inputs in memory.
 
@@ -45,6 +50,7 @@ def predict(
         batch_size, precision, views: see `Scorer`.
         digests: also write the column `digest`, see `data.duplicates.row_digests`, by which
             `distillation.teachers.precomputed` matches rows.
+        columns: carry the columns of the source along, or the file of each row in a folder of classes.
         collect: also return the predictions.
 
     Returns:
@@ -60,17 +66,24 @@ def predict(
     num_changed = 0
     dropped: list[UnusableRow] = []
     predictions: list[dict[str, Any]] = []
-    parts = (
-        read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped)
-        if isinstance(source, SourceSplit)
-        else read_inputs(classifier, source)
+    carried = Carried() if columns else None
+    if isinstance(source, SourceSplit):
+        parts = read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped, carried=carried)
+    else:
+        parts = read_inputs(classifier, source)
+    first = list(islice(parts, 1))  # its columns are those of the output
+    types: dict[str, pa.DataType] = {}
+    taken = _carried_columns(carried, classifier.labels, types)
+    writer = (
+        nullcontext() if output is None else table_writer(output, classifier.labels, digests=digests, carried=types)
     )
-    writer = nullcontext() if output is None else table_writer(output, classifier.labels, digests=digests)
     with writer as write:
-        for rows in parts:
+        for rows in chain(first, parts):
             probabilities_NC, unchanged_NC = scorer.score(rows)
-            columns = [[key.hex() for key in row_digests(rows.with_format("arrow")[:])]] if digests else []
-            table = predictions_table(classifier.labels, rows["row"][:], probabilities_NC, *columns)
+            keys = [key.hex() for key in row_digests(rows.with_format("arrow")[:])] if digests else None
+            taken = taken or _carried_columns(carried, classifier.labels, types)
+            table = predictions_table(classifier.labels, rows["row"][:], probabilities_NC, keys, taken)
+            taken = {}
             if write is not None:
                 write(table)
             if collect:
@@ -94,6 +107,18 @@ def predict(
     if report["precision"]["format"] != "float32":
         _log_precision(report["precision"])
     return report
+
+
+def _carried_columns(
+    carried: Carried | None, labels: Sequence[str], types: dict[str, pa.DataType]
+) -> dict[str, pa.Array]:
+    """Return the columns that predictions carry along, without those whose names predictions have."""
+    values = {} if carried is None else carried.take()
+    own = {"row", "predicted", "digest", *(f"p:{label}" for label in labels)}
+    clashes = [name for name in values if name in own]
+    if clashes and not types:
+        logger.warning("columns of the input that predictions have, too, are left out: %s", listed(clashes))
+    return arrow_columns({name: cells for name, cells in values.items() if name not in own}, types)
 
 
 def _log_precision(report: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,11 +37,16 @@ def check_output(output: Path, data: str, *, overwrite: bool = True) -> None:
 
 
 def predictions_table(
-    labels: tuple[str, ...], rows: list[int], probabilities_NC: np.ndarray, digests: list[str] | None = None
+    labels: tuple[str, ...],
+    rows: list[int],
+    probabilities_NC: np.ndarray,
+    digests: list[str] | None = None,
+    carried: Mapping[str, pa.Array] | None = None,
 ) -> pa.Table:
-    """Return row, predicted, with `digests` also digest, and p:<name> per class."""
+    """Return row, the `carried` columns of the input, predicted, with `digests` also digest, and p:<name> per class."""
     columns = {
         "row": pa.array(rows, pa.int64()),
+        **(carried or {}),
         "predicted": pa.array([labels[i] for i in probabilities_NC.argmax(-1)], pa.string()),
         **({} if digests is None else {"digest": pa.array(digests, pa.string())}),
     }
@@ -49,17 +55,23 @@ def predictions_table(
 
 
 @contextmanager
-def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Callable[..., None]]:
+def table_writer(
+    output: Path, labels: tuple[str, ...], *, digests: bool = False, carried: Mapping[str, pa.DataType] | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
     """Yield a function that appends tables of predictions, see `predictions_table`.
 
     `output` appears when the block succeeds.
+
+    Args:
+        carried: types of the columns from the input.
 
     Raises:
         InputError: nothing can be written there.
     """
     check_writable_file(output)
     empty = np.empty((0, len(labels)), np.float32)
-    schema = predictions_table(labels, [], empty, [] if digests else None).schema
+    none = {name: pa.array([], kind) for name, kind in (carried or {}).items()}
+    schema = predictions_table(labels, [], empty, [] if digests else None, none).schema
     with atomic_file(output) as temporary, _appender(temporary, schema, output) as append:
 
         def write(table: pa.Table) -> None:
@@ -89,15 +101,44 @@ def _appender(path: Path, schema: pa.Schema, output: Path) -> Iterator[Callable[
     def append(table: pa.Table) -> None:
         for record in table.to_pylist():
             if suffix == ".csv":
-                lines.writerow(record.values())
+                lines.writerow(_json(v) if isinstance(v, list | dict) else v for v in record.values())
             else:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(f"{_json(record)}\n")
 
     try:
         yield append
     finally:
         with named_errors(output):
             file.close()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def arrow_columns(values: Mapping[str, list[Any]], types: dict[str, pa.DataType]) -> dict[str, pa.Array]:
+    """Return columns as Arrow arrays: of the types that they have in the first part, or as text.
+
+    Args:
+        types: of each column so far; filled by the first part.
+
+    Raises:
+        InputError: a value of a later part has another type.
+    """
+    columns = {}
+    for name, cells in values.items():
+        try:
+            column = pa.array(cells, types.get(name))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            if not pa.types.is_string(types.setdefault(name, pa.string())):
+                raise InputError(
+                    f"column {name!r}: {types[name]} in the first rows, and then another type ({error}); leave the "
+                    "columns out by --no-columns"
+                ) from None
+            column = pa.array([cell if cell is None or isinstance(cell, str) else _json(cell) for cell in cells])
+        types.setdefault(name, pa.string() if pa.types.is_null(column.type) else column.type)
+        columns[name] = column.cast(types[name])
+    return columns
 
 
 def write_predictions(

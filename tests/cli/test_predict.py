@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -92,4 +93,28 @@ def test_an_existing_output_stays(model: str, tmp_path: Path, capsys: pytest.Cap
         predict([model, str(rows), "--output", str(output)])
     assert output.read_text() == "mine"
     predict([model, str(rows), "--output", str(output), "--overwrite"])
-    assert output.read_text().startswith("row,predicted,") and "1 rows ->" in capsys.readouterr().out
+    assert output.read_text().startswith("row,text,predicted,") and "1 rows ->" in capsys.readouterr().out
+
+
+def test_predictions_carry_the_columns_of_the_input(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": 7, "text": "good", "row": 1, "tags": ["a"]}\n{"id": "x", "text": "bad"}\n')
+    output = tmp_path / "labels.jsonl"
+    predict([model, str(rows), "--output", str(output)])
+    first, second = map(json.loads, output.read_text().splitlines())
+    assert list(first) == ["row", "id", "text", "tags", "predicted", "p:bad", "p:good"]
+    assert (first["row"], first["id"], first["text"], first["tags"], second["id"]) == (0, "7", "good", ["a"], "x")
+    assert "left out: row" in caplog.text
+    predict([model, str(rows), "--output", str(output), "--overwrite", "--no-columns"])
+    assert list(json.loads(output.read_text().splitlines()[0])) == ["row", "predicted", "p:bad", "p:good"]
+
+
+def test_predictions_of_a_folder_name_the_files(model: str, tmp_path: Path) -> None:
+    for name in ("a/1.txt", "b/2.txt"):
+        (tmp_path / "rows" / name).parent.mkdir(parents=True)
+        (tmp_path / "rows" / name).write_text("good")
+    predict([model, str(tmp_path / "rows"), "--output", str(tmp_path / "labels.csv")])
+    with (tmp_path / "labels.csv").open() as file:
+        assert [(row["file"], row["label"]) for row in csv.DictReader(file)] == [("a/1.txt", "a"), ("b/2.txt", "b")]
