@@ -34,7 +34,7 @@ class ClassifyJob:
     natively, and repeats rows whose label could flip in float32."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
-    see `hf-finetune train --help`. A row's probabilities are the mean over its views, and --precision auto is
+    see `hf-finetune train --help-all`. A row's probabilities are the mean over its views, and --precision auto is
     float32."""
     views: int | None = None
     """Number of views of every row: the unchanged row, and others augmented by --augment."""

@@ -15,7 +15,7 @@ class EvaluateJob(ClassifyJob):
     """Score labeled rows."""
 
     extra: tuple[str, ...] = ()
-    """Further metrics, as modules of `evaluate`, see --evaluate.extra of `hf-finetune train --help`."""
+    """Further metrics, as modules of `evaluate`, see --evaluate.extra of `hf-finetune train --help-all`."""
 
 
 def evaluate(arguments: Sequence[str]) -> None:

@@ -76,4 +76,5 @@ From labeled text or images to a verified classifier on the Hugging Face Hub.
 
 {commands}
 
-hf-finetune COMMAND --help lists the flags of a command; every field of a recipe is one."""
+hf-finetune COMMAND --help lists the flags of a command, `train --help-all` every
+field of a recipe."""

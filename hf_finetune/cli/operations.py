@@ -40,6 +40,6 @@ def operations_help(recipe: type) -> str:
   --model.from-config
       random weights, in a network with these fields of the checkpoint's config:
       {{num_hidden_layers: 4, hidden_size: 192}}
-flags of images: `hf-finetune train --image image --help`;
-of a student: `hf-finetune train --teacher RUN --help`""")
+flags of images: `hf-finetune train --image image --help-all`;
+of a student: `hf-finetune train --teacher RUN --help-all`""")
     return "\n".join(lines)

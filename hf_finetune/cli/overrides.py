@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_finetune.cli.flags_help import print_help
 from hf_finetune.cli.operations import operation_fields, operations_help
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run_job import RunJob, recipe_fields
@@ -31,7 +32,11 @@ def parse_run(job: Job, arguments: Sequence[str], prog: str, fields: dict[str, A
     Raises:
         InputError: an unknown flag or field, or a value of another type.
     """
-    arguments = with_sections(job, current_flags(arguments))
+    arguments = current_flags(arguments)
+    if "--help-all" in arguments or (job.has_common_help and {"-h", "--help"} & set(arguments)):
+        print_help(job.recipe, arguments, prog)
+        arguments = ["--help"]
+    arguments = with_sections(job, arguments)
     fields = read_config_file(arguments) if fields is None else fields
     job, rest = with_yaml_flags(with_fields(job, fields, arguments), arguments)
     adapter = job.recipe.adapter

@@ -18,7 +18,7 @@ PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags
 
 Estimate rows, lengths, steps, time and memory of `train DATA` or `run RECIPE` with the same flags, from a few real
 steps. Nothing is written.
-`hf-finetune train --help` and `hf-finetune run RECIPE --help` list the flags; `--json` prints the plan as JSON,
+`hf-finetune train --help-all` and `hf-finetune run RECIPE --help-all` list the flags; `--json` prints the plan as JSON,
 `--plot-schedule FILE.svg` draws the learning rates."""
 
 

@@ -21,7 +21,7 @@ RUN_HELP = """hf-finetune run RECIPE [flags]
 
 Run a recipe: a .py file of your own, the name of a shipped one (`hf-finetune list`), or the recipe.json of a finished
 run, which runs again on the same data.
-Every field of it is a flag: `hf-finetune run RECIPE --help` lists them."""
+Every field of it is a flag: `hf-finetune run RECIPE --help-all` lists them."""
 
 
 def quickstart(arguments: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -21,6 +21,8 @@ from hf_finetune.utils.files import parse_yaml
 class RunJob:
     """A recipe with its fields as flags."""
 
+    has_common_help: ClassVar[bool] = True
+    """Whether --help shows only the flags that people use."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")] = None

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run import importing
@@ -22,6 +23,8 @@ Search for what improves a model on your own data: so far, an augmentation polic
 @dataclass(frozen=True)
 class SearchJob(TrainJob):
     """Search an augmentation policy for your own data, and compare it with no augmentation."""
+
+    has_common_help: ClassVar[bool] = False
 
     searcher: SearcherName = "sweep"
     """sweep: one or two numbers, as in RandAugment and TrivialAugment, which overfits least in few trials. tpe:
