@@ -90,20 +90,14 @@ def predict(
                 predictions += table.to_pylist()
             num_changed += int((probabilities_NC.argmax(-1) != unchanged_NC.argmax(-1)).sum())
     if views is not None:
-        logger.info(
-            "%d views: %d of %d labels are not those of the unchanged rows; %.1f times the seconds",
-            views.number,
-            num_changed,
-            scorer.rows,
-            scorer.cost,
-        )
+        _log_views(views, scorer, num_changed)
     report = scorer.report()
     if collect:
         report["predictions"] = predictions
     if output is not None and isinstance(source, SourceSplit) and source.drop_bad_rows:
-        listed = output.with_name(f"{output.stem}.dropped.csv")
-        write_dropped(listed, {source.split or "": dropped})
-        report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped), "file": str(listed)}
+        file = output.with_name(f"{output.stem}.dropped.csv")
+        write_dropped(file, {source.split or "": dropped})
+        report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped), "file": str(file)}
     if report["precision"]["format"] != "float32":
         _log_precision(report["precision"])
     return report
@@ -119,6 +113,16 @@ def _carried_columns(
     if clashes and not types:
         logger.warning("columns of the input that predictions have, too, are left out: %s", listed(clashes))
     return arrow_columns({name: cells for name, cells in values.items() if name not in own}, types)
+
+
+def _log_views(views: SeveralViews, scorer: Scorer, num_changed: int) -> None:
+    logger.info(
+        "%d views: %d of %d labels are not those of the unchanged rows; %.1f times the seconds",
+        views.number,
+        num_changed,
+        scorer.rows,
+        scorer.cost,
+    )
 
 
 def _log_precision(report: dict[str, Any]) -> None:
