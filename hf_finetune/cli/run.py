@@ -1,11 +1,14 @@
 """`hf-finetune run` and `quickstart`, and the start of every run from the command line."""
 
 import contextlib
+import functools
 import gc
 import json
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +100,20 @@ def importing() -> Iterator[None]:
     The libraries make a million objects that stay; collections over them took 15% of the time to the first step. Later
     collections skip them, too.
     """
+    _say_loading()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@functools.cache
+def _say_loading() -> None:
+    """Print a first line at once on a terminal: imports take seconds. Elsewhere an error is the first line."""
+    if sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & set(sys.argv):
+        print(f"hf-finetune {version('hf_finetune')}: loading ...", file=sys.stderr, flush=True)
 
 
 def _find_rate(job: RunJob) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from hf_finetune import ImageData, InputError, Model, Recipe, TextData, Train, TrainingError
 from hf_finetune.cli import card, doctor, main, shipped
+from hf_finetune.cli import run as run_module
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run import public_command
@@ -269,6 +270,20 @@ def test_the_recipe_of_a_run_runs_again(tmp_path: Path) -> None:
     file.write_text('{"rows": 3}')
     with pytest.raises(InputError, match=r"recipe\.json: holds no recipe; expected the recipe.json of a run$"):
         load_recipe(str(file))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_has_a_first_line_at_once(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.argv", ["hf-finetune"])
+    run_module._say_loading.cache_clear()
+    for _ in range(2):
+        with run_module.importing():
+            pass
+    run_module._say_loading.cache_clear()
+    assert re.fullmatch(r"hf-finetune [\d.]+\w*: loading ...\n" if is_terminal else "", capsys.readouterr().err)
 
 
 def test_public_command_has_no_local_path(tmp_path: Path) -> None:
