@@ -1,9 +1,9 @@
-"""What hostile and damaged files do to a command: recipes, records, checkpoints, adapters, settings, disks.
+"""What hostile and damaged files do to a command: recipes, records, checkpoints, adapters, settings, disks, data.
 
     python tests/benchmarks/attacks.py [--only WORD ...] [--work DIR]
 
-Every attack is a file damaged in a copy of a tiny checkpoint or of a finished run, and the command that a user would
-give; pushes go to a Hub on the loopback interface. Prints a line for each: exit status, seconds, megabytes above an idle
+Every attack is a file damaged in a copy of a tiny checkpoint or of a finished run, or data that are a bomb, and the
+command that a user would give; pushes go to a Hub on the loopback interface. Prints a line for each: exit status, seconds, megabytes above an idle
 process, lines on stderr, and the first of them; and a table of all. Expected is status 2 (or 0, where the rest is
 usable; 1, where the disk fails a run; 4, where a file is not the run's), no traceback, 10 seconds, 1,000 MB, and no
 commit by a push that was refused; leaves with status 1 if an attack got anything else."""
@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from helpers.bombs import BOMBS, Bomb
 from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, DOCUMENTS, WEIGHT_DAMAGE, YAML_BOMBS, edit_json
 from helpers.forks import Child
 from helpers.hub_server import HubServer, hub_server
@@ -355,6 +356,15 @@ def disk_attacks() -> list[Attack]:
     return [Attack(f"disk full, {name}", lambda b: b.train(), (1,), size) for name, size in sizes.items()]
 
 
+def data_attacks() -> list[Attack]:
+    """Data that take far more than their size; they are written into the folder of the attack."""
+
+    def examined(bomb: Bomb, bench: Bench) -> list[Any]:
+        return ["doctor", bomb(bench.folder)]
+
+    return [Attack(f"data, {name}", partial(examined, bomb), (0, 2)) for name, bomb in BOMBS.items()]
+
+
 def prepare(home: Path) -> None:
     """Write the undamaged files: rows, a checkpoint, a run with model/ and one with only an adapter."""
     rows = [f"{row['text']},{('bad', 'good')[row['label']]}" for row in text_rows(60)]
@@ -390,7 +400,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print all that stderr says of a failed attack")
     options = parser.parse_args()
     attacks = [*document_attacks(), *checkpoint_attacks(), *adapter_attacks(), *setting_attacks(), *disk_attacks()]
-    attacks += push_attacks()
+    attacks += [*push_attacks(), *data_attacks()]
     if options.only:
         attacks = [attack for attack in attacks if any(word in attack.name for word in options.only)]
     outcomes: list[tuple[Attack, Outcome]] = []

@@ -23,6 +23,7 @@ from hf_finetune.data.image_decoding import damage, decode, decode_pieces, piece
 from hf_finetune.data.image_paths import hub_folder
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.dataset_split import DatasetSplit
+from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
 from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.data.rows import UnusableRow, read_rows
@@ -457,3 +458,12 @@ def test_a_name_of_a_column_is_shortened(tmp_path: Path) -> None:
     rows = "".join(f"text {i},{'ab'[i % 2]},x\n" for i in range(8))
     (tmp_path / "a.csv").write_text(f"text,label,{'x' * 100_000}\n{rows}")
     assert max(map(len, load(str(tmp_path / "a.csv"), "text").notes)) < 300
+
+
+def test_rows_of_other_keys_are_inspected_at_once(tmp_path: Path) -> None:
+    rows = [{"text": f"t {i}", "label": "ab"[i % 2]} | {f"k{i}x{j}": 1 for j in range(200)} for i in range(1000)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    start = time.process_time()
+    assert len(JsonFile(path).columns()) == 200_002
+    assert time.process_time() - start < 5

@@ -37,10 +37,14 @@ class JsonFile(TextFile):
             InputError: see `chunks`.
         """
         rows = [row for _, row in islice(self._rows(), ROWS_INSPECTED) if not isinstance(row, Fault)]
-        names = dict.fromkeys(key for row in rows for key in row)
-        if invalid := next(filter(SURROGATE.search, names), None):
+        # Only the cells that there are: every row may have other keys.
+        cells: dict[str, list[Json]] = {}
+        for row in rows:
+            for name, value in row.items():
+                cells.setdefault(name, []).append(value)
+        if invalid := next(filter(SURROGATE.search, cells), None):
             raise InputError(f"{self.path}: the key {invalid[:40]!r} holds half a surrogate pair; rename it")
-        return {name: _column([row.get(name) for row in rows]) for name in names}
+        return {name: _column(values) for name, values in cells.items()}
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
         """Yield rows in order, `size` at a time, with None for missing keys.
