@@ -1,11 +1,13 @@
 """Every test runs without a network: only the loopback interface may be reached."""
 
 import atexit
+import logging
 import os
 import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 
 # Before anything of Hugging Face is imported: its settings are read once, at import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -38,6 +40,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def log_levels_restored() -> Iterator[None]:
+    """A function of a command, called by itself, leaves the levels that `main_command` would restore."""
+    loggers = [logging.getLogger(name) for name in ("hf_finetune", "hf_finetune.run")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -342,10 +342,12 @@ def _accelerations(
 ) -> dict[str, float]:
     """Return the acceleration of every metric that gets a BCa interval."""
     num_labels = probabilities.shape[1]
+    names = [metric.name for metric in metrics.COUNT_METRICS if metric.interval != "row share"]
+    if len(labels) == 1:  # without which no row is left
+        return dict.fromkeys([*names, *(metric.name for metric in metrics.ROW_METRICS)], 0.0)
     # Rows with the same label and prediction change count metrics equally.
     _, distinct, repeats = np.unique(labels * num_labels + predicted, return_index=True, return_counts=True)
     leave_one_out = _metrics_of(_leave_out(statistics, distinct), num_labels)
-    names = (metric.name for metric in metrics.COUNT_METRICS if metric.interval != "row share")
     return {
         **{name: _acceleration(leave_one_out[name], repeats) for name in names},
         **{metric.name: _acceleration(-metric.of_rows(labels, probabilities)) for metric in metrics.ROW_METRICS},

@@ -75,13 +75,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "adapter": (lambda run: shutil.copytree(run / "model", run / "adapter"), "adapter/config.json", "added"),
 }
 COMMANDS = {
-    "predict": "predict run rows.csv --output p.csv",
+    "predict": "predict run rows.csv --output p.csv --overwrite",
     "evaluate": "evaluate run rows.csv --text text --label label",
     "card": "card run",
     "push": "push run me/movie",
     "teacher": "train rows.csv --model ../checkpoint --teacher run --max-length 32 --output out",
     "start": "train rows.csv --model run --max-length 32 --output out",
-    "model": "predict run/model rows.csv --output p.csv",
+    "model": "predict run/model rows.csv --output p.csv --overwrite",
 }
 
 

@@ -180,7 +180,9 @@ def test_labels_that_change_are_counted(
 
 def test_a_result_with_views(texts: TrainedModel, source: SourceSplit) -> None:
     found = evaluate(texts, source, resamples=100, views=SWAPS)
-    assert found.keys() == {"rows", "metrics", "rows_trained_on", "throughput", "precision", "views"}
+    assert found.keys() == {
+        *("rows", "metrics", "per_class", "doubts", "dropped", "rows_trained_on", "throughput", "precision", "views")
+    }
     assert found["rows"] == 60 and found["precision"] == {"format": "float32"}
     views = found["views"]
     assert views.keys() == {"number", "augment", "seed", "without", "difference", "cost"}
@@ -256,7 +258,8 @@ def test_a_run_of_texts_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert seen["views"]["number"] == 3 and "views" not in plain
 
     main_command(["evaluate", run, recipe.data.path, *flags])
-    first, second, last = capsys.readouterr().out.splitlines()
+    first, second, last, blank, classes, *_ = capsys.readouterr().out.splitlines()
+    assert blank == "" and classes.startswith("class ")
     accuracy = {
         name: f"{seen_or_not['accuracy']['value']:.3f}"
         for name, seen_or_not in (("with", seen["metrics"]), ("without", plain["metrics"]))

@@ -119,6 +119,8 @@ HARMLESS_ADAPTER_DAMAGE = {
     "num_layers x",
     # Of a checkpoint in a folder there is one revision.
     "revision nonsense",
+    # peft ignores it.
+    "unknown 1",
     # Nothing is looked for by it.
     "modules_to_save ['nowhere']",
     "auto_mapping {'base_model_class': 'x'}",
