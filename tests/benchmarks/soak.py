@@ -265,7 +265,11 @@ def main() -> None:
                 kind, start = chance.choices([*SHARES], [*SHARES.values()])[0]
                 seed = chance.randrange(SEEDS)
                 run = Soak(home, disk, number, kind, start, seed, random.Random(f"{options.seed}-{number}"))
-                if why := survive(run, tables):
+                try:
+                    why = survive(run, tables)
+                except TimeoutError as error:
+                    why = f"run {number}: {error} did not end"
+                if why:
                     print(why, flush=True)
                     wrong += 1
     print(tables)
