@@ -1,6 +1,6 @@
 """Two runs on the same cores against one alone, with and without `utils/core_sharing`.
 
-    python tests/benchmarks/side_by_side.py DATA [--rounds 3] [--rows 2000] [-- further arguments of hf-finetune train]
+    python tests/benchmarks/side_by_side.py DATA [--rounds 3] [--rows 2000] [--alone] [-- further arguments of hf-finetune train]
 
 Each round runs, in turns: one run that shares its cores, one that does not (`GOMP_SPINCOUNT` at OpenMP's default
 switches it off), two at once that share; the first round also two at once that do not, which takes long. It prints the training rows per second of each, the
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--alone", action="store_true", help="only the runs of one")
     own = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments, more = parser.parse_args(sys.argv[1:own]), sys.argv[own + 1 :]
     settings: dict[str, tuple[int, dict[str, str]]] = {
@@ -65,7 +66,7 @@ def main() -> None:
         measure(Path(work) / "first", 1, arguments.data, arguments.rows, more, {})  # fills the caches
         for i in range(arguments.rounds):
             for name, (number, environment) in settings.items():
-                if i > 0 and name == "two, spin":
+                if (number == 2 and arguments.alone) or (i > 0 and name == "two, spin"):
                     continue
                 root = Path(work) / f"{i}-{name}"
                 each, weights = measure(root, number, arguments.data, arguments.rows, more, environment)
@@ -73,7 +74,7 @@ def main() -> None:
                 digests.update(weights)
                 print(f"round {i + 1}, {name}: {' + '.join(f'{value:.1f}' for value in each)} rows/s", flush=True)
     alone = statistics.median(speeds["one, spins"])
-    for name, values in speeds.items():
+    for name, values in ((name, values) for name, values in speeds.items() if values):
         print(
             f"{name}: {statistics.median(values):.1f} rows/s in all, {statistics.median(values) / alone:.1%} of one that spins"
         )
