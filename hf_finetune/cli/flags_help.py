@@ -50,7 +50,7 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def print_help(recipe: Any, arguments: Sequence[str], prog: str) -> None:
-    """Print one screen of help, or that of a section, and leave; return if all flags are asked for.
+    """Print one screen of help, or that of a section, and leave; return if all flags are requested.
 
     Args:
         recipe: has the defaults, and the sections.

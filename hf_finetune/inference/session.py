@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 import datasets
 import numpy as np
 import torch
-from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.memory import PREFIX
 from hf_finetune.errors import RunError
+from hf_finetune.models.contexts import quiet
 from hf_finetune.training.precision import settings_restored
 from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.utils.exit_status import PACKAGE_LOGGER, notes_on_stderr
@@ -35,7 +35,7 @@ def python_session(*, notes: bool = True) -> Iterator[None]:
         notes: print notes and warnings on stderr. False: none of them.
     """
     with ExitStack() as stack:
-        for restored in (_libraries_restored, _environment_restored, _generators_restored, settings_restored):
+        for restored in (quiet, _data_bars_restored, _environment_restored, _generators_restored, settings_restored):
             stack.enter_context(restored())
         quiet_libraries()
         if not notes:
@@ -59,16 +59,12 @@ def in_python(message: str) -> str:
 
 
 @contextmanager
-def _libraries_restored() -> Iterator[None]:
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    data_bars = datasets.is_progress_bar_enabled()
+def _data_bars_restored() -> Iterator[None]:
+    bars = datasets.is_progress_bar_enabled()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
-        if data_bars:
             datasets.enable_progress_bars()
 
 

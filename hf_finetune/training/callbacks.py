@@ -30,7 +30,7 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Open the bar, for a resumed run at its first step."""
-        if state.is_world_process_zero and logger.isEnabledFor(logging.WARNING):  # else notes are not wanted either
+        if state.is_world_process_zero and logger.isEnabledFor(logging.WARNING):  # else notes are off, too
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.name, file=sys.stderr, dynamic_ncols=True
             )

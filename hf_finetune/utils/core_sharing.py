@@ -35,7 +35,7 @@ def available_cores() -> int:
 
 
 class _Sharing:
-    """What this process does about other programs; one thread measures, however many callers asked for it."""
+    """What this process does about other programs; one thread measures, however many blocks are open."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -80,7 +80,10 @@ def _at_most_threads(most: int) -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, most))
+    if threads <= most:  # setting the same number would change how MKL chooses its own
+        yield
+        return
+    torch.set_num_threads(most)
     try:
         yield
     finally:

@@ -130,7 +130,7 @@ def download(fetch: Callable[[], T]) -> T:
 
 def _may_pass(cause: BaseException) -> bool:
     if is_unreachable(cause) or isinstance(cause, httpx.TimeoutException):
-        # Whoever is offline, or mistypes a folder, should not wait to be told; who has waited, not once more.
+        # Whoever is offline, or mistypes a folder, should not wait for the error; who has waited, not once more.
         return False
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code == 403:
         # A link to a file, not a page of the Hub's: it may have expired, and the next one is a new one.
