@@ -1,4 +1,4 @@
-"""`hf-finetune card`: render the model card of a run again."""
+"""`hf-finetune card`: render the model card of a run, and draw its plots, again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from hf_finetune.utils.folder_lock import owned
 
 @dataclass(frozen=True)
 class CardJob:
-    """Render the model card of a finished run."""
+    """Render the model card of a finished run again, and draw its plots from the files in its folder."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -23,13 +23,17 @@ class CardJob:
 def card(arguments: Sequence[str]) -> None:
     job = parse(CardJob, arguments, "hf-finetune card")
     from hf_finetune.hub.card import render_again
+    from hf_finetune.hub.run_facts import RunFacts
+    from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
     from hf_finetune.utils.manifest import Manifest
 
     folder = Path(job.run)
-    text, manifest = render_again(folder), Manifest.find(folder)
+    drawn = draw_plots(folder, RunFacts.read(folder))
+    text, manifest = render_again(folder, list(drawn)), Manifest.find(folder)
     if manifest is not None:
         # The card's numbers are those of the files that the run wrote.
         manifest.check()
     with owned(folder):
+        write_plots(folder, drawn)
         write_text(folder / "README.md", text)
     print(text, end="")

@@ -23,5 +23,7 @@ class Evaluate:
     long as the metric itself."""
     baselines: bool = True
     """Fit the majority and the linear baseline."""
+    plots: bool = True
+    """Draw the plots of DIR/plots, which the card shows."""
     parity_rows: Count = 64
     """Rows whose logits the saved folder must reproduce in a fresh process."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.evaluation.metrics import METRICS, class_ids
+from hf_finetune.utils.messages import cut
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def per_class_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 10, 
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * len(names) - 2))
     text = [
-        "  ".join((_cut(label, widths[0]).ljust(widths[0]), *map(str.ljust, cells, widths[1:4]), rows.rjust(widths[4])))
+        "  ".join((cut(label, widths[0]).ljust(widths[0]), *map(str.ljust, cells, widths[1:4]), rows.rjust(widths[4])))
         for label, *cells, rows in lines
     ]
     if others := len(scores) - len(shown):
@@ -153,11 +154,3 @@ def _short_cell(interval: Mapping[str, float] | None) -> str:
         return "-"
     value, low, high = _numbers(interval)
     return "{:.3f} [{}, {}]".format(value, *("1.0" if x >= 0.995 else f"{x:.2f}"[1:] for x in (low, high)))
-
-
-def _cut(text: str, width: int) -> str:
-    """Cut the middle out of a text, as names of classes often differ at the end."""
-    if len(text) <= width:
-        return text
-    start = (width - 2) // 2
-    return f"{text[:start]}...{text[len(text) - (width - 3 - start) :]}"

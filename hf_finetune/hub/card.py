@@ -6,7 +6,8 @@ fact the result lacks is left out, or the fact is named under Limitations.
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import jinja2
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import METRICS
-from hf_finetune.hub import markdown
+from hf_finetune.hub import markdown, plots
 from hf_finetune.hub.local_paths import shorten
 from hf_finetune.hub.metadata import metadata
 from hf_finetune.hub.procedure import adapter_config, procedure
@@ -41,6 +42,8 @@ def render_card(run: RunFacts) -> str:
         result=run.result,
         metadata=metadata(run).to_yaml(),
         placeholder=PLACEHOLDER,
+        plot_folder=plots.FOLDER,
+        plot_titles=plots.TITLES,
         metrics=METRICS,
         columns=_metric_columns(run),
         head_function=_head_function() if run.has_custom_head else None,
@@ -58,15 +61,15 @@ def render_card(run: RunFacts) -> str:
     return head + delimiter + re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", body)).rstrip() + "\n"
 
 
-def render_again(folder: Path) -> str:
-    """Return the card of a finished run's folder.
+def render_again(folder: Path, drawn: Sequence[str] = ()) -> str:
+    """Return the card of a finished run's folder, with these of its plots.
 
     Raises:
         InputError: see `RunFacts.read`; or result.json does not hold what a card shows.
     """
     run = RunFacts.read(folder)
     try:
-        return render_card(run)
+        return render_card(replace(run, result={**run.result, "plots": list(drawn)}))
     # Whatever a template and its functions meet in a damaged document.
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
         raise InputError(

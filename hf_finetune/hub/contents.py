@@ -1,4 +1,5 @@
-"""The files of a finished run that a push sends: those of its manifest, without pickles, code or secrets."""
+"""The files of a finished run that a push sends: those of its manifest, its card and its plots, without pickles, code
+or secrets."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import Any
 from huggingface_hub.hf_api import RepoFile
 
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.hub import plots
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.eval_results import eval_results_file
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
@@ -65,9 +67,9 @@ def collect(
 ) -> dict[str, Outgoing]:
     """Return the files that a push of the run sends, by path in the repository.
 
-    The files of model/ go to the root of the repository, those of adapter/ and encoder/ into folders of that name. The
-    card, result.json and recipe.json have local paths reduced to names. With a benchmark, by the argument or else in
-    the recipe, the Hub's evaluation results are among them, see `eval_results.eval_results_file`.
+    The files of model/ go to the root of the repository, those of adapter/, encoder/ and plots/ into folders of that
+    name. The card, result.json and recipe.json have local paths reduced to names. With a benchmark, by the argument or
+    else in the recipe, the Hub's evaluation results are among them, see `eval_results.eval_results_file`.
 
     Raises:
         InputError: an unfinished run, or a file that is never pushed: a pickle, code, checkpoint, log, a link out of
@@ -91,6 +93,7 @@ def collect(
         if manifest is not None:
             # The manifest of the repository.
             result["artifacts"] |= {ADAPTER_CONFIG: hashlib.sha256(portable).hexdigest()}
+    contents |= {file: _inside(run_dir, run_dir / file) for file in plots.FILES if (run_dir / file).is_file()}
     if include_predictions:
         if not (run_dir / "predictions.parquet").is_file():
             raise InputError(f"{run_dir}: no predictions.parquet to include")
@@ -163,10 +166,15 @@ def _files_in(folder: Path, prefix: str) -> dict[str, Path]:
         relative = path.relative_to(folder)
         if not path.is_file() or str(relative) == "README.md" or any(p.startswith(".") for p in relative.parts):
             continue
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path}: a link out of the run's folder; put the file itself there")
-        files[prefix + relative.as_posix()] = path
+        files[prefix + relative.as_posix()] = _inside(folder, path)
     return files
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """Return the path of a file, unless it is a link out of the folder."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path}: a link out of the run's folder; put the file itself there")
+    return path
 
 
 def named_base(recipe: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_finetune.config.recipe import Hub
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.hub import plots
 from hf_finetune.hub.contents import ALWAYS_PUSHED, Outgoing, collect
 from hf_finetune.hub.retry import Retries
 from hf_finetune.utils import hashing
@@ -207,8 +208,8 @@ class _Push:
         stale = [path for path in others if _loads_with_model(path)]
         if remote.keys() >= set(ALWAYS_PUSHED):
             # The repository holds an earlier push.
-            predictions = [path for path in others if path == "predictions.parquet"]
-            operations += map(CommitOperationDelete, [*stale, *predictions])
+            of_earlier_run = [path for path in others if path in ("predictions.parquet", *plots.FILES)]
+            operations += map(CommitOperationDelete, [*stale, *of_earlier_run])
         elif stale and refuse_others:
             raise InputError(
                 f"{self.repo_id}: {stale[0]} of another model is there, and would load as a part of this one; delete "

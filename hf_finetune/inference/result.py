@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,37 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import SUMMARY_METRICS
 from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table
+from hf_finetune.hub import plots
 from hf_finetune.inference.session import in_python
 from hf_finetune.utils.manifest import read_result
 from hf_finetune.utils.messages import did_you_mean, listed
 
 Scores = dict[str, Interval]
+IMAGE_WIDTH = 480
+"""Pixels of a plot in a notebook's summary."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of a run. A notebook shows it.
+
+    Example:
+        >>> clf.result.plots["confusion_matrix"].png.name
+        'confusion_matrix.png'
+    """
+
+    title: str
+    png: Path
+    svg: Path
+
+    def _repr_png_(self) -> bytes:
+        return self.png.read_bytes()
+
+    @property
+    def html(self) -> str:
+        """An HTML image that contains the plot."""
+        content = base64.b64encode(self.png.read_bytes()).decode()
+        return f'<img alt="{self.title}" width="{IMAGE_WIDTH}" src="data:image/png;base64,{content}">'
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,6 +181,23 @@ class Result:
         return dict(self.document.get("throughput", {}))
 
     @property
+    def plots(self) -> dict[str, Plot]:
+        """The plots in the run's folder by name: learning_curves, confusion_matrix, reliability, learning_rate.
+
+        Example:
+            >>> list(clf.result.plots)[:2]
+            ['learning_curves', 'confusion_matrix']
+        """
+        if self.folder is None:
+            return {}
+        files = {name: self.folder / plots.FOLDER / name for name in plots.TITLES}
+        return {
+            name: Plot(plots.TITLES[name], path.with_suffix(".png"), path.with_suffix(".svg"))
+            for name, path in files.items()
+            if path.with_suffix(".png").is_file()
+        }
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was inferred, held out or left out."""
         return (*self.document.get("data", {}).get("notes", ()), *self.document.get("notes", ()))
@@ -209,7 +253,7 @@ class Result:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Return the tables of the metrics, of the classes and of the doubts, for a notebook."""
+        """Return the tables and the learning curves for a notebook."""
         names = list(self.metrics.get(self.split, {}))
         rows = [[row["name"], *(_cell(row.get(name)) for name in names)] for row in self._models()]
         parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *names], rows)]
@@ -222,6 +266,8 @@ class Result:
                 f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>" for d in self.doubts
             )
             parts.append(f"<p><b>doubts</b></p><ul>{''.join(items)}</ul>")
+        if curves := self.plots.get("learning_curves"):
+            parts.append(curves.html)
         return "".join(parts)
 
 

@@ -21,6 +21,7 @@ from hf_finetune.models import freezing
 from hf_finetune.pipeline.comparison import comparison_section
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.doubts import run_doubts
+from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
 from hf_finetune.pipeline.evaluate import Evaluation, calibration_section
 from hf_finetune.pipeline.parity import Check
 from hf_finetune.pipeline.save import standalone
@@ -37,7 +38,7 @@ Section = dict[str, Any]
 
 
 def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
-    """Write the card, then result.json, whose presence marks a finished run.
+    """Write the plots and the card, then result.json, whose presence marks a finished run.
 
     Returns:
         The content of result.json.
@@ -74,7 +75,11 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         "command": record.command,
         "artifacts": Manifest.of(trained.folder).hashes,
     }
-    write_text(trained.folder / "README.md", render_card(RunFacts(run.recipe, result)))
+    facts = RunFacts(run.recipe, result)
+    drawn = draw_plots(trained.folder, facts)
+    write_plots(trained.folder, drawn)
+    result["plots"] = list(drawn)
+    write_text(trained.folder / "README.md", render_card(facts))
     write_json(trained.folder / "result.json", result)
     return result
 

@@ -16,14 +16,14 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.measure_costs import isolated, short_training
 from hf_finetune.pipeline.optimization import learning_rate
 from hf_finetune.pipeline.run import fit_dry
-from hf_finetune.training import range_test
+from hf_finetune.training import plots, range_test
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.core_sharing import shared_cores
-from hf_finetune.utils.files import write_json, write_text
-from hf_finetune.utils.plots import line_chart, sparkline
+from hf_finetune.utils.files import write_json
+from hf_finetune.utils.plots import sparkline, write_plot
 
 logger = logging.getLogger("hf_finetune.run")
 # The Trainer evaluates at the end of an epoch. The score is not used here.
@@ -59,7 +59,7 @@ class RateSearch:
                 "learning rate      loss  smoothed",
                 *(f"{test.rates[i]:13.2e}  {test.losses[i]:8.4f}  {test.smoothed[i]:8.4f}" for i in indices),
                 f"curve         {sparkline(test.smoothed)}",
-                *(f"{name:<13} {rate:.2e}, {MEANING[name]}" for name, rate in _marks(test).items()),
+                *(f"{name:<13} {rate:.2e}, {MEANING[name]}" for name, rate in test.marks.items()),
                 f"proposed      --train.learning-rate {test.proposed:.1e}: {rule}",
                 f"steps         {len(test.rates)} of {range_test.STEPS}, {self.rows_per_step} training rows each",
                 f"chart         {self.folder / 'find_lr.svg'}",
@@ -72,10 +72,10 @@ def find_rate(run: Run, folder: Path) -> RateSearch:
     """Train for `range_test.STEPS` steps at a rate that grows from a thousandth to a thousand times the run's own.
 
     Everything else is as in the run: model, head, training rows, optimizer, and the ratio between the rates of
-    parameter groups. The trained weights are dropped. find_lr.svg and find_lr.json are written.
+    parameter groups. The trained weights are dropped. find_lr.json, find_lr.png and find_lr.svg are written.
 
     Args:
-        folder: for the two files.
+        folder: for these files.
 
     Raises:
         InputError: whatever would stop the run, or more than one process.
@@ -91,14 +91,7 @@ def find_rate(run: Run, folder: Path) -> RateSearch:
         raise TrainingError(
             f"--find-lr: in {len(steps)} steps the loss neither fell nor rose; look at the data, or take larger steps"
         )
-    chart = line_chart(
-        {"loss": (test.rates, test.losses), "smoothed": (test.rates, test.smoothed)},
-        title=f"{run.recipe.name}: loss while the learning rate grows",
-        x_label="learning rate",
-        log_x=True,
-        marks={"proposed": test.proposed, **_marks(test)},
-    )
-    write_text(folder / "find_lr.svg", chart)
+    write_plot(folder, "find_lr", plots.range_test(test, run.recipe.name))
     write_json(folder / "find_lr.json", test.to_dict())
     return RateSearch(test, folder, micro_batch(run).rows_per_step)
 
@@ -149,8 +142,3 @@ def _with_growing_rate(run: Run) -> Run:
         recipe=replace(short.recipe, optim=optim, averaging=Averaging(), schedule=schedule),
         splits=replace(short.data.splits, validation=splits.validation.select(scored)),
     )
-
-
-def _marks(test: range_test.RangeTest) -> dict[str, float]:
-    marks = {"steepest": test.steepest, "lowest": test.lowest, "rise": test.rise}
-    return {name: rate for name, rate in marks.items() if rate is not None}

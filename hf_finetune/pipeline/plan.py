@@ -29,8 +29,8 @@ from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
-from hf_finetune.utils.files import write_text
-from hf_finetune.utils.plots import line_chart, sparkline
+from hf_finetune.utils.files import write_bytes
+from hf_finetune.utils.plots import line_chart, render, sparkline
 
 # The process of the parity gate starts a little faster than this one, then loads the model and scores a few rows.
 PARITY_SECONDS = 1.0
@@ -236,7 +236,9 @@ def _planned_schedule(run: Run, costs: RunCosts, steps: int, plot: Path | None) 
     curve = np.array(factors(schedule(run.context), steps)[:steps])
     if plot is not None:
         lines = {group: (range(steps), (rate * curve).tolist()) for group, rate in costs.peaks.items()}
-        write_text(plot, line_chart(lines, title=f"{run.recipe.name}: {name}", x_label="optimizer step"))
+        title = f"{run.recipe.name}: {name}"
+        chart = line_chart(lines, title=title, x_label="optimizer step", y_label="learning rate")
+        write_bytes(plot, render(chart, "svg")[0])
     return PlannedSchedule(name, costs.peaks, sparkline(curve.tolist()))
 
 

@@ -20,7 +20,8 @@ logger = logging.getLogger("hf_finetune.run")
 # Fields without influence on the trained weights. A teacher may move: its weights are compared.
 MAY_CHANGE = frozenset(
     {
-        *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "objective.teacher"),
+        *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
+        "objective.teacher",
         *("train.keep_checkpoints", "train.save_steps", "train.save_every"),
     }
 )

@@ -46,6 +46,12 @@ class RangeTest:
         assert self.rise is not None, "`read` returns no other curve"
         return self.rise / 3
 
+    @property
+    def marks(self) -> dict[str, float]:
+        """The key points of the curve, without those that it lacks."""
+        marks = {"steepest": self.steepest, "lowest": self.lowest, "rise": self.rise}
+        return {name: rate for name, rate in marks.items() if rate is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of find_lr.json."""
         return {**asdict(self), "proposed": self.proposed}

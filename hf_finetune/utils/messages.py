@@ -44,6 +44,14 @@ def printable(name: str) -> str:
     return " ".join(name.splitlines()).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def cut(text: str, width: int) -> str:
+    """Cut the middle out of a text, as names of classes often differ at the end."""
+    if len(text) <= width:
+        return text
+    start = (width - 2) // 2
+    return f"{text[:start]}...{text[len(text) - (width - 3 - start) :]}"
+
+
 def quoted(names: Iterable[str]) -> str:
     """Join quoted names on one line, at most 12 of them."""
     return listed([repr(name) for name in names], most=12)

@@ -1,39 +1,107 @@
-"""Line charts as SVG and as a row of characters, without a plotting library."""
+"""Charts by matplotlib as SVG and PNG, and a row of characters for a terminal.
 
+Figures are built without pyplot, in matplotlib's default style: figures, backend and settings of the user have no
+influence and stay as they are. The same numbers give the same bytes with the same matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720, 360, 70, 30, 40
-COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
+from hf_finetune.utils.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Draw = Callable[["Figure"], None]
+"""Draws a chart on an empty figure."""
+Format = Literal["png", "svg"]
+
+FORMATS: tuple[Format, ...] = ("png", "svg")
+WIDTH, HEIGHT = 7.2, 3.4
+"""Inches of a chart. A model card shows it about as wide as 720 points."""
+DPI = 144
+# Okabe and Ito's palette, for every kind of color vision; lines also differ by their dashes.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+GRAY = "#666666"
+STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    # Names of classes and runs are no formulas.
+    "text.parse_math": False,
+    "svg.hashsalt": "hf_finetune",
+    # Text stays text: small files, and a viewer's own fonts for names that matplotlib's font lacks.
+    "svg.fonttype": "none",
+}
 BARS = "▁▂▃▄▅▆▇█"
-# More points than this are not distinguishable.
-MOST_POINTS = 1000
+# matplotlib's settings belong to the process.
+_style = threading.Lock()
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """Maps values to positions on the drawing."""
+def write_plot(folder: Path, name: str, draw: Draw, *, size: tuple[float, float] = (WIDTH, HEIGHT)) -> None:
+    """Write NAME.png and NAME.svg.
 
-    low: tuple[float, float]
-    high: tuple[float, float]
-    right: float
-    """End of the x axis on the drawing."""
-    log_x: bool
+    Args:
+        size: width and height in inches.
+    """
+    for format, content in zip(FORMATS, render(draw, *FORMATS, size=size), strict=True):
+        write_bytes(folder / f"{name}.{format}", content)
 
-    def x(self, x: float) -> float:
-        """Return the position of a value, or of its logarithm."""
-        return self.at(((math.log10(x) if self.log_x else x) - self.low[0]) / ((self.high[0] - self.low[0]) or 1.0))
 
-    def at(self, share: float) -> float:
-        """Return the position at a share of the x axis."""
-        return LEFT + share * (self.right - LEFT)
+def render(draw: Draw, *formats: Format, size: tuple[float, float] = (WIDTH, HEIGHT)) -> list[bytes]:
+    """Return a chart as files of these formats."""
+    from matplotlib.figure import Figure
 
-    def y(self, y: float) -> float:
-        return HEIGHT - BOTTOM - (y - self.low[1]) / ((self.high[1] - self.low[1]) or 1.0) * (HEIGHT - BOTTOM - TOP)
+    with _default_style():
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        draw(figure)
+        return [_encoded(figure, format) for format in formats]
+
+
+@contextmanager
+def _default_style() -> Iterator[None]:
+    import warnings
+
+    from matplotlib import style
+
+    with _style, style.context(["default", STYLE]), warnings.catch_warnings():
+        # A box in the PNG; the SVG has the character.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
+def _encoded(figure: Figure, format: Format) -> bytes:
+    file = io.BytesIO()
+    if format == "svg":
+        # Neither the date nor the version of matplotlib.
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        return file.getvalue()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # A palette halves the file.
+    image.quantize(dither=Image.Dither.NONE).save(file, "png", optimize=True)
+    return file.getvalue()
 
 
 def line_chart(
@@ -41,52 +109,52 @@ def line_chart(
     *,
     title: str,
     x_label: str,
+    y_label: str,
     log_x: bool = False,
     marks: Mapping[str, float] | None = None,
-) -> str:
-    """Draw lines as an SVG image.
+) -> Draw:
+    """Return what draws lines on a figure.
 
     Args:
         lines: x and y of the points of each line, by its name.
         log_x: use a logarithmic x axis; all x must be above 0.
         marks: values of x to mark with a vertical line, by name.
     """
-    axes = _axes_of(lines, log_x)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-        f'<path d="M{LEFT},{TOP}V{HEIGHT - BOTTOM}H{axes.right}" fill="none" stroke="#000"/>',
-        _text(axes.at(0.5), TOP - 12, title),
-        _text(axes.at(0.5), HEIGHT - 6, x_label),
-    ]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = (low + share * (high - low) for low, high in zip(axes.low, axes.high, strict=True))
-        parts.append(_text(LEFT - 6, axes.y(y) + 4, f"{y:.3g}", "end"))
-        parts.append(_text(axes.at(share), HEIGHT - BOTTOM + 14, f"{10**x:.1e}" if log_x else f"{x:.0f}"))
-    for row, (name, (xs, ys)) in enumerate(lines.items()):
-        color = COLORS[row % len(COLORS)]
-        points = " ".join(f"{axes.x(xs[i]):.1f},{axes.y(ys[i]):.1f}" for i in _evenly_spaced(len(xs), MOST_POINTS))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/>')
-        parts.append(_text(axes.right + 10, TOP + 14 * row + 8, name, "start", color))
-    for row, (name, value) in enumerate((marks or {}).items()):
-        x = axes.x(value)
-        parts.append(f'<path d="M{x:.1f},{TOP}V{HEIGHT - BOTTOM}" stroke="#555" stroke-dasharray="4 3"/>')
-        parts.append(_text(x + 3, TOP + 10 + 12 * row, name, "start", "#555"))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0e}")
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+        for number, (name, (xs, ys)) in enumerate(lines.items()):
+            axes.plot(xs, ys, DASHES[number % len(DASHES)], color=COLORS[number % len(COLORS)], label=name)
+        for x in dict.fromkeys((marks or {}).values()):
+            mark(axes, x, ", ".join(name for name, at in (marks or {}).items() if at == x))
+        legend(axes)
+
+    return draw
 
 
-def _axes_of(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], log_x: bool) -> _Axes:
-    """Return axes that contain all points; y starts at 0 or below."""
-    all_x = np.concatenate([np.asarray(x, dtype=float) for x, _ in lines.values()])
-    all_y = np.concatenate([np.asarray(y, dtype=float) for _, y in lines.values()])
-    low_x, high_x = (float(np.log10(x) if log_x else x) for x in (all_x.min(), all_x.max()))
-    # The space on the right holds the names of the lines.
-    return _Axes((low_x, min(0.0, float(all_y.min()))), (high_x, float(all_y.max())), WIDTH - 190, log_x)
+def mark(axes: Axes, x: float, name: str = "") -> None:
+    """Mark a value of x with a vertical line, and name it at its top."""
+    axes.axvline(x, color=GRAY, linewidth=0.8, linestyle=":")
+    place: Any = {"xy": (x, 0.98), "xycoords": ("data", "axes fraction"), "xytext": (3, 0)}
+    # Above the lines, on a ground that hides them.
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+    axes.annotate(
+        name, **place, textcoords="offset points", rotation=90, va="top", color=GRAY, size=8, bbox=ground, zorder=3
+    )
 
 
-def _text(x: float, y: float, words: str, anchor: str = "middle", color: str = "#000") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">{escape(words)}</text>'
+def legend(axes: Axes) -> None:
+    """Name the lines, where there are several: above the axes, or on the right of them if they are many."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count > 3:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    elif count > 1:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=count, borderpad=0)
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:

@@ -395,3 +395,11 @@ def test_a_mean_that_leaves_classes_out_says_so() -> None:
     result = example_result()
     result["metrics"]["test"]["macro_f1"]["classes"] = [2, 3]
     assert "| Macro F1 | 0.830 [0.800, 0.860] over 2 of 3 classes |" in render_card(RunFacts(RECIPE, result))
+
+
+def test_plots_are_shown_where_they_belong() -> None:
+    card = card_of(result={**example_result(), "plots": ["learning_curves", "confusion_matrix", "reliability"]})
+    assert "![Confusion matrix](plots/confusion_matrix.png)" in section(card, "Results")
+    assert "![Reliability diagram](plots/reliability.png)\n\n| confidence" in section(card, "Calibration")
+    assert "![Learning curves](plots/learning_curves.png)" in section(card, "Training procedure")
+    assert card.content.count("](plots/") == 3 and "](plots/" not in card_of().content

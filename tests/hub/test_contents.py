@@ -122,3 +122,10 @@ def test_a_custom_head_is_pushed(bench: Bench) -> None:
     bench.push()
     assert {"encoder/config.json", "encoder/model.safetensors", "head.safetensors"} <= set(bench.files())
     assert "config.json" not in bench.files()
+
+
+def test_a_plot_that_is_a_link_out_of_the_folder_is_refused(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    (bench.run / "plots").mkdir()
+    (bench.run / "plots" / "reliability.svg").symlink_to(tmp_path / "secret.txt")
+    refused(bench, "reliability.svg: a link out of the run's folder")

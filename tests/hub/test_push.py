@@ -243,6 +243,19 @@ def test_files_of_an_earlier_run_are_deleted_and_others_kept(bench: Bench, tmp_p
     assert set(bench.files()) == kept | {"LICENSE"}
 
 
+def test_plots_are_sent_and_replaced(bench: Bench) -> None:
+    """Those that a run draws, and no other file of the folder."""
+    folder = bench.run / "plots"
+    folder.mkdir()
+    for name in ("reliability.png", "reliability.svg", "notes.png"):
+        (folder / name).write_bytes(b"x")
+    bench.push()
+    assert set(bench.files()) == SENT | {"plots/reliability.png", "plots/reliability.svg"}
+    (folder / "reliability.svg").unlink()
+    bench.push()
+    assert set(bench.files()) == SENT | {"plots/reliability.png"}
+
+
 def test_a_repository_with_another_model_is_refused(bench: Bench) -> None:
     """Its files would load as a part of the pushed model."""
     bench.server.create(REPO)

@@ -72,3 +72,16 @@ def test_results_of_earlier_versions_have_fewer_sections(tmp_path: Path) -> None
     assert result._repr_html_() and str(result)
     with pytest.raises(InputError, match=r"no result.json"):
         Result.read(tmp_path)
+
+
+def test_plots_of_the_folder_are_shown(document: dict[str, Any], tmp_path: Path) -> None:
+    """The learning curves are in the summary of a notebook; a copy of a repository may have none."""
+    result = Result(document, tmp_path)
+    assert result.plots == Result(document).plots == {} and "<img" not in result._repr_html_()
+    (tmp_path / "plots").mkdir()
+    for name in ("confusion_matrix", "learning_curves", "mine"):
+        (tmp_path / "plots" / f"{name}.png").write_bytes(b"picture")
+    assert list(result.plots) == ["learning_curves", "confusion_matrix"]
+    assert result.plots["confusion_matrix"]._repr_png_() == b"picture"
+    assert result.plots["confusion_matrix"].svg == tmp_path / "plots" / "confusion_matrix.svg"
+    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in result._repr_html_()

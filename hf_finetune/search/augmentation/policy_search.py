@@ -42,6 +42,7 @@ from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.messages import silenced
 from hf_finetune.utils.plain import to_plain
+from hf_finetune.utils.plots import write_plot
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -55,7 +56,8 @@ def search_policy(
     resume: bool = False,
     used_s: float = 0.0,
 ) -> State:
-    """Search a policy and compare it with no augmentation; write recipe.json, search.json, policy.yaml, search.svg.
+    """Search a policy and compare it with no augmentation; write recipe.json, search.json, policy.yaml, and the plot
+    search.png and search.svg.
 
     Args:
         base: the recipe to find a policy for.
@@ -200,7 +202,7 @@ def _finish(run: SearchRun) -> State:
     state["evidence"] = compare(state, np.asarray(rows["label"][:]), run.base.recipe.evaluate.metric)
     state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
     write_text(run.folder / "policy.yaml", report.fragment(run.variant(best), state))
-    write_text(run.folder / "search.svg", report.chart(state, run.base.recipe.name))
+    write_plot(run.folder, "search", report.chart(state, run.base.recipe.name))
     run.save()  # last, as a search with a verdict is finished
     return state
 

@@ -9,7 +9,7 @@ from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.state import State
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.plain import to_plain
-from hf_finetune.utils.plots import line_chart
+from hf_finetune.utils.plots import Draw, line_chart
 
 TABLE_ROWS = 8
 """Number of trials in the table, the best first."""
@@ -39,8 +39,8 @@ def fragment(variant: RecipeVariant, state: State) -> str:
     return f"{head}# It would be the following, and is left out:\n{textwrap.indent(text, '# ')}"
 
 
-def chart(state: State, name: str) -> str:
-    """Plot the scores of all trials in order, a line for each number of steps; return SVG."""
+def chart(state: State, name: str) -> Draw:
+    """Return what draws the scores of all trials in order, a line for each number of steps."""
     trials = state["trials"]
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for steps in sorted({t["steps"] for t in trials}):
@@ -50,7 +50,7 @@ def chart(state: State, name: str) -> str:
         for t in trials:
             if t["steps"] == steps and t["policy"] == "none":
                 lines[f"none, {steps} steps"] = [0.0, float(len(trials) - 1)], [t["score"]] * 2
-    return line_chart(lines, title=f"{name}: scores of trials", x_label="trial")
+    return line_chart(lines, title=f"{name}: scores of trials", x_label="trial", y_label="score")
 
 
 def describe(state: State) -> str:
