@@ -100,5 +100,5 @@ def _number(error: Exception) -> int | None:
     # safetensors and tokenizers are written in Rust, which names the number.
     if match := re.search(r"\(os error (\d+)\)", str(error)):
         return int(match[1])
-    # torch.save names a line of its own source, and no cause: most likely the disk is full.
-    return errno.ENOSPC if "inline_container" in str(error) else None
+    # torch.save names a line of its own source or the C++ stream, and no cause: most likely the disk is full.
+    return errno.ENOSPC if re.search("inline_container|basic_ios", str(error)) else None

@@ -126,8 +126,9 @@ class Command:
                 raise TimeoutError(f"hf-finetune {' '.join(map(str, self.arguments))}")
             time.sleep(0.02)
         first = first or next((c.returncode for c in self.children if c.returncode), 0)
-        said = [(self.folder / f"stderr-{rank}").read_text(errors="replace") for rank in range(len(self.children))]
-        return Ended(first, "\n".join(said))
+        files = [self.folder / f"stderr-{rank}" for rank in range(len(self.children))]
+        # On a full disk a process may end before it can open its file.
+        return Ended(first, "\n".join(file.read_text(errors="replace") for file in files if file.exists()))
 
     @property
     def processes(self) -> list[int]:
