@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_finetune.cli.arguments import flag_of
 from hf_finetune.cli.flags_help import print_help
 from hf_finetune.cli.operations import operation_fields, operations_help
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run_job import RunJob, recipe_fields
-from hf_finetune.config.aliases import current, current_flags
+from hf_finetune.config.aliases import NAMES, current, current_flags
 from hf_finetune.config.keywords import field_names, short_flags
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
@@ -32,17 +33,20 @@ def parse_run(job: Job, arguments: Sequence[str], prog: str, fields: dict[str, A
     Raises:
         InputError: an unknown flag or field, or a value of another type.
     """
-    arguments = current_flags(arguments)
+    as_typed, arguments = arguments, current_flags(arguments)
     if "--help-all" in arguments or (job.has_common_help and {"-h", "--help"} & set(arguments)):
         print_help(job.recipe, arguments, prog)
-        arguments = ["--help"]
+        as_typed = arguments = ["--help"]
     arguments = with_sections(job, arguments)
+    typed = dict(zip(map(flag_of, arguments), map(flag_of, as_typed), strict=True))
     fields = read_config_file(arguments) if fields is None else fields
     job, rest = with_yaml_flags(with_fields(job, fields, arguments), arguments)
     adapter = job.recipe.adapter
     try:
         # Without the PEFT config, whose types tyro does not accept.
-        job = parse(type(job), rest, prog, replace(job, recipe=replace(job.recipe, adapter=None)))
+        without = replace(job, recipe=replace(job.recipe, adapter=None))
+        short = [f"--{name.replace('_', '-')}" for name in (*field_names(job.recipe), *NAMES)]
+        job = parse(type(job), rest, prog, without, typed=typed, others=short)
     except SystemExit:
         print(operations_help(type(job.recipe)))
         raise
@@ -132,6 +136,7 @@ def with_yaml_flags(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]
     """
     examples = {name: members[0].__name__ for name, members in operation_fields(type(job.recipe)).items()}
     examples |= {"adapter": next(iter(PEFT_TYPES)), "model.from_config": "'{num_hidden_layers: 4}'"}
+    examples["train.extra"] = "'{adam_beta2: 0.98}'"
     rest, remaining = [], iter(arguments)
     for argument in remaining:
         flag, equals, value = argument.partition("=")

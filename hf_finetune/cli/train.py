@@ -17,6 +17,7 @@ from hf_finetune.config.aliases import current_flags
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import blank_recipe
 from hf_finetune.errors import InputError
+from hf_finetune.utils.plain import merge, to_plain
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,38 @@ def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
     Raises:
         InputError: see `parse_run`; or there are no such data.
     """
-    arguments = current_flags(arguments)
-    if (path := flag_value(arguments, "--data.path")) is not None:
+    current = current_flags(arguments)
+    if (path := flag_value(current, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
-    fields = read_config_file(arguments)
-
-    def parse(images: bool) -> Job:
-        return parse_run(kind(blank_recipe(images=images), source=tyro.MISSING), arguments, prog, fields)
-
-    images, is_certain = _reads_images(arguments, fields)
-    job = parse(images)
+    fields = read_config_file(current)
+    images, is_certain = _reads_images(current, fields)
+    job = parse_run(kind(blank_recipe(images=images), source=tyro.MISSING), arguments, prog, fields)
     if not is_certain:
-        from hf_finetune.data.sources import sniff_kind
-
-        data = dataclasses.replace(job.recipe.data, path=job.source)
-        kind_of_data = sniff_kind(data.source)
-        if kind_of_data != data.kind:
-            job = parse(images=kind_of_data == "image")  # refuses operations of the other kind by name
+        job = _of_the_data(job)
     return dataclasses.replace(job, recipe=job.recipe.with_data(job.source))
+
+
+def _of_the_data(job: Job) -> Job:
+    """Return a job whose recipe is for the kind of its data, which flags and fields left open.
+
+    Raises:
+        InputError: there are no such data, or a field was set that only the other kind has.
+    """
+    from hf_finetune.data.sources import sniff_kind
+
+    recipe = job.recipe
+    kind = sniff_kind(dataclasses.replace(recipe.data, path=job.source).source)
+    if kind == recipe.kind:
+        return job
+    before, after = (blank_recipe(images=images) for images in (kind == "text", kind == "image"))
+    unset, known = to_plain(before.data), {field.name for field in dataclasses.fields(after.data)}
+    changed = {name: value for name, value in to_plain(recipe.data).items() if value != unset[name]}
+    if foreign := [name for name in changed if name not in known]:
+        raise InputError(f"data.{foreign[0]}: {job.source} holds {kind}s, which have no such field; leave it out")
+    is_default = recipe.model.checkpoint == before.model.checkpoint
+    model = dataclasses.replace(recipe.model, checkpoint=after.model.checkpoint) if is_default else recipe.model
+    data = merge(after.data, changed, "data")
+    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, data=data, model=model))
 
 
 def _reads_images(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[bool, bool]:

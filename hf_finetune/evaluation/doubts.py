@@ -27,7 +27,10 @@ RARE = 0.2
 FEW_ROWS = 20
 """With fewer training rows than these, no weight of a class makes up for the missing ones."""
 WIDEST = 0.03
-"""Half the width of the 95% interval, above which rows are too few to compare epochs or models by."""
+"""Half the width of the 95% interval, above which rows are too few to judge a model by."""
+WIDEST_OF_CHOICE = 0.05
+"""The same for rows that only choose the epoch. Epochs are compared on the same rows, so the interval of their
+difference is narrower than that of a metric. Where they are within it, it matters little which one is chosen."""
 WEIGHTS = "--objective.class-weights Balanced"
 TRUNCATED = 0.01
 """Share of truncated texts that is worth a doubt."""
@@ -121,8 +124,10 @@ def missing_classes(
     return (Doubt("missing_class", "; ".join([message, ", ".join([*means, *area])]), remedy),)
 
 
-def few_rows(split: str, metric: str, interval: Interval, *, purpose: str, remedy: str) -> tuple[Doubt, ...]:
-    """Return a doubt if the interval of a metric is wider than `WIDEST` to either side.
+def few_rows(
+    split: str, metric: str, interval: Interval, *, purpose: str, remedy: str, widest: float = WIDEST
+) -> tuple[Doubt, ...]:
+    """Return a doubt if the interval of a metric is wider than `widest` to either side.
 
     Args:
         metric: name of a share, such as accuracy.
@@ -130,12 +135,12 @@ def few_rows(split: str, metric: str, interval: Interval, *, purpose: str, remed
         remedy: format with `{rows}`, the rows that would do, as the width shrinks with the root of their number.
     """
     half = (interval.high - interval.low) / 2
-    if half <= WIDEST:
+    if half <= widest:
         return ()
-    needed = math.ceil(interval.n * (half / WIDEST) ** 2)
+    needed = math.ceil(interval.n * (half / widest) ** 2)
     message = (
         f"{interval.n:,} {split} rows are few {purpose}: {metric} {interval.value:.3f} has a 95% interval of "
-        f"±{half:.3f}; about {needed:,} rows give ±{WIDEST:g}"
+        f"±{half:.3f}; about {needed:,} rows give ±{widest:g}"
     )
     return (Doubt("few_rows", message, remedy.format(rows=f"{needed:,}")),)
 

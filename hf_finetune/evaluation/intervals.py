@@ -18,6 +18,7 @@ from hf_finetune.evaluation import metrics
 Verdict = Literal["better", "no worse", "worse", "undecided"]
 CHUNK = 2**21
 """Size of intermediate arrays: 16 MiB of float64."""
+CLASS_MEANS = tuple(metric for metric in metrics.COUNT_METRICS if metric.class_rows is not None)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def bootstrap(
 
     - a `CountMetric` that is a row share: exact (Clopper-Pearson), so that 50 correct rows of 50 do not claim
       certainty.
+    - a mean over classes: as the next kind, but no narrower than `_of_class_mean`. Resamples of a class of three rows
+      say little about it, and in many of them it is missing: they average over the others, as the metric itself does.
+      In simulations, 95% intervals of macro F1 cover 98% so, and 69% by the bootstrap alone, for 60 rows of which 2% are
+      of a third class. With 20 classes of 3 rows they cover 91%, and 63% where a missing class counts as 0, the
+      `zero_division` of scikit-learn, which is a bias.
     - any other `CountMetric`, and a `RowMetric`: bias-corrected and accelerated bootstrap (Efron 1987, "Better
       bootstrap confidence intervals"). If all rows are correct, or none, resamples do not vary; the exact interval of
       an accuracy over the effective number of rows replaces it.
@@ -80,8 +86,12 @@ def bootstrap(
         if (score := metric.with_influence(labels, probabilities)) is not None:
             values[metric.name], influence = score
             bounds[metric.name] = _by_influence(values[metric.name], influence, z)
+    counts = metrics.class_counts(labels, predicted, num_labels=num_labels)
+    for metric in CLASS_MEANS:
+        (low, high), (least, most) = bounds[metric.name], _of_class_mean(metric, counts, confidence)
+        bounds[metric.name] = min(low, least), max(high, most)
     bounds |= _exact_bounds(labels, predicted, values, confidence)
-    averaged = _averaged_classes(metrics.class_counts(labels, predicted, num_labels=num_labels))
+    averaged = _averaged_classes(counts)
     return {
         name: Interval(
             value, min(float(bounds[name][0]), value), max(float(bounds[name][1]), value), rows, averaged.get(name)
@@ -107,9 +117,21 @@ def _values(statistics: sparse.csr_array, num_labels: int) -> dict[str, float]:
 
 def _averaged_classes(counts: metrics.Counts) -> dict[str, tuple[int, int]]:
     """Return the number of averaged classes, and of all, of each mean over classes that leaves some out."""
-    means = [metric for metric in metrics.COUNT_METRICS if metric.interval == "class mean"]
-    averaged = {m.name: int(m.averaged_classes(counts).sum()) for m in means if m.averaged_classes is not None}
+    averaged = {metric.name: int((metric.class_rows(counts) > 0).sum()) for metric in CLASS_MEANS}
     return {name: (number, len(counts.support)) for name, number in averaged.items() if number < len(counts.support)}
+
+
+def _of_class_mean(metric: metrics.CountMetric, counts: metrics.Counts, confidence: float) -> tuple[float, float]:
+    """Return the bounds of a mean over classes from Wilson's of each class, as if the classes were independent.
+
+    The distances of the bounds from the values add up as variances do: Zou and Donner 2008, "Construction of confidence
+    limits about effect measures: a general approach".
+    """
+    rows = metric.class_rows(counts)
+    correct, rows = counts.correct[rows > 0], rows[rows > 0]
+    value, low, high = (metric.of_share(share) for share in (correct / rows, *wilson(correct, rows, confidence)))
+    below, above = (float(np.sqrt(((value - bound) ** 2).sum())) / len(rows) for bound in (low, high))
+    return float(value.mean()) - below, float(value.mean()) + above
 
 
 def _exact_bounds(
@@ -146,6 +168,16 @@ def exact(correct: float, rows: float, confidence: float = 0.95) -> tuple[float,
     low = betaincinv(correct, rows - correct + 1, tail) if correct > 0 else 0.0
     high = betaincinv(correct + 1, rows - correct, 1 - tail) if correct < rows else 1.0
     return float(low), float(high)
+
+
+def wilson(correct: np.ndarray, rows: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of the shares `correct` of `rows`, both (C,); without rows they are 0 and 1."""
+    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
+    center = (correct + z2 / 2) / (rows + z2)
+    half = np.sqrt(z2 * (correct * (1 - correct / np.maximum(rows, 1)) + z2 / 4)) / (rows + z2)
+    # Rounding must not exclude 0 of n or n of n.
+    low, high = np.where(correct == 0, 0.0, center - half), np.where(correct == rows, 1.0, center + half)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def paired_difference(correct_a: Any, correct_b: Any, *, confidence: float = 0.95) -> Interval:

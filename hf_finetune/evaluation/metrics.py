@@ -67,8 +67,11 @@ class CountMetric(Metric):
     interval: Literal["row share", "row mean", "class mean", "correlation"]
     """Kind of confidence interval, see `intervals.bootstrap`. `row share`: the share of correct rows; `row mean` and
     `class mean`: a mean with equal weights for rows or classes; `correlation`: 0 for a guess, 1 for a perfect model."""
-    averaged_classes: Callable[[Counts], np.ndarray] | None = None
-    """For a mean over classes: from counts (C,) to the mask (C,) of the classes that it averages."""
+    class_rows: Callable[[Counts], np.ndarray] | None = None
+    """For a mean over classes: from counts (C, R) to the rows (C, R) of which the score of a class depends on the share
+    of correct ones. Classes without such rows are left out."""
+    of_share: Callable[[np.ndarray], np.ndarray] = lambda share: share
+    """From that share (C,) to the score of a class (C,)."""
 
 
 @dataclass(frozen=True)
@@ -214,17 +217,17 @@ def accuracy(counts: Counts) -> np.ndarray:
 def balanced_accuracy(counts: Counts) -> np.ndarray:
     """Return the mean recall over classes with rows, shape (R)."""
     recall = counts.correct / np.maximum(counts.support, 1)
-    return recall.sum(axis=0) / occurring_classes(counts).sum(axis=0)
+    return recall.sum(axis=0) / (counts.support > 0).sum(axis=0)
 
 
-def occurring_classes(counts: Counts) -> np.ndarray:
-    """Return which classes have rows, same shape."""
-    return counts.support > 0
+def class_support(counts: Counts) -> np.ndarray:
+    """Return the rows of each class, same shape."""
+    return counts.support
 
 
-def used_classes(counts: Counts) -> np.ndarray:
-    """Return which classes have rows or are predicted, same shape."""
-    return counts.support + counts.predicted > 0
+def class_union(counts: Counts) -> np.ndarray:
+    """Return the rows that are of each class or predicted as it, same shape."""
+    return counts.support + counts.predicted - counts.correct
 
 
 def f1(counts: Counts, average: Average) -> np.ndarray:
@@ -241,7 +244,7 @@ def f1(counts: Counts, average: Average) -> np.ndarray:
     score = 2 * counts.correct / np.maximum(occurrences, 1)
     if average == "weighted":
         return (score * counts.support).sum(axis=0) / counts.support.sum(axis=0)
-    return score.sum(axis=0) / used_classes(counts).sum(axis=0)
+    return score.sum(axis=0) / (occurrences > 0).sum(axis=0)
 
 
 def matthews_correlation(counts: Counts) -> np.ndarray:
@@ -353,8 +356,16 @@ def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 COUNT_METRICS = (
     CountMetric("accuracy", "Accuracy", accuracy, "row share"),
-    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean", occurring_classes),
-    CountMetric("macro_f1", "Macro F1", partial(f1, average="macro"), "class mean", used_classes, hub_average="macro"),
+    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean", class_support),
+    CountMetric(
+        "macro_f1",
+        "Macro F1",
+        partial(f1, average="macro"),
+        "class mean",
+        class_union,
+        lambda share: 2 * share / (1 + share),
+        hub_average="macro",
+    ),
     CountMetric("micro_f1", "Micro F1", partial(f1, average="micro"), "row share", hub_average="micro"),
     CountMetric("weighted_f1", "Weighted F1", partial(f1, average="weighted"), "row mean", hub_average="weighted"),
     CountMetric("matthews_correlation", "Matthews correlation", matthews_correlation, "correlation"),

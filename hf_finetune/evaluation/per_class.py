@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
-from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.intervals import Interval, wilson
 from hf_finetune.evaluation.metrics import class_counts
 
 
@@ -68,16 +67,6 @@ def per_class(
 def class_section(scores: Sequence[ClassScores]) -> dict[str, dict[str, Any]]:
     """Return the scores by label, as in result.json."""
     return {each.label: each.to_dict() for each in scores}
-
-
-def wilson(correct: np.ndarray, rows: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of the shares `correct` of `rows`, both (C,); without rows they are 0 and 1."""
-    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
-    center = (correct + z2 / 2) / (rows + z2)
-    half = np.sqrt(z2 * (correct * (1 - correct / np.maximum(rows, 1)) + z2 / 4)) / (rows + z2)
-    # Rounding must not exclude 0 of n or n of n.
-    low, high = np.where(correct == 0, 0.0, center - half), np.where(correct == rows, 1.0, center + half)
-    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def _shares(correct: np.ndarray, rows: np.ndarray, confidence: float) -> list[Interval | None]:

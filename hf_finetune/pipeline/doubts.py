@@ -42,14 +42,16 @@ def _more_classes(run: Run, split: str) -> str:
 
 
 def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]:
+    chooses_only = run.data.splits.test is not None
+    widest = doubts.WIDEST_OF_CHOICE if chooses_only else doubts.WIDEST
     metric = run.recipe.evaluate.metric
     if metric in ("log_loss", "matthews_correlation"):  # on another scale
         metric = "accuracy"
-    remedy = "choose by about {rows} rows named by --validation"
+    remedy = "name about {rows} rows by --validation"
     if "validation" in run.data.splits.held_out:
         half = (validation.metrics[metric].high - validation.metrics[metric].low) / 2
         rows = len(validation.rows)
-        fraction = run.recipe.data.validation_fraction * (half / doubts.WIDEST) ** 2
+        fraction = run.recipe.data.validation_fraction * (half / widest) ** 2
         remedy = (
             f"hold out more by --data.validation-fraction {fraction:.2g}, or label more rows"
             if fraction <= MOST_HELD_OUT
@@ -59,8 +61,9 @@ def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]
         "validation",
         metric,
         validation.metrics[metric],
-        purpose="to choose epochs and settings by",
+        purpose="to choose epochs and settings by" if chooses_only else "to judge a model by",
         remedy=remedy,
+        widest=widest,
     )
 
 

@@ -86,7 +86,7 @@ def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, 
     """Follow a location of pydantic through nested types. Return the dotted field, its type and its config class."""
     owner = None
     for step in location:
-        bare = _without_null(hint)
+        bare = without_null(hint)
         if is_union(bare):
             # The step names a member of the union, which is not part of the field's name.
             label = str(step).partition("[")[0]
@@ -106,11 +106,11 @@ def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, 
     return where, hint, owner
 
 
-def _without_null(hint: Any) -> Any:
+def without_null(hint: Any) -> Any:
     """Strip the annotations and `| None` from a type."""
     bare, _ = unwrapped(hint)
     options = _options(bare)
-    return _without_null(options[0]) if len(options) == 1 else bare
+    return without_null(options[0]) if len(options) == 1 else bare
 
 
 def _options(hint: Any) -> list[Any]:

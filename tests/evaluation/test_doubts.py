@@ -82,6 +82,10 @@ def test_few_rows() -> None:
     )
     assert doubt.remedy == "name 400 rows"
     assert doubts.few_rows("test", "accuracy", Interval(0.9, 0.88, 0.92, 900), purpose="", remedy="") == ()
+    # Those of the quickstart, which only choose its epoch.
+    chosen_by = "validation", "accuracy", Interval(0.873, 0.831, 0.908, 306)
+    assert doubts.few_rows(*chosen_by, purpose="", remedy="")
+    assert doubts.few_rows(*chosen_by, purpose="", remedy="", widest=doubts.WIDEST_OF_CHOICE) == ()
 
 
 def baseline(verdict: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.intervals import bootstrap, wilson
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.evaluation.per_class import class_section, per_class, wilson
+from hf_finetune.evaluation.per_class import class_section, per_class
 from hf_finetune.evaluation.report import per_class_table, worst_classes
 
 NAMES = ("bad", "good", "neutral")
