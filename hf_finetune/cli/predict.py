@@ -44,9 +44,9 @@ class PredictJob(ClassifyJob):
     pairs: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="text-pair")] = ()
     """Without DATA: the second text of each. With DATA: see --text-pair-column."""
     text_column: str | None = None
-    """Column of the text. Default: the obvious one."""
+    """Column of the text. Default: the one that the run was trained on, else the obvious one."""
     text_pair_column: str | None = None
-    """Column of the second text."""
+    """Column of the second text. Default: as --text-column."""
     format: Literal["lines", "csv", "tsv", "json", "jsonl"] = "lines"
     """What stdin holds. lines: one text a line."""
     output: Annotated[str | None, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl)")] = None
@@ -129,7 +129,10 @@ def _source(job: PredictJob) -> Iterator[SourceSplit | list[Any]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"stdin.{job.format}"
             path.write_bytes(sys.stdin.buffer.read())
-            yield replace(rows, path=str(path))
+            try:
+                yield replace(rows, path=str(path))
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), "stdin")) from None
 
 
 def _column(flag: str, values: Sequence[str], column: str | None) -> str | None:

@@ -262,10 +262,13 @@ def stream(
     batch_rows: int = 1024,
     dropped: list[UnusableRow] | None = None,
     carried: Carried | None = None,
+    trained: Mapping[str, str] | None = None,
 ) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, `batch_rows` at a time (a .json file is read whole).
 
     Args:
+        trained: the columns that the classifier was trained on, by canonical name; they are read where the source has
+            them and names no others.
         labels: the classifier's class names, to yield `label` as well. None: labels are not read.
         label_values: the names of labels that the source numbers; those of `source.label_names` take precedence.
         dropped: collects the rows that `source.drop_bad_rows` leaves out. They are counted in a warning.
@@ -278,7 +281,9 @@ def stream(
     layout = locate(source, kind=kind, labeled=need_label)
 
     def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
-        return choose_columns(split.columns, requested, kind=kind, need_label=need_label, place=split.place)
+        like = {name: column for name, column in (trained or {}).items() if column in split.columns}
+        names = {name: like.get(name) if column is None else column for name, column in requested.items()}
+        return choose_columns(split.columns, names, kind=kind, need_label=need_label, place=split.place)
 
     def usable(split: Split) -> bool:
         return not need_label or has_labels(split, choose(split, need_label=False).get("label"))

@@ -67,7 +67,7 @@ class CountMetric(Metric):
     interval: Literal["row share", "row mean", "class mean", "correlation"]
     """Kind of confidence interval, see `intervals.bootstrap`. `row share`: the share of correct rows; `row mean` and
     `class mean`: a mean with equal weights for rows or classes; `correlation`: 0 for a guess, 1 for a perfect model."""
-    class_rows: Callable[[Counts], np.ndarray] | None = None
+    class_rows: Callable[[Counts], np.ndarray] = lambda counts: counts.support
     """For a mean over classes: from counts (C, R) to the rows (C, R) of which the score of a class depends on the share
     of correct ones. Classes without such rows are left out."""
     of_share: Callable[[np.ndarray], np.ndarray] = lambda share: share
@@ -220,11 +220,6 @@ def balanced_accuracy(counts: Counts) -> np.ndarray:
     return recall.sum(axis=0) / (counts.support > 0).sum(axis=0)
 
 
-def class_support(counts: Counts) -> np.ndarray:
-    """Return the rows of each class, same shape."""
-    return counts.support
-
-
 def class_union(counts: Counts) -> np.ndarray:
     """Return the rows that are of each class or predicted as it, same shape."""
     return counts.support + counts.predicted - counts.correct
@@ -356,7 +351,7 @@ def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 COUNT_METRICS = (
     CountMetric("accuracy", "Accuracy", accuracy, "row share"),
-    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean", class_support),
+    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean"),
     CountMetric(
         "macro_f1",
         "Macro F1",

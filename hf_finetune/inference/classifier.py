@@ -32,7 +32,7 @@ from hf_finetune.inference.session import python_session
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.push import push_run
 from hf_finetune.pipeline.run_folder import replacing
-from hf_finetune.training.trained_model import TrainedModel, load_trained
+from hf_finetune.training.trained_model import TrainedModel, load_trained, run_folder
 from hf_finetune.training.warm_start import NotOfRows, head_features
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.core_sharing import shared_cores
@@ -70,7 +70,7 @@ class Classifier:
     def __init__(self, trained: TrainedModel) -> None:
         self._trained = trained
         self.labels = trained.labels
-        self.folder = _folder_of(trained)
+        self.folder = run_folder(trained.files)
         self.result = Result.read(self.folder) if (self.folder / "result.json").is_file() else None
 
     @classmethod
@@ -342,18 +342,14 @@ class Classifier:
 
     @contextmanager
     def _source(self, data: Any, columns: dict[str, str | None], *, split: str | None = None) -> Iterator[SourceSplit]:
-        """Yield the source of a table, a path or a Hub id, with the columns that the run was trained on."""
+        """Yield the source of a table, a path or a Hub id."""
         kind = self._trained.kind
         requested: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
         if isinstance(data, str | Path):
             yield replace(SourceSplit(os.fspath(data), split=split), **requested)
             return
-        held = collect(data, kind=kind, name="data")
-        known = self.result.document.get("data", {}).get("columns", {}) if self.result is not None else {}
-        present = {column for part in held.splits.values() for column in part.columns()}
-        trained = {n: c for n, c in known.items() if n in columns and c in present}
-        with holding({"rows": held}):
-            yield replace(SourceSplit(PATH, split=split), **{**trained, **requested})
+        with holding({"rows": collect(data, kind=kind, name="data")}):
+            yield replace(SourceSplit(PATH, split=split), **requested)
 
 
 @contextmanager
@@ -374,10 +370,3 @@ def _relative(name: str) -> str:
 
 def _holds_splits(inputs: Any) -> bool:
     return isinstance(inputs, dict) and bool(inputs) and all(map(is_table, inputs.values()))
-
-
-def _folder_of(trained: TrainedModel) -> Path:
-    """Return the folder of the run of a model, else that of the model."""
-    own = [path for name, path in trained.files.items() if name.startswith("adapter/")] or list(trained.files.values())
-    model = next((path.parent for path in own if path.name == "config.json"), own[0].parent)
-    return next((f for f in (model, model.parent) if (f / "result.json").is_file()), model)

@@ -42,7 +42,8 @@ def read_parts(
         InputError: an unreadable row, or a row without such a label.
     """
     kind, labels = classifier.kind, classifier.labels if labeled else None
-    options: dict[str, Any] = {"label_values": classifier.label_values, "dropped": dropped, "carried": carried}
+    options: dict[str, Any] = {"label_values": classifier.label_values, "trained": classifier.columns}
+    options |= {"dropped": dropped, "carried": carried}
     # Only on a terminal, and erased at the end: the error of a bad row is the first line of stderr.
     with tqdm(desc=progress, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
         for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], **options)):

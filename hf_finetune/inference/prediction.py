@@ -23,6 +23,9 @@ from hf_finetune.utils.tables import arrow_columns, check_output, predictions_ta
 
 logger = logging.getLogger("hf_finetune")
 
+MOST_LISTED = 20
+"""Dropped rows that the log names where there is no file for them."""
+
 
 @shared_cores()
 def predict(
@@ -42,7 +45,8 @@ def predict(
     Written are row, predicted and p:<name> per class, in the order of the source.
 
     Rows are read and predictions written in parts; `output` appears when it is complete. Rows that
-    `source.drop_bad_rows` leaves out have no prediction; they are listed beside it, in `<output>.dropped.csv`.
+    `source.drop_bad_rows` leaves out have no prediction; they are listed beside it, in `<output>.dropped.csv`, or
+    without an output in the log.
 
     Args:
         source: rows, or see `parts.read_inputs`.
@@ -54,8 +58,8 @@ def predict(
         collect: also return the predictions.
 
     Returns:
-        {"rows", "throughput", "precision"}, as in `evaluate`; with `drop_bad_rows` also "dropped", with `collect`
-        also "predictions": the rows of `output`, as mappings.
+        {"rows", "throughput", "precision"}, as in `evaluate`; with `drop_bad_rows` also "dropped" (with "file", or
+        without an output "list"), with `collect` also "predictions": the rows of `output`, as mappings.
 
     Raises:
         InputError: an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
@@ -72,16 +76,16 @@ def predict(
     else:
         parts = read_inputs(classifier, source)
     first = list(islice(parts, 1))  # its columns are those of the output
-    types: dict[str, pa.DataType] = {}
-    taken = _carried_columns(carried, classifier.labels, types)
+    taken = _carried_columns(carried, classifier.labels, warns=True)
+    names = list(taken)
     writer = (
-        nullcontext() if output is None else table_writer(output, classifier.labels, digests=digests, carried=types)
+        nullcontext() if output is None else table_writer(output, classifier.labels, digests=digests, carried=names)
     )
     with writer as write:
         for rows in chain(first, parts):
             probabilities_NC, unchanged_NC = scorer.score(rows)
             keys = [key.hex() for key in row_digests(rows.with_format("arrow")[:])] if digests else None
-            taken = taken or _carried_columns(carried, classifier.labels, types)
+            taken = taken or _carried_columns(carried, classifier.labels)
             table = predictions_table(classifier.labels, rows["row"][:], probabilities_NC, keys, taken)
             taken = {}
             if write is not None:
@@ -94,25 +98,35 @@ def predict(
     report = scorer.report()
     if collect:
         report["predictions"] = predictions
-    if output is not None and isinstance(source, SourceSplit) and source.drop_bad_rows:
-        file = output.with_name(f"{output.stem}.dropped.csv")
-        write_dropped(file, {source.split or "": dropped})
-        report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped), "file": str(file)}
+    if isinstance(source, SourceSplit) and source.drop_bad_rows:
+        report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped)}
+        if output is None:
+            _log_dropped(dropped)
+            report["dropped"]["list"] = [{"row": row.row, "place": row.place, "reason": row.reason} for row in dropped]
+        else:
+            file = output.with_name(f"{output.stem}.dropped.csv")
+            write_dropped(file, {source.split or "": dropped})
+            report["dropped"]["file"] = str(file)
     if report["precision"]["format"] != "float32":
         _log_precision(report["precision"])
     return report
 
 
-def _carried_columns(
-    carried: Carried | None, labels: Sequence[str], types: dict[str, pa.DataType]
-) -> dict[str, pa.Array]:
+def _carried_columns(carried: Carried | None, labels: Sequence[str], *, warns: bool = False) -> dict[str, pa.Array]:
     """Return the columns that predictions carry along, without those whose names predictions have."""
     values = {} if carried is None else carried.take()
     own = {"row", "predicted", "digest", *(f"p:{label}" for label in labels)}
     clashes = [name for name in values if name in own]
-    if clashes and not types:
+    if clashes and warns:
         logger.warning("columns of the input that predictions have, too, are left out: %s", listed(clashes))
-    return arrow_columns({name: cells for name, cells in values.items() if name not in own}, types)
+    return arrow_columns({name: cells for name, cells in values.items() if name not in own})
+
+
+def _log_dropped(dropped: Sequence[UnusableRow]) -> None:
+    for row in dropped[:MOST_LISTED]:
+        logger.warning("dropped: %s: %s", row.place, row.reason)
+    if len(dropped) > MOST_LISTED:
+        logger.warning("dropped: %d more; --json lists all", len(dropped) - MOST_LISTED)
 
 
 def _log_views(views: SeveralViews, scorer: Scorer, num_changed: int) -> None:

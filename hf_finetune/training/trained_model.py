@@ -59,6 +59,8 @@ class TrainedModel:
     """Folder or Hub id, for messages."""
     label_values: Mapping[str, str] = field(default_factory=dict)
     """Names of the labels that its data numbered."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns that its run was trained on, by canonical name. Empty: unknown."""
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -156,7 +158,23 @@ def _classifier(
     pairs = bool(config.get("trained_on_pairs"))
     model = model.to(default_device()).eval()
     check_first_row(name, model, inputs)
-    return TrainedModel(model, inputs, labels, pairs, files, name, _label_values(config))
+    return TrainedModel(model, inputs, labels, pairs, files, name, _label_values(config), _columns(files))
+
+
+def run_folder(files: Mapping[str, Path]) -> Path:
+    """Return the folder of the run that files of a model belong to, else that of the model."""
+    own = [path for name, path in files.items() if name.startswith("adapter/")] or list(files.values())
+    model = next((path.parent for path in own if path.name == "config.json"), own[0].parent)
+    return next((f for f in (model, model.parent) if (f / "result.json").is_file()), model)
+
+
+def _columns(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the columns that a run was trained on; none for a model of others, or a damaged result.json."""
+    try:
+        columns = read_json(run_folder(files) / "result.json", RESTORE)["data"]["columns"]
+    except (OSError, InputError, LookupError, TypeError):
+        return {}
+    return {name: c for name, c in columns.items() if isinstance(c, str)} if isinstance(columns, dict) else {}
 
 
 def _label_values(config: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,21 +56,21 @@ def predictions_table(
 
 @contextmanager
 def table_writer(
-    output: Path, labels: tuple[str, ...], *, digests: bool = False, carried: Mapping[str, pa.DataType] | None = None
+    output: Path, labels: tuple[str, ...], *, digests: bool = False, carried: Sequence[str] = ()
 ) -> Iterator[Callable[[pa.Table], None]]:
     """Yield a function that appends tables of predictions, see `predictions_table`.
 
-    `output` appears when the block succeeds.
+    `output` appears when the block succeeds. Tables may have other types in the columns of the input.
 
     Args:
-        carried: types of the columns from the input.
+        carried: columns from the input.
 
     Raises:
         InputError: nothing can be written there.
     """
     check_writable_file(output)
     empty = np.empty((0, len(labels)), np.float32)
-    none = {name: pa.array([], kind) for name, kind in (carried or {}).items()}
+    none = {name: pa.nulls(0) for name in carried}
     schema = predictions_table(labels, [], empty, [] if digests else None, none).schema
     with atomic_file(output) as temporary, _appender(temporary, schema, output) as append:
 
@@ -86,12 +86,12 @@ def _appender(path: Path, schema: pa.Schema, output: Path) -> Iterator[Callable[
     """Yield a function that appends a table to the file `path`, which becomes `output`."""
     suffix = output.suffix.lower()
     if suffix == ".parquet":
-        writer = pq.ParquetWriter(path, schema)
+        parquet = _WideningParquet(path, schema)
         try:
-            yield writer.write_table
+            yield parquet.append
         finally:
             with named_errors(output):
-                writer.close()
+                parquet.close()
         return
     file = path.open("w", encoding="utf-8", newline="")
     lines = csv.writer(file)
@@ -112,33 +112,78 @@ def _appender(path: Path, schema: pa.Schema, output: Path) -> Iterator[Callable[
             file.close()
 
 
+class _WideningParquet:
+    """A parquet file that is written again with wider types when a later table needs them: numbers, then text."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
+        self._writer: pq.ParquetWriter | None = None
+
+    def append(self, table: pa.Table) -> None:
+        """Write a table with the same columns."""
+        schema = _common_schema(self._schema, table.schema)
+        if self._writer is not None and schema != self._schema:
+            self._widen(schema)
+        self._schema = schema
+        self._writer = self._writer or pq.ParquetWriter(self._path, schema)
+        self._writer.write_table(_cast(table, schema))
+
+    def close(self) -> None:
+        """Finish the file, which without a table is empty."""
+        writer = self._writer or pq.ParquetWriter(self._path, self._schema)
+        writer.close()
+
+    def _widen(self, schema: pa.Schema) -> None:
+        assert self._writer is not None
+        self._writer.close()
+        narrow = self._path.with_name(f"{self._path.name}.narrow")
+        self._path.rename(narrow)
+        try:
+            self._writer = pq.ParquetWriter(self._path, schema)
+            with pq.ParquetFile(narrow) as before:
+                for batch in before.iter_batches():
+                    self._writer.write_table(_cast(pa.Table.from_batches([batch]), schema))
+        finally:
+            narrow.unlink()
+
+
+def _common_schema(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """Return a schema that holds the values of both; text for values of unlike types."""
+    fields = []
+    for name in one.names:
+        pair = [pa.schema([schema.field(name)]) for schema in (one, other)]
+        try:
+            fields.append(pa.unify_schemas(pair, promote_options="permissive").field(0))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            fields.append(pa.field(name, pa.string()))
+    return pa.schema(fields)
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        _as_text(column.to_pylist()) if field.type == pa.string() != column.type else column.cast(field.type)
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def arrow_columns(values: Mapping[str, list[Any]], types: dict[str, pa.DataType]) -> dict[str, pa.Array]:
-    """Return columns as Arrow arrays: of the types that they have in the first part, or as text.
-
-    Args:
-        types: of each column so far; filled by the first part.
-
-    Raises:
-        InputError: a value of a later part has another type.
-    """
+def arrow_columns(values: Mapping[str, list[Any]]) -> dict[str, pa.Array]:
+    """Return columns as Arrow arrays, those with values of unlike types as text."""
     columns = {}
     for name, cells in values.items():
         try:
-            column = pa.array(cells, types.get(name))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            if not pa.types.is_string(types.setdefault(name, pa.string())):
-                raise InputError(
-                    f"column {name!r}: {types[name]} in the first rows, and then another type ({error}); leave the "
-                    "columns out by --no-columns"
-                ) from None
-            column = pa.array([cell if cell is None or isinstance(cell, str) else _json(cell) for cell in cells])
-        types.setdefault(name, pa.string() if pa.types.is_null(column.type) else column.type)
-        columns[name] = column.cast(types[name])
+            columns[name] = pa.array(cells)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[name] = _as_text(cells)
     return columns
+
+
+def _as_text(cells: list[Any]) -> pa.Array:
+    return pa.array([cell if cell is None or isinstance(cell, str) else _json(cell) for cell in cells], pa.string())
 
 
 def write_predictions(

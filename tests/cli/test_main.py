@@ -216,7 +216,7 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
         (["train", "d.csv", "--milestones", "0.5", "x"], "--milestones 0.5 x: expected rising numbers above 0$"),
         (["train", "d.csv", "--milestones", "0.5", "0.2"], "--milestones 0.5 0.2: expected rising numbers above 0$"),
         (["train", "d.csv", "--label-names"], "--label-names: expected a value, NAME,NAME,...$"),
-        (["train", "d.csv", "--augment", "SwapWords", "--data.augment.0.p=3"], "--data.augment.0.p 3: .*, 0 to 1$"),
+        (["train", "d.csv", "--augment", "[SwapWords]", "--data.augment.0.p=3"], "--data.augment.0.p 3: .*, 0 to 1$"),
         (["train", "d.csv", "e.csv", "--text", "a"], "e.csv: unexpected; `hf-finetune train --help` lists"),
         (["train", "--text", "a"], "hf-finetune train: missing DATA$"),
         (["train", "d.csv", "-x", "3"], "-x: no such flag; `hf-finetune train --help` lists them$"),

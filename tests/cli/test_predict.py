@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
@@ -15,6 +17,7 @@ from PIL import Image
 
 from hf_finetune import Classifier, InputError
 from hf_finetune.cli.predict import predict
+from hf_finetune.inference import parts
 
 LABELS = ("bad", "good")
 TEXTS = ["a good film", "bad"]
@@ -118,3 +121,53 @@ def test_predictions_of_a_folder_name_the_files(model: str, tmp_path: Path) -> N
     predict([model, str(tmp_path / "rows"), "--output", str(tmp_path / "labels.csv")])
     with (tmp_path / "labels.csv").open() as file:
         assert [(row["file"], row["label"]) for row in csv.DictReader(file)] == [("a/1.txt", "a"), ("b/2.txt", "b")]
+
+
+def test_the_columns_of_the_training_are_read(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the rows have them, and no flag names others. `text` is the obvious one."""
+    run = tmp_path / "run"
+    shutil.copytree(model, run / "model")
+    (run / "result.json").write_text(json.dumps({"data": {"columns": {"text": "review", "label": "stars"}}}))
+    rows, plain = tmp_path / "rows.csv", tmp_path / "plain.csv"
+    rows.write_text("text,review\nbad,a good film\n")
+    plain.write_text("text\na good film\n")
+    printed = []
+    for flags in ([rows], [rows, "--text", "review"], [plain], [rows, "--text", "text"]):
+        predict([str(run), *map(str, flags), "--json", "--output", str(tmp_path / "o.csv"), "--overwrite"])
+        printed.append(json.loads(capsys.readouterr().out)["predictions"][0]["p:good"])
+    assert printed[0] == printed[1] == printed[2] != printed[3]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
+def test_a_carried_column_changes_its_type(
+    model: str, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one part of the rows to the next: the earlier ones are not lost."""
+    monkeypatch.setitem(parts.PART_ROWS, "text", 1)
+    rows, output = tmp_path / "rows.jsonl", tmp_path / f"labels.{suffix}"
+    keys = [(1, None), (2.5, 3), ("x", 4)]
+    rows.write_text("".join(json.dumps({"text": "good", "key": key, "n": n}) + "\n" for key, n in keys))
+    predict([model, str(rows), "--output", str(output)])
+    if suffix == "parquet":
+        table = pq.read_table(output)
+        assert table["key"].to_pylist() == ["1.0", "2.5", "x"] and table["n"].to_pylist() == [None, 3, 4]
+        assert table["row"].to_pylist() == [0, 1, 2] and table["p:good"].type == "float"
+    elif suffix == "jsonl":
+        assert [json.loads(line)["key"] for line in output.read_text().splitlines()] == [1, 2.5, "x"]
+    else:
+        assert [row["key"] for row in csv.DictReader(io.StringIO(output.read_text()))] == ["1", "2.5", "x"]
+
+
+def test_errors_and_dropped_rows_of_stdin(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = "id,text\n1,a good film\n2,\n"
+    stdin(monkeypatch, content)
+    with pytest.raises(InputError, match=r"^stdin, row 2 \(line 3\), column 'text': the text is empty"):
+        predict([model, "-", "--format", "csv"])
+    stdin(monkeypatch, content)
+    predict([model, "-", "--format", "csv", "--drop-bad-rows", "--json"])
+    dropped = json.loads(capsys.readouterr().out)["dropped"]
+    assert (
+        dropped["rows"] == 1 and dropped["list"][0]["row"] == 1 and "row 2 (line 3): the text is empty" in caplog.text
+    )
