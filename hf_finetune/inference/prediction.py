@@ -99,14 +99,7 @@ def predict(
     if collect:
         report["predictions"] = predictions
     if isinstance(source, SourceSplit) and source.drop_bad_rows:
-        report["dropped"] = {"rows": len(dropped), "reasons": count_kinds(dropped)}
-        if output is None:
-            _log_dropped(dropped)
-            report["dropped"]["list"] = [{"row": row.row, "place": row.place, "reason": row.reason} for row in dropped]
-        else:
-            file = output.with_name(f"{output.stem}.dropped.csv")
-            write_dropped(file, {source.split or "": dropped})
-            report["dropped"]["file"] = str(file)
+        report["dropped"] = _report_dropped(dropped, source.split or "", output)
     if report["precision"]["format"] != "float32":
         _log_precision(report["precision"])
     return report
@@ -122,11 +115,18 @@ def _carried_columns(carried: Carried | None, labels: Sequence[str], *, warns: b
     return arrow_columns({name: cells for name, cells in values.items() if name not in own})
 
 
-def _log_dropped(dropped: Sequence[UnusableRow]) -> None:
+def _report_dropped(dropped: Sequence[UnusableRow], split: str, output: Path | None) -> dict[str, Any]:
+    """List dropped rows in a file beside the output, or without one in the log, and return their section."""
+    report: dict[str, Any] = {"rows": len(dropped), "reasons": count_kinds(dropped)}
+    if output is not None:
+        file = output.with_name(f"{output.stem}.dropped.csv")
+        write_dropped(file, {split: dropped})
+        return {**report, "file": str(file)}
     for row in dropped[:MOST_LISTED]:
         logger.warning("dropped: %s: %s", row.place, row.reason)
     if len(dropped) > MOST_LISTED:
         logger.warning("dropped: %d more; --json lists all", len(dropped) - MOST_LISTED)
+    return {**report, "list": [{"row": row.row, "place": row.place, "reason": row.reason} for row in dropped]}
 
 
 def _log_views(views: SeveralViews, scorer: Scorer, num_changed: int) -> None:
