@@ -36,6 +36,7 @@ from hf_finetune.training.checkpoints import (
     seal,
     train_until_stopped,
 )
+from hf_finetune.training.trackers.base import PRETRAIN, RunTrackers
 from hf_finetune.utils.files import discard, make_folder, write_json
 from hf_finetune.utils.plain import short_repr
 
@@ -56,7 +57,7 @@ class Pretraining:
     """Seconds of its optimizer steps."""
 
 
-def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretraining | None]:
+def pretrain(run: Run, folder: Path, record: RunRecord, trackers: RunTrackers) -> tuple[Run, Pretraining | None]:
     """Pretrain the checkpoint of the run, unless it is done already or the recipe does not ask for it.
 
     Returns:
@@ -71,7 +72,7 @@ def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretrainin
     if is_whole(encoder):
         logger.info("pretrained already: the run starts from %s", encoder)
     else:
-        _pretrain(run, folder, record)
+        _pretrain(run, folder, record, trackers)
     # Those of a run that was killed when it had just pretrained, too.
     if PartialState().is_main_process and not run.recipe.train.keep_checkpoints:
         discard(folder / WORK / "checkpoints")
@@ -83,7 +84,7 @@ def pretrain(run: Run, folder: Path, record: RunRecord) -> tuple[Run, Pretrainin
     return replace(run, model=model), Pretraining(report, report["seconds"], report["loop_s"])
 
 
-def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:
+def _pretrain(run: Run, folder: Path, record: RunRecord, trackers: RunTrackers) -> None:
     started, state, work = time.perf_counter(), PartialState(), folder / WORK
     rows = split_pretraining_rows(run)
     resume_from = newest_whole(work / "checkpoints")
@@ -105,6 +106,8 @@ def _pretrain(run: Run, folder: Path, record: RunRecord) -> None:
         run.recipe.pretrain.rate,
     )
     trainer = build_trainer(setup, work, eval_on_start=resume_from is None)
+    for callback in trackers.callbacks(PRETRAIN):
+        trainer.add_callback(callback)
     bar = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ProgressBar))
     try:
         train_until_stopped(trainer, resume_from, SaveInterval.of(run.recipe.train), stage=" of the pretraining")

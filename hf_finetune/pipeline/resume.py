@@ -22,7 +22,7 @@ MAY_CHANGE = frozenset(
     {
         *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
         "objective.teacher",
-        *("train.keep_checkpoints", "train.save_steps", "train.save_every"),
+        *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.report_to"),
     }
 )
 # Further keys of recipe.json that must stay the same, by their names in messages.

@@ -60,12 +60,15 @@ from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.save import save, save_start
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.teacher_predictions import build_teachers, predict_with_teachers, search_layers
+from hf_finetune.pipeline.track import results_for_trackers, run_trackers
 from hf_finetune.pipeline.train import TrainedRun, check_arguments, train
 from hf_finetune.pretraining.config import Pretrain
 from hf_finetune.training import precision
 from hf_finetune.training.checkpoints import newest_whole
 from hf_finetune.training.distributed import plain_peer_errors
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.training.trackers.base import NO_TRACKERS, RunTrackers
+from hf_finetune.training.trackers.config import check_installed
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
 from hf_finetune.utils.files import discard
@@ -127,14 +130,15 @@ def trained_run(recipe: Recipe, launch: Launch, *, command: str | None = None) -
                 record = resume_record(record, prepared, folder.path)
             elif launch.resume:
                 logger.info("nothing to resume in %s: the run starts anew", folder.path)
-        yield _train(prepared, folder.path, record)
+        trackers = stack.enter_context(run_trackers(prepared, folder.path))
+        yield _train(prepared, folder.path, record, trackers)
 
 
-def _train(prepared: Run, folder: Path, record: RunRecord) -> TrainedRun:
+def _train(prepared: Run, folder: Path, record: RunRecord, trackers: RunTrackers) -> TrainedRun:
     try:
         with plain_disk_errors(folder), precision.settings_restored():
-            prepared, pretraining = pretrain(prepared, folder, record)
-            trained = fit(prepared, folder, record)
+            prepared, pretraining = pretrain(prepared, folder, record, trackers)
+            trained = fit(prepared, folder, record, trackers)
     except KeyboardInterrupt:
         # Between two stages, where nothing waits for the next step.
         if not has_checkpoints(folder):
@@ -151,6 +155,7 @@ def prepare(recipe: Recipe) -> Run:
     Raises:
         InputError: see the stages.
     """
+    check_installed(recipe.train.trackers)
     context = setup_context(recipe)
     check.check_checkpoint(context)
     data = load_data(context)
@@ -172,7 +177,9 @@ def prepare(recipe: Recipe) -> Run:
     return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))
 
 
-def fit(prepared: Run, folder: Path, record: RunRecord, *, dry_run: bool = False) -> TrainedRun:
+def fit(
+    prepared: Run, folder: Path, record: RunRecord, trackers: RunTrackers = NO_TRACKERS, *, dry_run: bool = False
+) -> TrainedRun:
     """Set up the training of a prepared run, and train. The first file written is recipe.json.
 
     Args:
@@ -206,6 +213,7 @@ def fit(prepared: Run, folder: Path, record: RunRecord, *, dry_run: bool = False
         clock=clock,
         resume_from=newest_whole(folder / "checkpoints"),
         dry_run=dry_run,
+        trackers=trackers,
     )
     setup = add_adapter(setup)
     setup = choose_kernels(setup)
@@ -234,6 +242,7 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
             evaluation = evaluate(trained)
             checks = verify(trained, artifacts, evaluation)
             result = document(trained, evaluation, checks)
+            trained.setup.trackers.log_results(results_for_trackers(result, folder))
             refuse_failed(checks)
             if not recipe.train.keep_checkpoints:
                 discard(folder / "checkpoints")
@@ -248,7 +257,7 @@ def _run_without_pretraining(trained: TrainedRun) -> None:
     recipe, without = trained.run.recipe, trained.folder / comparison.WITHOUT
     # Before `stage_seconds`, which waits for all processes: after it another process may have created the folder.
     resume = without.exists()
-    longer, factor = comparison.longer_training(recipe.train, comparison.stage_seconds(trained))
+    longer, factor = comparison.longer_training(recipe.train.untracked(), comparison.stage_seconds(trained))
     if is_finished(without):
         if PartialState().is_main_process:
             remove_leftovers(without)

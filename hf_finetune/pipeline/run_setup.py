@@ -11,6 +11,7 @@ from hf_finetune.pipeline.encode_rows import EncodedRows
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.teacher_predictions import TeacherOutput
+from hf_finetune.training.trackers.base import NO_TRACKERS, RunTrackers
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,4 @@ class RunSetup:
     """Checkpoint to resume from. None: train from the first step."""
     dry_run: bool
     """Save nothing, and train all weights in every step."""
+    trackers: RunTrackers = NO_TRACKERS

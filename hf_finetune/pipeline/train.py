@@ -27,6 +27,7 @@ from hf_finetune.training.config import Averaging
 from hf_finetune.training.probe import WHY
 from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
+from hf_finetune.training.trackers.base import TRAIN
 from hf_finetune.training.trainer import ClassifierTrainer
 
 logger = logging.getLogger("hf_finetune.run")
@@ -122,6 +123,7 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
         callbacks=(
             bar,
             LogLines(setup.folder / LOG),
+            *setup.trackers.callbacks(TRAIN),
             *([EarlyStoppingCallback(patience)] if patience else []),
         ),
     )

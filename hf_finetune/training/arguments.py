@@ -128,6 +128,8 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 # Fields that are passed on by name.
 SHARED = {field.name for field in fields(Train)} & {field.name for field in fields(TrainingArguments)} - SET_BY.keys()
+# Our own trackers write into the run's folder; those of transformers serve the other services.
+SHARED -= {"report_to"}
 
 # Peak learning rates by method, chosen on validation rows, see docs/benchmarks.md.
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
@@ -190,7 +192,7 @@ def training_arguments(
     arguments: dict[str, Any] = {
         **FIXED,
         **{name: getattr(train, name) for name in SHARED},
-        **_checked(train.extra),
+        **_checked(_without_trackers(train)),
         **({} if saving else {"save_strategy": "no", "load_best_model_at_end": False}),
         "metric_for_best_model": metric,
         "greater_is_better": greater_is_better,
@@ -207,6 +209,16 @@ def training_arguments(
     # multiply the loss, which is a mean over all rows of the step already, by the number of GPUs.
     built._n_gpu = min(built.n_gpu, 1)
     return built
+
+
+def _without_trackers(train: Train) -> dict[str, Any]:
+    """Return `train.extra` without the trackers of `train.trackers`."""
+    services = train.extra.get("report_to")
+    if services in train.trackers:
+        return train.extra | {"report_to": []}
+    if isinstance(services, list):
+        return train.extra | {"report_to": [name for name in services if name not in train.trackers]}
+    return train.extra
 
 
 def _check_reports(report_to: Sequence[str]) -> None:

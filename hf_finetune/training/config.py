@@ -1,12 +1,13 @@
 """Configuration of the training loop: length, batches, number formats and weight averages."""
 
-from dataclasses import field
-from typing import Annotated, Any, Literal
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 from annotated_types import Le
 
 from hf_finetune.training.optim.schedule_config import ScheduleName
+from hf_finetune.training.trackers.config import TRACKERS, TrackerNames
 from hf_finetune.utils.config import (
     Count,
     Duration,
@@ -78,9 +79,25 @@ class Train:
     """Save a checkpoint when so much time has passed since the last one: 90s, 10m, 1h30m. None: after each epoch."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
+    report_to: Annotated[TrackerNames, tyro.conf.arg(aliases=["--report-to"], metavar="NAME,NAME,...")] = ()
+    """Experiment trackers: tensorboard, trackio, wandb, mlflow, several with commas between them. Each needs the extra
+    of its name. They write into DIR/logs while the run trains, and send nothing, unless their own environment variables
+    say so. See docs/tracking.md."""
     extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Further TrainingArguments, passed through unchanged; those that the run decides itself are refused. Pretraining
     gets them, too, except eval_on_start, eval_delay, logging_first_step and report_to."""
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers in `report_to`, and those in `extra`, where earlier versions had them."""
+        earlier = self.extra.get("report_to") or ()
+        names = (earlier,) if isinstance(earlier, str) else earlier
+        return tuple(dict.fromkeys((*self.report_to, *(name for name in names if name in TRACKERS))))
+
+    def untracked(self) -> Self:
+        """Return the same training without trackers and other services."""
+        extra = {name: value for name, value in self.extra.items() if name != "report_to"}
+        return replace(self, report_to=(), extra=extra)
 
     @property
     def uses_gradient_checkpointing(self) -> bool:
