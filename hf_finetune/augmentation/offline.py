@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
-from tqdm import tqdm
 
 from hf_finetune.augmentation.augmenter import Augmenter
 from hf_finetune.data import image_cache
@@ -15,6 +14,7 @@ from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.utils import disk_cache
+from hf_finetune.utils.console import Progress
 
 IMAGES_PER_BATCH = 64
 # A generative operation batches texts of similar length, so larger batches are faster; but a killed run loses the
@@ -33,7 +33,7 @@ def with_copies(rows: Dataset, inputs: Inputs, augmenter: Augmenter, copies: int
     Raises:
         InputError: see `operations.apply`; or the disk cache has no room for the images.
     """
-    with tqdm(total=len(rows) * copies, desc="augment", unit="row", dynamic_ncols=True, disable=None) as bar:
+    with Progress("augment", total=len(rows) * copies, quiet=True) as bar:
         if isinstance(inputs, TextInputs):
             parts = [rows, *(_text_copy(rows, augmenter, view, bar) for view in range(1, copies + 1))]
         else:
@@ -69,7 +69,7 @@ def identity_of(rows: Dataset, inputs: ImageInputs, augmenter: Augmenter) -> dic
     }
 
 
-def _text_copy(rows: Dataset, augmenter: Augmenter, view: int, bar: tqdm) -> Dataset:
+def _text_copy(rows: Dataset, augmenter: Augmenter, view: int, bar: Progress) -> Dataset:
     """Return one view of all rows, in memory."""
 
     def augment(columns: dict[str, Any], indices: list[int]) -> dict[str, list[str]]:
@@ -88,7 +88,9 @@ def _text_copy(rows: Dataset, augmenter: Augmenter, view: int, bar: tqdm) -> Dat
     )
 
 
-def _image_copies(rows: Dataset, inputs: ImageInputs, augmenter: Augmenter, copies: int, bar: tqdm) -> list[Dataset]:
+def _image_copies(
+    rows: Dataset, inputs: ImageInputs, augmenter: Augmenter, copies: int, bar: Progress
+) -> list[Dataset]:
     """Return the rows and each of their copies, as pixels of the model's input size in the disk cache.
 
     The processor must not see a copy again: it might crop its border a second time.

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.run import importing
 from hf_finetune.utils.files import write_text
 from hf_finetune.utils.folder_lock import owned
 
@@ -22,10 +23,11 @@ class CardJob:
 
 def card(arguments: Sequence[str]) -> None:
     job = parse(CardJob, arguments, "hf-finetune card")
-    from hf_finetune.hub.card import render_again
-    from hf_finetune.hub.run_facts import RunFacts
-    from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
-    from hf_finetune.utils.manifest import Manifest
+    with importing():
+        from hf_finetune.hub.card import render_again
+        from hf_finetune.hub.run_facts import RunFacts
+        from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
+        from hf_finetune.utils.manifest import Manifest
 
     folder = Path(job.run)
     drawn = draw_plots(folder, RunFacts.read(folder))

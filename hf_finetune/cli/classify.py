@@ -14,6 +14,7 @@ from hf_finetune.config.aliases import current
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Operations, validated
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import parse_yaml
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def load_trained_classifier(job: ClassifyJob) -> TrainedModel:
     from hf_finetune.training.trained_model import load_trained
 
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # no later message repeats the notes on the data
-    return load_trained(job.model, trust_remote_code=job.trust_remote_code)
+    with Progress("load the model", quiet=True):
+        return load_trained(job.model, trust_remote_code=job.trust_remote_code)
 
 
 def parse_views(job: ClassifyJob) -> SeveralViews | None:

@@ -15,12 +15,14 @@ from hf_finetune.augmentation.compose import generative_operations
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
 from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.run import importing
 from hf_finetune.cli.run_job import load_recipe
 from hf_finetune.config.aliases import current
 from hf_finetune.config.recipe import Recipe, blank_recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import check_writable, check_writable_file, parse_yaml, write_bytes
 from hf_finetune.utils.plain import merge, short_repr
 
@@ -67,11 +69,13 @@ def doctor(arguments: Sequence[str]) -> None:
     if job.show_augmentation is not None:
         _show_augmentation(job, job.show_augmentation)
         return
-    from hf_finetune.data.sources import sniff_kind
-    from hf_finetune.doctor.examination import examine
+    with importing():
+        from hf_finetune.data.sources import sniff_kind
+        from hf_finetune.doctor.examination import examine
 
     options = SplitOptions(validation=job.validation, test=job.test)
-    report = examine(job, sniff_kind(job), options, checkpoint=job.model, max_length=job.max_length)
+    with Progress("examine", quiet=True):
+        report = examine(job, sniff_kind(job), options, checkpoint=job.model, max_length=job.max_length)
     print(_json(report.to_dict()) if job.json else report.describe())
 
 
@@ -96,9 +100,10 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
     if recipe.data.kind == "image":
         check_writable(sheet.parent)
         check_writable_file(sheet)
-    from hf_finetune.doctor.contact_sheet import draw_contact_sheet
-    from hf_finetune.doctor.preview import ImagePreview, load_preview
-    from hf_finetune.doctor.side_by_side import text_table
+    with importing():
+        from hf_finetune.doctor.contact_sheet import draw_contact_sheet
+        from hf_finetune.doctor.preview import ImagePreview, load_preview
+        from hf_finetune.doctor.side_by_side import text_table
 
     preview = load_preview(
         recipe.data,

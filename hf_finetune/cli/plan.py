@@ -12,6 +12,7 @@ from hf_finetune.cli.run import importing
 from hf_finetune.cli.run_job import RunJob, is_run, load_recipe
 from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import check_writable_file
 
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
@@ -41,5 +42,7 @@ def plan(arguments: Sequence[str]) -> None:
         from hf_finetune.pipeline.plan import plan as plan_run
         from hf_finetune.pipeline.run import prepare
 
-    planned = plan_run(prepare(job.recipe), plot=plot)
+    prepared = prepare(job.recipe)
+    with Progress("measure a few steps", quiet=True):
+        planned = plan_run(prepared, plot=plot)
     print(json.dumps(asdict(planned), indent=2) if job.json else planned)

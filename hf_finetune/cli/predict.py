@@ -16,11 +16,13 @@ from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import printable
+from hf_finetune.utils.console import line_width, table
+from hf_finetune.utils.messages import cut_end, printable
 
 STDIN = "-"
 OUTPUT = "predictions.csv"
-WIDTH = 80
+NARROWEST = 20
+"""Columns for the input, however long the labels are."""
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,17 @@ def _is_image_file(path: str) -> bool:
 
 
 def _table(predictions: Sequence[dict[str, Any]]) -> str:
-    """Return label, probability and input of each row, in 80 columns."""
-    labels = max(len("label"), *(len(printable(row["predicted"])) for row in predictions))
-    room = max(WIDTH - labels - len("  probability  "), 20)
-    lines = [f"{'label':<{labels}}  probability  input"]
+    """Return label, probability and input of each row, in the width of the terminal."""
+    from rich.cells import cell_len
+
+    longest = max(map(cell_len, ("label", *(printable(row["predicted"]) for row in predictions))))
+    room = max(line_width() - longest - len("  probability  "), NARROWEST)
+    lines = [("label", "probability", "input")]
     for row in predictions:
-        label, given = row["predicted"], _one_line(row.get("input", f"row {row['row'] + 1}"))
-        given = given if len(given) <= room else f"{given[: room - 3]}..."
-        lines.append(f"{printable(label):<{labels}}  {row[f'p:{label}']:>11.3f}  {given}")
-    return "\n".join(lines)
+        given = _one_line(row.get("input", f"row {row['row'] + 1}"))
+        probability = row[f"p:{row['predicted']}"]
+        lines.append((row["predicted"], f"{probability:.3f}", cut_end(given, room)))
+    return table(lines, right=[1])
 
 
 def _one_line(given: Any) -> str:

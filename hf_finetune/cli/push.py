@@ -8,6 +8,8 @@ from typing import Annotated
 import tyro
 
 from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.run import importing
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.folder_lock import refuse_owned
 
 
@@ -34,8 +36,9 @@ class PushJob:
 
 def push(arguments: Sequence[str]) -> None:
     job = parse(PushJob, arguments, "hf-finetune push")
-    from hf_finetune.config.recipe import Hub
-    from hf_finetune.pipeline.push import push_run
+    with importing():
+        from hf_finetune.config.recipe import Hub
+        from hf_finetune.pipeline.push import push_run
 
     target = Hub(
         repo_id=job.repo,
@@ -45,4 +48,6 @@ def push(arguments: Sequence[str]) -> None:
         benchmark=job.benchmark,
     )
     refuse_owned(Path(job.run))
-    print(push_run(Path(job.run), target, include_predictions=job.include_predictions).url)
+    with Progress("push, pull back and compare", quiet=True):
+        url = push_run(Path(job.run), target, include_predictions=job.include_predictions).url
+    print(url)

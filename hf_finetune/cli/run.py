@@ -17,6 +17,7 @@ from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
+from hf_finetune.utils.console import Progress
 
 # A headline that is none of the quickstart's rows.
 HEADLINE = "Shares fall as the price of oil rises"
@@ -103,7 +104,8 @@ def importing() -> Iterator[None]:
     _say_loading()
     gc.disable()
     try:
-        yield
+        with Progress("import the libraries", quiet=True):
+            yield
     finally:
         gc.freeze()
         gc.enable()

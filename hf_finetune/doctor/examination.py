@@ -20,6 +20,7 @@ from hf_finetune.doctor.images import decode_images, examine_images
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
 from hf_finetune.doctor.texts import Statistics, examine_texts
 from hf_finetune.errors import InputError
+from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import Notes
 
 logger = logging.getLogger("hf_finetune.run")
@@ -59,9 +60,9 @@ class Report:
     def describe(self) -> str:
         """Return the report as text, with some rows of each finding."""
         examples = self.examples
-        lines = [f"{len(examples):,} {examples.kind}s, {len(examples.names)} classes; rows are counted from 0"]
-        for split, rows in examples.splits.items():
-            lines.append(f"  {split:<11} {len(rows):>9,} rows  {self.places[split]}")
+        title = f"{len(examples):,} {examples.kind}s, {len(examples.names)} classes; rows are counted from 0"
+        splits = [(split, f"{len(rows):,} rows", self.places[split]) for split, rows in examples.splits.items()]
+        lines = [title, *(f"  {line}" for line in table(splits, right=[1]).splitlines())]
         for finding in self.findings:
             lines += ["", f"{finding.severity + ':':<9}{finding.summary}"]
             for suspect in finding.suspects[:ROWS_NAMED]:
@@ -74,7 +75,7 @@ class Report:
             lines.append(f"{INDENT}remedy: {finding.remedy}")
         counts = Counter(finding.severity for finding in self.findings)
         total = ", ".join(f"{counts[severity]} {severity}" for severity in SEVERITIES if counts[severity])
-        return "\n".join([*lines, "", f"findings: {total}" if total else "no findings"])
+        return "\n".join([*map(wrapped, lines), "", f"findings: {total}" if total else "no findings"])
 
 
 def examine(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from tqdm import tqdm
 
 from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
 from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
 from hf_finetune.doctor.texts import Statistics
+from hf_finetune.utils.console import Progress
 
 # Largest range of each channel, in levels of 255, of an image of one color.
 ONE_COLOR = 3
@@ -40,13 +40,13 @@ class ImageFacts:
 
 
 def decode_images(examples: Examples) -> ImageFacts:
-    """Decode all images, with a progress bar."""
+    """Decode all images, and count them."""
     rows = len(examples)
     sizes, one_color = np.empty((rows, 2), np.int64), np.empty(rows, bool)
     thumbnails = np.empty((rows, SIDE * SIDE * 3), np.uint8)
     with (
         ThreadPoolExecutor() as pool,
-        tqdm(total=rows, desc="images", unit="row", dynamic_ncols=True, disable=None) as bar,
+        Progress("decode the images", total=rows, unit="image") as bar,
     ):
         for start in range(0, rows, AT_A_TIME):
             part = slice(start, start + AT_A_TIME)

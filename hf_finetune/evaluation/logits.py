@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from hf_finetune.data.inputs import EpochRows
+from hf_finetune.utils.console import Progress
 
 # Rows of a part, within which rows are sorted by length: texts take little memory, and a longer part has less padding.
 PART_ROWS = {"text": 8192, "image": 512}
@@ -44,7 +44,7 @@ def predict_logits(
         tokens: padded tokens of a forward pass; without `lengths`, a pass has 64 rows instead.
         lengths: shape (N,), tokens of each row; rows of similar length share a batch. None: batches in row order.
         autocast: dtype of matrix products; None: float32.
-        progress: label of a progress bar on a terminal; None: no bar.
+        progress: title under which the rows are counted, see `utils.console.Progress`; None: they are not.
 
     Returns:
         Shape (N, C), float32, in row order.
@@ -54,14 +54,16 @@ def predict_logits(
     batches = _batches(len(rows), lengths, batch_size, tokens)
     loader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
-    bar = tqdm(loader, desc=progress, disable=True if progress is None else None, leave=False, dynamic_ncols=True)
+    bar = nullcontext() if progress is None else Progress(progress, total=len(rows))
     # Not inference_mode: BEiT caches an index tensor in a forward pass, and could not be trained afterwards.
-    with bar, evaluating(model), torch.no_grad(), autocast_to(autocast, device):
-        for batch in bar:
+    with bar as shown, evaluating(model), torch.no_grad(), autocast_to(autocast, device):
+        for batch in loader:
             batch = to_device(batch, device)
             if dtype != torch.float32:
                 batch = {n: v.to(dtype) if torch.is_floating_point(v) else v for n, v in batch.items()}
             parts.append(model(**batch).logits.float().cpu().numpy())
+            if shown is not None:
+                shown.update(len(parts[-1]))
     in_batches = np.concatenate(parts)
     logits_NC = np.empty_like(in_batches)
     logits_NC[np.concatenate(batches)] = in_batches

@@ -1,6 +1,5 @@
 """Results as plain text: tables of metrics and of classes, and the most confused classes."""
 
-import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.evaluation.metrics import METRICS, class_ids
-from hf_finetune.utils.messages import cut
+from hf_finetune.utils.console import line_width, table
 
 
 @dataclass(frozen=True)
@@ -23,25 +22,33 @@ class Confusion:
     """Rows of the class `label`."""
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None) -> str:
-    """Format one line per model: its name, then each metric with its interval, aligned.
+def comparison_table(
+    models: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None, width: int | None = None
+) -> str:
+    """Format one line per metric, with a column for each model; models that do not fit go into a table below.
 
     Args:
-        rows: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, metrics as in result.json; a
+        models: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, metrics as in result.json; a
             missing metric is left blank.
         metrics: names and order of the metrics; None: all, in the order of their first appearance.
+        width: of a line. None: that of the terminal, else 80.
     """
     if metrics is None:
-        metrics = list(dict.fromkeys(name for row in rows for name in row if name != "name"))
-    columns = [[str(row["name"]) for row in rows]]
-    for metric in metrics:
-        present = [row[metric] for row in rows if metric in row]
-        # A negative lower bound is wider by its sign.
-        width = max((len(f"{number:.3f}") for cell in present for number in _numbers(cell)), default=0)
-        columns.append([_cell(metric, row.get(metric), width) for row in rows])
-    widths = [max(map(len, column), default=0) for column in columns]
-    padded = [[cell.ljust(width) for cell in column] for column, width in zip(columns, widths, strict=True)]
-    return "\n".join("   ".join(line).rstrip() for line in zip(*padded, strict=True))
+        metrics = list(dict.fromkeys(name for model in models for name in model if name != "name"))
+    width = line_width() if width is None else width
+    columns = [[str(model["name"]), *(_cell(model.get(metric)) for metric in metrics)] for model in models]
+    names, tables = ["", *metrics], []
+    while columns:
+        count = next((n for n in range(len(columns), 1, -1) if _total_width([names, *columns[:n]]) <= width), 1)
+        lines = list(zip(names, *columns[:count], strict=True))
+        tables.append(table(lines, right=range(1, count + 1), width=width))
+        columns = columns[count:]
+    left_out = {metric: averaged(model[metric]) for model in models for metric in metrics if metric in model}
+    return "\n".join([*tables, *(f"{metric}: a mean{classes}" for metric, classes in left_out.items() if classes)])
+
+
+def _total_width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
 
 
 def worst_classes(scores: Mapping[str, Mapping[str, Any]], most: int | None = None) -> list[str]:
@@ -69,20 +76,13 @@ def per_class_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 10, 
         most: largest number of classes; a last line counts the others.
         width: largest width in characters, for which labels are cut. None: that of the terminal, else 80.
     """
-    width = shutil.get_terminal_size().columns if width is None else width
     names = ("precision", "recall", "f1")
     shown = worst_classes(scores, most)
-    header = ("class", *names, "rows")
-    lines: list[tuple[str, ...]] = [header]
+    lines: list[tuple[str, ...]] = [("class", *names, "rows")]
     for label in shown:
         entry = scores[label]
-        lines.append((" ".join(label.split()), *(_short_cell(entry[name]) for name in names), f"{entry['support']:,}"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * len(names) - 2))
-    text = [
-        "  ".join((cut(label, widths[0]).ljust(widths[0]), *map(str.ljust, cells, widths[1:4]), rows.rjust(widths[4])))
-        for label, *cells, rows in lines
-    ]
+        lines.append((label, *(_short_cell(entry[name]) for name in names), f"{entry['support']:,}"))
+    text = [table(lines, right=[len(names) + 1], width=width)]
     if others := len(scores) - len(shown):
         text.append(f"... and {others:,} {'class' if others == 1 else 'classes'} with a higher F1")
     return "\n".join(text)
@@ -95,7 +95,7 @@ def doubts_text(doubts: Sequence[Mapping[str, str]], *, width: int | None = None
         doubts: the section of result.json.
         width: of the lines. None: that of the terminal, else 80.
     """
-    width = shutil.get_terminal_size().columns if width is None else width
+    width = line_width() if width is None else width
     lines = ["doubts"] if doubts else []
     for doubt in doubts:
         for text, first in ((doubt["message"], "- "), (f"remedy: {doubt['remedy']}", "  ")):
@@ -131,11 +131,8 @@ def _numbers(interval: Mapping[str, float]) -> tuple[float, float, float]:
     return interval["value"], interval["low"], interval["high"]
 
 
-def _cell(metric: str, interval: Mapping[str, float] | None, width: int) -> str:
-    if interval is None:
-        return ""
-    value, low, high = (f"{number:{width}.3f}" for number in _numbers(interval))
-    return f"{metric} {value} [{low}, {high}]{averaged(interval)}"
+def _cell(interval: Mapping[str, float] | None) -> str:
+    return "" if interval is None else "{:.3f} [{:.3f}, {:.3f}]".format(*_numbers(interval))
 
 
 def extra_names(metrics: Mapping[str, Any]) -> list[str]:

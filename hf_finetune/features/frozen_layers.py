@@ -15,7 +15,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Inputs, Rows
@@ -24,6 +23,7 @@ from hf_finetune.features.activation_cache import FORMAT, Activations, find_acti
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers
 from hf_finetune.utils import environment, hashing
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.disk_cache import CacheUnavailable, entry_folder
 
 logger = logging.getLogger("hf_finetune.run")
@@ -238,7 +238,7 @@ class _Source:
         collate: Collate = self.inputs.collate
         loader = DataLoader(Rows(self.rows, self.rows.column_names), batch_sampler=batches, collate_fn=collate)
         label = "activations of the frozen layers"
-        with tqdm(total=len(self.rows), desc=label, unit="row", leave=False, disable=None) as bar:
+        with Progress(label, total=len(self.rows)) as bar:
             for indices, batch in zip(batches, loader, strict=True):
                 batch = to_device(batch, self.model.device)
                 with autocast_to(self.autocast, self.model.device):

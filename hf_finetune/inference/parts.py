@@ -1,4 +1,4 @@
-"""Read the rows of a source, or inputs in memory, in parts, with a progress bar."""
+"""Read the rows of a source, or inputs in memory, in parts, and count them."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 from datasets import Dataset
-from tqdm import tqdm
 
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.loading import stream
@@ -16,6 +15,7 @@ from hf_finetune.data.readers.memory_table import memory_table
 from hf_finetune.data.rows import Carried, UnusableRow
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.training.trained_model import TrainedModel
+from hf_finetune.utils.console import Progress
 
 PATH = "memory:rows"
 logger = logging.getLogger("hf_finetune")
@@ -34,7 +34,7 @@ def read_parts(
 
     Args:
         labeled: require a label of the classifier for every row.
-        progress: title of the progress bar on stderr.
+        progress: title under which the rows are counted.
         dropped: collects the rows that `source.drop_bad_rows` leaves out.
         carried: collects the other columns of the rows.
 
@@ -44,8 +44,7 @@ def read_parts(
     kind, labels = classifier.kind, classifier.labels if labeled else None
     options: dict[str, Any] = {"label_values": classifier.label_values, "trained": classifier.columns}
     options |= {"dropped": dropped, "carried": carried}
-    # Only on a terminal, and erased at the end: the error of a bad row is the first line of stderr.
-    with tqdm(desc=progress, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
+    with Progress(progress, quiet=True) as bar:
         for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], **options)):
             if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:
                 logger.warning(

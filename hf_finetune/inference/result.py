@@ -219,7 +219,7 @@ class Result:
         baselines = self.document.get("baselines", {})
         return [
             {"name": "this model", **self.document.get("metrics", {}).get(self.split, {})},
-            *({**metrics, "name": f"{key} ({metrics.get('name', key)})"} for key, metrics in baselines.items()),
+            *({**scores, "name": _title(key, scores.get("name", key))} for key, scores in baselines.items()),
         ]
 
     @property
@@ -239,9 +239,8 @@ class Result:
         return self._text(self._doubts_in_python)
 
     def _text(self, doubts: Sequence[Mapping[str, str]]) -> str:
-        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=SUMMARY_METRICS)}"]
-        if extra := extra_names(self.metrics.get(self.split, {})):
-            parts[0] += f"\n{comparison_table(self._models()[:1], metrics=extra)}"
+        shown = (*SUMMARY_METRICS, *extra_names(self.metrics.get(self.split, {})))
+        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown)}"]
         parts += [per_class_table(scores)] if (scores := (self.document.get("per_class") or {}).get(self.split)) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
@@ -269,6 +268,10 @@ class Result:
         if curves := self.plots.get("learning_curves"):
             parts.append(curves.html)
         return "".join(parts)
+
+
+def _title(key: str, name: str) -> str:
+    return key if key == name else f"{key} ({name})"
 
 
 def _is_interval(value: Any) -> bool:

@@ -133,7 +133,8 @@ class Scorer:
         if self.precision == "auto" and self.half is None and len(batches) < FEWEST_ROWS:
             self.precision = "float32"
         if self.precision == "float32":
-            return predict_logits(model, batches, collate, lengths=lengths, batch_size=self.batch_size, tokens=TOKENS)
+            options: dict[str, Any] = {"batch_size": self.batch_size, "tokens": TOKENS, "progress": "score"}
+            return predict_logits(model, batches, collate, lengths=lengths, **options)
         if self.half is None:
             rescore = self.precision == "auto"
             self.half = HalfPrecision(model, collate, rescore=rescore, batch_size=self.batch_size, tokens=TOKENS)

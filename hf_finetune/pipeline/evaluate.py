@@ -139,7 +139,7 @@ def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None
     """Return the logits (N, C) of canonical rows, computed from texts or images as a user of the model does.
 
     Args:
-        progress: label of the progress bar, see `predict_logits`.
+        progress: title of the count, see `predict_logits`.
     """
     inputs = run.data.inputs.for_inference()
     encoded = inputs.encode(rows)

@@ -27,6 +27,7 @@ from hf_finetune.pipeline.measure_costs import (
 from hf_finetune.pipeline.optimization import learning_rate, schedule
 from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
+from hf_finetune.utils.console import paragraph
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
 from hf_finetune.utils.files import write_bytes
@@ -36,11 +37,10 @@ from hf_finetune.utils.plots import line_chart, render, sparkline
 PARITY_SECONDS = 1.0
 # Rate at which weights and optimizer states are written, read again for their digest, and synchronized.
 DISK_BYTES_PER_S = 5e8
+TOKENS = "{mean} a row on average, {longest} at most, {truncated_share:.1%} of the rows truncated"
 LONGER = (
-    "              --max-length {proposed_length} would hold {proposed_holds:.1%} of them, "
-    "at {proposed_cost:.1f} times the tokens"
+    "; --max-length {proposed_length} would hold {proposed_holds:.1%} of them, at {proposed_cost:.1f} times the tokens"
 )
-TOKENS = "tokens        {mean} a row on average, {longest} at most, {truncated_share:.1%} of the rows truncated"
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,24 @@ class Plan:
             "everything": self.estimate["total_s"],
         }
         shown = {name: s for name, s in seconds.items() if s is not None and (s or name != "pretraining")}
+        rows = self.rows
+        tokens = "" if self.tokens is None else TOKENS.format(**self.tokens)
+        if self.tokens is not None and self.tokens["proposed_cost"] > 1:
+            tokens += LONGER.format(**self.tokens)
+        counts = f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test, {self.labels} classes"
+        rate = f"learning rate {self.learning_rate:g}, {self.mixed_precision}"
         lines = [
-            f"{self.name}: {self.rows['train']} train, {self.rows['validation']} validation, {self.rows['test']} test "
-            f"rows, {self.labels} classes",
-            *([] if self.tokens is None else [TOKENS.format(**self.tokens)]),
-            *([LONGER.format(**self.tokens)] if self.tokens and self.tokens["proposed_cost"] > 1 else []),
-            f"steps         {self.steps} of {self.rows_per_step} rows, learning rate {self.learning_rate:g}, "
-            f"{self.mixed_precision}",
-            f"schedule      {self.schedule.name} {self.schedule.curve}",
-            *(f"              {group} {rate:.3g}" for group, rate in groups.items()),
-            f"parameters    {self.parameters['trained']:,} of {self.parameters['total']:,} train",
-            *(f"{name:<13} about {_duration(s)}" for name, s in shown.items()),
-            f"memory        about {self.estimate['peak_rss_mb']:,.0f} MB",
+            ("rows", counts),
+            *([("tokens", tokens)] if tokens else []),
+            ("steps", f"{self.steps} of {self.rows_per_step} rows, {rate}"),
+            ("schedule", f"{self.schedule.name} {self.schedule.curve}"),
+            *(("", f"{group} {peak:.3g}") for group, peak in groups.items()),
+            ("parameters", f"{self.parameters['trained']:,} of {self.parameters['total']:,} train"),
+            *((name, f"about {_duration(s)}") for name, s in shown.items()),
+            ("memory", f"about {self.estimate['peak_rss_mb']:,.0f} MB"),
+            *(("note", note) for note in self.notes),
         ]
-        return "\n".join([*lines, *(f"note          {note}" for note in self.notes)])
+        return "\n".join([self.name, *(paragraph(title, text) for title, text in lines)])
 
 
 @shared_cores()

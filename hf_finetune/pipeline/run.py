@@ -69,6 +69,7 @@ from hf_finetune.training.distributed import plain_peer_errors
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.training.trackers.base import NO_TRACKERS, RunTrackers
 from hf_finetune.training.trackers.config import check_installed
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
 from hf_finetune.utils.files import discard
@@ -156,6 +157,11 @@ def prepare(recipe: Recipe) -> Run:
         InputError: see the stages.
     """
     check_installed(recipe.train.trackers)
+    with Progress("read the data and the checkpoint", quiet=True):
+        return _prepare(recipe)
+
+
+def _prepare(recipe: Recipe) -> Run:
     context = setup_context(recipe)
     check.check_checkpoint(context)
     data = load_data(context)
@@ -238,10 +244,12 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
     folder, recipe = trained.folder, trained.run.recipe
     try:
         with plain_disk_errors(folder):
-            artifacts = save(trained)
+            with Progress("save"):
+                artifacts = save(trained)
             evaluation = evaluate(trained)
             checks = verify(trained, artifacts, evaluation)
-            result = document(trained, evaluation, checks)
+            with Progress("write the card"):
+                result = document(trained, evaluation, checks)
             trained.setup.trackers.log_results(results_for_trackers(result, folder))
             refuse_failed(checks)
             if not recipe.train.keep_checkpoints:

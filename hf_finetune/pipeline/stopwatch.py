@@ -2,14 +2,26 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
+
+from hf_finetune.utils.console import Progress
 
 Part = Literal[
     "augment_s", "encode_s", "layer_search_s", "teacher_s", "head_warm_start_s", "probe_s", "cache_s", "train_s",
     "train_loop_s", "all_steps_s", "pretrain_s", "evaluate_s", "baselines_s", "parity_s",
 ]  # fmt: skip
 """Keys of `time` in result.json."""
+TITLES: dict[Part, str] = {
+    "encode_s": "tokenize",
+    "head_warm_start_s": "fit the head",
+    "probe_s": "measure kernels",
+    "cache_s": "cache activations",
+    "evaluate_s": "evaluate",
+    "baselines_s": "fit the baselines",
+    "parity_s": "reload the saved model and compare",
+}
+"""What progress calls the parts that have no counter of their own."""
 
 
 class Stopwatch:
@@ -20,9 +32,10 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
-        """Time the block. A block that raises is not recorded."""
+        """Time the block, and show that it runs. A block that raises is not recorded."""
         started = time.perf_counter()
-        yield
+        with Progress(TITLES[part]) if part in TITLES else nullcontext():
+            yield
         self._seconds[part] = time.perf_counter() - started
 
     def record(self, part: Part, seconds: float) -> None:

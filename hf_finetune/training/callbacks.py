@@ -1,44 +1,38 @@
-"""Progress bar and log of a run."""
+"""Progress and log of a run."""
 
 import itertools
 import json
-import logging
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import named_errors, sync, write_text
 
 LOG = "log.jsonl"
 
-logger = logging.getLogger("hf_finetune")
-
 
 class ProgressBar(TrainerCallback):
-    """A bar on stderr over all steps, with the last loss and validation metric."""
+    """Counts all steps on stderr, with the last loss and validation metric."""
 
     def __init__(self, metric: str, name: str = "train") -> None:
         self.metric, self.name = metric, name
-        self.bar: tqdm | None = None
+        self.bar: Progress | None = None
         self.latest: dict[str, str] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        """Open the bar, for a resumed run at its first step."""
-        if state.is_world_process_zero and logger.isEnabledFor(logging.WARNING):  # else notes are off, too
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.name, file=sys.stderr, dynamic_ncols=True
-            )
+        """Begin, for a resumed run at its first step."""
+        if state.is_world_process_zero:
+            self.bar = Progress(self.name, total=state.max_steps, unit="step", done=state.global_step).__enter__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Move the bar."""
+        """Count the step."""
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.update(state.global_step - self.bar.done)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
         """Show the loss and the validation metric."""
@@ -47,16 +41,17 @@ class ProgressBar(TrainerCallback):
         for source, name in (("loss", "loss"), (f"eval_{self.metric}", self.metric)):
             if source in event["logs"]:
                 self.latest[name] = f"{event['logs'][source]:.4g}"
-        self.bar.set_postfix(self.latest, refresh=False)
+        self.bar.update(0, remark=", ".join(f"{name} {value}" for name, value in self.latest.items()))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Close the bar."""
+        """End."""
         self.close()
 
     def close(self) -> None:
-        """Close the bar and leave it on the terminal. Later messages start on a new line."""
+        """End, also of a training that failed."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
 
 class LogLines(TrainerCallback):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from hf_finetune.errors import RunError
+from hf_finetune.utils.console import SayHandler
 from hf_finetune.utils.disk_errors import DiskError
 from hf_finetune.utils.launched import end_with_launcher
 
@@ -90,14 +91,15 @@ class _BufferUntilRun(MemoryHandler):
         self._run_has_logged = False
 
     def shouldFlush(self, record: logging.LogRecord) -> bool:
-        self._run_has_logged |= record.name == RUN_LOGGER.name
+        # On a terminal, a line on the loading of the libraries comes first anyway.
+        self._run_has_logged |= record.name == RUN_LOGGER.name or sys.stderr.isatty()
         return self._run_has_logged
 
 
 @contextlib.contextmanager
 def notes_on_stderr() -> Iterator[None]:
     """Print the package's notes and warnings on stderr, one plain line each, and silence the libraries."""
-    handler = _BufferUntilRun(logging.StreamHandler(sys.stderr))
+    handler = _BufferUntilRun(SayHandler())
     before = PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate, PACKAGE_LOGGER.level, RUN_LOGGER.level
     PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate = [handler], False
     PACKAGE_LOGGER.setLevel(logging.WARNING if is_main_process() else logging.ERROR)

@@ -45,11 +45,25 @@ def printable(name: str) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """Cut the middle out of a text, as names of classes often differ at the end."""
-    if len(text) <= width:
+    """Cut the middle out of a text, so that it takes at most `width` columns of a terminal.
+
+    Names of classes often differ at the end. A wide character, as of Chinese, takes two columns.
+    """
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width:
         return text
-    start = (width - 2) // 2
-    return f"{text[:start]}...{text[len(text) - (width - 3 - start) :]}"
+    end, start = text, cut_end(text, width // 2 + 2)
+    while cell_len(start) + cell_len(end) > width:
+        end = end[1:]
+    return start + end
+
+
+def cut_end(text: str, width: int) -> str:
+    """Cut the end off a text, so that it takes at most `width` columns of a terminal."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 3)}..."
 
 
 def quoted(names: Iterable[str]) -> str:

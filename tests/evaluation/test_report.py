@@ -19,19 +19,31 @@ ROWS = [
 ]
 
 
+TABLE = """\
+                     this model         tfidf+logistic              majority
+accuracy   0.873 [0.861, 0.885]   0.790 [0.700, 0.800]  0.500 [0.450, 0.550]
+log_loss  0.400 [0.310, 10.250]                         0.690 [0.680, 0.700]
+matthews                         0.050 [-0.100, 0.200]"""
+
+
 def test_table() -> None:
-    assert comparison_table(ROWS) == (
-        "this model       accuracy 0.873 [0.861, 0.885]   log_loss  0.400 [ 0.310, 10.250]\n"
-        "tfidf+logistic   accuracy 0.790 [0.700, 0.800]                                      "
-        "matthews  0.050 [-0.100,  0.200]\n"
-        "majority         accuracy 0.500 [0.450, 0.550]   log_loss  0.690 [ 0.680,  0.700]"
+    assert comparison_table(ROWS, width=80) == TABLE
+
+
+def test_chosen_metrics_of_more_models_than_fit() -> None:
+    assert (
+        comparison_table(ROWS[1:], metrics=["accuracy"], width=40)
+        == """\
+                tfidf+logistic
+accuracy  0.790 [0.700, 0.800]
+                      majority
+accuracy  0.500 [0.450, 0.550]"""
     )
 
 
-def test_chosen_metrics() -> None:
-    assert comparison_table(ROWS[1:], metrics=["log_loss", "accuracy"]).splitlines()[1] == (
-        "majority         log_loss 0.690 [0.680, 0.700]   accuracy 0.500 [0.450, 0.550]"
-    )
+def test_a_mean_over_fewer_classes_has_a_line() -> None:
+    table = comparison_table([{"name": "m", "macro_f1": {**interval(0.8, 0.7, 0.9), "classes": [2, 3]}}])
+    assert table.splitlines()[-1] == "macro_f1: a mean over 2 of 3 classes"
 
 
 def test_no_rows() -> None:

@@ -51,7 +51,7 @@ def test_equal_by_content_and_pickled(document: dict[str, Any]) -> None:
 def test_prints_as_a_table_and_as_html(document: dict[str, Any]) -> None:
     result = Result(document)
     assert str(result).splitlines()[0] == "movie-full on 200 test rows, 95% intervals" and repr(result) == str(result)
-    assert "linear (tfidf+logistic)" in str(result) and "accuracy 0.846 [0.816, 0.876]" in str(result)
+    assert "linear (tfidf+logistic)" in str(result) and "accuracy  0.846 [0.816, 0.876]" in str(result)
     assert (
         "remedy: more `epochs=`, or `resume=True`" in str(result) and "more --epochs, or --resume" in result.to_text()
     )

@@ -12,13 +12,13 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from hf_finetune.augmentation.generative.base import MANY, CheckpointName, GenerativeOperation, Load
 from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.data.text_pieces import sentences_of
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import between, configclass
+from hf_finetune.utils.console import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ def translate(
 
     Args:
         seeds: one per sentence, for a temperature above 0.
-        bar: label of the progress bar.
+        bar: the direction, for the title of the count.
 
     Returns:
         The translations; None for one that reaches the length limit.
@@ -136,9 +136,7 @@ def translate(
     longest = min(operation.max_length, translator.positions)
     todo = sorted((i for i, length in enumerate(lengths) if length <= longest), key=lengths.__getitem__)
     translations: list[str | None] = [None] * len(prompts)
-    with tqdm(
-        total=len(todo), desc=f"translation {bar}", unit="sentence", leave=False, dynamic_ncols=True, disable=None
-    ) as progress:
+    with Progress(f"translation {bar}", total=len(todo), unit="sentence") as progress:
         for start in range(0, len(todo), operation.batch_size):
             rows = todo[start : start + operation.batch_size]
             texts = _generate([prompts[i] for i in rows], [seeds[i] for i in rows], translator, operation, longest)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from tqdm import tqdm
 
 from hf_finetune.augmentation.generative.base import MANY, CheckpointName, GenerativeOperation, Load
 from hf_finetune.augmentation.generative.sources import Source
@@ -20,6 +19,7 @@ from hf_finetune.augmentation.operations import Rng, TextBatch
 from hf_finetune.data.text_pieces import words_of
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Probability, between, configclass
+from hf_finetune.utils.console import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ def fill_masks(masked: Sequence[MaskedText], language_model: LanguageModel, oper
     todo.sort(key=lambda i: -len(texts[i]))
     length = min(operation.max_length, language_model.positions)
     vocab_size = language_model.model.config.vocab_size
-    with tqdm(total=len(todo), desc="masked words", unit="text", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with Progress("predict masked words", total=len(todo), unit="text") as bar:
         while todo:
             # The first text is the longest; a text rarely has more tokens than characters.
             longest = min(length, len(texts[todo[0]]) + 2)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, TextInputs
@@ -35,6 +34,7 @@ from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.families import width_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
 from hf_finetune.training.precision import exact_float32
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.disk_cache import CacheUnavailable
 from hf_finetune.utils.timer import Timer
 
@@ -176,7 +176,7 @@ def _cached_states(
 ) -> CachedTokens | None:
     """Return the teacher's hidden states of the rows, computed if they are not cached; None if there is no room."""
     inputs, encoded = pair.teacher.classifier.inputs, EncodedRows.of(rows, pair.inputs)
-    bar = tqdm(total=len(rows), desc="the teacher's hidden states", leave=False, dynamic_ncols=True, disable=None)
+    bar = Progress("the teacher's hidden states", total=len(rows))
     with bar, closing(ComputedFeatures(pair, required)) as features:
         states = _TokenStates(pair, features, layout, encoded, bar)
         key = {
@@ -205,7 +205,7 @@ class _TokenStates:
     """
 
     def __init__(
-        self, pair: NetworkPair, features: ComputedFeatures, layout: TokenLayout, rows: EncodedRows, bar: tqdm
+        self, pair: NetworkPair, features: ComputedFeatures, layout: TokenLayout, rows: EncodedRows, bar: Progress
     ) -> None:
         self.inputs, self.features, self.layout, self.rows, self.bar = pair.inputs, features, layout, rows, bar
         # All images have the same number of tokens.

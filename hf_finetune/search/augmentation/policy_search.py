@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.config.rules import check
@@ -37,6 +36,7 @@ from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import RUNGS, Trial
 from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.search.state import SCHEMA, State, check_same, read_state
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import write_json, write_text
@@ -187,8 +187,7 @@ def _finish(run: SearchRun) -> State:
     state = run.state
     if "trials" not in run.plan:
         run.plan_trials()
-    with tqdm(desc="search", dynamic_ncols=True, leave=False, disable=None) as bar:
-        bar.total = run.plan["trials"] + RUNGS + 2 * run.min_seeds
+    with Progress("search", total=run.plan["trials"] + RUNGS + 2 * run.min_seeds, unit="trial") as bar:
         best = run.best_trial(bar)
         state["best"] = {
             "policy": describe_schedule(best.schedule),
@@ -207,7 +206,7 @@ def _finish(run: SearchRun) -> State:
     return state
 
 
-def _run_pairs(run: SearchRun, best: Trial, bar: tqdm) -> None:
+def _run_pairs(run: SearchRun, best: Trial, bar: Progress) -> None:
     """Run final runs with the policy and without, in all the remaining time."""
     plan, state = run.plan, run.state
     pairs = PairedRuns(
@@ -218,7 +217,6 @@ def _run_pairs(run: SearchRun, best: Trial, bar: tqdm) -> None:
         first_seed=run.base.recipe.train.seed,
         left_s=lambda: run.budget.left_s,
     )
-    bar.clear()
     if "steps" not in plan:
         pairs.begin()
         run.save()
@@ -226,7 +224,7 @@ def _run_pairs(run: SearchRun, best: Trial, bar: tqdm) -> None:
     bar.update(len(state["without"]) + len(state["with"]))
 
     def train(side: str, seed: int, length: planning.RunPlan) -> FinalRun:
-        bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
+        bar.update(0, remark="run without augmentation" if side == "without" else "run with the policy")
         variant = run.variant(Trial((NONE,), 0) if side == "without" else best)
         if plan["image_size"] is not None:
             variant = variant.with_image_size(plan["image_size"])
@@ -237,7 +235,7 @@ def _run_pairs(run: SearchRun, best: Trial, bar: tqdm) -> None:
     def after_run() -> None:
         run.save()
         done = plan["trials"] + RUNGS + len(state["without"]) + len(state["with"])
-        bar.total = max(bar.total, done)
+        bar.total = max(bar.total or 0, done)
         bar.update()
 
     pairs.run(train, after_run)

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.errors import InputError
 from hf_finetune.search import planning
@@ -20,6 +18,7 @@ from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import RUNGS, Trial
 from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.search.state import State
+from hf_finetune.utils.console import Progress
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.plain import to_plain
@@ -87,7 +86,7 @@ class SearchRun:
         expected_s = sum((n + 1) * s for n, s in zip(counts(trials), self.costs.trial_s(steps), strict=True))
         logger.info("%d trials by %s, about %s", trials, searcher, format_duration(expected_s))
 
-    def best_trial(self, bar: tqdm) -> Trial:
+    def best_trial(self, bar: Progress) -> Trial:
         """Run the trials, except those that are done; return the best of those on the last rung reached."""
         seed = self.base.recipe.train.seed
         searcher = SEARCHERS[self.options.searcher](self.space, trials=self.plan["trials"], seed=seed)
@@ -97,7 +96,6 @@ class SearchRun:
         while (trial := searcher.ask()) is not None:
             number = RUNGS + len(scored)
             if scored and number >= len(self.trials) and self._is_out_of_time(trial):
-                bar.clear()
                 logger.info("no time for more than %d of %d trials", len(scored), self.plan["trials"])
                 break
             score = self._score(trial, number, bar)
@@ -119,7 +117,7 @@ class SearchRun:
         ends = self.plan["rung_steps"]
         return [round(ends[i] / ends[trial.rung], 4) for i in range(len(trial.schedule) - 1)]
 
-    def _score(self, trial: Trial, number: int, bar: tqdm) -> float:
+    def _score(self, trial: Trial, number: int, bar: Progress) -> float:
         """Return the score of a trial, from search.json if it is done."""
         if number == len(self.trials):
             self.trials.append(self._train(trial))
@@ -127,8 +125,7 @@ class SearchRun:
         finished = self.trials[number]
         if (finished["schedule"], finished["rung"]) != (plain_schedule(trial), trial.rung):
             raise InputError(f"{self.folder / 'search.json'}: trial {number} is of another search; start a new one")
-        bar.update()
-        bar.set_postfix_str(f"best {max(t['score'] for t in self.trials):.4f}")
+        bar.update(remark=f"best {max(t['score'] for t in self.trials):.4f}")
         return finished["score"]
 
     def _train(self, trial: Trial) -> dict[str, Any]:
