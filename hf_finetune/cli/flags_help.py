@@ -42,6 +42,7 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
         ("--resume", "continue the run in DIR"),
         ("--save-every 10m", "checkpoints within an epoch"),
         ("--push REPO, --private", "push to the Hub"),
+        ("--report-to NAME,NAME", "tensorboard, trackio, wandb, mlflow"),
         ("--config FILE", "YAML of fields, or a run's recipe.json"),
         ("--json", "print only the result, as JSON"),
     ),

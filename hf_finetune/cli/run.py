@@ -152,6 +152,8 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         "head": "head.safetensors",
         "adapter": "adapter",
         "card": "README.md",
+        "plots": "plots",
+        "trackers": "logs",
         "predictions": "predictions.parquet",
     }
     for title, name in outputs.items():

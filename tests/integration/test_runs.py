@@ -104,7 +104,7 @@ def full_run(texts: Path, bert: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_folder_of_a_run(full_run: Path, texts: Path) -> None:
     names = {p.name for p in full_run.iterdir()}
     files = {"result.json", "predictions.parquet", "README.md", "recipe.json", "log.jsonl", "trained_on.npy"}
-    assert names == {"model", *files}
+    assert names == {"model", "plots", *files}
     result = read_result(full_run)
     assert result["schema"] == 1 and result["task"] == "text-classification" and result["method"] == "full"
     assert result["labels"] == ["bad", "good"] and result["rows"] == {"train": 54, "validation": 6, "test": 30}
