@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, TypedDict
 
@@ -295,3 +297,16 @@ def _require_pillow() -> None:
         import PIL.Image  # noqa: F401
     except ImportError:
         raise InputError("images need Pillow: pip install 'hf_finetune[vision]'") from None
+    _silence_libtiff()
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing on stderr why it refuses an image: Pillow, which loads it, raises an error, too."""
+    from PIL import _imaging
+
+    with suppress(OSError, AttributeError):  # a Pillow without it, or one that holds it without its symbols
+        libtiff = ctypes.CDLL(_imaging.__file__)
+        for set_handler in (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler):
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)

@@ -123,7 +123,7 @@ class Defect:
 DEFECTS = {
     "unusable": Defect(
         "serious",
-        "{count:,} of {of:,} rows have a {column} that cannot be used: training would refuse them",
+        "the {column} of {count:,} of {of:,} rows cannot be used: training would refuse them",
         "correct or remove them, or train with --drop-bad-rows; they are ignored below",
     ),
     "skipped_files": Defect(
@@ -148,7 +148,7 @@ DEFECTS = {
     ),
     "conflicts": Defect(
         "serious",
-        "{count:,} of {of:,} rows have a {input} that occurs with another label as well",
+        "the {input} of {count:,} of {of:,} rows occurs with another label as well",
         "decide on one label, or remove them: no model can predict both",
     ),
     "near_leaked": Defect(

@@ -22,6 +22,8 @@ TITLES: dict[Part, str] = {
     "parity_s": "reload the saved model and compare",
 }
 """What progress calls the parts that have no counter of their own."""
+SLOW: tuple[Part, ...] = ("baselines_s", "parity_s")
+"""Parts that take many seconds."""
 
 
 class Stopwatch:
@@ -34,7 +36,7 @@ class Stopwatch:
     def measure(self, part: Part) -> Iterator[None]:
         """Time the block, and show that it runs. A block that raises is not recorded."""
         started = time.perf_counter()
-        with Progress(TITLES[part]) if part in TITLES else nullcontext():
+        with Progress(TITLES[part], slow=part in SLOW) if part in TITLES else nullcontext():
             yield
         self._seconds[part] = time.perf_counter() - started
 

@@ -88,7 +88,14 @@ class Progress:
     """
 
     def __init__(
-        self, title: str, *, total: int | None = None, unit: str = "row", done: int = 0, quiet: bool = False
+        self,
+        title: str,
+        *,
+        total: int | None = None,
+        unit: str = "row",
+        done: int = 0,
+        quiet: bool = False,
+        slow: bool = False,
     ) -> None:
         """Describe the work.
 
@@ -97,8 +104,9 @@ class Progress:
             unit: what is counted, in the singular.
             done: number of units that were done before.
             quiet: without a terminal, do not log the start: an error of the input has to be the first line.
+            slow: without a terminal, log the start in any case: there is no count that would be logged later.
         """
-        self.title, self.total, self.unit, self.done, self.quiet = title, total, unit, done, quiet
+        self.title, self.total, self.unit, self.done, self.quiet, self.slow = title, total, unit, done, quiet, slow
         self.remark = ""
         self._started = time.monotonic()
         self._shown: int | None = None
@@ -176,7 +184,7 @@ class _Log:
     def start(self, task: Progress) -> None:
         now = time.monotonic()
         self._last = now if self._last is None else self._last
-        if not task.quiet and now - self._last >= SILENCE:
+        if task.slow or (not task.quiet and now - self._last >= SILENCE):
             self._write(task)
 
     def show(self, task: Progress) -> None:

@@ -91,3 +91,14 @@ def test_damage(content: bytes, reason: str) -> None:
         decode(image)
     with pytest.raises(InputError, match=r"^an image: unreadable image"):
         decode({"bytes": content, "path": None})
+
+
+def test_libtiff_prints_nothing_beside_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+        file, "TIFF", compression="tiff_lzw"
+    )
+    content = bytearray(file.getvalue())
+    content[200:400] = bytes(range(55, 255))
+    assert damage({"bytes": bytes(content), "path": None}) == "decoder error -2"
+    assert capfd.readouterr().err == ""
