@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.distillation.config import SoftTargets
     from hf_finetune.distillation.weight_schedules import Ramp
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+    from hf_finetune.evaluation.intervals import paired_difference, verdict
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
@@ -65,19 +66,21 @@ __all__ = [  # noqa: RUF022
     "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
     "SoftTargets", "Solarize", "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised",
     "SwapWords", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines",
-    "bbc_news", "main", "minilm", "run", "train",
+    "bbc_news", "main", "minilm", "paired_difference", "run", "train", "verdict",
 ]
 # isort: on
 # fmt: on
 
 
-# The names that are no configs, and whose modules import torch.
+# The names that are no configs, and whose modules import heavy libraries.
 _HOMES = {
     "Classifier": "hf_finetune.inference.classifier",
     "Result": "hf_finetune.inference.result",
     "main": "hf_finetune.cli.main",
+    "paired_difference": "hf_finetune.evaluation.intervals",
     "run": "hf_finetune.pipeline.run",
     "train": "hf_finetune.inference.fine_tuning",
+    "verdict": "hf_finetune.evaluation.intervals",
 }
 
 

@@ -47,7 +47,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):
         classes_: the classes, sorted.
         classifier_: the fitted `hf_finetune.Classifier`, with its `result`.
 
-    Example:
+    Examples:
         >>> from hf_finetune.sklearn import FineTunedClassifier
         >>> estimator = FineTunedClassifier(epochs=1, label_smoothing=0.1).fit(frame["review"], frame["stars"])
         >>> estimator.classes_.tolist(), estimator.predict_proba(["works as it should"]).shape

@@ -198,6 +198,11 @@ def paired_difference(correct_a: Any, correct_b: Any, *, confidence: float = 0.9
     Returns:
         value, low and high as shares (0.01 is a percentage point), n = N.
 
+    Examples:
+        >>> difference = paired_difference([1] * 90 + [0] * 10, [1] * 70 + [0] * 30)
+        >>> round(difference.value, 2), round(difference.low, 2), round(difference.high, 2)
+        (0.2, 0.11, 0.28)
+
     Raises:
         InputError: different shapes, no rows, or values other than 0 and 1.
     """
@@ -293,6 +298,10 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
     Returns:
         `better`: the lower bound is above 0; `no worse`: it is above -margin; `worse`: it is not, and the upper bound
         is below 0; else `undecided`.
+
+    Examples:
+        >>> verdict(paired_difference([1] * 90 + [0] * 10, [1] * 70 + [0] * 30))
+        'better'
     """
     if difference.low > 0:
         return "better"

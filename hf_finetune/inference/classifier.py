@@ -57,7 +57,7 @@ class Classifier:
         result: what the run measured. None: the model is of no run.
         folder: where its files are.
 
-    Example:
+    Examples:
         >>> clf = Classifier.load("runs/reviews")
         >>> clf.labels
         ('bad', 'good')
@@ -81,7 +81,7 @@ class Classifier:
             revision: branch, tag or commit on the Hub.
             trust_remote_code: run Python code that comes with the model.
 
-        Example:
+        Examples:
             >>> Classifier.load("runs/reviews").result.method
             'full'
 
@@ -119,7 +119,7 @@ class Classifier:
         Returns:
             An array of N names; for a single text or image its name.
 
-        Example:
+        Examples:
             >>> clf.predict("works as it should") in clf.labels
             True
             >>> clf.predict(frame)[:2].tolist() == clf.predict(frame["review"][:2]).tolist()
@@ -153,7 +153,7 @@ class Classifier:
         Returns:
             Shape (N, C), float32, in the order of `labels`; shape (C,) for a single text or image.
 
-        Example:
+        Examples:
             >>> clf.predict_proba(["works as it should", "broke after a day"]).sum(axis=1).round(3).tolist()
             [1.0, 1.0]
 
@@ -187,7 +187,7 @@ class Classifier:
             batch_size: see `predict_proba`.
             extra: further metrics, as `evaluate.extra` of a recipe: local, installed or cached `evaluate` modules.
 
-        Example:
+        Examples:
             >>> result = clf.evaluate((["works as it should", "broke after a day"], ["good", "bad"]))
             >>> result.metric("accuracy").n
             2
@@ -217,7 +217,7 @@ class Classifier:
         Returns:
             Shape (N, D), float32; shape (D,) for a single text or image.
 
-        Example:
+        Examples:
             >>> clf.embed(["works as it should", "broke after a day"]).shape
             (2, 32)
 
@@ -239,7 +239,7 @@ class Classifier:
     def save(self, folder: str | Path) -> None:
         """Copy the files of the classifier, its result and its card to a new folder.
 
-        Example:
+        Examples:
             >>> clf.save("saved")
             >>> Classifier.load("saved").labels == clf.labels
             True
@@ -270,7 +270,7 @@ class Classifier:
         Returns:
             The page on the Hub.
 
-        Example:
+        Examples:
             >>> clf.push_to_hub("me/reviews").endswith("me/reviews")
             True
             >>> Classifier.load("me/reviews").labels == clf.labels

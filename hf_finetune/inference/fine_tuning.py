@@ -54,7 +54,7 @@ def train(
         text, label: columns. None: the obvious ones.
         epochs: passes over the training rows.
         seed: of the head, the order of the rows, and dropout.
-        output: folder of the run. None: runs/<name>-<n>.
+        output: folder of the run. None: `runs/NAME-N`.
         resume: resume the run in `output`. The same data must be passed again.
         push: repository on the Hub.
         fields: any other field of a `Recipe`, by its name (`learning_rate=1e-4`, `max_length=256`, `text_pair="b"`), or
@@ -63,7 +63,7 @@ def train(
     Returns:
         The classifier, loaded from the folder of the run. Its `result` has the metrics.
 
-    Example:
+    Examples:
         >>> clf = train(frame, text="review", label="stars", test=test_frame, epochs=2, output="runs/first")
         >>> clf.result.rows
         {'train': 163, 'validation': 17, 'test': 40}

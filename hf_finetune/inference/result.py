@@ -54,7 +54,7 @@ class Result:
     The attributes are the sections of result.json; `result["metrics"]` reads a section as it is in the file. Results
     with equal content are equal.
 
-    Example:
+    Examples:
         >>> result = clf.result
         >>> result.split, result.rows["test"], result.labels
         ('test', 40, ('bad', 'good'))
@@ -76,7 +76,7 @@ class Result:
     def read(cls, folder: str | Path) -> Self:
         """Read the result of a finished run.
 
-        Example:
+        Examples:
             >>> Result.read("runs/reviews") == clf.result
             True
 
@@ -129,7 +129,7 @@ class Result:
     def metric(self, name: str, split: str | None = None) -> Interval:
         """Return a metric of a split; None: of the one that the result is judged by.
 
-        Example:
+        Examples:
             >>> clf.result.metric("accuracy").n
             40
 
@@ -205,7 +205,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of result.json, as a copy.
 
-        Example:
+        Examples:
             >>> clf.result.to_dict()["schema"]
             1
         """
@@ -229,7 +229,7 @@ class Result:
     def to_text(self) -> str:
         """Return the tables as the shell prints them: remedies name flags, and keywords in `str(result)`.
 
-        Example:
+        Examples:
             >>> clf.result.to_text().splitlines()[0] == str(clf.result).splitlines()[0]
             True
         """

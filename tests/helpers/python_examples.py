@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import inspect
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,33 +42,54 @@ def set_up() -> dict[str, Any]:
 
 def run_docstrings() -> None:
     """Run the examples of the public classes and functions of Python; exit with the number of failures."""
-    from hf_finetune import Classifier, Result, train
+    from hf_finetune import Classifier, Result, paired_difference, train, verdict
     from hf_finetune.sklearn import FineTunedClassifier
 
-    names = set_up() | {"train": train, "Classifier": Classifier, "Result": Result}
+    public = (Classifier, Result, paired_difference, train, verdict)
+    names = set_up() | {value.__name__: value for value in public}
     names["clf"] = train(
         names["frame"], test=names["test_frame"], text="review", label="stars", epochs=1, output="runs/reviews"
     )
     runner, failures = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL), 0
-    for public in (Classifier, Result, train, FineTunedClassifier):
-        members = vars(public) if inspect.isclass(public) else {}
+    for value in (*public, FineTunedClassifier):
+        members = vars(value) if inspect.isclass(value) else {}
         functions = [getattr(m, "__func__", m) for n, m in members.items() if not n.startswith("_")]
-        for member in (public, *filter(inspect.isfunction, functions)):
+        for member in (value, *filter(inspect.isfunction, functions)):
             text = (inspect.getdoc(member) or "").replace("me/reviews", "tester/reviews")
             examples = doctest.DocTestParser().get_doctest(text, dict(names), member.__qualname__, None, 0)
             # The methods of the estimator are scikit-learn's.
-            if not examples.examples and (public is not FineTunedClassifier or member is public):
+            if not examples.examples and (value is not FineTunedClassifier or member is value):
                 print(f"{member.__qualname__} has no example")
                 failures += 1
             failures += runner.run(examples).failed
     sys.exit(failures)
 
 
-def run_page(page: str) -> None:
-    """Run the Python of a page in one namespace, block by block."""
-    names: dict[str, Any] = set_up()
-    names.clear()
-    blocks = re.findall(r"^```python\n(.*?)^```", Path(page).read_text(), re.MULTILINE | re.DOTALL)
+def run_page(page: str, *, with_shell: bool = False) -> None:
+    """Run the blocks of Python of a page in one namespace, and its `hf-finetune` commands, in their order."""
+    set_up()
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", Path(page).read_text(), re.MULTILINE | re.DOTALL)
     assert blocks
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block.replace("your-name/", "tester/"), f"{Path(page).name}, block {number}", "exec"), names)
+    for number, (language, block) in enumerate(blocks, start=1):
+        block = block.replace("your-name/", "tester/")
+        if language == "python":
+            exec(compile(block, f"{Path(page).name}, block {number}", "exec"), names)
+        elif with_shell:
+            for command in commands(block):
+                run_command(command)
+
+
+def commands(block: str) -> list[list[str]]:
+    """The `hf-finetune` commands of a block of shell, without their comments."""
+    lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line[:1] == ["hf-finetune"]]
+
+
+def run_command(words: list[str]) -> None:
+    """Run a command in this process; a redirection writes its output to a file."""
+    from hf_finetune.cli.main import main_command
+
+    words, target = (words[: words.index(">")], words[-1]) if ">" in words else (words, os.devnull)
+    with open(target, "w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
+        main_command(words[1:])

@@ -14,8 +14,7 @@ from helpers.hub_server import hub_server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = "from helpers import python_examples as examples\n"
-
-
+PAGES = ["docs/python.md", "docs/start-csv.md", "docs/start-ship.md", "docs/start-experiment.md", "README.md"]
 Run = Callable[[Path, str], CompletedProcess]
 
 
@@ -39,9 +38,9 @@ def test_examples_of_docstrings(run: Run, tmp_path: Path) -> None:
     run(tmp_path, "examples.run_docstrings()")
 
 
-@pytest.mark.parametrize("page", ["docs/python.md", "README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_pages(run: Run, tmp_path: Path, page: str) -> None:
-    run(tmp_path, f"examples.run_page({str(ROOT / page)!r})")
+    run(tmp_path, f"examples.run_page({str(ROOT / page)!r}, with_shell={'start-' in page})")
 
 
 STOPPED = """

@@ -1,0 +1,166 @@
+"""The pages say what is there: their messages, commands, flags and names; the site has every page."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import re
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from helpers import python_examples
+
+import hf_finetune
+from hf_finetune import Recipe
+from hf_finetune.cli.main import COMMANDS
+from hf_finetune.utils.hints import configs_below
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+HOLE = "…"
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    """docs/hooks.py, which makes the reference."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def texts_of_the_code() -> str:
+    """The strings of the package, one a line, with … in place of what an f-string or a format inserts."""
+    texts = []
+    for path in (ROOT / "hf_finetune").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(p.value) if isinstance(p, ast.Constant) else HOLE for p in node.values]
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[sd]|\{\w*\}", HOLE, node.value))
+    return "\n".join(text.replace("\n", " ").replace("`", "") for text in texts)
+
+
+def test_messages_of_the_troubleshooting_page_exist() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\*\*`(.+)`\*\*$", page, re.MULTILINE)
+    assert len(messages) >= 40
+    missing = []
+    for message in messages:
+        fixed = [re.escape(part.strip()) for part in message.split(HOLE) if len(part.strip()) > 1]
+        if not re.search(r"[^\n]*".join(fixed), texts_of_the_code()):
+            missing.append(message)
+    assert not missing, "\n".join(missing)
+
+
+def test_the_picture_shows_the_run_of_the_card() -> None:
+    card = (ROOT / "model_cards" / "quickstart.md").read_text(encoding="utf-8")
+    scores = re.findall(r"^\| (?:Accuracy|Macro F1|Log loss \(nats\)) \| ([^|]+\]) ", card, re.MULTILINE)
+    picture = re.sub(r"<[^>]+>", "", (DOCS / "quickstart.svg").read_text(encoding="utf-8"))
+    assert len(scores) == 3 and all(score in picture for score in scores)
+
+
+def test_the_site_has_every_page() -> None:
+    """Also the page that hooks.py makes of the notebook."""
+
+    class Loader(yaml.SafeLoader):
+        """Knows mkdocs' names of Python objects."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, suffix, node: suffix)
+
+    def pages(nav: Any) -> list[str]:
+        if isinstance(nav, str):
+            return [nav]
+        return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in pages(part)]
+
+    nav = pages(yaml.load((DOCS / "mkdocs.yml").read_text(), Loader)["nav"])
+    made = [path.with_suffix(".md").name for path in DOCS.glob("*.ipynb")]
+    assert sorted(nav) == sorted([*(path.name for path in DOCS.glob("*.md")), *made])
+
+
+def test_the_reference_has_every_field_and_command(hooks: ModuleType) -> None:
+    fields, commands = hooks.fields(), hooks.commands()
+    for name, config in configs_below(Recipe).items():
+        for field in dataclasses.fields(config):
+            pattern = rf"^(\| `|## )([\w.]+\.)?{field.name}\b"
+            assert re.search(pattern, fields, re.MULTILINE), f"{name}.{field.name}"
+    assert "`train.learning_rate`<br>`--learning-rate`<br>`--lr`" in fields and "| `AdamW` |" in fields
+    assert commands.count("usage: hf-finetune") == len(COMMANDS)
+
+
+def test_the_reference_names_all_that_is_public(hooks: ModuleType) -> None:
+    page, fields = (DOCS / "api.md").read_text(), hooks.fields()
+    sections = {type_.__name__ for type_ in configs_below(Recipe).values()}
+    for name in hf_finetune.__all__:
+        is_field = re.search(rf"^#+ .*\b{name}\b", fields, re.MULTILINE) or name in sections
+        assert is_field or re.search(rf"\b{name}\b", page), name
+
+
+class Parsed(Exception):
+    """The arguments of a command are good."""
+
+
+@pytest.fixture
+def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands end when they have parsed their arguments; data and recipes need not exist."""
+    from hf_finetune.cli import (
+        card,
+        doctor,
+        evaluate,
+        overrides,
+        plan,
+        predict,
+        push,
+        recipes,
+        run,
+        schema,
+        search,
+        train,
+        verify,
+    )
+    from hf_finetune.data import sources
+
+    def ended(function: Any) -> Any:
+        def parse(*args: Any, **kwargs: Any) -> None:
+            function(*args, **kwargs)
+            raise Parsed
+
+        return parse
+
+    for module in (card, doctor, evaluate, predict, push, recipes, schema, verify):
+        monkeypatch.setattr(module, "parse", ended(module.parse))
+    for module, name in (
+        (train, "parse_train"),
+        (plan, "parse_train"),
+        (search, "parse_train"),
+        (run, "parse_run"),
+        (plan, "parse_run"),
+    ):
+        monkeypatch.setattr(module, name, ended(getattr(module, name)))
+    for module in (overrides, train):
+        monkeypatch.setattr(module, "read_config_file", lambda arguments: {})
+    load = run.load_recipe
+    for module in (run, plan):
+        monkeypatch.setattr(module, "load_recipe", lambda name: load("quickstart" if "." in name else name))
+    monkeypatch.setattr(
+        sources, "sniff_kind", lambda source: "image" if re.match("photos|digits", source.path) else "text"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("only_parsing")
+def test_commands_of_a_page(page: Path) -> None:
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for words in python_examples.commands(block):
+            with pytest.raises(Parsed):
+                COMMANDS[words[1]].run([*takewhile(lambda word: word not in ("<", ">"), words[2:])])
