@@ -16,6 +16,9 @@ from hf_finetune.evaluation.metrics import METRICS
 
 BENCHMARK = re.compile(r"(?P<dataset>\w[\w.-]*/(?P<name>\w[\w.-]*)):(?P<task>\w[\w.-]*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+FILES = ".eval_results/*.yaml"
+# The end of the notes of each entry, by which a later push knows a file of an earlier one.
+SIGNATURE = "fine-tuned and measured by hf_finetune"
 
 
 def check_benchmark(benchmark: str) -> re.Match[str]:
@@ -59,8 +62,18 @@ def eval_results_file(benchmark: str, recipe: Mapping[str, Any], result: Mapping
         dataset_revision=revision if data.get("path") == match["dataset"] and COMMIT.fullmatch(revision) else None,
         notes=(
             f"{METRICS[name].title} of {score['n']} test rows, "
-            f"95% interval {score['low']:.4f} to {score['high']:.4f}; fine-tuned and measured by hf_finetune"
+            f"95% interval {score['low']:.4f} to {score['high']:.4f}; {SIGNATURE}"
         ),
     )
     text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
     return f".eval_results/{match['name']}.yaml", text.encode()
+
+
+def is_ours(content: bytes) -> bool:
+    """Return whether a file of evaluation results holds what this package measured, and nothing else."""
+    try:
+        entries = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return False
+    notes = [entry.get("notes") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return bool(notes) and len(notes) == len(entries) and all(str(note).endswith(SIGNATURE) for note in notes)

@@ -1,6 +1,6 @@
-"""What the quickstart trains on: labels of each class, length, epochs and rate, chosen on its validation rows.
+"""What a quickstart trains on: labels of each class, length, epochs and rate, chosen on its validation rows.
 
-    python tests/benchmarks/first_minute.py [VARIANT ...] [--seeds 3] --output first_minute.jsonl
+    python tests/benchmarks/first_minute.py [VARIANT ...] [--recipe quickstart_image] [--seeds 3] --output first_minute.jsonl
     python tests/benchmarks/first_minute.py --table first_minute.jsonl
 
 Each run is the shipped recipe with the flags of a variant. A seed draws the labeled rows, the order and the dropout. The
@@ -10,6 +10,7 @@ linear baseline is compared with the model on the validation rows. A command tha
 
 import argparse
 import dataclasses
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,15 @@ def without_test(recipe: Recipe, folder: Path) -> Recipe:
     splits = load_splits(dataclasses.replace(recipe.data, rows_per_class=None))
     for name in ("train", "validation"):
         rows = getattr(splits, name)
-        table = rows.to_pandas()[["text"]].assign(label=np.array(splits.labels)[np.asarray(rows["label"][:])])
-        table.to_parquet(folder / f"{name}.parquet")
-    data = dataclasses.replace(recipe.data, path=str(folder), test_fraction=0.0, encoding="utf-8")
+        labels = np.array(splits.labels)[np.asarray(rows["label"][:])]
+        if recipe.kind == "text":
+            rows.to_pandas()[["text"]].assign(label=labels).to_parquet(folder / f"{name}.parquet")
+            continue
+        for image, label in zip(rows.to_pandas()["image"], labels, strict=True):
+            target = folder / name / label
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image["path"], target)
+    data = dataclasses.replace(recipe.data, path=str(folder), test_fraction=0.0)
     return dataclasses.replace(recipe, data=data)
 
 
@@ -76,6 +83,7 @@ def table(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", default=[""], help="flags of the recipe, one text a variant")
+    parser.add_argument("--recipe", default="quickstart")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("first_minute.jsonl"))
     parser.add_argument("--table", type=Path)
@@ -84,7 +92,7 @@ def main() -> None:
         return table(given.table)
     book = Book(given.output)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = without_test(load_recipe("quickstart"), Path(folder))
+        recipe = without_test(load_recipe(given.recipe), Path(folder))
         for seed in range(given.seeds):
             for flags in given.variants:
                 book.measure({"flags": flags, "seed": seed}, lambda f=flags, s=seed: measure(recipe, f.split(), s))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.hub_bench import Bench
+from helpers.hub_routes import new_token
 from helpers.hub_run import example_result
-from helpers.hub_server import new_token
 from safetensors.numpy import save_file
 
 from hf_finetune.errors import GateError, InputError

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from helpers.hub_bench import REPO, Bench
-from helpers.hub_server import Fault, HubServer, hub_server, new_token
+from helpers.hub_faults import Fault
+from helpers.hub_routes import new_token
+from helpers.hub_server import HubServer, hub_server
 from helpers.hub_store import Answer
 from helpers.tiny import tiny_text_checkpoint
 from huggingface_hub import constants, file_download, snapshot_download

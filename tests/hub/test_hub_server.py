@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from helpers.hub_server import HubServer, hub_server, new_token
+from helpers.hub_routes import new_token
+from helpers.hub_server import HubServer, hub_server
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 from huggingface_hub.errors import (
     BadRequestError,

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.hub_bench import REPO, Bench
+from helpers.hub_faults import Fault
+from helpers.hub_routes import new_token
 from helpers.hub_run import RECIPE, example_result, write_run
-from helpers.hub_server import Fault, new_token
 from helpers.hub_store import Answer, Blob
 from helpers.saved_runs import saved_run, seal
 from huggingface_hub import ModelCard, close_session, constants, parse_eval_result_entries, snapshot_download
@@ -391,6 +392,21 @@ def test_results_on_a_benchmark_are_sent_in_the_format_of_the_hub(bench: Bench) 
     assert (entry.dataset_id, entry.task_id, entry.value) == ("stanfordnlp/sst2", "default", 0.8461)
     assert entry.notes.startswith("Accuracy of 200 test rows, 95% interval 0.8161 to 0.8761")
     assert entry.verify_token is None and entry.dataset_revision is None
+
+
+def test_a_later_push_deletes_results_that_an_earlier_one_sent(bench: Bench) -> None:
+    """Of a benchmark that is no longer named; and none that hold an entry of somebody else."""
+    seal(bench.run)
+    bench.push(benchmark="stanfordnlp/sst2:default")
+    ours = bench.files()[".eval_results/sst2.yaml"]
+    theirs = b"- dataset: {id: a/b, task_id: c}\n  value: 0.9\n  notes: measured by hand\n"
+    kept = {"theirs.yaml": theirs, "both.yaml": ours + theirs, "none.yaml": b"", "text.yaml": b"a: [", "ours.md": ours}
+    bench.server.commit(REPO, {f".eval_results/{name}": content for name, content in kept.items()})
+    bench.push(benchmark="nyu-mll/glue:sst2")
+    kept["glue.yaml"] = bench.files()[".eval_results/glue.yaml"]
+    assert set(bench.files()) == {*SENT, *(f".eval_results/{name}" for name in kept)}
+    bench.push()
+    assert set(bench.files()) == {*SENT, *(f".eval_results/{name}" for name in kept if name != "glue.yaml")}
 
 
 @pytest.mark.parametrize("benchmark", ["sst2", "stanfordnlp/sst2", "../sst2:x", "a/b:c/d", "a/b:"])
