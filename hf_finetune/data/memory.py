@@ -20,6 +20,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.data.config import Kind, Source
+from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.memory_table import (
@@ -87,7 +88,7 @@ def _image_folder(root: str | None) -> ImageFolder:
     if root is not None:
         return ImageFolder(Path(root).expanduser().absolute(), absolute=True)
     here = Path.cwd()
-    return ImageFolder(here, others=(Path(here.anchor),), absolute=True)
+    return ImageFolder(here, others=(Path(here.anchor),), absolute=True, remedy="give paths that start there, or at /")
 
 
 def collect(data: Any, *, kind: Kind | None = None, name: str = "data") -> MemoryData:
@@ -166,7 +167,7 @@ def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict
     if isinstance(first, Mapping):
         rows: list[Mapping[str, Any]] = list(values)
         return {column: [row.get(column) for row in rows] for column in dict.fromkeys(c for row in rows for c in row)}
-    if kind == "image" or is_image(first):
+    if kind == "image" or is_image(first) or (kind is None and are_image_names(values)):
         place = f"{name}, row"
         return {"image": [encoded(value, f"{place} {i}") for i, value in enumerate(values, start=1)]}
     if isinstance(first, Sequence) and not isinstance(first, str):

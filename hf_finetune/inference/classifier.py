@@ -19,6 +19,7 @@ import pyarrow as pa
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
 from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.memory import collect, holding, input_columns, is_table
 from hf_finetune.data.readers.memory_table import is_image
@@ -46,7 +47,7 @@ class Classifier:
 
     Inputs are a single text or image, a list or generator of them, a table, or files:
 
-    - texts, pairs of texts `(first, second)`, images of Pillow, paths of images, arrays (H, W, 3) of uint8
+    - texts, pairs of texts `(first, second)`, images of Pillow, paths of images, arrays of uint8, (H, W, 3) or (H, W)
     - a pandas or polars DataFrame, a Dataset or DatasetDict, a mapping of columns
     - `Path("new.csv")`, or a folder, as `hf-finetune predict` reads them
 
@@ -312,8 +313,8 @@ class Classifier:
 
     def _is_single(self, inputs: Any) -> bool:
         is_pair = self._trained.pairs and isinstance(inputs, tuple) and [*map(type, inputs)] == [str, str]
-        is_path = isinstance(inputs, Path) and (self._trained.kind == "text" or inputs.is_dir())
-        return is_pair or isinstance(inputs, str) or (is_image(inputs) and not is_path)
+        is_source = isinstance(inputs, Path) and (self._trained.kind == "text" or _holds_rows(inputs))
+        return is_pair or isinstance(inputs, str) or (is_image(inputs) and not is_source)
 
     @shared_cores()
     def _scores(
@@ -366,6 +367,11 @@ def _relative(name: str) -> str:
     """Return the name of a model, or its folder relative to the working directory if it lies below."""
     path = Path(name)
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else name
+
+
+def _holds_rows(path: Path) -> bool:
+    """Return whether a path leads to a folder or table of images, and not to a single image."""
+    return path.is_dir() or (path.suffix != "" and not are_image_names([path.name]))
 
 
 def _holds_splits(inputs: Any) -> bool:

@@ -46,7 +46,8 @@ def train(
 
     Args:
         data: a path, a Hub id, a pandas or polars DataFrame, a Dataset or DatasetDict, a mapping of columns or of
-            splits, or a tuple of inputs and labels. Inputs are texts, pairs of texts, images of Pillow, or paths.
+            splits, or a tuple of inputs and labels. Inputs are texts, pairs of texts, images of Pillow, arrays of
+            uint8 with the shape (H, W, 3) or (H, W), or paths of images.
         validation, test: more data of these kinds, or the name of a split. None: the data's own; without validation
             rows some are held out from the training rows.
         model: Hub id or folder of the checkpoint. None: an embedded one for texts.

@@ -44,6 +44,11 @@ def read(data: Any, kind: str | None = None, options: SplitOptions | None = None
         return load(where, kind or sniff_kind(where), options)  # type: ignore[arg-type]
 
 
+def sniff_kind_of(data: Any) -> str:
+    with holding({"data": collect(data)}):
+        return sniff_kind(Source("memory:data"))
+
+
 def refusal(data: Any, **source: Any) -> str:
     with pytest.raises(InputError) as error:
         read(data, "text", **source)
@@ -119,8 +124,43 @@ def test_paths_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert splits.train["image"][0]["path"].startswith(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert read(([Path(path.name) for path in paths], LABELS)).fingerprint == splits.fingerprint
+    names = [path.name for path in paths]
+    for data in (
+        (names, LABELS),
+        (np.array(names), LABELS),
+        pd.DataFrame({"file": names, "class": LABELS}),
+        pl.DataFrame({"file": names, "class": LABELS}),
+    ):
+        assert read(data).fingerprint == splits.fingerprint, "strings that all name images are paths"
+    assert sniff_kind_of((["a.png", "a text"], [0, 1])) == "text"
     with pytest.raises(InputError, match=r"row 1, column 'image': .*leads out of"):
         read(([Path("..") / tmp_path.name / "0.png", *paths[1:]], LABELS))
+    with pytest.raises(InputError, match=r"'none\.png': no such file in .*; give paths that start there, or at /"):
+        read((["none.png", *names[1:]], LABELS))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((8, 8, 3)), r"of float64, shape \(8, 8, 3\); of values from 0 to 1 make \(255 \* x\)"),
+        (np.zeros((8, 8, 3), np.int64), r"of int64, shape \(8, 8, 3\); convert it, x\.astype\('uint8'\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"of uint8, shape \(3, 8, 8\); move the channels to the end, x\.transpose\(1, 2, 0\)"),
+        (np.zeros((8, 8, 2), np.uint8), r"of uint8, shape \(8, 8, 2\)$"),
+        (np.zeros((2, 2, 8, 8), np.uint8), r"of uint8, shape \(2, 2, 8, 8\)$"),
+        (np.zeros((0, 8), np.uint8), "the image cannot be stored"),
+        (5, "got int$"),
+    ],
+)  # fmt: skip
+def test_pixels_of_another_shape_or_type_are_one_line(pixels: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^inputs, row 2: .*{message}") as error:
+        input_columns([IMAGES[0], pixels], kind="image", name="inputs")
+    assert "\n" not in str(error.value)
+
+
+def test_gray_pixels() -> None:
+    gray = [pixels[..., 0] for pixels in IMAGES]
+    one_channel = [pixels[..., :1] for pixels in IMAGES]
+    assert read((gray, LABELS)).fingerprint == read((one_channel, LABELS)).fingerprint
 
 
 @pytest.mark.parametrize(

@@ -169,9 +169,13 @@ def test_images(of_images: Classifier, tmp_path: Path) -> None:
         file.write_bytes(row["image"]["bytes"])
     pillow = [Image.open(io.BytesIO(file.read_bytes())) for file in files]
     scores = of_images.predict_proba(pillow)
-    for inputs in (files, [str(file) for file in files], [np.asarray(image) for image in pillow], tmp_path):
+    table = tmp_path / "table.csv"
+    pd.DataFrame({"photo": [file.name for file in files]}).to_csv(table, index=False)
+    in_memory = pd.DataFrame({"photo": [str(file) for file in files]})
+    arrays = [np.asarray(image) for image in pillow]
+    for inputs in (files, [str(file) for file in files], arrays, np.stack(arrays), tmp_path, table, in_memory):
         assert np.allclose(of_images.predict_proba(inputs), scores, atol=1e-6)
-    for single in (pillow[0], files[0], str(files[0])):
+    for single in (pillow[0], files[0], str(files[0]), arrays[0]):
         assert np.allclose(of_images.predict_proba(single), scores[0], atol=1e-6)
     assert of_images.embed(pillow).shape == (4, 32)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Features
 
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
-from hf_finetune.data.image_decoding import EncodedImage
+from hf_finetune.data.image_decoding import EncodedImage, are_image_names
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.parquet_file import arrow_columns
@@ -27,6 +27,7 @@ from hf_finetune.utils.messages import one_line, short
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+AN_IMAGE = "an image of Pillow, its path, or an array of uint8, shape (H, W, 3) or (H, W)"
 IMAGE = pa.struct({"bytes": pa.large_binary(), "path": pa.string()})
 # Modes of Pillow that a PNG file holds as they are.
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
@@ -72,7 +73,12 @@ class MemoryTable:
 
     def columns(self) -> dict[str, Column]:
         """Return the columns."""
-        return arrow_columns(self.table.schema, Features()) | {n: _of_objects(v) for n, v in self.objects.items()}
+        columns = arrow_columns(self.table.schema, Features()) | {n: _of_objects(v) for n, v in self.objects.items()}
+        for name, column in columns.items():
+            # The first value that is no name ends it.
+            if column.kind == "string" and name not in self.objects and are_image_names(_values(self.table[name])):
+                columns[name] = replace(column, names_images=True)
+        return columns
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
         """Yield rows in order, at most `size` at a time.
@@ -179,6 +185,10 @@ def _converted(values: Any, place: str) -> pa.Array | pa.ChunkedArray | list:
     return [None if value is pd.NA or value is pd.NaT else value for value in content]
 
 
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    return (value.as_py() for value in column)
+
+
 def _of_objects(values: list) -> Column:
     types = sorted({type(value).__name__ for value in values if value is not None})
     return Column("string" if "str" in types else "other", f"values of several types ({', '.join(types[:5])})")
@@ -194,16 +204,32 @@ def encoded(value: Any, place: str) -> EncodedImage | None:
         return None if value is None else {"bytes": value, "path": None}
     if isinstance(value, str | os.PathLike):
         return {"bytes": None, "path": os.fspath(value)}
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
-        from PIL import Image
-
-        value = Image.fromarray(value)
+    if isinstance(value, np.ndarray):
+        value = _of_pixels(value, place)
     if not _is_pillow(value):
-        what = (
-            f"an array of {value.dtype}, shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        )
-        raise InputError(f"{place}: expected an image of Pillow, its path, or an array (H, W, 3) of uint8, got {what}")
+        raise InputError(f"{place}: expected {AN_IMAGE}, got {type(value).__name__}")
     return {"bytes": _png(value, place), "path": None}
+
+
+def _of_pixels(pixels: np.ndarray, place: str) -> Image:
+    """Return an image of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8.
+
+    Raises:
+        InputError: they have another shape or type.
+    """
+    from PIL import Image
+
+    channels = pixels.shape[2:] or (1,)
+    if pixels.dtype == np.uint8 and pixels.ndim in (2, 3) and channels[0] in (1, 3, 4):
+        return Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
+    remedy = ""
+    if pixels.ndim == 3 and channels[0] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
+        remedy = "; move the channels to the end, x.transpose(1, 2, 0)"
+    elif pixels.dtype.kind == "f":
+        remedy = "; of values from 0 to 1 make (255 * x).round().astype('uint8')"
+    elif pixels.dtype.kind in "biu" and pixels.dtype != np.uint8:
+        remedy = "; convert it, x.astype('uint8')"
+    raise InputError(f"{place}: expected {AN_IMAGE}, got an array of {pixels.dtype}, shape {pixels.shape}{remedy}")
 
 
 def _png(image: Image, place: str) -> bytes:
