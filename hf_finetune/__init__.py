@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.text.presets import Aeda, Eda
     from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
     from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
-    from hf_finetune.utils.embedded import BBC_LICENSE, bbc_headlines, bbc_news, minilm
+    from hf_finetune.utils.embedded import BBC_LICENSE, TWEMOJI_LICENSE, bbc_headlines, bbc_news, minilm, twemoji
     from hf_finetune.cli.main import main
     from hf_finetune.config.recipe import Averaging, Batching, Evaluate, Hub, ImageData, Launch, Lora, Model, Precision
     from hf_finetune.config.recipe import Recipe, Regularize, Schedule, TextData, Train
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
+    from hf_finetune.models.efficientnet_lite import efficientnet_lite0
     from hf_finetune.models.surgery.operations import AddLayers, DropLayers, DuplicateLayers, ExtendPositions
     from hf_finetune.models.surgery.operations import KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
     from hf_finetune.models.surgery.operations import ResizeFeedForward, ResizeImage, ResizePatches, SetActivation
@@ -65,8 +66,9 @@ __all__ = [  # noqa: RUF022
     "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
     "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
     "SoftTargets", "Solarize", "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised",
-    "SwapWords", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines",
-    "bbc_news", "main", "minilm", "paired_difference", "run", "train", "verdict",
+    "SwapWords", "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment",
+    "bbc_headlines", "bbc_news", "efficientnet_lite0", "main", "minilm", "paired_difference", "run", "train", "twemoji",
+    "verdict",
 ]
 # isort: on
 # fmt: on
@@ -76,6 +78,7 @@ __all__ = [  # noqa: RUF022
 _HOMES = {
     "Classifier": "hf_finetune.inference.classifier",
     "Result": "hf_finetune.inference.result",
+    "efficientnet_lite0": "hf_finetune.models.efficientnet_lite",
     "main": "hf_finetune.cli.main",
     "paired_difference": "hf_finetune.evaluation.intervals",
     "run": "hf_finetune.pipeline.run",

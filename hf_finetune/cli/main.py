@@ -24,7 +24,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "quickstart": Command("run:quickstart", "fine-tune the embedded checkpoint on embedded texts, offline, in minutes"),
+    "quickstart": Command("run:quickstart", "fine-tune on embedded texts, or images by --image, offline, in minutes"),
     "train": Command("train:train", "fine-tune a classifier on your own data"),
     "run": Command("run:run", "run a recipe, by path or by name"),
     "list": Command("recipes:list_recipes", "list the shipped recipes"),

@@ -1,12 +1,14 @@
-"""The first minute: `hf-finetune quickstart` on fewer rows, the commands that it ends with, and the same in Python."""
+"""The first minute: `hf-finetune quickstart`, with `--image` and without, on fewer rows, the commands that it ends with, and the same in Python."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForImageClassification
 
 import hf_finetune
 from hf_finetune.cli.main import main_command
@@ -30,14 +32,32 @@ def test_the_commands_at_its_end(
     assert answer.stdout.splitlines()[1].split()[0] == "business"
 
 
+def test_the_commands_at_the_end_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full run is in `.ci/run`; this one has 18 rows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    flags = ["--max-train-rows", "18", "--epochs", "1", "--evaluate.no-baselines", "--evaluate.resamples", "100"]
+    main_command(["quickstart", *flags, "--image", "--data.test-fraction", "0.02", "--output", "first"])
+    predict, train, push = capsys.readouterr().out.splitlines()[-3:]
+    assert push.split(maxsplit=1)[1] == "hf-finetune push first YOUR-NAME/emoji"
+    model = AutoModelForImageClassification.from_pretrained("first/model")
+    assert model.config.model_type == "efficientnet" and model.config.image_size == 96
+    main_command(shlex.split(predict)[2:])
+    assert capsys.readouterr().out.splitlines()[1].startswith(tuple(model.config.id2label.values()))
+    checkpoint = shlex.split(train, comments=True)[shlex.split(train).index("--model") + 1]
+    assert (Path(checkpoint) / "config.json").is_file()
+
+
 def test_the_lines_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    full = hf_finetune.train
+    code, images = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    full, fewer = hf_finetune.train, {"max_train_rows": 200}
     pushed: list[str] = []
 
     def quick(data: Any, **fields: Any) -> hf_finetune.Classifier:
-        return full(data, **{**fields, "max_train_rows": 200, "epochs": 1, "resamples": 100})
+        return full(data, **{**fields, **fewer, "epochs": 1, "resamples": 100})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hf_finetune, "train", quick)
@@ -45,4 +65,7 @@ def test_the_lines_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["clf"].predict("Shares fall as the price of oil rises") == "business"
-    assert pushed == ["your-name/headlines"]
+    fewer |= {"max_train_rows": 18, "test_fraction": 0.02, "validation_fraction": 0.02}
+    exec(images, names)
+    assert names["clf"].result["labels"][0] == "Activities"
+    assert pushed == ["your-name/headlines", "your-name/emoji"]
