@@ -13,10 +13,12 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import METRICS
+from hf_finetune.utils.files import parse_yaml
 
 BENCHMARK = re.compile(r"(?P<dataset>\w[\w.-]*/(?P<name>\w[\w.-]*)):(?P<task>\w[\w.-]*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FILES = ".eval_results/*.yaml"
+LARGEST_BYTES = 100_000  # a larger file is not ours
 # The end of the notes of each entry, by which a later push knows a file of an earlier one.
 SIGNATURE = "fine-tuned and measured by hf_finetune"
 
@@ -72,8 +74,8 @@ def eval_results_file(benchmark: str, recipe: Mapping[str, Any], result: Mapping
 def is_ours(content: bytes) -> bool:
     """Return whether a file of evaluation results holds what this package measured, and nothing else."""
     try:
-        entries = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        entries = parse_yaml(content.decode())
+    except (InputError, UnicodeDecodeError):
         return False
     notes = [entry.get("notes") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     return bool(notes) and len(notes) == len(entries) and all(str(note).endswith(SIGNATURE) for note in notes)

@@ -21,7 +21,7 @@ from hf_finetune.config.recipe import Hub
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub import plots
 from hf_finetune.hub.contents import ALWAYS_PUSHED, Outgoing, collect
-from hf_finetune.hub.eval_results import FILES, is_ours
+from hf_finetune.hub.eval_results import FILES, LARGEST_BYTES, is_ours
 from hf_finetune.hub.retry import Retries
 from hf_finetune.utils import hashing
 from hf_finetune.utils.hub_requests import first_line
@@ -210,7 +210,7 @@ class _Push:
         if remote.keys() >= set(ALWAYS_PUSHED):
             # The repository holds an earlier push.
             of_earlier_run = [path for path in others if path in ("predictions.parquet", *plots.FILES)]
-            results = [path for path in others if self._has_our_results(path, head)]
+            results = [path for path in others if self._has_our_results(remote[path], head)]
             operations += map(CommitOperationDelete, [*stale, *of_earlier_run, *results])
         elif stale and refuse_others:
             raise InputError(
@@ -219,14 +219,13 @@ class _Push:
             )
         return head, operations
 
-    def _has_our_results(self, path: str, revision: str) -> bool:
+    def _has_our_results(self, file: RepoFile, revision: str) -> bool:
         """Return whether a file on the Hub holds evaluation results of an earlier push, and no others."""
-        if not fnmatch.fnmatch(path, FILES):
+        if not fnmatch.fnmatch(file.path, FILES) or file.path.count("/") != 1 or file.size > LARGEST_BYTES:
             return False
         with tempfile.TemporaryDirectory(prefix="hf_finetune_pull_") as folder:
-            return is_ours(
-                Path(self.api.hf_hub_download(self.repo_id, path, revision=revision, local_dir=folder)).read_bytes()
-            )
+            copy = self.api.hf_hub_download(self.repo_id, file.path, revision=revision, local_dir=folder)
+            return is_ours(Path(copy).read_bytes())
 
     def _title(self) -> str:
         """Return a commit title with a hash of the content."""

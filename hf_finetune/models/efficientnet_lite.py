@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-MEAN, STD = 127 / 255, 128 / 255
+# Of the images of its training: the side in pixels, and the normalization.
+SIDE, MEAN, STD = 224, 127 / 255, 128 / 255
 
 _ENDS = {
     "_conv_stem": "embeddings.convolution",
@@ -62,12 +63,14 @@ def _convert(source: Path, folder: Path) -> None:
     import torch
     from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcessor
 
+    from hf_finetune.models.contexts import quiet
+
     config = EfficientNetConfig(
         width_coefficient=1.0,
         depth_coefficient=1.0,
         hidden_dim=1280,
         hidden_act="relu6",
-        image_size=224,
+        image_size=SIDE,
         dropout_rate=0.2,
         # torch's, where transformers has TensorFlow's 0.99. Unused as long as the statistics are fixed.
         batch_norm_momentum=0.01,
@@ -81,9 +84,11 @@ def _convert(source: Path, folder: Path) -> None:
         if ".squeeze_excite." in name:
             weights[name] = torch.full(weight.shape, 100.0 if name.endswith("expand.bias") else 0.0)
     network.load_state_dict(weights, assign=True)
-    network.save_pretrained(folder)
-    size = {"height": config.image_size, "width": config.image_size}
-    ViTImageProcessor(size=size, resample=3, image_mean=[MEAN] * 3, image_std=[STD] * 3).save_pretrained(folder)
+    size = {"height": SIDE, "width": SIDE}
+    processor = ViTImageProcessor(size=size, resample=3, image_mean=[MEAN] * 3, image_std=[STD] * 3)
+    with quiet():
+        network.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -401,6 +401,7 @@ def test_a_later_push_deletes_results_that_an_earlier_one_sent(bench: Bench) -> 
     ours = bench.files()[".eval_results/sst2.yaml"]
     theirs = b"- dataset: {id: a/b, task_id: c}\n  value: 0.9\n  notes: measured by hand\n"
     kept = {"theirs.yaml": theirs, "both.yaml": ours + theirs, "none.yaml": b"", "text.yaml": b"a: [", "ours.md": ours}
+    kept["large.yaml"] = ours + b"# " + b"x" * 100_000 + b"\n"
     bench.server.commit(REPO, {f".eval_results/{name}": content for name, content in kept.items()})
     bench.push(benchmark="nyu-mll/glue:sst2")
     kept["glue.yaml"] = bench.files()[".eval_results/glue.yaml"]
