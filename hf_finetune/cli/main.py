@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.console import say_loading
 from hf_finetune.utils.exit_status import exit_status
 
 
@@ -40,6 +41,9 @@ COMMANDS = {
     "schema": Command("schema:schema", "print the JSON Schema of a recipe file, for editors"),
 }
 
+LIGHT = tuple(COMMANDS[name] for name in ("list", "cp", "schema"))
+"""The commands that are done before a first line would be read."""
+
 
 def main_command(arguments: Sequence[str] | None = None) -> None:
     """Run `hf-finetune` and leave with its exit status."""
@@ -56,6 +60,8 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
         command = COMMANDS.get(arguments[0])
         if command is None:
             raise InputError(f"hf-finetune {arguments[0]}: no such command; one of {', '.join(COMMANDS)}")
+        if command not in LIGHT:
+            say_loading()
         command.run(arguments[1:])
 
 

@@ -24,13 +24,8 @@ steps. Nothing is written.
 
 
 def plan(arguments: Sequence[str]) -> None:
-    name, rest = first_positional(arguments, PLAN_HELP)
-    if name == "run" or name.endswith(".py") or shipped.is_known(name) or is_run(name):
-        if name == "run":
-            name, rest = first_positional(rest, PLAN_HELP)
-        job = parse_run(RunJob(load_recipe(name)), rest, "hf-finetune plan")
-    else:
-        job = parse_train(TrainJob, rest if name == "train" else arguments, "hf-finetune plan")
+    with importing():
+        job = _parse(arguments)
     if job.find_lr:
         raise InputError("--find-lr: only train and run take it; leave it out")
     plot = None if job.plot_schedule is None else Path(job.plot_schedule)
@@ -46,3 +41,12 @@ def plan(arguments: Sequence[str]) -> None:
     with Progress("measure a few steps", quiet=True):
         planned = plan_run(prepared, plot=plot)
     print(json.dumps(asdict(planned), indent=2) if job.json else planned)
+
+
+def _parse(arguments: Sequence[str]) -> RunJob:
+    name, rest = first_positional(arguments, PLAN_HELP)
+    if name == "run" or name.endswith(".py") or shipped.is_known(name) or is_run(name):
+        if name == "run":
+            name, rest = first_positional(rest, PLAN_HELP)
+        return parse_run(RunJob(load_recipe(name)), rest, "hf-finetune plan")
+    return parse_train(TrainJob, rest if name == "train" else arguments, "hf-finetune plan")

@@ -1,14 +1,11 @@
 """`hf-finetune run` and `quickstart`, and the start of every run from the command line."""
 
 import contextlib
-import functools
 import gc
 import json
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
-from hf_finetune.utils.console import Progress
+from hf_finetune.utils.console import Progress, say_loading
 
 # A headline, and an image beside the folder of the data, that are none of the quickstart's rows.
 HEADLINE = "Shares fall as the price of oil rises"
@@ -121,7 +118,7 @@ def importing() -> Iterator[None]:
     The libraries make a million objects that stay; collections over them took 15% of the time to the first step. Later
     collections skip them, too.
     """
-    _say_loading()
+    say_loading()
     gc.disable()
     try:
         with Progress("import the libraries", quiet=True):
@@ -129,13 +126,6 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-@functools.cache
-def _say_loading() -> None:
-    """Print a first line at once on a terminal: imports take seconds. Elsewhere an error is the first line."""
-    if sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & set(sys.argv):
-        print(f"hf-finetune {version('hf_finetune')}: loading ...", file=sys.stderr, flush=True)
 
 
 def _find_rate(job: RunJob) -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_finetune.utils.messages import cut, printable
@@ -80,6 +81,15 @@ def wrapped(line: str, *, indent: int = 9, width: int | None = None) -> str:
 # Progress
 
 
+@cache
+def say_loading() -> None:
+    """Print a first line at once on a terminal: imports take seconds. Elsewhere an error is the first line."""
+    from importlib.metadata import version
+
+    if is_terminal() and not {"-h", "--help", "--help-all"} & set(sys.argv):
+        say(f"hf-finetune {version('hf_finetune')}: loading ...")
+
+
 class Progress:
     """Work that is shown while it is done: `with Progress("evaluate", total=len(rows)) as task: task.update(64)`.
 
@@ -114,7 +124,7 @@ class Progress:
     def __enter__(self) -> Self:
         """Show it."""
         self._started = time.monotonic()
-        if _is_terminal():
+        if is_terminal():
             self._shown = _terminal.add(self)
         else:
             _log.start(self)
@@ -255,7 +265,7 @@ def _bars() -> Bars:
     )
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     """Whether notes are shown, and on a terminal that can move its cursor."""
     shows = logging.getLogger("hf_finetune").isEnabledFor(logging.WARNING) and os.environ.get("RANK", "0") == "0"
     return shows and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")

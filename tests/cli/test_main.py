@@ -24,6 +24,7 @@ from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run import public_command
 from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.cli.train import TrainJob, parse_train
+from hf_finetune.utils.console import say_loading
 from hf_finetune.utils.plain import to_plain
 
 
@@ -290,11 +291,12 @@ def test_a_terminal_has_a_first_line_at_once(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     monkeypatch.setattr("sys.argv", ["hf-finetune"])
-    run_module._say_loading.cache_clear()
+    monkeypatch.setenv("TERM", "xterm")
+    say_loading.cache_clear()
     for _ in range(2):
         with run_module.importing():
             pass
-    run_module._say_loading.cache_clear()
+    say_loading.cache_clear()
     lines = capsys.readouterr().err.splitlines()
     assert bool(lines) == is_terminal and all(re.match(r"hf-finetune [\d.]+\w*: loading ...$", lines[0]) for _ in lines)
     assert sum("loading" in line for line in lines) <= 1
