@@ -1,19 +1,22 @@
 """Label new rows by a finished classifier."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from datasets import Dataset
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.rows import Carried, UnusableRow, count_kinds
+from hf_finetune.errors import InputError
 from hf_finetune.inference.parts import read_inputs, read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.training.trained_model import TrainedModel
@@ -72,7 +75,8 @@ def predict(
     predictions: list[dict[str, Any]] = []
     carried = Carried() if columns else None
     if isinstance(source, SourceSplit):
-        parts = read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped, carried=carried)
+        options: dict[str, Any] = {"dropped": dropped, "carried": carried}
+        parts = _or_no_columns(read_parts(classifier, source, labeled=False, progress="predict", **options), carried)
     else:
         parts = read_inputs(classifier, source)
     first = list(islice(parts, 1))  # its columns are those of the output
@@ -103,6 +107,18 @@ def predict(
     if report["precision"]["format"] != "float32":
         _log_precision(report["precision"])
     return report
+
+
+def _or_no_columns(parts: Iterator[Dataset], carried: Carried | None) -> Iterator[Dataset]:
+    """Yield parts of the rows; where columns that are carried along are beyond a limit, propose to leave them out."""
+    try:
+        yield from parts
+    except InputError as error:
+        named = re.search(r"column '(.*?)'", str(error))
+        may_be_carried = carried is not None and carried.names and (named is None or named[1] in carried.names)
+        if not (may_be_carried and "--data.limits." in str(error)):
+            raise
+        raise InputError(f"{error}; or carry no columns along, by --no-columns") from None
 
 
 def _carried_columns(carried: Carried | None, labels: Sequence[str], *, warns: bool = False) -> dict[str, pa.Array]:

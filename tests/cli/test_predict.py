@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
@@ -171,3 +172,13 @@ def test_errors_and_dropped_rows_of_stdin(
     assert (
         dropped["rows"] == 1 and dropped["list"][0]["row"] == 1 and "row 2 (line 3): the text is empty" in caplog.text
     )
+
+
+def test_a_carried_column_beyond_a_limit_can_be_left_out(model: str, tmp_path: Path) -> None:
+    rows, output = tmp_path / "rows.parquet", tmp_path / "labels.csv"
+    pq.write_table(pa.table({"text": ["good"], "notes": ["x" * 500]}), rows)
+    arguments = [model, str(rows), "--output", str(output), "--data.limits.text-characters", "100"]
+    with pytest.raises(InputError, match=r"column 'notes': 500 bytes, .*--no-columns$"):
+        predict(arguments)
+    predict([*arguments, "--no-columns"])
+    assert len(output.read_text().splitlines()) == 2
