@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hf_finetune import InputError, Model, Recipe, TextData, Train
 from hf_finetune.config.keywords import with_keywords
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.trackers.base import Results, RunTrackers, Session, Tracker, scalar_names
+from hf_finetune.training.trackers.config import TRACKERS
+from hf_finetune.training.trackers.openers import OPENERS
 
 RESULTS = Results(3, {"test/accuracy": 0.5}, [], {})
 
@@ -123,3 +126,13 @@ def test_a_missing_package_is_one_line_before_anything_is_read(monkeypatch: pyte
         InputError, match=r"^train.report_to: wandb is not installed; pip install 'hf_finetune\[wandb\]', "
     ):
         prepare(recipe)
+
+
+def test_every_tracker_has_an_opener_and_an_extra() -> None:
+    extras = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert tuple(OPENERS) == TRACKERS
+    for name in TRACKERS:
+        (requirement,) = extras[name]
+        assert requirement.startswith(f"{name}>=") and ",<" in requirement
