@@ -111,25 +111,27 @@ def _takes_more(hint: Any, number: int) -> bool:
 
 def _misfit(hint: Any, values: Sequence[str], typed: str) -> InputError | None:
     """Return an error if the values of a flag do not fit its type."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
-    bare = without_null(hint)
-    if hint is bool or typing.get_origin(bare) is dict or configs_in(bare):
+    bare, options = without_null(hint), unwrapped(hint)[1]
+    read_by = next((each for each in options if isinstance(each, tyro.constructors.PrimitiveConstructorSpec)), None)
+    if read_by is None and (hint is bool or typing.get_origin(bare) is dict or configs_in(bare)):
         return None
-    reads_one = [each for each in unwrapped(hint)[1] if isinstance(each, tyro.constructors.PrimitiveConstructorSpec)]
-    is_list = typing.get_origin(bare) is tuple and not reads_one
+    is_list = typing.get_origin(bare) is tuple and read_by is None
     expected = "True or False" if bare is bool else expectation(hint).removesuffix(" or null")
-    expected = reads_one[0].metavar if reads_one else expected
+    expected = expected if read_by is None else read_by.metavar
     if not values and not is_list:
         return InputError(f"{typed}: expected a value, {expected}")
     if values == ["None"] and bare is not unwrapped(hint)[0]:
         return None
     try:
-        # Not strict: text is converted to a number.
-        value = list(values) if is_list else values[0]
-        if not reads_one:
+        if read_by is not None:
+            read_by.instance_from_str(list(values))
+        else:
+            # Not strict: text is converted to a number.
+            value = list(values) if is_list else values[0]
             TypeAdapter(hint, config={"allow_inf_nan": False}).validate_python(value)
         fits = bare is not bool or values[0] in ("True", "False")
-    except ValidationError:
+    except ValueError:  # pydantic's is one, too
         fits = False
     return None if fits else InputError(f"{typed} {' '.join(values)}: expected {expected}")

@@ -189,7 +189,7 @@ def test_methods_on_images(pictures: Path, vit: Path, tmp_path: Path, method: st
         (["nowhere.csv"], "nowhere.csv"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
         (["--label", "lable"], "lable"),
-        (["--train.learning-rate", "-1"], "train.learning_rate: expected a number above 0"),
+        (["--train.learning-rate", "-1"], "--train.learning-rate -1: expected a number above 0"),
         (["--model.frozen-layers", "9"], "model.frozen_layers: 9"),
         (["--max-length", "4000"], "data.max_length: 4000"),
         (["--mixed-precision", "fp16"], "precision.mixed_precision: fp16 needs a GPU"),
@@ -323,8 +323,8 @@ def test_bad_input_in_two_processes_is_said_once(bert: Path, tmp_path: Path) -> 
     lines = [
         line for line in answer.stderr.splitlines() if not line.startswith(("nanobind:", " - ", "See https://nano"))
     ]
-    assert lines[0].startswith("data.test_fraction: expected")
-    assert answer.stderr.count("data.test_fraction") == 1
+    assert lines[0].startswith("--data.test-fraction 2: expected")
+    assert answer.stderr.count("data.test-fraction") == 1
 
 
 def test_plan_trains_nothing(texts: Path, bert: Path, tmp_path: Path) -> None:
