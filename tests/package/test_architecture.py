@@ -1,6 +1,7 @@
 """The layers of the package: a module imports from its own sub-package and from layers below it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,11 @@ def test_public_names() -> None:
     assert {*configs_below(Recipe), *configs_below(Launch), "main", "run", "InputError"} <= set(homes)
     for name, module in homes.items():
         assert getattr(hf_finetune, name) is getattr(import_module(module), name), name
+
+
+def test_the_site_has_every_page() -> None:
+    """Every page of docs/ is in the `nav` of mkdocs.yml, and so is the page that hooks.py makes of a notebook."""
+    docs = ROOT.parent / "docs"
+    nav = re.findall(r"[\w-]+\.md", (docs / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2])
+    pages = [path.with_suffix(".md").name for path in (*docs.glob("*.md"), *docs.glob("*.ipynb"))]
+    assert sorted(nav) == sorted(pages)

@@ -1,4 +1,4 @@
-"""The pages say what is there: their messages, commands, flags and names; the site has every page."""
+"""The pages say what is there: their messages, commands, flags, fields and names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from helpers import python_examples
 
 import hf_finetune
@@ -68,24 +67,6 @@ def test_the_picture_shows_the_run_of_the_card() -> None:
     scores = re.findall(r"^\| (?:Accuracy|Macro F1|Log loss \(nats\)) \| ([^|]+\]) ", card, re.MULTILINE)
     picture = re.sub(r"<[^>]+>", "", (DOCS / "quickstart.svg").read_text(encoding="utf-8"))
     assert len(scores) == 3 and all(score in picture for score in scores)
-
-
-def test_the_site_has_every_page() -> None:
-    """Also the page that hooks.py makes of the notebook."""
-
-    class Loader(yaml.SafeLoader):
-        """Knows mkdocs' names of Python objects."""
-
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, suffix, node: suffix)
-
-    def pages(nav: Any) -> list[str]:
-        if isinstance(nav, str):
-            return [nav]
-        return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in pages(part)]
-
-    nav = pages(yaml.load((DOCS / "mkdocs.yml").read_text(), Loader)["nav"])
-    made = [path.with_suffix(".md").name for path in DOCS.glob("*.ipynb")]
-    assert sorted(nav) == sorted([*(path.name for path in DOCS.glob("*.md")), *made])
 
 
 def test_the_reference_has_every_field_and_command(hooks: ModuleType) -> None:
