@@ -150,7 +150,7 @@ class Launch:
     """Where and how a recipe runs. Nothing here changes what it computes."""
 
     output: str | None = None
-    """Folder of the run. Default: runs/<name>-<n>."""
+    """Folder of the run. Default: runs/NAME-N."""
     resume: bool = False
     """Resume the run in `output`."""
     num_processes: int | None = None
