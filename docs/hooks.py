@@ -55,7 +55,8 @@ def on_post_build(config: Any) -> None:
     """End the build if a page loads anything from another host."""
     from mkdocs.exceptions import PluginError
 
-    foreign = [f"{page.name}: {url}" for page in Path(config.site_dir).rglob("*.html") for url in assets(page)]
+    pages = [path for path in Path(config.site_dir).rglob("*") if path.suffix in (".html", ".css")]
+    foreign = [f"{page.name}: {url}" for page in pages for url in assets(page.read_text(encoding="utf-8"))]
     if foreign:
         raise PluginError(f"assets of other hosts: {', '.join(sorted(set(foreign)))}")
 
@@ -97,11 +98,12 @@ class _Assets(HTMLParser):
         self.urls += [url for url in (named.get(ASSETS.get(tag, "")), named.get("srcset")) if url]
 
 
-def assets(page: Path) -> list[str]:
-    """Return the assets of a page, or of its style sheets, that are on another host."""
+def assets(page: str) -> list[str]:
+    """Return what a page or a style sheet loads from another host."""
     parser = _Assets()
-    parser.feed(page.read_text(encoding="utf-8"))
-    return [url for url in parser.urls if re.match(r"(\w+:)?//", url)]
+    parser.feed(page)
+    urls = [*parser.urls, *re.findall(r"(?:url\(|@import )+[\"']?([^)\"']+)", page)]
+    return [url for url in urls if re.match(r"(\w+:)?//", url)]
 
 
 def commands() -> str:

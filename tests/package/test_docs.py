@@ -87,6 +87,19 @@ def test_the_reference_names_all_that_is_public(hooks: ModuleType) -> None:
         assert is_field or re.search(rf"\b{name}\b", page), name
 
 
+@pytest.mark.parametrize(
+    ("page", "loaded"),
+    [
+        ('<script src="https://a.org/x.js"></script><link rel="stylesheet" href="//b.org/y.css">', 2),
+        ("<style>@import url('https://a.org/x.css'); p { background: url(//b.org/y.png) }</style>", 2),
+        ('<a href="https://a.org">a</a><link rel="canonical" href="https://b.org"><img src="x.svg">', 0),
+        ("p { background: url(\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>\") }", 0),
+    ],
+)
+def test_assets_of_other_hosts_are_seen(hooks: ModuleType, page: str, loaded: int) -> None:
+    assert len(hooks.assets(page)) == loaded
+
+
 class Parsed(Exception):
     """The arguments of a command are good."""
 
