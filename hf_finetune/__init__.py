@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
+    from hf_finetune.models.config import CheckpointLimits
     from hf_finetune.models.efficientnet_lite import efficientnet_lite0
     from hf_finetune.models.surgery.operations import AddLayers, DropLayers, DuplicateLayers, ExtendPositions
     from hf_finetune.models.surgery.operations import KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
@@ -54,16 +55,16 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
     "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
-    "ChangeCase", "Classifier", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan",
-    "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber",
-    "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError",
-    "GradientNoise", "Grayscale", "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError",
-    "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE",
-    "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise",
-    "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision",
-    "Pretrain", "PushError", "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD",
-    "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result",
-    "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
+    "ChangeCase", "CheckpointLimits", "Classifier", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy",
+    "CutMix", "CutSpan", "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
+    "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal",
+    "GateError", "GradientNoise", "Grayscale", "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData",
+    "InputError", "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion",
+    "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden",
+    "Noise", "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize",
+    "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers",
+    "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop",
+    "Result", "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
     "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
     "SoftTargets", "Solarize", "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised",
     "SwapWords", "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment",
@@ -74,8 +75,9 @@ __all__ = [  # noqa: RUF022
 # fmt: on
 
 
-# The names that are no configs, and whose modules import heavy libraries.
+# The names that are no fields of a recipe.
 _HOMES = {
+    "CheckpointLimits": "hf_finetune.models.config",
     "Classifier": "hf_finetune.inference.classifier",
     "Result": "hf_finetune.inference.result",
     "efficientnet_lite0": "hf_finetune.models.efficientnet_lite",

@@ -106,9 +106,8 @@ def _image_copies(
     identity = identity_of(rows, inputs, augmenter)
     try:
         decoded = image_cache.cache_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
-        size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])
         return [decoded] + [
-            image_cache.cache_pixels(rows, augmented(view), size, {**identity, "view": view}, budget_gb=inputs.cache_gb)
+            image_cache.cache_pixels(rows, augmented(view), {**identity, "view": view}, budget_gb=inputs.cache_gb)
             for view in range(1, copies + 1)
         ]
     except disk_cache.CacheUnavailable as reason:

@@ -13,6 +13,7 @@ from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.config.aliases import current
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.config import Operations, validated
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import parse_yaml
@@ -43,6 +44,8 @@ class ClassifyJob:
     """Seed of the views: a row has the same views in every run with this seed."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    limits: Annotated[CheckpointLimits, tyro.conf.arg(name="model")] = CHECKPOINT_LIMITS
+    """Limits on the model. A run on this machine has those that it was trained with, too."""
     json: bool = False
     """Print only the result, as JSON."""
 
@@ -53,7 +56,7 @@ def load_trained_classifier(job: ClassifyJob) -> TrainedModel:
 
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # no later message repeats the notes on the data
     with Progress("load the model", quiet=True):
-        return load_trained(job.model, trust_remote_code=job.trust_remote_code)
+        return load_trained(job.model, trust_remote_code=job.trust_remote_code, limits=job.limits)
 
 
 def parse_views(job: ClassifyJob) -> SeveralViews | None:

@@ -22,6 +22,7 @@ from hf_finetune.config.recipe import Recipe, blank_recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import check_writable, check_writable_file, parse_yaml, write_bytes
 from hf_finetune.utils.plain import merge, short_repr
@@ -41,6 +42,8 @@ class DoctorJob(Source):
     """Test rows: the name of a split of the data, or a file of its own."""
     model: str | None = None
     """Checkpoint whose tokens are counted. With --show-augmentation it takes the place of the recipe's."""
+    checkpoint_limits: Annotated[CheckpointLimits, tyro.conf.arg(name="model")] = CHECKPOINT_LIMITS
+    """Limits on this checkpoint."""
     max_length: int = 128
     """Tokens that training would read of a text. Without --model, words are counted."""
     show_augmentation: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|YAML")] = None
@@ -75,7 +78,14 @@ def doctor(arguments: Sequence[str]) -> None:
 
     options = SplitOptions(validation=job.validation, test=job.test)
     with Progress("examine", quiet=True):
-        report = examine(job, sniff_kind(job), options, checkpoint=job.model, max_length=job.max_length)
+        report = examine(
+            job,
+            sniff_kind(job),
+            options,
+            checkpoint=job.model,
+            limits=job.checkpoint_limits,
+            max_length=job.max_length,
+        )
     print(_json(report.to_dict()) if job.json else report.describe())
 
 
@@ -159,7 +169,7 @@ def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
         # Generative operations need stored copies: one for each view.
         changes["data"]["augment_copies"] = job.views
     if job.model is not None:
-        changes["model"] = {"checkpoint": job.model}
+        changes["model"] = {"checkpoint": job.model, **vars(job.checkpoint_limits)}
     if job.seed is not None:
         changes["train"] = {"seed": job.seed}
     return merge(recipe, changes)

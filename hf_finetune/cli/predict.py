@@ -87,6 +87,7 @@ def predict(arguments: Sequence[str]) -> None:
             digests=job.digests,
             columns=job.columns and not job.digests,
             collect=job.json or output is None,
+            limits=job.data.limits,
         )
     if isinstance(source, list):
         for row in result.get("predictions", ()):

@@ -36,9 +36,13 @@ class DataLimits:
 
     text_characters: Count = 1_000_000
     """Longest text in characters."""
+    row_characters: Count = 20_000_000
+    """Longest line of a text file, or longest JSON that is read at once: a row, or an object of columns."""
+    columns: Count = 100_000
+    """Largest number of columns of a table."""
     image_pixels: Annotated[int, between(1, 178_956_970)] = 50_000_000
     """Largest image in decoded pixels; Pillow refuses more than 178,956,970. A JPEG of more than 50,000,000 pixels is
-    decoded at half its width and height, or less. A pixel of JPEG 2000 counts as four."""
+    decoded at half its width and height, or less. A pixel of JPEG 2000 counts as four, one of WebP or AVIF as two."""
     image_ratio: Count = 100
     """Largest ratio of the sides of an image. Many processors set the shorter side, and the longer one follows."""
     image_bytes: Count = 200_000_000

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,15 @@ def cache_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: fl
     Raises:
         CacheUnavailable: the images cannot be cached.
     """
-    probes = first_piece(rows.select(probe_indices(len(rows)))["image"])
-    if not splits_in_two(processor, probes):
-        raise disk_cache.CacheUnavailable(
-            f"{type(processor).__name__} does not give 8-bit pixels before it normalizes them"
-        )
-    size = tuple(resize(processor, probes[:1]).shape[1:])
-    return cache_pixels(rows, _chunks(rows, processor), size, cache_key(rows, processor), budget_gb=budget_gb)
+    return cache_pixels(rows, _chunks(rows, processor), cache_key(rows, processor), budget_gb=budget_gb)
 
 
-def cache_pixels(
-    rows: Dataset, chunks: Iterable[torch.Tensor], size: tuple[int, ...], key: Mapping[str, Any], *, budget_gb: float
-) -> Dataset:
+def cache_pixels(rows: Dataset, chunks: Iterable[torch.Tensor], key: Mapping[str, Any], *, budget_gb: float) -> Dataset:
     """Write pixels to the cache, unless an earlier run did, and replace `image` by references for `cached_pixels`.
 
     Args:
         rows: rows whose images are replaced.
         chunks: the pixels in batches, (B, 3, H, W), uint8; not read if they are cached.
-        size: shape of each image, (3, H, W).
         key: everything that the pixels depend on, as JSON.
         budget_gb: see `decode_once`.
 
@@ -86,7 +78,7 @@ def cache_pixels(
     folder = disk_cache.entry_folder("pixels", key)
     pixels = disk_cache.find(folder, _map)
     if pixels is None:
-        _build(folder, chunks, (len(rows), *size), budget_gb)
+        _build(folder, chunks, len(rows), budget_gb)
         pixels = disk_cache.find(folder, _map)
     if pixels is None:
         raise disk_cache.CacheUnavailable(f"{folder} was removed")
@@ -146,9 +138,22 @@ def _images(rows: Dataset) -> Iterator[list[EncodedImage]]:
 
 
 def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
+    """Yield the resized images in batches, (B, 3, H, W), uint8.
+
+    Raises:
+        CacheUnavailable: the processor's pixels cannot be cached.
+    """
+    if not splits_in_two(processor, first_piece(rows.select(probe_indices(len(rows)))["image"])):
+        raise disk_cache.CacheUnavailable(
+            f"{type(processor).__name__} does not give 8-bit pixels before it normalizes them"
+        )
     with ThreadPoolExecutor(available_cores()) as pool:
         for images in _images(rows):
-            yield in_pieces(resize, processor, decode_parallel(images, pool))
+            # The same image may be in several rows.
+            keys = [(image["path"], image["bytes"]) for image in images]
+            distinct = dict(zip(keys, images, strict=True))
+            pixels = in_pieces(resize, processor, decode_parallel(list(distinct.values()), pool))
+            yield pixels if len(distinct) == len(keys) else pixels[[list(distinct).index(key) for key in keys]]
 
 
 def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:
@@ -156,10 +161,13 @@ def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:
     return np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
 
 
-def _build(folder: Path, chunks: Iterable[torch.Tensor], shape: tuple[int, ...], budget_gb: float) -> None:
-    started, size = time.perf_counter(), int(np.prod(shape))
+def _build(folder: Path, chunks: Iterable[torch.Tensor], rows: int, budget_gb: float) -> None:
+    started, waiting = time.perf_counter(), iter(chunks)
+    first = next(waiting)
+    shape = (rows, *first.shape[1:])
+    size = int(np.prod(shape))
     with disk_cache.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
-        for pixels in chunks:
+        for pixels in chain([first], waiting):
             if tuple(pixels.shape[1:]) != shape[1:] or pixels.dtype != torch.uint8:
                 raise disk_cache.CacheUnavailable("the processor gives images of several sizes")
             build.append(PIXELS, pixels.contiguous().numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,7 @@ def are_image_names(values: Iterable[object]) -> bool:
 # A larger JPEG is decoded at a half, a quarter or an eighth of its width and height.
 REDUCED_PIXELS = DEFAULT_LIMITS.image_pixels
 # Pixels of these formats count so many times: their decoders take that much longer than others.
-PIXELS_COUNT = {"JPEG2000": 4}
+PIXELS_COUNT = {"JPEG2000": 4, "WEBP": 2, "AVIF": 2}
 # Images that are decoded together have at most this many pixels, unless it is a single one. A pixel takes 4 bytes, and
 # up to 12 while it is converted.
 PIXELS_AT_ONCE = 50_000_000
@@ -115,12 +116,34 @@ def decode_parallel(images: Sequence[EncodedImage], pool: ThreadPoolExecutor) ->
         piece.clear()
 
 
+def reduced(image: Image, pixels: int) -> Image:
+    """Return an image of at most about so many pixels: the means of squares of pixels, or the image itself."""
+    factor = math.isqrt(max(1, image.width * image.height // pixels))
+    return image.reduce(factor) if factor > 1 else image
+
+
 def upright_size(image: EncodedImage) -> tuple[int, int]:
-    """Return width and height of the decoded image, from the header alone."""
+    """Return width and height of the decoded image, from the header alone.
+
+    An orientation that a PNG names only behind its pixels is not seen: Pillow decodes them to read it.
+    """
+    from PIL.Image import Image
+
     with _open(image) as opened:
         _reduce(opened)
-        sideways = opened.getexif().get(ORIENTATION) in SIDEWAYS
+        sideways = Image.getexif(opened).get(ORIENTATION) in SIDEWAYS
         return (opened.height, opened.width) if sideways else opened.size
+
+
+def count_within(images: Iterable[EncodedImage], pixels: int) -> int:
+    """Return how many of the first images have at most so many pixels together. Reads their headers."""
+    total = 0
+    for count, image in enumerate(images):
+        width, height = upright_size(image)
+        total += width * height
+        if total > pixels:
+            return count
+    return count + 1
 
 
 def pieces(images: Sequence[EncodedImage], *, thumbnails: bool = False) -> Iterator[Sequence[EncodedImage]]:

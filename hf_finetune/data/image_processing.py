@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor
 
-from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
+from hf_finetune.data.image_decoding import EncodedImage, decode_pieces, reduced
 from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Number of images on which a processor is tested.
-PROBED_IMAGES = 8
+# Number of images on which a processor is tested, and pixels beyond which it is tested on a reduced copy.
+PROBED_IMAGES, PROBED_PIXELS = 8, 1_000_000
 
 
 def process(processor: BaseImageProcessor, images: Sequence[Image], **options: Any) -> torch.Tensor:
@@ -99,6 +99,8 @@ def splits_in_two(processor: BaseImageProcessor, images: Sequence[Image]) -> boo
 
     It does not if the processor resizes floats, lacks the options, or has further steps.
     """
+    # What a processor does depends on its settings, and takes long for large images.
+    images = [reduced(image, PROBED_PIXELS) for image in images]
     try:
         pixels, expected = resize(processor, images), process(processor, images)
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape != expected.shape:

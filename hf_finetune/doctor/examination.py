@@ -20,6 +20,7 @@ from hf_finetune.doctor.images import decode_images, examine_images
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
 from hf_finetune.doctor.texts import Statistics, examine_texts
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import Notes
 
@@ -84,12 +85,14 @@ def examine(
     options: SplitOptions | None = None,
     *,
     checkpoint: str | None = None,
+    limits: CheckpointLimits = CHECKPOINT_LIMITS,
     max_length: int = 128,
 ) -> Report:
     """Read a data set, skipping rows that cannot be used, and check it.
 
     Args:
         checkpoint: whose tokenizer counts tokens; None: words are counted.
+        limits: limits on what the checkpoint's files say.
         max_length: length in tokens to which training would truncate texts.
 
     Raises:
@@ -115,7 +118,7 @@ def examine(
                 "%d of %d rows are compared: all have over %d characters (--data.limits.compared-characters)",
                 *(len(compared), len(examples), source.limits.compared_characters),
             )
-        content, statistics = _examine_texts(examples, sample, compared, checkpoint, max_length)
+        content, statistics = _examine_texts(examples, sample, compared, checkpoint, limits, max_length)
     else:
         content, statistics = _examine_images(examples, sample)
     findings = [
@@ -128,14 +131,19 @@ def examine(
 
 
 def _examine_texts(
-    examples: Examples, sample: np.ndarray, compared: np.ndarray, checkpoint: str | None, max_length: int
+    examples: Examples,
+    sample: np.ndarray,
+    compared: np.ndarray,
+    checkpoint: str | None,
+    limits: CheckpointLimits,
+    max_length: int,
 ) -> tuple[list[Finding], Statistics]:
     tokenizer = None
     if checkpoint is not None:
         from hf_finetune.models.checkpoint import inspect_checkpoint
         from hf_finetune.models.processors import load_tokenizer
 
-        local = inspect_checkpoint(checkpoint, need_weights=False)
+        local = inspect_checkpoint(checkpoint, need_weights=False, limits=limits)
         tokenizer = load_tokenizer(local, max_length=max_length, sample=examples.sides[0][:200])
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
     repeats = find_duplicates(examples, near_duplicate_texts(examples, compared))

@@ -154,11 +154,11 @@ def load_preview(
     """
     cache_gb = batching.cache_gb
     quiet_libraries()
-    check_checkpoints(data.augment)
+    check_checkpoints(data.augment, model)
     inputs = None
     if isinstance(data, ImageData):
         checkpoint = inspect_checkpoint(
-            model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
+            model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code, limits=model
         )
         inputs = image_inputs(model, checkpoint, decode_once=data.decode_once, cache_gb=cache_gb)
     splits = load_splits(data)
@@ -171,7 +171,9 @@ def load_preview(
         splits.train,
         splits.labels,
         rows_of_every_class(splits.train.with_format("numpy")["label"][:], rows),
-        build_augmenter(data.augment, splits, seed=train.seed, device=default_device(), cache_gb=cache_gb),
+        build_augmenter(
+            data.augment, splits, seed=train.seed, device=default_device(), cache_gb=cache_gb, limits=model
+        ),
         first_views(views, data.augment_copies),
         inputs,
         mix if inputs is not None else (),

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
-from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, SourceSplit
 from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.memory import collect, holding, input_columns, is_table
@@ -30,6 +30,7 @@ from hf_finetune.inference.parts import PATH, read_inputs, read_parts
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.inference.session import python_session
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.push import push_run
 from hf_finetune.pipeline.run_folder import replacing
@@ -75,12 +76,21 @@ class Classifier:
         self.result = Result.read(self.folder) if (self.folder / "result.json").is_file() else None
 
     @classmethod
-    def load(cls, model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Self:
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        limits: CheckpointLimits = CHECKPOINT_LIMITS,
+    ) -> Self:
         """Load the folder of a run, of its model, or a repository on the Hub.
 
         Args:
             revision: branch, tag or commit on the Hub.
             trust_remote_code: run Python code that comes with the model.
+            limits: limits on what the files say, `CheckpointLimits(max_image_side=2048)`. A run on this machine has
+                those that it was trained with, too.
 
         Examples:
             >>> Classifier.load("runs/reviews").result.method
@@ -91,7 +101,9 @@ class Classifier:
             GateError: its files are not those that its run wrote.
         """
         with python_session():
-            return cls(load_trained(os.fspath(model), revision=revision, trust_remote_code=trust_remote_code))
+            return cls(
+                load_trained(os.fspath(model), revision=revision, trust_remote_code=trust_remote_code, limits=limits)
+            )
 
     def __repr__(self) -> str:
         kind = "pairs of texts" if self._trained.pairs else f"{self._trained.kind}s"
@@ -108,6 +120,7 @@ class Classifier:
         image: str | None = None,
         batch_size: int | None = None,
         precision: Precision = "auto",
+        limits: DataLimits = DEFAULT_LIMITS,
     ) -> Any:
         """Return the label of each input.
 
@@ -116,6 +129,7 @@ class Classifier:
             text, text_pair, image: columns of a table. None: those that the run was trained on, else the obvious ones.
             batch_size, precision: see `predict_proba`. auto computes large inputs in bf16 where the hardware supports
                 it natively, and repeats in float32 the rows whose label could differ.
+            limits: limits on the inputs, `DataLimits(text_characters=2_000_000)`.
 
         Returns:
             An array of N names; for a single text or image its name.
@@ -130,7 +144,7 @@ class Classifier:
             InputError: an input is empty or damaged, with its row; or a column is missing.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
-        scores_NC = self._scores(inputs, columns, batch_size=batch_size, precision=precision)
+        scores_NC = self._scores(inputs, columns, limits, batch_size=batch_size, precision=precision)
         names_N = np.asarray(self.labels)[scores_NC.argmax(-1)]
         return str(names_N[0]) if self._is_single(inputs) else names_N
 
@@ -143,6 +157,7 @@ class Classifier:
         image: str | None = None,
         batch_size: int | None = None,
         precision: Precision = "float32",
+        limits: DataLimits = DEFAULT_LIMITS,
     ) -> np.ndarray:
         """Return the probability of each label.
 
@@ -150,6 +165,7 @@ class Classifier:
             inputs, text, text_pair, image: see `predict`.
             batch_size: rows of a forward pass. None: as many as have 2048 tokens in total, or 64 images.
             precision: float32, or bf16 where the hardware supports it natively.
+            limits: see `predict`.
 
         Returns:
             Shape (N, C), float32, in the order of `labels`; shape (C,) for a single text or image.
@@ -162,7 +178,7 @@ class Classifier:
             InputError: see `predict`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
-        scores_NC = self._scores(inputs, columns, batch_size=batch_size, precision=precision)
+        scores_NC = self._scores(inputs, columns, limits, batch_size=batch_size, precision=precision)
         return scores_NC[0] if self._is_single(inputs) else scores_NC
 
     def evaluate(
@@ -177,6 +193,7 @@ class Classifier:
         drop_bad_rows: bool = False,
         batch_size: int | None = None,
         extra: Sequence[str] = (),
+        limits: DataLimits = DEFAULT_LIMITS,
     ) -> Result:
         """Score labeled rows.
 
@@ -187,6 +204,7 @@ class Classifier:
             drop_bad_rows: leave out rows that cannot be used; `result["dropped"]` counts them.
             batch_size: see `predict_proba`.
             extra: further metrics, as `evaluate.extra` of a recipe: local, installed or cached `evaluate` modules.
+            limits: see `predict`.
 
         Examples:
             >>> result = clf.evaluate((["works as it should", "broke after a day"], ["good", "bad"]))
@@ -198,7 +216,7 @@ class Classifier:
                 used; or see `predict`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
-        with python_session(), self._source(data, columns, split=split) as source:
+        with python_session(), self._source(data, columns, limits, split=split) as source:
             source = replace(source, drop_bad_rows=drop_bad_rows)
             leaked = provenance.trained_on(str(self.folder))
             report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked, extra=extra)
@@ -208,12 +226,18 @@ class Classifier:
         return Result({**document, "per_class": {name: report["per_class"]}})
 
     def embed(
-        self, inputs: Any, *, text: str | None = None, text_pair: str | None = None, image: str | None = None
+        self,
+        inputs: Any,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        image: str | None = None,
+        limits: DataLimits = DEFAULT_LIMITS,
     ) -> np.ndarray:
         """Return the features that the classification layer reads.
 
         Args:
-            inputs, text, text_pair, image: see `predict`.
+            inputs, text, text_pair, image, limits: see `predict`.
 
         Returns:
             Shape (N, D), float32; shape (D,) for a single text or image.
@@ -228,7 +252,7 @@ class Classifier:
         model, model_inputs = self._trained.model, self._trained.inputs
         layers, parts = classification_layers(model)[:1], []
         with python_session():
-            for rows in self._parts(inputs, {"text": text, "text_pair": text_pair, "image": image}):
+            for rows in self._parts(inputs, {"text": text, "text_pair": text_pair, "image": image}, limits):
                 encoded = Rows(model_inputs.encode_in_memory(rows), columns_of(model_inputs, labels=False))
                 try:
                     parts += head_features(model, layers, encoded, model_inputs.collate)
@@ -290,7 +314,8 @@ class Classifier:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the files, so that the copy loads on any machine."""
-        return {"name": self._trained.name, "files": {name: path.read_bytes() for name, path in self._files().items()}}
+        files = {name: path.read_bytes() for name, path in self._files().items()}
+        return {"name": self._trained.name, "files": files, "limits": self._trained.limits}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         folder = Path(tempfile.mkdtemp(prefix="hf_finetune_"))
@@ -300,7 +325,7 @@ class Classifier:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         with python_session():
-            self.__init__(load_trained(str(folder)))  # type: ignore[misc]
+            self.__init__(load_trained(str(folder), limits=state["limits"]))  # type: ignore[misc]
 
     def _files(self) -> dict[str, Path]:
         """Return the files of the classifier by their path in its folder."""
@@ -318,39 +343,46 @@ class Classifier:
 
     @shared_cores()
     def _scores(
-        self, inputs: Any, columns: dict[str, str | None], *, batch_size: int | None, precision: Precision
+        self,
+        inputs: Any,
+        columns: dict[str, str | None],
+        limits: DataLimits,
+        *,
+        batch_size: int | None,
+        precision: Precision,
     ) -> np.ndarray:
         """Return the probabilities (N, C), float32."""
         with python_session():
             scorer = Scorer(self._trained, precision, batch_size=batch_size)
-            parts = [scorer.score(rows)[0].astype(np.float32) for rows in self._parts(inputs, columns)]
+            parts = [scorer.score(rows)[0].astype(np.float32) for rows in self._parts(inputs, columns, limits)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
 
-    def _parts(self, inputs: Any, columns: dict[str, str | None]) -> Iterator[Any]:
+    def _parts(self, inputs: Any, columns: dict[str, str | None], limits: DataLimits) -> Iterator[Any]:
         """Yield canonical rows of any inputs, a part at a time."""
         if self._is_single(inputs):
             inputs = [inputs]
         elif isinstance(inputs, Path) or is_table(inputs) or _holds_splits(inputs):
-            with self._source(inputs, columns) as source, _every_row_has_a_label():
+            with self._source(inputs, columns, limits) as source, _every_row_has_a_label():
                 yield from read_parts(self._trained, source, labeled=False, progress="predict")
             return
         if not isinstance(inputs, Iterable):
             input_columns(inputs, kind=self._trained.kind, name="inputs")  # refuses it
         with _every_row_has_a_label():
-            yield from read_inputs(
-                self._trained, inputs.to_pylist() if isinstance(inputs, pa.Array | pa.ChunkedArray) else inputs
-            )
+            rows = inputs.to_pylist() if isinstance(inputs, pa.Array | pa.ChunkedArray) else inputs
+            yield from read_inputs(self._trained, rows, limits)
 
     @contextmanager
-    def _source(self, data: Any, columns: dict[str, str | None], *, split: str | None = None) -> Iterator[SourceSplit]:
+    def _source(
+        self, data: Any, columns: dict[str, str | None], limits: DataLimits, *, split: str | None = None
+    ) -> Iterator[SourceSplit]:
         """Yield the source of a table, a path or a Hub id."""
         kind = self._trained.kind
         requested: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
         if isinstance(data, str | Path):
-            yield replace(SourceSplit(os.fspath(data), split=split), **requested)
+            yield replace(SourceSplit(os.fspath(data), split=split, limits=limits), **requested)
             return
         with holding({"rows": collect(data, kind=kind, name="data")}):
-            yield replace(SourceSplit(PATH, split=split), **requested)
+            yield replace(SourceSplit(PATH, split=split, limits=limits), **requested)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.config import DataLimits, SourceSplit
 from hf_finetune.data.loading import stream
 from hf_finetune.data.memory import MemoryData, holding, input_columns
 from hf_finetune.data.readers.memory_table import memory_table
@@ -56,11 +56,12 @@ def read_parts(
             bar.update(len(rows))
 
 
-def read_inputs(classifier: TrainedModel, inputs: Iterable[Any]) -> Iterator[Dataset]:
+def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLimits) -> Iterator[Dataset]:
     """Yield canonical rows of inputs in memory, at most `PART_ROWS` at a time.
 
     Args:
         inputs: texts, pairs of texts, images or paths of images; a generator is read part by part.
+        limits: limits on the inputs.
 
     Raises:
         InputError: an input is of another type, empty or damaged.
@@ -69,5 +70,5 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any]) -> Iterator[Dat
     while part := list(islice(rows, PART_ROWS[classifier.kind])):
         table = memory_table("inputs", input_columns(part, kind=classifier.kind, name="inputs"))
         with holding({"rows": MemoryData({"rows": replace(table, first=first)})}):
-            yield from read_parts(classifier, SourceSplit(PATH), labeled=False, progress="predict")
+            yield from read_parts(classifier, SourceSplit(PATH, limits=limits), labeled=False, progress="predict")
         first += len(part)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.augmentation.test_time import SeveralViews
-from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, SourceSplit
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.rows import Carried, UnusableRow, count_kinds
@@ -42,6 +42,7 @@ def predict(
     digests: bool = False,
     collect: bool = False,
     columns: bool = False,
+    limits: DataLimits = DEFAULT_LIMITS,
 ) -> dict[str, Any]:
     """Label every row of a source, or inputs in memory.
 
@@ -59,6 +60,7 @@ def predict(
             `distillation.teachers.precomputed` matches rows.
         columns: carry the columns of the source along, or the file of each row in a folder of classes.
         collect: also return the predictions.
+        limits: limits on inputs in memory; a source has its own.
 
     Returns:
         {"rows", "throughput", "precision"}, as in `evaluate`; with `drop_bad_rows` also "dropped" (with "file", or
@@ -78,7 +80,7 @@ def predict(
         options: dict[str, Any] = {"dropped": dropped, "carried": carried}
         parts = _or_no_columns(read_parts(classifier, source, labeled=False, progress="predict", **options), carried)
     else:
-        parts = read_inputs(classifier, source)
+        parts = read_inputs(classifier, source, limits)
     first = list(islice(parts, 1))  # its columns are those of the output
     taken = _carried_columns(carried, classifier.labels, warns=True)
     names = list(taken)

@@ -1,6 +1,7 @@
 """Find a checkpoint in a folder, a run or on the Hub, and check its files before any library opens them."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,7 +10,8 @@ from huggingface_hub.utils import httpx
 
 from hf_finetune.errors import InputError
 from hf_finetune.models import checkpoint_files as files
-from hf_finetune.models.checkpoint_files import BIN, MAX_LAYERS, MAX_PARAMETERS, SAFETENSORS, Stored
+from hf_finetune.models.checkpoint_files import BIN, SAFETENSORS, Stored
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
@@ -59,10 +61,8 @@ class LocalCheckpoint:
     """Whether its Python code may run."""
     stored: Stored | None = None
     """What the files of weights hold; None: there are none, or they are not needed."""
-    max_layers: int = MAX_LAYERS
-    """See `Model.max_layers`."""
-    max_parameters: int = MAX_PARAMETERS
-    """See `Model.max_parameters`."""
+    limits: CheckpointLimits = CHECKPOINT_LIMITS
+    """Limits on what its files say."""
 
 
 def settings_files(folder: Path) -> dict[str, Path]:
@@ -80,8 +80,7 @@ def inspect_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     need_weights: bool = True,
-    max_layers: int = MAX_LAYERS,
-    max_parameters: int = MAX_PARAMETERS,
+    limits: CheckpointLimits = CHECKPOINT_LIMITS,
 ) -> LocalCheckpoint:
     """Find a checkpoint, fetch the files that are needed, and check that they are safe and complete.
 
@@ -94,12 +93,12 @@ def inspect_checkpoint(
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code and kernels.
         need_weights: False: only config, tokenizer or processor are needed; weights are neither fetched nor checked.
-        max_layers, max_parameters: see `Model`.
+        limits: limits on what the files say. Raised to those of `trained_limits` for a run on this machine.
 
     Raises:
         InputError: the checkpoint does not exist or cannot be accessed; config.json is missing, broken or of an unknown
             `model_type`; it has code, Hub kernels, redirections, quantized weights or only a PEFT adapter; a weight
-            index points outside the folder; or a weight file is missing or damaged, or has more than `MAX_TENSORS`.
+            index points outside the folder; or a weight file is missing or damaged, or has too many tensors.
         GateError: see `_check_files`.
     """
     if not isinstance(checkpoint, FoundCheckpoint):
@@ -107,26 +106,35 @@ def inspect_checkpoint(
             str(checkpoint), revision=revision, trust_remote_code=trust_remote_code, need_weights=need_weights
         )
     name, folder = _locate(checkpoint, need_weights)
+    limits = limits.raised_to(trained_limits(folder.parent) if checkpoint.commit is None else CHECKPOINT_LIMITS)
     configs = {file: files.read_json(name, folder / file) for file in CONFIG_FILES if (folder / file).is_file()}
     for file, content in configs.items():
         files.refuse_redirections(name, file, content)
         if not trust_remote_code:
             files.refuse_code(name, file, content)
     config = configs["config.json"]
-    files.check_classes(name, config)
+    files.check_classes(name, config, limits.max_classes)
     if not (trust_remote_code and config.get("auto_map")):
         files.check_model_type(name, config)
     weights = files.weight_files(name, folder) if need_weights else ()
-    headers = [files.check_weights(name, path) for path in weights]
+    headers = [files.check_weights(name, path, limits.max_tensors) for path in weights]
     stored = None
     if headers and all(headers):
         stored = Stored(sum(h.tensors for h in headers if h), sum(h.numbers for h in headers if h))
     notes: tuple[str, ...] = ()
     if weights and weights[0].suffix == ".bin":
         notes = (f"{name}: no safetensors, {weights[0].name} is read with torch.load(weights_only=True)",)
-    return LocalCheckpoint(
-        name, folder, checkpoint.commit, config, weights, notes, trust_remote_code, stored, max_layers, max_parameters
-    )
+    return LocalCheckpoint(name, folder, checkpoint.commit, config, weights, notes, trust_remote_code, stored, limits)
+
+
+def trained_limits(run: Path) -> CheckpointLimits:
+    """Return the limits that a run was trained with, by its recipe.json; the default ones where it has none."""
+    try:
+        model = json.loads((run / "recipe.json").read_bytes())["recipe"]["model"]
+        names = [field.name for field in fields(CheckpointLimits)]
+        return CheckpointLimits(**{name: model[name] for name in names if name in model})
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return CHECKPOINT_LIMITS
 
 
 def _locate(found: FoundCheckpoint, need_weights: bool) -> tuple[str, Path]:
@@ -177,8 +185,11 @@ def find_checkpoint(
     return FoundCheckpoint(name, folder, folder.name)
 
 
-def unmerged_adapter(found: FoundCheckpoint) -> Path | None:
+def unmerged_adapter(found: FoundCheckpoint, limits: CheckpointLimits = CHECKPOINT_LIMITS) -> Path | None:
     """Return the adapter's folder in a run whose adapter cannot be merged, None for any other checkpoint.
+
+    Args:
+        limits: limits on what its files say.
 
     Raises:
         InputError: the adapter's weights are missing or damaged.
@@ -194,7 +205,7 @@ def unmerged_adapter(found: FoundCheckpoint) -> Path | None:
     if not (folder / "config.json").is_file():
         why = "its adapter/ has no class names (config.json)"
         raise InputError(f"{checkpoint}: {why}; keep model/ next to it")
-    files.check_weights(checkpoint, folder / ADAPTER_FILE)
+    files.check_weights(checkpoint, folder / ADAPTER_FILE, limits.max_tensors)
     return folder
 
 

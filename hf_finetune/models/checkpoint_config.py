@@ -47,11 +47,11 @@ def load_config(local: LocalCheckpoint, from_config: Mapping[str, Any] | None = 
     """
     with input_errors(f"{local.name}: config.json cannot be used"), quiet():
         config = AutoConfig.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
-    check_layers(config.to_dict(), local.max_layers, local.stored, f"{local.name}: config.json: ")
+    check_layers(config.to_dict(), local.limits.max_layers, local.stored, f"{local.name}: config.json: ")
     if from_config is None:
         return config
     changed = resized(config, from_config)
-    check_layers(changed.to_dict(), local.max_layers, None, f"{FIELD}.")
+    check_layers(changed.to_dict(), local.limits.max_layers, None, f"{FIELD}.")
     return changed
 
 
@@ -114,7 +114,7 @@ def check_config(
         return
     config = classifier_config(local, task, from_config)
     if from_config is not None:
-        check_buildable(config, local.max_parameters)
+        check_buildable(config, local.limits.max_parameters)
     config_after(config, surgery)
 
 

@@ -36,13 +36,10 @@ ATTENTION_KEY = re.compile(r"(attn|experts)_implementation")
 SAFE_ATTENTION = {"eager", "sdpa"}
 # Keys that make transformers read files that are not checked here.
 REDIRECTING_KEYS = ("configuration_files", "transformers_weights")
-# Far more tensors than any encoder has, with the usual length of their entries in a header.
-MAX_TENSORS, HEADER_BYTES = 100_000, 200
-MAX_LAYERS, MAX_PARAMETERS = 1000, 500_000_000
+# The usual length of a tensor's entry in a header.
+HEADER_BYTES = 200
 # ALBERT's layers share their tensors.
 FEW_LAYERS = 100
-# Classes in a config.json, whose names transformers invents if it only has their number.
-MAX_CLASSES = 100_000
 # Fields with numbers of layers or of stages' layers, in the families' words.
 LAYERS = re.compile(r"layers$|depth|num_blocks|repeats")
 LAYERS_AND_HEADS = ("num_hidden_layers", "n_layers", "num_attention_heads", "n_heads", "num_heads")
@@ -109,7 +106,7 @@ def check_layers(config: Mapping[str, Any], limit: int, stored: Stored | None, w
     """Refuse a config with so many layers that building the network takes minutes, even without memory for weights.
 
     Args:
-        limit: see `Model.max_layers`.
+        limit: see `CheckpointLimits.max_layers`.
         stored: what the files of the same checkpoint hold.
         where: begins the message.
     """
@@ -125,17 +122,24 @@ def check_layers(config: Mapping[str, Any], limit: int, stored: Stored | None, w
             raise InputError(f"{where}{field}: {layers:,} layers, but {held}; the two do not belong together")
         if layers > limit:
             raise InputError(
-                f"{where}{field}: expected {limit:,} layers or less, got {layers:,}; raise model.max_layers"
+                f"{where}{field}: expected {limit:,} layers or less, got {layers:,}; raise --model.max-layers"
             )
 
 
-def check_classes(name: str, config: dict[str, Any]) -> None:
-    """Refuse a config.json with more than `MAX_CLASSES` classes."""
+def check_classes(name: str, config: dict[str, Any], most: int) -> None:
+    """Refuse a config.json with too many classes, whose names transformers invents if it only has their number.
+
+    Args:
+        most: see `CheckpointLimits.max_classes`.
+    """
     for field in ("num_labels", "id2label", "label2id"):
         value = config.get(field)
         classes = value if isinstance(value, int) else len(value) if isinstance(value, dict | list) else 0
-        if classes > MAX_CLASSES:
-            raise InputError(f"{name}: config.json: {field}: expected {MAX_CLASSES:,} classes or less, got {classes:,}")
+        if classes > most:
+            remedy = "raise --model.max-classes"
+            raise InputError(
+                f"{name}: config.json: {field}: expected {most:,} classes or less, got {classes:,}; {remedy}"
+            )
 
 
 def check_model_type(name: str, config: dict[str, Any]) -> None:
@@ -190,17 +194,22 @@ def _shards(name: str, folder: Path, index: Path) -> tuple[Path, ...]:
     return tuple(folder / file for file in files)
 
 
-def check_weights(name: str, path: Path) -> Stored | None:
-    """Check a file of weights; return what it holds, None for a pickle of other things than tensors."""
+def check_weights(name: str, path: Path, max_tensors: int) -> Stored | None:
+    """Check a file of weights; return what it holds, None for a pickle of other things than tensors.
+
+    Args:
+        max_tensors: see `CheckpointLimits.max_tensors`.
+    """
     with path.open("rb") as file:
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
         raise InputError(f"{name}: {path.name} is a git-lfs pointer, not the weights; run `git lfs pull` there")
     if path.suffix == ".safetensors" and len(start) >= 8:
         (length,) = struct.unpack("<Q", start[:8])
-        if length > MAX_TENSORS * HEADER_BYTES:
-            why = f"its header is of {length:,} bytes, expected {MAX_TENSORS * HEADER_BYTES:,} or less"
-            raise InputError(f"{name}: {path.name} is damaged, or no model: {why}; fetch it again")
+        if length > max_tensors * HEADER_BYTES:
+            why = f"its header is of {length:,} bytes, expected {max_tensors * HEADER_BYTES:,} or less"
+            remedy = "fetch it again, or raise --model.max-tensors"
+            raise InputError(f"{name}: {path.name} is damaged, or no model: {why}; {remedy}")
     with input_errors(f"{name}: {path.name} is damaged or cut off; fetch it again"), warnings.catch_warnings():
         if path.suffix == ".safetensors":
             # This compares the offsets in the header with the size of the file.
@@ -211,10 +220,10 @@ def check_weights(name: str, path: Path) -> Stored | None:
                 return Stored(len(slices), sum(math.prod(part.get_shape()) for part in slices.values()))
         # torch warns about unusual pickle protocols before it refuses them.
         warnings.simplefilter("ignore")
-        return _check_pickle(name, path)
+        return _check_pickle(name, path, max_tensors)
 
 
-def _check_pickle(name: str, path: Path) -> Stored | None:
+def _check_pickle(name: str, path: Path, max_tensors: int) -> Stored | None:
     """Check weights of `torch.save`, without reading them.
 
     Raises:
@@ -224,8 +233,8 @@ def _check_pickle(name: str, path: Path) -> Stored | None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             # `torch.save` does not compress.
-            if len(archive.infolist()) > MAX_TENSORS:
-                raise _too_many(where, len(archive.infolist()))
+            if len(archive.infolist()) > max_tensors:
+                raise _too_many(where, len(archive.infolist()), max_tensors)
             if sum(entry.file_size for entry in archive.infolist()) > size:
                 raise InputError(f"{where} is compressed and expands to more than its size; ask for safetensors")
             for entry in archive.namelist():
@@ -239,8 +248,8 @@ def _check_pickle(name: str, path: Path) -> Stored | None:
     if not isinstance(content, dict):
         return None
     tensors = [value for value in content.values() if isinstance(value, torch.Tensor)]
-    if len(tensors) > MAX_TENSORS:
-        raise _too_many(where, len(tensors))
+    if len(tensors) > max_tensors:
+        raise _too_many(where, len(tensors), max_tensors)
     if any(tensor.layout != torch.strided for tensor in tensors):
         raise InputError(f"{where} holds sparse tensors, expected dense ones; ask for safetensors")
     # Tensors may share their numbers, and one may repeat a few of them to any shape.
@@ -251,8 +260,8 @@ def _check_pickle(name: str, path: Path) -> Stored | None:
     return Stored(len(tensors), numbers)
 
 
-def _too_many(where: str, tensors: int) -> InputError:
-    return InputError(f"{where} holds {tensors:,} tensors, expected {MAX_TENSORS:,} or less")
+def _too_many(where: str, tensors: int, most: int) -> InputError:
+    return InputError(f"{where} holds {tensors:,} tensors, expected {most:,} or less; raise --model.max-tensors")
 
 
 def _refuse_buffers(where: str, content: bytes) -> None:

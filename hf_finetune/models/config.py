@@ -1,6 +1,7 @@
 """Configuration of the checkpoint and of changes to it before training."""
 
 import re
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -25,8 +26,8 @@ Pattern = Annotated[str, Check(_is_pattern, "a regular expression")]
 
 
 @configclass
-class Model:
-    """The pretrained checkpoint, and changes to it before training."""
+class Pretrained:
+    """Where the checkpoint is."""
 
     checkpoint: Annotated[str, flag("--model")]
     """Hub id or folder of a BERT- or ViT-like checkpoint."""
@@ -36,6 +37,44 @@ class Model:
     """Branch, tag or commit of the checkpoint on the Hub."""
     trust_remote_code: Annotated[bool, flag("--trust-remote-code")] = False
     """Run Python code that comes with the checkpoint. Off: such a checkpoint is refused."""
+
+
+@configclass
+class CheckpointLimits:
+    """Limits on checkpoints that others made: what is beyond them is refused before it takes time or memory."""
+
+    max_layers: Count = 1000
+    """Refuse a checkpoint or a `from_config` with more layers than this, before it is built."""
+    max_parameters: Count = 500_000_000
+    """Refuse a `from_config` whose encoder has more weights than this, before it is built."""
+    max_tensors: Count = 100_000
+    """Refuse files of weights with more tensors than this."""
+    max_classes: Count = 100_000
+    """Refuse a checkpoint whose config has more classes than this."""
+    max_image_side: Count = 1024
+    """Refuse a checkpoint whose image processor makes images of more pixels a side than this."""
+    max_added_tokens: Count = 10_000
+    """Refuse a tokenizer that adds more tokens than this to its vocabulary, one by one."""
+    max_token_growth: Count = 100
+    """Refuse a tokenizer that makes more characters or tokens than this of one character, or puts more special tokens
+    than this around a text."""
+
+    def raised_to(self, other: "CheckpointLimits") -> "CheckpointLimits":
+        """Return these limits, and of the others what is higher than these and the defaults."""
+        raised = {}
+        for field in fields(CheckpointLimits):
+            own, theirs = getattr(self, field.name), getattr(other, field.name)
+            raised[field.name] = max(own, theirs) if theirs > field.default else own
+        return CheckpointLimits(**raised)
+
+
+CHECKPOINT_LIMITS = CheckpointLimits()
+
+
+@configclass
+class Model(CheckpointLimits, Pretrained):
+    """The pretrained checkpoint, limits on it, and changes to it before training."""
+
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """Start from random weights, seeded by `train.seed`. The network has the checkpoint's family, and its config with
     these fields changed: {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}. {}
@@ -89,10 +128,6 @@ class Model:
     attn_implementation: Literal["eager", "sdpa"] | None = None
     """Attention kernel. None: on GPU the library's choice. On CPU eager, whose backward pass is faster for short texts,
     or sdpa if `precision.probe` measures that it is faster."""
-    max_layers: Count = 1000
-    """Refuse a checkpoint or a `from_config` with more layers than this, before it is built."""
-    max_parameters: Count = 500_000_000
-    """Refuse a `from_config` whose encoder has more weights than this, before it is built."""
     surgery: Operations[SurgeryStep] = ()
     """Operations on the loaded checkpoint, in order. Layers can be kept, dropped, copied, added or reinitialized.
     Activations, dropout rates, widths, patch and kernel sizes, pooling and positions can be changed. See

@@ -64,7 +64,7 @@ def check_buildable(config: PreTrainedConfig, most: int) -> None:
     Without a forward pass: BEiT caches an index from its first one for all networks of the process.
 
     Args:
-        most: see `Model.max_parameters`.
+        most: see `CheckpointLimits.max_parameters`.
 
     Raises:
         InputError: the library cannot build it, with its message; or it is too large.
@@ -73,7 +73,7 @@ def check_buildable(config: PreTrainedConfig, most: int) -> None:
         model = AutoModel.from_config(config)
     weights = sum(parameter.numel() for parameter in model.parameters())
     if weights > most:
-        _refuse("", f"expected {most:,} weights or less, got {weights:,}; raise model.max_parameters")
+        _refuse("", f"expected {most:,} weights or less, got {weights:,}; raise --model.max-parameters")
 
 
 def _refuse(name: str, what: str) -> NoReturn:

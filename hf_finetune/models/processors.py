@@ -1,8 +1,7 @@
 """Load the tokenizer or image processor of a checkpoint, and check that it fits the model."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
@@ -19,6 +18,7 @@ from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet
 from hf_finetune.models.tokenizer_files import PROBE, check_tokenizer_files
 from hf_finetune.utils.messages import one_line, short
+from hf_finetune.utils.panics import tokenize
 
 log = logging.getLogger("hf_finetune")
 
@@ -27,8 +27,8 @@ log = logging.getLogger("hf_finetune")
 UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
 # Keys of an image processor's size that one number can replace.
 SIDES = ("height", "width", "shortest_edge")
-# Largest side of processed images, and side of the image on which a processor is tried, in pixels.
-MOST_SIDE, TRIED_SIDE = 1024, 64
+# Side of the image on which a processor is tried, in pixels.
+TRIED_SIDE = 64
 
 
 def load_tokenizer(
@@ -70,7 +70,7 @@ def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
     serialized = (folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(folder.glob("vocab.*"), folder.glob("*.model"))):
         raise InputError(f"{name}: no tokenizer in it; expected tokenizer.json next to config.json")
-    check_tokenizer_files(name, folder)
+    check_tokenizer_files(name, folder, local.limits)
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=local.trust_remote_code)
@@ -84,17 +84,6 @@ def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         raise InputError(f"{name}: its tokenizer has no padding token; name one in tokenizer_config.json")
     return tokenizer
-
-
-@contextmanager
-def _panics(where: str) -> Iterator[None]:
-    """Turn a panic of the library into an `InputError`; it is no Exception."""
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise InputError(f"{where} cannot split a text: {one_line(Exception(str(error)), most=200)}") from None
 
 
 def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
@@ -135,8 +124,7 @@ def _check_vocabulary(
     where = f"{name}: its tokenizer"
     if len(tokenizer) < size / 2:
         raise InputError(f"{where} has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files")
-    with _panics(where):
-        made = tokenizer(PROBE, verbose=False)
+    made = tokenize(tokenizer, [PROBE], name=name, verbose=False)
     if unmade := [name for name in tokenizer.model_input_names if name not in made]:
         raise InputError(
             f"{where} does not return {unmade[0]!r} of its model_input_names; restore tokenizer_config.json"
@@ -155,8 +143,8 @@ def _check_vocabulary(
     texts = [text for text in sample if text.strip()]
     if not texts:
         return
-    with _panics(where):
-        ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+    encoded = tokenize(tokenizer, texts, name=name, add_special_tokens=False, verbose=False)
+    ids = list(chain.from_iterable(encoded["input_ids"]))
     if max(ids, default=0) >= size:
         raise InputError(
             f"{where} returns token id {max(ids)}, the model has {size} tokens; the two do not belong together"
@@ -187,13 +175,14 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
         with input_errors(f"{local.name}: its image processor cannot be loaded"), quiet():
             trust = local.trust_remote_code
             processor = transformers.AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust)
-            _check_sides(processor)
+            _check_sides(processor, local.limits.max_image_side)
             _check_output(processor)
             return processor if image_size is None else _resized_processor(processor, image_size)
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
-    if max(height, width) > MOST_SIDE and image_size is None:
-        raise InputError(f"{local.name}: config.json: image_size: expected {MOST_SIDE:,} pixels or less, got {size}")
+    if max(height, width) > (most := local.limits.max_image_side) and image_size is None:
+        expected = f"expected {most:,} pixels or less, got {size}; raise --model.max-image-side"
+        raise InputError(f"{local.name}: config.json: image_size: {expected}")
     default = f"images are resized to {height}x{width} and normalized as ImageNet's"
     log.warning("%s: no preprocessor_config.json; %s", local.name, default)
     return transformers.ViTImageProcessor(
@@ -201,14 +190,16 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
     )
 
 
-def _check_sides(processor: BaseImageProcessor) -> None:
-    """Raise a ValueError for a side that is no number, or so large that it would take all memory."""
+def _check_sides(processor: BaseImageProcessor, most: int) -> None:
+    """Raise a ValueError for a side that is no number, or larger than `CheckpointLimits.max_image_side`."""
     settings = processor.to_dict()
     for name in ("size", "crop_size", "pad_size"):
         sides = settings.get(name)
         for side, value in sides.items() if isinstance(sides, dict) else ():
-            if value is not None and not (isinstance(value, int | float) and 1 <= value <= MOST_SIDE):
-                raise ValueError(f"{name}.{side}: expected 1 to {MOST_SIDE:,} pixels, got {short(value)}")
+            if value is not None and not (isinstance(value, int | float) and 1 <= value <= most):
+                is_large = isinstance(value, int | float) and value > most
+                remedy = "; raise --model.max-image-side" if is_large else ""
+                raise ValueError(f"{name}.{side}: expected 1 to {most:,} pixels, got {short(value)}{remedy}")
 
 
 def _check_output(processor: BaseImageProcessor) -> None:

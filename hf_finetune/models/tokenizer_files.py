@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import CheckpointLimits
 
-# Far more than any encoder has. The library adds them one by one.
-MAX_ADDED_TOKENS = 10_000
-# Most characters or tokens that the tokenizer may make of one, and special tokens that it may put around a text.
-MAX_GROWTH = 100
 # A text with which backtracking patterns fail at once.
 PROBE = f"{'a' * 200}!"
 
 
-def check_tokenizer_files(name: str, folder: Path) -> None:
+def check_tokenizer_files(name: str, folder: Path, limits: CheckpointLimits) -> None:
     """Refuse a tokenizer of too many added tokens, or one whose normalizer or template makes texts far longer.
 
     Files that are no JSON objects are left to the library.
@@ -38,8 +35,8 @@ def check_tokenizer_files(name: str, folder: Path) -> None:
         "added_tokens.json": _read(folder / "added_tokens.json"),
     }
     for field, tokens in added.items():
-        if isinstance(tokens, list | dict) and len(tokens) > MAX_ADDED_TOKENS:
-            expected = f"expected {MAX_ADDED_TOKENS:,} or less; put them into the vocabulary"
+        if isinstance(tokens, list | dict) and len(tokens) > (most := limits.max_added_tokens):
+            expected = f"expected {most:,} or less; put them into the vocabulary or raise --model.max-added-tokens"
             raise InputError(f"{name}: its tokenizer adds {len(tokens):,} tokens ({field}), {expected}")
     growth = 1
     for step in _steps(serialized.get("normalizer"), "normalizers"):
@@ -47,10 +44,11 @@ def check_tokenizer_files(name: str, folder: Path) -> None:
         growth *= max(1, longest)
     for step in _steps(serialized.get("post_processor"), "processors"):
         growth = max(growth, *(len(step[key]) for key in ("single", "pair") if isinstance(step.get(key), list)), 1)
-    if growth > MAX_GROWTH:
+    if growth > limits.max_token_growth:
         raise InputError(
             f"{name}: its tokenizer makes up to {growth:,} characters or tokens of one (normalizer, post_processor of "
-            f"tokenizer.json), expected {MAX_GROWTH} or less; restore the file"
+            f"tokenizer.json), expected {limits.max_token_growth:,} or less; restore the file or raise "
+            "--model.max-token-growth"
         )
 
 

@@ -11,6 +11,7 @@ from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.generative.paraphraser import Paraphraser, checkpoint_digests
 from hf_finetune.augmentation.offline import with_copies, without_scored
 from hf_finetune.data.loading import Splits
+from hf_finetune.models.config import CheckpointLimits
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.utils import hashing
@@ -19,10 +20,17 @@ logger = logging.getLogger("hf_finetune.run")
 
 
 def build_augmenter(
-    operations: tuple[Augmentation, ...], splits: Splits, *, seed: int, device: torch.device, cache_gb: float
+    operations: tuple[Augmentation, ...],
+    splits: Splits,
+    *,
+    seed: int,
+    device: torch.device,
+    cache_gb: float,
+    limits: CheckpointLimits,
 ) -> Augmenter:
     """Return the augmenter of training rows by these operations. The trainer tells it the progress of training."""
-    return Augmenter(operations, seed, population_of(splits.train, splits.labels), Paraphraser(device, cache_gb))
+    paraphraser = Paraphraser(device, cache_gb, limits)
+    return Augmenter(operations, seed, population_of(splits.train, splits.labels), paraphraser)
 
 
 def run_augmenter(run: Run) -> Augmenter:
@@ -34,6 +42,7 @@ def run_augmenter(run: Run) -> Augmenter:
         seed=recipe.train.seed,
         device=run.context.device,
         cache_gb=recipe.batching.cache_gb,
+        limits=run.context.checkpoint.limits,
     )
 
 
@@ -53,6 +62,6 @@ def add_copies(run: Run, clock: Stopwatch) -> Run:
         train = without_scored(copied, len(splits.train), scored)
         if len(train) < len(copied):
             logger.info("data.augment: %d copies left out, which equal a row that is scored", len(copied) - len(train))
-        models = checkpoint_digests(data.augment)
+        models = checkpoint_digests(data.augment, run.context.checkpoint.limits)
         source = [splits.fingerprint, repr(augmenter.operations), models, len(train), recipe.train.seed]
         return run.variant(splits=replace(splits, train=train, fingerprint=hashing.of_json(source)))

@@ -38,7 +38,7 @@ def check_checkpoint(context: RunContext) -> None:
     _check_family(context)
     if recipe.pretrain.objective is not None:
         recipe.pretrain.objective.check_family(load_config(checkpoint))
-    check_checkpoints(recipe.data.augment)
+    check_checkpoints(recipe.data.augment, checkpoint.limits)
 
 
 def _check_family(context: RunContext) -> None:

@@ -84,8 +84,7 @@ def probe_kernels(run: Run, network: PreTrainedModel, train_rows: Dataset, steps
 def _typical_batch(run: Run, train_rows: Dataset) -> dict[str, torch.Tensor]:
     """Return a micro-batch of rows of about the mean length."""
     inputs, size = run.data.inputs, min(micro_batch(run).rows, len(train_rows))
-    # Images have one size: one is decoded.
-    lengths, indices = inputs.lengths(train_rows), np.zeros(size, np.int64)
+    lengths, indices = inputs.lengths(train_rows), np.zeros(1, np.int64)
     if lengths is not None:
         order = np.argsort(lengths, kind="stable")
         middle = int(np.searchsorted(lengths[order], lengths.mean()))
@@ -93,6 +92,9 @@ def _typical_batch(run: Run, train_rows: Dataset) -> dict[str, torch.Tensor]:
         indices = order[start : start + size]
     rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(indices.tolist())
     batch = {name: tensor.to(run.context.device) for name, tensor in with_labels(inputs.collate, rows).items()}
+    if lengths is None:
+        # Images have one size: one is decoded.
+        batch = {name: tensor.repeat(size, *[1] * (tensor.ndim - 1)) for name, tensor in batch.items()}
     # Rows without a label (-1) take as long as any class.
     batch["labels"].clamp_(min=0)
     return batch

@@ -154,7 +154,8 @@ def setup_context(recipe: Recipe) -> RunContext:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         need_weights=model.from_config is None,
-        max_layers=model.max_layers,
-        max_parameters=model.max_parameters,
+        limits=model,
     )
+    # A run that starts from another one is read again with the limits of both.
+    recipe = replace(recipe, model=replace(model, **vars(checkpoint.limits)))
     return RunContext(recipe, checkpoint, device, state.num_processes, mixed_precision, startup_s)

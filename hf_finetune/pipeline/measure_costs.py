@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.image_decoding import count_within
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
 from hf_finetune.distillation.feature_matching import layer_search
@@ -38,6 +39,8 @@ STEPS, PRETRAINING_STEPS = 12, 8
 # Rows that are timed in evaluation, in the linear baseline, and in offline augmentation.
 ROWS, BASELINE_ROWS, ROWS_COPIED = 256, 2_000, 64
 RESAMPLES = 100
+# Pixels of images that are decoded for each of these.
+PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,11 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
         steps: optimizer steps of the run.
     """
     indices, evaluated = _rows_of_some_steps(run, encoded, epoch), evaluated_rows(run)
-    scored = evaluated.select(np.sort(np.random.default_rng(0).permutation(len(evaluated))[:ROWS]))
+    some = np.random.default_rng(0).permutation(len(evaluated))[:ROWS]
+    scored = evaluated.select(np.sort(few_images(evaluated, some, least=1)))
+    # Images all have one size when they are decoded: where a few are decoded, these repeat.
+    decoded = few_images(run.data.splits.train, indices)
+    indices = np.sort(np.resize(decoded, len(indices)))
     small = _small_run(run, indices, scored)
     choice = KernelChoice(default_kernels(run))
     if not run.recipe.uses_adapter:
@@ -107,7 +114,7 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
         trained.network,
         choice.kernels.mixed_precision,
         _step_times(small, times, trained.trainer.clock.loop.seconds, lengths),
-        encode_s=clock.seconds("encode_s") / rows,
+        encode_s=clock.seconds("encode_s") / len(decoded),
         head_s=max(0.0, clock.seconds("head_warm_start_s") - rows * score_s),
         cache_s=clock.seconds("cache_s") / rows,
         score_s=score_s,
@@ -142,6 +149,22 @@ def evaluated_rows(run: Run) -> Dataset:
     """Return the validation rows and, if there are any, the test rows."""
     splits = run.data.splits
     return concatenate_datasets([rows for rows in (splits.validation, splits.test) if rows is not None])
+
+
+def few_images(rows: Dataset, indices: np.ndarray, *, least: int = 2) -> np.ndarray:
+    """Return those of the rows whose images are decoded, beginning with one of each class; of texts all.
+
+    Args:
+        least: number of images that are decoded however large they are.
+    """
+    if "image" not in rows.column_names:
+        return indices
+    # Rows without a label (-1) come last.
+    labels = np.asarray(rows["label"][:])[indices]
+    first = np.unique(labels, return_index=True)[1][::-1]
+    order = np.concatenate([first, np.setdiff1d(np.arange(len(indices)), first)])
+    count = count_within((rows[int(i)]["image"] for i in indices[order]), PIXELS)
+    return indices if count == len(indices) else indices[order[: max(count, least)]]
 
 
 def _rows_of_some_steps(run: Run, encoded: Dataset, epoch: StepBatches) -> np.ndarray:
@@ -217,7 +240,7 @@ def _time_baseline(run: Run, scored: Dataset) -> float:
         return 0.0
     started = time.perf_counter()
     labeled = labeled_rows(run.data.splits.train)
-    few = labeled.select(np.random.default_rng(0).permutation(len(labeled))[:BASELINE_ROWS])
+    few = labeled.select(few_images(labeled, np.random.default_rng(0).permutation(len(labeled))[:BASELINE_ROWS]))
     linear_baseline(few, scored, num_labels=len(run.data.splits.labels))
     return (time.perf_counter() - started) / (len(few) + len(scored))
 

@@ -3,7 +3,9 @@
 Legend: N rows, C classes.
 """
 
+import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from torch import nn
 
-from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_decoding import EncodedImage, decode, reduced, upright_size
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
@@ -28,6 +30,8 @@ from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
 
 TOLERANCE = 1e-4
+# Pixels of the images on which models are compared: larger ones are reduced.
+PIXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
     run, recipe = trained.run, trained.run.recipe
     with trained.clock.measure("parity_s"):
         rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
-        rows = rows.select(range(min(recipe.evaluate.parity_rows, len(rows))))
+        rows = with_small_images(rows.select(range(min(recipe.evaluate.parity_rows, len(rows)))))
         inputs = run.data.inputs.for_inference()
         return check_artifacts(
             artifacts,
@@ -142,6 +146,21 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
             task=recipe.task,
             trust_remote_code=recipe.model.trust_remote_code,
         )
+
+
+def with_small_images(rows: Dataset) -> Dataset:
+    """Return the rows with reduced copies of large images, of which the fresh process decodes several at once."""
+    if "image" not in rows.column_names or all(math.prod(upright_size(image)) <= PIXELS for image in rows["image"]):
+        return rows
+    return rows.map(lambda row: {"image": _small(row["image"])}, features=rows.features, keep_in_memory=True)
+
+
+def _small(image: EncodedImage) -> EncodedImage:
+    if math.prod(upright_size(image)) <= PIXELS:
+        return image
+    content = io.BytesIO()
+    reduced(decode(image), PIXELS).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": None}
 
 
 def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray) -> Check:

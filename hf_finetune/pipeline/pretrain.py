@@ -78,7 +78,8 @@ def pretrain(run: Run, folder: Path, record: RunRecord, trackers: RunTrackers) -
         discard(folder / WORK / "checkpoints")
     PartialState().wait_for_everyone()
     report = json.loads((encoder / REPORT).read_text(encoding="utf-8"))
-    model = build_model(replace(run.context, checkpoint=inspect_checkpoint(encoder)), run.data)
+    limits = run.context.checkpoint.limits
+    model = build_model(replace(run.context, checkpoint=inspect_checkpoint(encoder, limits=limits)), run.data)
     # The saved model names the checkpoint that others have, not the folder of this stage.
     model.network.name_or_path = model.network.config.name_or_path = run.model.network.name_or_path
     return replace(run, model=model), Pretraining(report, report["seconds"], report["loop_s"])

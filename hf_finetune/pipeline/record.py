@@ -66,7 +66,7 @@ class RunRecord:
             labels=run.data.splits.labels,
             weights=run.origin.weights,
             teacher=None if run.teachers is None else run.teachers.weights,
-            augment_checkpoints=checkpoint_digests(run.recipe.data.augment),
+            augment_checkpoints=checkpoint_digests(run.recipe.data.augment, run.context.checkpoint.limits),
             pretrain_fingerprint=None if pretraining is None else pretraining.fingerprint,
             mixed_precision=run.context.mixed_precision,
             processes=run.context.processes,
@@ -100,5 +100,5 @@ def input_files(run: Run) -> dict[str, dict[str, str]]:
     files = {"the checkpoint": hashing.of_each(settings_files(run.context.checkpoint.folder))}
     teachers = () if run.teachers is None else run.teachers.members
     files |= {f"teacher {n}": teacher.files for n, teacher in enumerate(teachers, start=1)}
-    augmenting = enumerate(checkpoint_files(run.recipe.data.augment), start=1)
+    augmenting = enumerate(checkpoint_files(run.recipe.data.augment, run.context.checkpoint.limits), start=1)
     return files | {f"checkpoint {n} of data.augment": digests for n, digests in augmenting}

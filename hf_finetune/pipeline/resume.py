@@ -1,11 +1,12 @@
 """Resume a run: refuse changes of what it computes, and reuse what was chosen at its start."""
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import CheckpointLimits
 from hf_finetune.pipeline.choose_kernels import default_kernels, free_kernels
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.record import HeadStart, RunRecord
@@ -23,8 +24,10 @@ MAY_CHANGE = frozenset(
         *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
         "objective.teacher",
         *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.report_to"),
+        *(f"model.{field.name}" for field in fields(CheckpointLimits)),
     }
 )
+MAY_CHANGE_WITHIN = ("hub.", "data.limits.")
 # Further keys of recipe.json that must stay the same, by their names in messages.
 COMPARED = {
     "fingerprint": "data fingerprint",
@@ -75,7 +78,9 @@ def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
     """
     earlier = _read_record(folder)
     old, new = flatten(earlier["recipe"]), flatten(record["recipe"])
-    compared = [name for name in old.keys() | new.keys() if name not in MAY_CHANGE and not name.startswith("hub.")]
+    compared = [
+        name for name in old.keys() | new.keys() if name not in MAY_CHANGE and not name.startswith(MAY_CHANGE_WITHIN)
+    ]
     _refuse_values(folder, {name: (old.get(name), new.get(name)) for name in sorted(compared)})
     if earlier.get("files"):
         _refuse_files(folder, earlier["files"], record["files"])

@@ -53,6 +53,7 @@ def build_teachers(context: RunContext, splits: Splits) -> Teachers | None:
         trust_remote_code=recipe.model.trust_remote_code,
         precision=objective.teacher_precision,
         all_logits=any(isinstance(kind, LogitKind) and kind.needs_all_logits for kind in objective.kinds),
+        limits=context.checkpoint.limits,
     )
 
 

@@ -14,13 +14,16 @@ from transformers.utils import logging as transformers_logging
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import (
+    FoundCheckpoint,
     LocalCheckpoint,
     find_checkpoint,
     inspect_checkpoint,
     settings_files,
+    trained_limits,
     unmerged_adapter,
 )
-from hf_finetune.models.checkpoint_config import Task, class_names
+from hf_finetune.models.checkpoint_config import Task, class_names, load_config
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
@@ -61,6 +64,8 @@ class TrainedModel:
     """Names of the labels that its data numbered."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns that its run was trained on, by canonical name. Empty: unknown."""
+    limits: CheckpointLimits = CHECKPOINT_LIMITS
+    """Limits within which its files were read."""
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -75,8 +80,17 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
 
 
-def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_code: bool = False) -> TrainedModel:
+def load_trained(
+    checkpoint: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    limits: CheckpointLimits = CHECKPOINT_LIMITS,
+) -> TrainedModel:
     """Load a run's folder, its model/ folder, or a Hub repository.
+
+    Args:
+        limits: limits on what its files say. A run on this machine has those that it was trained with, too.
 
     Raises:
         InputError: there is no such checkpoint, or it has no trained classification head.
@@ -84,19 +98,31 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
     """
     quiet_libraries()
     found = find_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    if (adapter := unmerged_adapter(found)) is not None:
-        return _load_with_adapter(checkpoint, adapter, trust_remote_code)
-    local = inspect_checkpoint(found, trust_remote_code=trust_remote_code)
+    if found.commit is None:
+        limits = _raised(limits, found)
+    if (adapter := unmerged_adapter(found, limits)) is not None:
+        return _load_with_adapter(checkpoint, adapter, trust_remote_code, limits)
+    local = inspect_checkpoint(found, trust_remote_code=trust_remote_code, limits=limits)
     model: PreTrainedModel
     files = settings_files(local.folder)
     if artifacts_in(local.folder.parent).get("encoder") == local.folder:
+        load_config(local)  # refuses what would take minutes to build
         model, task, labels = load_custom_head(local.folder.parent)
         files[HEAD_FILE] = local.folder.parent / HEAD_FILE
     else:
         model, task, labels = _load_model(checkpoint, local)
     inputs = _inputs(local, _max_length(model, local) if task == "text-classification" else None)
     narrow_to_first_token(model)
-    return _classifier(checkpoint, model, inputs, labels, local.config, files)
+    return _classifier(checkpoint, model, inputs, labels, local, local.config, files)
+
+
+def _raised(limits: CheckpointLimits, run: FoundCheckpoint) -> CheckpointLimits:
+    """Return the limits, and those that a run on this machine was trained with where they are higher."""
+    raised = limits.raised_to(trained_limits(run.folder))
+    higher = [f"{name} {most:,}" for name, most in vars(raised).items() if most != getattr(limits, name)]
+    if higher:
+        logger.info("%s: limits of its recipe.json: %s", run.name, ", ".join(higher))
+    return raised
 
 
 def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
@@ -121,7 +147,9 @@ def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedMode
     return loaded.model, task, labels
 
 
-def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> TrainedModel:
+def _load_with_adapter(
+    checkpoint: str, folder: Path, trust_remote_code: bool, limits: CheckpointLimits
+) -> TrainedModel:
     """Load a run that is only an adapter, on the checkpoint that it names."""
     config, adapter = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
@@ -129,7 +157,7 @@ def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -
         raise InputError(f"{checkpoint}: its adapter_config.json does not name the checkpoint that it was trained on")
     if not config.get("id2label"):
         raise InputError(f"{checkpoint}: no class names (id2label) in the config.json of its adapter/; {RESTORE}")
-    local = inspect_checkpoint(base, revision=revision, trust_remote_code=trust_remote_code)
+    local = inspect_checkpoint(base, revision=revision, trust_remote_code=trust_remote_code, limits=limits)
     is_text = (folder / "tokenizer_config.json").is_file()
     task: Task = "text-classification" if is_text else "image-classification"
     max_length = (_stored_length(folder) or UNKNOWN_LENGTH) if is_text else None
@@ -137,7 +165,8 @@ def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -
     model = load_classifier(local, task=task, labels=labels).model
     narrow_to_first_token(model)
     files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
-    return _classifier(checkpoint, load_adapter(model, folder), _inputs(local, max_length), labels, config, files)
+    model = load_adapter(model, folder)
+    return _classifier(checkpoint, model, _inputs(local, max_length), labels, local, config, files)
 
 
 def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
@@ -152,13 +181,14 @@ def _classifier(
     model: nn.Module,
     inputs: Inputs,
     labels: tuple[str, ...],
+    local: LocalCheckpoint,
     config: dict[str, Any],
     files: Mapping[str, Path],
 ) -> TrainedModel:
     pairs = bool(config.get("trained_on_pairs"))
     model = model.to(default_device()).eval()
     check_first_row(name, model, inputs)
-    return TrainedModel(model, inputs, labels, pairs, files, name, _label_values(config), _columns(files))
+    return TrainedModel(model, inputs, labels, pairs, files, name, _label_values(config), _columns(files), local.limits)
 
 
 def run_folder(files: Mapping[str, Path]) -> Path:

@@ -25,14 +25,14 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from helpers.bombs import BOMBS, Bomb
+from helpers.bombs import BOMBS, FEW_ROWS, Bomb, solid_images
 from helpers.damage import ADAPTER_DAMAGE, CONFIG_DAMAGE, DOCUMENTS, WEIGHT_DAMAGE, YAML_BOMBS, edit_json
 from helpers.forks import Child
 from helpers.hub_server import HubServer, hub_server
 from helpers.small_runs import text_rows
-from helpers.tiny import tiny_text_checkpoint
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
-MOST_SECONDS, MOST_MB, HANGS_AFTER_S = 10.0, 1000, 120
+MOST_SECONDS, MOST_MB, HANGS_AFTER_S = 10.0, 1000, 600
 # The command, with the most memory that its process had, and a limit that protects the machine.
 COMMAND = """
 import resource, sys
@@ -100,6 +100,16 @@ class Bench:
     def predict(self, model: Path) -> list[Any]:
         """Arguments that label the rows."""
         return ["predict", model, self.data, "--output", self.folder / "predicted.csv"]
+
+    def read(self, command: str, data: Path, checkpoint: Path, run: Path) -> list[Any]:
+        """Arguments that read data with a checkpoint, or with a finished run."""
+        if command == "predict":
+            return ["predict", run, data, "--output", self.folder / "predicted.csv"]
+        if command == "evaluate":
+            return ["evaluate", run, data]
+        length = [] if data.is_dir() else ["--max-length", "32"]
+        output = ["--output", self.folder / "out"] if command == "train" else []
+        return [command, data, "--model", checkpoint, *length, *output]
 
 
 @dataclass(frozen=True)
@@ -359,21 +369,57 @@ def disk_attacks() -> list[Attack]:
 def data_attacks() -> list[Attack]:
     """Data that take far more than their size; they are written into the folder of the attack."""
 
-    def examined(bomb: Bomb, bench: Bench) -> list[Any]:
-        return ["doctor", bomb(bench.folder)]
+    def met(command: str, bomb: Bomb, bench: Bench) -> list[Any]:
+        data = bomb(bench.folder)
+        if command == "doctor":
+            return ["doctor", data]
+        checkpoint, run = ("vit", "images") if data.is_dir() else ("bert", "full")
+        return bench.read(command, data, bench.home / checkpoint, bench.home / run)
 
-    return [Attack(f"data, {name}", partial(examined, bomb), (0, 2)) for name, bomb in BOMBS.items()]
+    return [
+        Attack(f"data, {name}: {command}", partial(met, command, bomb), (0, 2))
+        for name, bomb in BOMBS.items()
+        # Training on many rows takes as long as they do.
+        for command in ("doctor", "plan", *(("train", "predict", "evaluate") if name in FEW_ROWS else ()))
+    ]
+
+
+def tokenizer_attacks() -> list[Attack]:
+    """A tokenizer that panics on a row of the data, far behind those that are tried before."""
+
+    def met(command: str, bench: Bench) -> list[Any]:
+        checkpoint, run = bench.copy("bert"), bench.copy("full")
+        pattern = {"type": "Split", "pattern": {"Regex": "(b+)+$"}, "behavior": "Isolated", "invert": False}
+        for folder in (checkpoint, run / "model"):
+            edit_json(folder / "tokenizer.json", pre_tokenizer=pattern)
+        edit_json(run / "result.json", artifacts=None)
+        rows = [f"some text {i},{('bad', 'good')[i % 2]}" for i in range(600)]
+        rows[500] = f"{'b' * 60}!,bad"
+        data = bench.folder / "rows.csv"
+        data.write_text("\n".join(["text,label", *rows]))
+        return bench.read(command, data, checkpoint, run)
+
+    commands = ("train", "plan", "doctor", "predict", "evaluate")
+    return [Attack(f"tokenizer, panics on a row: {command}", partial(met, command)) for command in commands]
 
 
 def prepare(home: Path) -> None:
-    """Write the undamaged files: rows, a checkpoint, a run with model/ and one with only an adapter."""
+    """Write the undamaged files: rows, checkpoints, runs with model/ and one with only an adapter."""
     rows = [f"{row['text']},{('bad', 'good')[row['label']]}" for row in text_rows(60)]
     (home / "rows.csv").write_text("\n".join(["text,label", *rows]))
     tiny_text_checkpoint(home / "bert")
-    common = ["train", home / "rows.csv", "--model", home / "bert", "--epochs", "1", "--max-length", "32"]
-    for name, arguments in {"full": ["--train.keep-checkpoints"], "prompt": ["--adapter", "PROMPT_TUNING"]}.items():
+    tiny_image_checkpoint(home / "vit")
+    (home / "image_rows").mkdir()
+    images = ["train", solid_images(home / "image_rows"), "--model", home / "vit", "--epochs", "1"]
+    texts = ["train", home / "rows.csv", "--model", home / "bert", "--epochs", "1", "--max-length", "32"]
+    runs = {
+        "full": [*texts, "--train.keep-checkpoints"],
+        "prompt": [*texts, "--adapter", "PROMPT_TUNING"],
+        "images": images,
+    }
+    for name, arguments in runs.items():
         with tempfile.TemporaryDirectory() as folder:
-            done = execute([*common, "--output", home / name, *arguments], Path(folder))
+            done = execute([*arguments, "--output", home / name], Path(folder))
         if done.status != 0:
             raise SystemExit(f"{name}: {done.stderr}")
 
@@ -399,14 +445,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the undamaged files here, for the next time")
     parser.add_argument("--verbose", action="store_true", help="print all that stderr says of a failed attack")
     options = parser.parse_args()
-    attacks = [*document_attacks(), *checkpoint_attacks(), *adapter_attacks(), *setting_attacks(), *disk_attacks()]
-    attacks += [*push_attacks(), *data_attacks()]
+    attacks = [*data_attacks(), *tokenizer_attacks(), *document_attacks(), *checkpoint_attacks(), *adapter_attacks()]
+    attacks += [*setting_attacks(), *disk_attacks(), *push_attacks()]
     if options.only:
         attacks = [attack for attack in attacks if any(word in attack.name for word in options.only)]
     outcomes: list[tuple[Attack, Outcome]] = []
     with tempfile.TemporaryDirectory() as temporary, hub_server() as server:
         home = options.work or Path(temporary)
-        if not (home / "prompt").exists():
+        if not (home / "images").exists():
             home.mkdir(parents=True, exist_ok=True)
             prepare(home)
         for attack in attacks:

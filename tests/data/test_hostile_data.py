@@ -247,6 +247,17 @@ def test_the_header_tells_the_size_of_the_decoded_image() -> None:
         assert upright_size(image) == decode(image).size == ((10, 40) if options else (40, 10))
 
 
+def test_the_size_of_an_image_is_read_without_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes a PNG to look for an orientation behind its pixels."""
+    exif = Image.Exif()
+    exif[image_decoding.ORIENTATION] = 6
+    image = Image.new("RGB", (40, 10))
+    images = [{"bytes": encoded(image, **options), "path": None} for options in ({}, {"exif": exif})]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
+    assert [upright_size(image) for image in images] == [(40, 10), (10, 40)]
+    assert [image_decoding.count_within(images, most) for most in (399, 400, 799, 800)] == [0, 1, 1, 2]
+
+
 def test_large_images_are_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_decoding, "PIXELS_AT_ONCE", 1_000)
     images = [{"bytes": encoded(Image.new("L", (side, side))), "path": None} for side in (10, 30, 10, 40, 5, 5)]
@@ -333,6 +344,25 @@ def test_classes_are_limited_by_the_rows(tmp_path: Path) -> None:
     assert "column 'label' holds 30 classes in 90 rows" in message and "--data.limits.classes" in message
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},c{i % 30}\n" for i in range(300)))
     assert len(load(str(tmp_path / "a.csv"), "text", limits=DataLimits(classes=20)).labels) == 30
+
+
+def test_columns_are_limited(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(30)]
+    (tmp_path / "a.csv").write_text(f"text,label,{','.join(names)}\na,b{',1' * 30}\n")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "a", "label": "b", n: 1}) + "\n" for n in names))
+    pq.write_table(pa.table({name: ["a"] for name in ("text", "label", *names)}), tmp_path / "a.parquet")
+    for suffix, columns in (("csv", 32), ("jsonl", 21), ("parquet", 32)):
+        message = refusal(tmp_path / f"a.{suffix}", "text", limits=DataLimits(columns=20))
+        assert f"{columns} columns, expected 20 or less" in message and "--data.limits.columns" in message
+
+
+def test_long_lines_are_refused(tmp_path: Path) -> None:
+    row = json.dumps({"text": "a" * 100, "label": "b"})
+    for name, content in (("a.csv", f"text,label\n{'a' * 100},b\n"), ("a.jsonl", f"\n{row}\n"), ("a.json", f"[{row}]")):
+        (tmp_path / name).write_text(content)
+        place = "row 1" if name == "a.json" else "line 2"
+        message = refusal(tmp_path / name, "text", limits=DataLimits(row_characters=100))
+        assert f"{name}, {place}: more than 100 characters" in message and "--data.limits.row-characters" in message
 
 
 def test_a_declared_number_of_classes_makes_no_names(tmp_path: Path) -> None:
@@ -465,5 +495,5 @@ def test_rows_of_other_keys_are_inspected_at_once(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     start = time.process_time()
-    assert len(JsonFile(path).columns()) == 200_002
+    assert len(JsonFile(path, limits=DataLimits(columns=300_000)).columns()) == 200_002
     assert time.process_time() - start < 5

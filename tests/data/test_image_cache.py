@@ -110,6 +110,27 @@ def test_rows_keep_their_order_and_columns(rows: Dataset, cache: Path) -> None:
     assert len(stores(cache)) == 3
 
 
+def test_large_images_are_decoded_once(rows: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor is tried on reduced copies, equal images of a batch are resized once, and cached ones never."""
+    processed: list[tuple[int, int]] = []
+
+    class Recording(transformers.ViTImageProcessor):
+        def preprocess(self, images, *args, **kwargs):
+            processed.extend(image.size for image in images)
+            return super().preprocess(images, *args, **kwargs)
+
+    monkeypatch.setattr(image_processing, "PROBED_PIXELS", 500)
+    inputs = ImageInputs(Recording(size=SMALL), decode_once=True)
+    chosen = rows.select([0, 1, 0, 0])
+    kept = inputs.encode(chosen)
+    assert [size for size in processed if max(size) > 40] == [(60, 40), (40, 60)]
+    expected = ImageInputs(PROCESSORS[0]).collate(chosen[:])["pixel_values"]
+    assert torch.equal(inputs.collate(kept[:])["pixel_values"], expected)
+    processed.clear()
+    inputs.encode(chosen)
+    assert not processed
+
+
 def test_damaged_store_is_built_anew(rows: Dataset, cache: Path, caplog) -> None:
     inputs = ImageInputs(PROCESSORS[0], decode_once=True)
     inputs.encode(rows)
@@ -199,7 +220,9 @@ def test_another_process_finds_the_store_by_its_name(rows: Dataset) -> None:
 def test_images_of_several_sizes_are_decoded_every_time(rows: Dataset, cache: Path, caplog, monkeypatch) -> None:
     """Images beyond those of `probe_indices`."""
     caplog.set_level(logging.INFO, "hf_finetune.run")
-    monkeypatch.setattr(image_cache, "_chunks", lambda *_: iter([torch.zeros(5, 3, 24, 25, dtype=torch.uint8)]))
+    monkeypatch.setattr(
+        image_cache, "_chunks", lambda *_: (torch.zeros(2, 3, 24, n, dtype=torch.uint8) for n in (24, 25))
+    )
     kept = ImageInputs(PROCESSORS[0], decode_once=True).encode(rows)
     assert kept["image"][0]["bytes"] and "images of several sizes" in caplog.text and not stores(cache)
 
@@ -209,7 +232,7 @@ def test_unreadable_image_is_named_and_nothing_is_left(tmp_path: Path, cache: Pa
     images[1] = {"bytes": images[1]["bytes"][:100], "path": "torn.png"}
     with pytest.raises(InputError, match=r"torn\.png: unreadable image"):
         ImageInputs(PROCESSORS[0], decode_once=True).encode(canonical(images))
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("*")) == []
 
 
 def test_unwritable_cache_is_said(tmp_path: Path, rows: Dataset, monkeypatch, caplog) -> None:

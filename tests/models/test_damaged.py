@@ -18,6 +18,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.checkpoint_config import load_config
+from hf_finetune.models.config import CheckpointLimits
 from hf_finetune.models.from_config import check_buildable
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
 from hf_finetune.training.trained_model import load_trained
@@ -244,9 +245,9 @@ def test_from_config_builds_no_network_beyond_the_limit(checkpoint) -> None:
     for changes in ({"hidden_size": 400_000}, {"intermediate_size": 10**8}, {"max_position_embeddings": 10**8}):
         with pytest.raises(InputError, match=r"model.from_config: expected 500,000,000 weights or less, got .*; raise"):
             check_config(checkpoint("bert"), task="text-classification", from_config=changes)
-    local = inspect_checkpoint(checkpoint("bert"), max_parameters=1000)
+    local = inspect_checkpoint(checkpoint("bert"), limits=CheckpointLimits(max_parameters=1000))
     with pytest.raises(InputError, match="expected 1,000 weights or less"):
-        check_buildable(load_config(local, {}), local.max_parameters)
+        check_buildable(load_config(local, {}), local.limits.max_parameters)
 
 
 def test_another_padding_token_is_named(checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,16 +275,6 @@ def test_damaged_image_processors(checkpoint, tmp_path: Path, fields: dict, mess
     edit_json(folder / "preprocessor_config.json", **fields)
     with pytest.raises(InputError, match=f"{folder}: its image processor cannot be loaded: {message}"):
         load_image_processor(folder)
-
-
-def test_the_user_can_raise_the_number_of_layers(checkpoint) -> None:
-    changes = {"num_hidden_layers": 7}
-    local = inspect_checkpoint(checkpoint("bert"), max_layers=6)
-    with pytest.raises(
-        InputError, match=r"num_hidden_layers: expected 6 layers or less, got 7; raise model.max_layers"
-    ):
-        load_config(local, changes)
-    assert load_config(inspect_checkpoint(checkpoint("bert"), max_layers=7), changes).num_hidden_layers == 7
 
 
 def test_the_numbers_of_sharing_layers_are_not_those_of_tensors(checkpoint) -> None:

@@ -33,7 +33,7 @@ def pixels() -> np.ndarray:
     """Decoded images."""
     images = torch.from_numpy((NUMBERS * 7).astype(np.uint8)).reshape(4, 3, 2, 2)
     rows = Dataset.from_dict({"image": [{"bytes": b"x", "path": None}] * 4, "label": [0, 1, 0, 1]})
-    rows = image_cache.cache_pixels(rows, [images[:2], images[2:]], (3, 2, 2), {"images": 1}, budget_gb=1.0)
+    rows = image_cache.cache_pixels(rows, [images[:2], images[2:]], {"images": 1}, budget_gb=1.0)
     return image_cache.cached_pixels(rows["image"][:]).numpy()
 
 

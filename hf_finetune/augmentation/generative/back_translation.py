@@ -19,6 +19,7 @@ from hf_finetune.data.text_pieces import sentences_of
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import between, configclass
 from hf_finetune.utils.console import Progress
+from hf_finetune.utils.panics import tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +133,10 @@ def translate(
         The translations; None for one that reaches the length limit.
     """
     prompts = [prefix + sentence for sentence in sentences]
-    lengths = [len(ids) for ids in translator.tokenizer(prompts, verbose=False)["input_ids"]] if prompts else []
+    encoded = (
+        tokenize(translator.tokenizer, prompts, name=translator.name, verbose=False)["input_ids"] if prompts else []
+    )
+    lengths = [len(ids) for ids in encoded]
     longest = min(operation.max_length, translator.positions)
     todo = sorted((i for i, length in enumerate(lengths) if length <= longest), key=lengths.__getitem__)
     translations: list[str | None] = [None] * len(prompts)

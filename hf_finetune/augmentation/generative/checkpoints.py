@@ -13,6 +13,7 @@ from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint, settings_files
 from hf_finetune.models.checkpoint_config import load_config
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
 from hf_finetune.utils import hashing
@@ -66,39 +67,40 @@ def whole_words(tokenizer: transformers.PreTrainedTokenizerBase) -> Vocabulary:
     return Vocabulary(words, by_word)
 
 
-def digest(source: Source) -> str:
+def digest(source: Source, limits: CheckpointLimits = CHECKPOINT_LIMITS) -> str:
     """Return the commit on the Hub, or the SHA-256 of the files: weights, config and tokenizer.
 
     Raises:
         InputError: see `inspect_checkpoint`.
     """
-    local = inspect_checkpoint(source.checkpoint, revision=source.revision)
+    local = inspect_checkpoint(source.checkpoint, revision=source.revision, limits=limits)
     if local.commit is not None:
         return local.commit
     return hashing.of_files(*local.weights, *settings_files(local.folder).values())
 
 
-def settings_digests(source: Source) -> dict[str, str]:
+def settings_digests(source: Source, limits: CheckpointLimits = CHECKPOINT_LIMITS) -> dict[str, str]:
     """Return the SHA-256 of each file beside the weights, by name.
 
     Raises:
         InputError: see `inspect_checkpoint`.
     """
-    local = inspect_checkpoint(source.checkpoint, revision=source.revision, need_weights=False)
+    local = inspect_checkpoint(source.checkpoint, revision=source.revision, need_weights=False, limits=limits)
     return hashing.of_each(settings_files(local.folder))
 
 
-def load(source: Source, device: torch.device) -> LanguageModel:
+def load(source: Source, device: torch.device, limits: CheckpointLimits = CHECKPOINT_LIMITS) -> LanguageModel:
     """Load a checkpoint for its task.
 
     Args:
         device: `meta` to check only the config, the tokenizer and the names of the weights.
+        limits: limits on what the files of the checkpoint say.
 
     Raises:
         InputError: see `inspect_checkpoint` and `load_tokenizer`; the model is of another kind, or lacks weights, a
             mask token or an end token.
     """
-    local, task = inspect_checkpoint(source.checkpoint, revision=source.revision), source.task
+    local, task = inspect_checkpoint(source.checkpoint, revision=source.revision, limits=limits), source.task
     config = load_config(local)
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from hf_finetune.data.text_pieces import words_of
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Probability, between, configclass
 from hf_finetune.utils.console import Progress
+from hf_finetune.utils.panics import tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,8 @@ def _mask_logits(texts: list[str], language_model: LanguageModel, length: int) -
     import torch
 
     tokenizer = language_model.tokenizer
-    encoded = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+    options: dict[str, Any] = {"truncation": True, "max_length": length, "padding": True, "return_tensors": "pt"}
+    encoded = tokenize(tokenizer, texts, name=language_model.name, **options)
     with torch.inference_mode():
         logits_BTV = language_model.model(**encoded.to(language_model.device)).logits
         is_mask_BT = encoded["input_ids"] == tokenizer.mask_token_id

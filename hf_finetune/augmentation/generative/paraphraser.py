@@ -17,6 +17,7 @@ from hf_finetune.augmentation.compose import Augmentation, generative_operations
 from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.generative.checkpoints import digest, load, settings_digests
 from hf_finetune.augmentation.generative.sources import Source
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils import disk_cache
 from hf_finetune.utils.plain import to_plain
 
@@ -27,32 +28,37 @@ FORMAT = 2
 FILE = "texts.json"
 
 
-def check_checkpoints(operations: Sequence[Augmentation]) -> None:
+def check_checkpoints(operations: Sequence[Augmentation], limits: CheckpointLimits = CHECKPOINT_LIMITS) -> None:
     """Refuse unsuitable checkpoints before a run, without loading their weights.
+
+    Args:
+        limits: limits on what their files say.
 
     Raises:
         InputError: see `checkpoints.load`.
     """
     for source in _sources(operations):
-        load(source, torch.device("meta"))
+        load(source, torch.device("meta"), limits)
 
 
-def checkpoint_digests(operations: Sequence[Augmentation]) -> list[str]:
+def checkpoint_digests(operations: Sequence[Augmentation], limits: CheckpointLimits = CHECKPOINT_LIMITS) -> list[str]:
     """Return the digests of the operations' checkpoints, see `checkpoints.digest`.
 
     Raises:
         InputError: see `checkpoints.digest`.
     """
-    return [digest(source) for source in _sources(operations)]
+    return [digest(source, limits) for source in _sources(operations)]
 
 
-def checkpoint_files(operations: Sequence[Augmentation]) -> list[dict[str, str]]:
+def checkpoint_files(
+    operations: Sequence[Augmentation], limits: CheckpointLimits = CHECKPOINT_LIMITS
+) -> list[dict[str, str]]:
     """Return the SHA-256 of the files beside the weights of each of the operations' checkpoints, by name.
 
     Raises:
         InputError: see `checkpoints.digest`.
     """
-    return [settings_digests(source) for source in _sources(operations)]
+    return [settings_digests(source, limits) for source in _sources(operations)]
 
 
 def _sources(operations: Sequence[Augmentation]) -> list[Source]:
@@ -67,12 +73,13 @@ class Paraphraser:
     Args:
         device: device of the models.
         cache_gb: limit of the whole disk cache in gigabytes (10^9 bytes).
+        limits: limits on what the models' files say.
     """
 
-    def __init__(self, device: torch.device, cache_gb: float) -> None:
+    def __init__(self, device: torch.device, cache_gb: float, limits: CheckpointLimits = CHECKPOINT_LIMITS) -> None:
         self.cache_gb = cache_gb
-        self._load = cache(partial(load, device=device))
-        self._digest = cache(digest)
+        self._load = cache(partial(load, device=device, limits=limits))
+        self._digest = cache(partial(digest, limits=limits))
 
     def __call__(self, operation: GenerativeOperation, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Return the texts as the operation changes them.

@@ -13,7 +13,7 @@ from typing import Literal
 from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.compressed import format_of
-from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
 from hf_finetune.errors import InputError
 
@@ -71,6 +71,7 @@ class CsvFile(TextFile):
             InputError: see `chunks`.
         """
         header = self._header(quoted=not self.literal)
+        check_columns(self.name, len(header), self.limits)
         first = next(self.chunks(header, ROWS_INSPECTED))
         return {
             name: Column("string", "text", numeric=_all_numbers(values), names_images=are_image_names(values))

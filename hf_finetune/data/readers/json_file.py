@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,8 +13,9 @@ from hf_finetune.data.image_paths import beside
 from hf_finetune.data.labels import SURROGATE
 from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
-from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
-from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
+from hf_finetune.data.readers.json_stream import JsonStream
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns
+from hf_finetune.data.readers.text_file import note_of_mark, read_lines, read_parts, undecodable
 from hf_finetune.errors import InputError
 
 Json = Any
@@ -42,6 +43,7 @@ class JsonFile(TextFile):
         for row in rows:
             for name, value in row.items():
                 cells.setdefault(name, []).append(value)
+            check_columns(self.name, len(cells), self.limits)
         if invalid := next(filter(SURROGATE.search, cells), None):
             raise InputError(f"{self.path}: the key {invalid[:40]!r} holds half a surrogate pair; rename it")
         return {name: _column(values) for name, values in cells.items()}
@@ -80,17 +82,18 @@ class JsonFile(TextFile):
             raise InputError(f"{self.path}, {place}: {row.reason}; {DROP}")
         return row
 
-    def _document(self) -> list[Json] | None:
+    def _document(self) -> Iterable[Json] | None:
         """Return the rows of one JSON document, or None if there is one document per line, as in many .json files."""
-        text = "".join(read_lines(self.path, self.encoding, self.limits))
-        if not text.strip():
+        stream = JsonStream(self.path, read_parts(self.path, self.encoding, self.limits), self.limits)
+        if stream.peek() == "":
             return []
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            if "Extra data" in str(error) and text.lstrip().startswith("{"):
-                return None
-            raise self._malformed(error) from None
+        if stream.peek() == "[":
+            return stream.items()
+        content = stream.value()
+        if (more := stream.peek()) and isinstance(content, dict):
+            return None
+        if more:
+            raise stream.malformed("Extra data")
         if isinstance(content, dict) and isinstance(content.get("data"), list | dict):
             content = content["data"]
         if isinstance(content, dict):
@@ -113,11 +116,6 @@ class JsonFile(TextFile):
                     yield number, Fault("malformed row", reason)
                 except (ValueError, RecursionError) as error:
                     yield number, Fault("malformed row", f"not readable as JSON ({error})")
-
-    def _malformed(self, error: ValueError | RecursionError) -> InputError:
-        if isinstance(error, json.JSONDecodeError):
-            return InputError(f"{self.path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})")
-        return InputError(f"{self.path}: not readable as JSON ({error})")
 
     def _rows_of_columns(self, columns: dict[str, Json]) -> list[Row]:
         if not all(isinstance(column, list) for column in columns.values()):

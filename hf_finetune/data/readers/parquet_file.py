@@ -18,7 +18,7 @@ from datasets import ClassLabel, Features, Image
 from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.compressed import most_decoded, too_large
-from hf_finetune.data.readers.table import Chunk, Column, DataFile
+from hf_finetune.data.readers.table import Chunk, Column, DataFile, check_columns
 from hf_finetune.errors import InputError
 
 # A data set that declares more classes is read without their names.
@@ -40,6 +40,7 @@ class ParquetFile(DataFile):
         with self._open() as file:
             schema = file.schema_arrow
             names = schema.names  # refused here if they are not UTF-8
+        check_columns(self.name, len(names), self.limits)
         if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise InputError(f"{self.path}: two columns are called {twice[0]!r}; rename one of them")
         return arrow_columns(schema, _features(schema))

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.image_paths import ImageFolder
+from hf_finetune.errors import InputError
 
 T = TypeVar("T")
 
@@ -136,6 +137,17 @@ class TextFile(DataFile):
     """A file or folder of texts."""
 
     encoding: str = "utf-8"
+
+
+def check_columns(name: str, columns: int, limits: DataLimits) -> None:
+    """Refuse a table of too many columns.
+
+    Args:
+        name: of the source, begins the message.
+    """
+    if columns > limits.columns:
+        expected = f"expected {limits.columns:,} or less; leave some out or raise --data.limits.columns"
+        raise InputError(f"{name}: {columns:,} columns, {expected}")
 
 
 def batched(rows: Iterable[T], size: int) -> Iterator[tuple[int, list[T]]]:

@@ -24,6 +24,33 @@ def read_lines(
         remedy: another remedy for such a byte.
 
     Raises:
+        InputError: see `read_parts`; or a line is beyond `limits.row_characters`.
+    """
+    number, length, parts = 1, 0, list[str]()
+    for part in read_parts(path, encoding, limits, strict=strict, remedy=remedy):
+        parts.append(part)
+        length += len(part)
+        if length > limits.row_characters:
+            raise too_long(f"{path}, line {number}", limits)
+        if len(part) < CHARACTERS_AT_ONCE or part.endswith("\n"):
+            yield part if len(parts) == 1 else "".join(parts)
+            number, length, parts = number + 1, 0, []
+    if parts:
+        yield "".join(parts)
+
+
+def too_long(place: str, limits: DataLimits) -> InputError:
+    """Return the error for a line or a row beyond the limits."""
+    most = limits.row_characters
+    return InputError(f"{place}: more than {most:,} characters; shorten it or raise --data.limits.row-characters")
+
+
+def read_parts(
+    path: Path, encoding: str, limits: DataLimits = DEFAULT_LIMITS, *, strict: bool = True, remedy: str = ""
+) -> Iterator[str]:
+    """Yield the lines of a text file with their ends, long ones in parts of `CHARACTERS_AT_ONCE`; see `read_lines`.
+
+    Raises:
         InputError: the file cannot be read or decompressed, the encoding is unknown, or a line has undecodable or NUL
             bytes.
     """
@@ -37,7 +64,7 @@ def read_lines(
                 newline="",
             ) as file,
         ):
-            number, parts = 1, list[str]()
+            number = 1
             # In parts: a file of zeros is one endless line.
             while part := file.readline(CHARACTERS_AT_ONCE):
                 if strict and "\0" in part:
@@ -45,12 +72,8 @@ def read_lines(
                         f"{path}, line {number}: a NUL byte; remove it, or for a UTF-16 file use --data.encoding utf-16"
                         f"{remedy}"
                     )
-                parts.append(part)
-                if len(part) < CHARACTERS_AT_ONCE or part.endswith("\n"):
-                    yield part if len(parts) == 1 else "".join(parts)
-                    number, parts = number + 1, []
-            if parts:
-                yield "".join(parts)
+                yield part
+                number += part.endswith("\n")
     except (OSError, UnicodeError) as error:
         raise unreadable(path, encoding, error, limits, remedy=remedy) from None
 

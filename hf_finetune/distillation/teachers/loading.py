@@ -9,6 +9,7 @@ from hf_finetune.distillation.teachers.network import NetworkTeacher, Precision
 from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_precomputed
 from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.training.trained_model import load_trained
 from hf_finetune.utils import hashing
@@ -29,6 +30,8 @@ class Teachers:
     """See `NetworkTeacher`."""
     all_logits: bool = False
     """See `NetworkTeacher`."""
+    limits: CheckpointLimits = CHECKPOINT_LIMITS
+    """Limits on what the teachers' files say."""
     _members: tuple[Teacher, ...] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -88,7 +91,7 @@ class Teachers:
             if from_sklearn:
                 self._check_kind(name, "text")
                 return read_sklearn(name, self.labels, all_logits=self.all_logits)
-            classifier = load_trained(name, trust_remote_code=self.trust_remote_code)
+            classifier = load_trained(name, trust_remote_code=self.trust_remote_code, limits=self.limits)
             self._check_kind(name, classifier.kind)
             columns_C = class_columns(self.labels, classifier.labels, owner=name)
         except (InputError, GateError) as error:
