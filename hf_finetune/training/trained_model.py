@@ -165,8 +165,8 @@ def _load_with_adapter(
     model = load_classifier(local, task=task, labels=labels).model
     narrow_to_first_token(model)
     files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
-    model = load_adapter(model, folder)
-    return _classifier(checkpoint, model, _inputs(local, max_length), labels, local, config, files)
+    adapted = load_adapter(model, folder)
+    return _classifier(checkpoint, adapted, _inputs(local, max_length), labels, local, config, files)
 
 
 def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
