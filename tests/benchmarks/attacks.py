@@ -367,17 +367,23 @@ def disk_attacks() -> list[Attack]:
 
 
 def data_attacks() -> list[Attack]:
-    """Data that take far more than their size; they are written into the folder of the attack."""
+    """Data that take far more than their size."""
 
-    def met(command: str, bomb: Bomb, bench: Bench) -> list[Any]:
-        data = bomb(bench.folder)
+    def met(command: str, name: str, bomb: Bomb, bench: Bench) -> list[Any]:
+        # One at a time is kept, for all commands.
+        folder = bench.home / "bomb" / name
+        if not folder.exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.mkdir(parents=True)
+            bomb(folder)
+        (data,) = folder.iterdir()
         if command == "doctor":
             return ["doctor", data]
         checkpoint, run = ("vit", "images") if data.is_dir() else ("bert", "full")
         return bench.read(command, data, bench.home / checkpoint, bench.home / run)
 
     return [
-        Attack(f"data, {name}: {command}", partial(met, command, bomb), (0, 2))
+        Attack(f"data, {name}: {command}", partial(met, command, name, bomb), (0, 2))
         for name, bomb in BOMBS.items()
         # Training on many rows takes as long as they do.
         for command in ("doctor", "plan", *(("train", "predict", "evaluate") if name in FEW_ROWS else ()))

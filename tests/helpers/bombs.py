@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,40 +108,46 @@ def _workbook(folder: Path, part: str, old: str, new: str) -> Path:
     return path
 
 
-def _images(folder: Path, content: bytes, suffix: str) -> Path:
+def _images(folder: Path, encode: Callable[[tuple[int, int, int]], bytes], suffix: str) -> Path:
+    """Write six images of two classes, each of another color."""
     for i in range(6):
         path = folder / "images" / "ab"[i % 2] / f"{i}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(encode((9 * i, 40, 60)))
     return folder / "images"
 
 
 def solid_images(folder: Path, kind: str = "PNG", megapixels: float = 0.001, **options: Any) -> Path:
     """Write six images of one color, of two classes."""
-    side, file = int(1000 * megapixels**0.5), io.BytesIO()
-    Image.new("RGB", (side, side), (9, 40, 60)).save(file, kind, **options)
-    return _images(folder, file.getvalue(), kind.lower())
+    side = int(1000 * megapixels**0.5)
+
+    def encode(color: tuple[int, int, int]) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (side, side), color).save(file, kind, **options)
+        return file.getvalue()
+
+    return _images(folder, encode, kind.lower())
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _frame(kind: str) -> bytes:
+def _frame(kind: str, color: tuple[int, int, int]) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (64, 64), (9, 40, 60)).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    Image.new("RGB", (64, 64), color).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
     return file.getvalue()
 
 
-def _gif(frames: int) -> bytes:
-    whole = _frame("GIF")
+def _gif(color: tuple[int, int, int], frames: int = 10_000) -> bytes:
+    whole = _frame("GIF", color)
     # The header and the table of colors, then a frame, then the end.
     start = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
     return whole[:start] + whole[start:-1] * frames + whole[-1:]
 
 
-def _apng(frames: int) -> bytes:
-    whole = _frame("PNG")
+def _apng(color: tuple[int, int, int], frames: int = 10_000) -> bytes:
+    whole = _frame("PNG", color)
     length = int.from_bytes(whole[33:37], "big")
     pixels, parts = whole[41 : 41 + length], [whole[:33], _chunk(b"acTL", struct.pack(">II", frames, 0))]
     for number in range(frames):
@@ -151,19 +157,24 @@ def _apng(frames: int) -> bytes:
     return b"".join([*parts, _chunk(b"IEND", b"")])
 
 
-def _animated_webp(frames: int) -> bytes:
+def _animated_webp(color: tuple[int, int, int], frames: int = 10_000) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 
     size = (63).to_bytes(3, "little") * 2
-    frame = chunk(b"ANMF", bytes(6) + size + (10).to_bytes(3, "little") + b"\0" + _frame("WEBP")[12:])
+    frame = chunk(b"ANMF", bytes(6) + size + (10).to_bytes(3, "little") + b"\0" + _frame("WEBP", color)[12:])
     parts = [chunk(b"VP8X", bytes([2, 0, 0, 0]) + size), chunk(b"ANIM", bytes(6)), frame * frames]
     return b"RIFF" + struct.pack("<I", 4 + sum(map(len, parts))) + b"WEBP" + b"".join(parts)
 
 
-def _png(*chunks: tuple[bytes, bytes], size: tuple[int, int] = (64, 64)) -> bytes:
+@cache
+def _zeros() -> bytes:
+    return zlib.compress(bytes(300_000_000), 1)
+
+
+def _png(color: tuple[int, int, int], *chunks: tuple[bytes, bytes], size: tuple[int, int] = (64, 64)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size).save(file, "PNG", compress_level=1)
+    Image.new("RGB", size, color).save(file, "PNG", compress_level=1)
     whole = file.getvalue()
     return whole[:33] + b"".join(_chunk(*each) for each in chunks) + whole[33:]
 
@@ -202,19 +213,23 @@ BOMBS: dict[str, Bomb] = {
     "a workbook with a row of 200000 cells": partial(
         _workbook, part=SHEET, old="</sheetData>", new=f"<row>{'<c/>' * 200_000}</row></sheetData>"
     ),
-    "images with 100000 texts": lambda folder: _images(folder, _png(*[(b"tEXt", b"k\0x")] * 100_000), "png"),
-    "images with a text of 300 MB": lambda folder: _images(
-        folder, _png((b"zTXt", b"k\0\0" + zlib.compress(bytes(300_000_000), 1))), "png"
+    "images with 100000 texts": partial(
+        _images, encode=lambda color: _png(color, *[(b"tEXt", b"k\0x")] * 100_000), suffix="png"
+    ),
+    "images with a text of 300 MB": partial(
+        _images,
+        encode=lambda color: _png(color, (b"zTXt", b"k\0\0" + _zeros())),
+        suffix="png",
     ),
     "PNG of 49 megapixels": partial(solid_images, kind="PNG", megapixels=49, compress_level=1),
     "JPEG of 49 megapixels": partial(solid_images, kind="JPEG", megapixels=49),
     "progressive JPEG of 49 megapixels": partial(solid_images, kind="JPEG", megapixels=49, progressive=True),
     "TIFF of 49 megapixels": partial(solid_images, kind="TIFF", megapixels=49, compression="tiff_adobe_deflate"),
     "WebP of 24 megapixels": partial(solid_images, kind="WEBP", megapixels=24, lossless=True, method=0, quality=0),
-    "GIF of 10000 frames": lambda folder: _images(folder, _gif(10_000), "gif"),
-    "PNG of 10000 frames": lambda folder: _images(folder, _apng(10_000), "png"),
-    "WebP of 10000 frames": lambda folder: _images(folder, _animated_webp(10_000), "webp"),
-    "images of 100 megapixels": lambda folder: _images(folder, _png(size=(10_000, 10_000)), "png"),
-    "images of 1 x 1000000 pixels": lambda folder: _images(folder, _png(size=(1, 1_000_000)), "png"),
+    "GIF of 10000 frames": partial(_images, encode=_gif, suffix="gif"),
+    "PNG of 10000 frames": partial(_images, encode=_apng, suffix="png"),
+    "WebP of 10000 frames": partial(_images, encode=_animated_webp, suffix="webp"),
+    "images of 100 megapixels": partial(_images, encode=partial(_png, size=(10_000, 10_000)), suffix="png"),
+    "images of 1 x 1000000 pixels": partial(_images, encode=partial(_png, size=(1, 1_000_000)), suffix="png"),
 }
 """Bombs by name. The seconds and megabytes of `doctor` are bounded for each."""

@@ -14,11 +14,11 @@ from hf_finetune.sklearn import FineTunedClassifier
 
 SIGNATURES = {
     train: "data *validation *test *model *method *text *label *epochs *seed *output *resume *push **fields",
-    Classifier.load: "model *revision *trust_remote_code",
-    Classifier.predict: "self inputs *text *text_pair *image *batch_size *precision",
-    Classifier.predict_proba: "self inputs *text *text_pair *image *batch_size *precision",
-    Classifier.evaluate: "self data *text *text_pair *image *label *split *drop_bad_rows *batch_size *extra",
-    Classifier.embed: "self inputs *text *text_pair *image",
+    Classifier.load: "model *revision *trust_remote_code *limits",
+    Classifier.predict: "self inputs *text *text_pair *image *batch_size *precision *limits",
+    Classifier.predict_proba: "self inputs *text *text_pair *image *batch_size *precision *limits",
+    Classifier.evaluate: "self data *text *text_pair *image *label *split *drop_bad_rows *batch_size *extra *limits",
+    Classifier.embed: "self inputs *text *text_pair *image *limits",
     Classifier.save: "self folder",
     Classifier.push_to_hub: "self repo_id *private *revision *create_pr",
     Result.read: "folder",
