@@ -58,7 +58,8 @@ class DataLimits:
     classes: Count = 1_000
     """Largest number of classes, unless every class has 10 training rows on average."""
     compared_characters: Count = 50_000_000
-    """Characters of the texts that `doctor` compares with one another. Of longer texts together, random rows."""
+    """Characters of the texts that `doctor` compares with one another. Of longer texts together, random rows. Those of
+    a text that is not ASCII count as three."""
 
 
 DEFAULT_LIMITS = DataLimits()
