@@ -20,7 +20,16 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from hf_finetune.data import image_cache, image_processing
 from hf_finetune.data.config import Kind
 from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
-from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad
+from hf_finetune.data.tokens import (
+    LONG_TEXT,
+    TokenLists,
+    beginnings,
+    count_tokens,
+    is_token_column,
+    pack,
+    pad,
+    runs_of_texts,
+)
 from hf_finetune.utils import hashing
 from hf_finetune.utils.panics import tokenize
 
@@ -81,9 +90,14 @@ class TextInputs:
         )
 
     def _token_lists(self, batch: dict[str, list]) -> dict[str, list]:
-        encoded = self.encode_batch(batch)
         names = [n for n in self.tokenizer.model_input_names if n != "attention_mask"]
-        return {**{n: encoded[n] for n in names}, "length": [len(ids) for ids in encoded["input_ids"]]}
+        lists: dict[str, list] = {name: [] for name in names}
+        for run in runs_of_texts(batch["text"]):
+            part = {n: batch[n][run] for n in ("text", "text_pair", "row") if batch.get(n) is not None}
+            encoded = self.encode_batch(part)
+            for name in names:
+                lists[name] += encoded[name]
+        return {**lists, "length": [len(ids) for ids in lists["input_ids"]]}
 
     def encode_batch(self, batch: dict[str, list], **options: Any) -> dict[str, list]:
         """Tokenize the texts of a batch, or its pairs where `text_pair` is present and not None.
@@ -91,37 +105,47 @@ class TextInputs:
         Raises:
             InputError: see `utils.panics.tokenize`.
         """
-        pairs = batch.get("text_pair")
+        tokenizer, rows, pairs = self.tokenizer, batch.get("row"), batch.get("text_pair")
         return tokenize(
-            self.tokenizer,
-            *(batch["text"], pairs),
-            name=self.tokenizer.name_or_path,
-            rows=batch.get("row"),
+            tokenizer,
+            beginnings(tokenizer, batch["text"], self.max_length, rows=rows),
+            None if pairs is None else beginnings(tokenizer, pairs, self.max_length, rows=rows),
+            name=tokenizer.name_or_path,
+            rows=rows,
             **{"truncation": True, "max_length": self.max_length, "return_attention_mask": False, **options},
         )
 
     def truncation(
-        self, encoded: Dataset, sample: int = 2000, *, limit: int | None = None, coverage: float = 0.99
+        self,
+        encoded: Dataset,
+        sample: int = 2000,
+        *,
+        limit: int | None = None,
+        coverage: float = 0.99,
+        characters_counted: int = 5_000_000,
     ) -> Truncation:
         """Estimate how many rows are longer than `max_length`, from at most `sample` rows of full length.
 
         Args:
             limit: the most tokens that the model reads. None: unlimited.
             coverage: share of the texts that the proposed length holds.
+            characters_counted: of long rows, fewer are counted.
         """
         lengths_N = np.asarray(encoded["length"][:])
         full = np.flatnonzero(lengths_N >= self.max_length)
         if len(full) == 0:
             return Truncation(self.max_length, 0.0, self.max_length, 1.0, 1.0)
-        probes = full[:sample]
-        batch = encoded.select(probes).to_dict()
-        untruncated = self.tokenizer(batch["text"], batch.get("text_pair"), return_attention_mask=False, verbose=False)
-        longer = sum(len(ids) > self.max_length for ids in untruncated["input_ids"])
+        batch = encoded.select(full[:sample]).to_dict()
+        characters = np.cumsum([min(len(text), LONG_TEXT) for text in batch["text"]])
+        probes = full[: max(1, int(np.searchsorted(characters, characters_counted, side="right")))]
+        texts, pairs = (
+            None if side is None else side[: len(probes)] for side in (batch["text"], batch.get("text_pair"))
+        )
+        untruncated_N = count_tokens(self.tokenizer, texts, pairs)
+        longer = int((untruncated_N > self.max_length).sum())
         share = len(full) / len(encoded) * longer / len(probes)
         # The probes stand for all rows of full length.
-        whole = np.concatenate(
-            [lengths_N[lengths_N < self.max_length], [len(ids) for ids in untruncated["input_ids"]]]
-        ).astype(np.int64)
+        whole = np.concatenate([lengths_N[lengths_N < self.max_length], untruncated_N]).astype(np.int64)
         weight = np.ones(len(whole))
         weight[len(whole) - len(probes) :] = len(full) / len(probes)
         order = np.argsort(whole, kind="stable")

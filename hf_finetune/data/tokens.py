@@ -10,6 +10,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_finetune.utils.panics import tokenize
+
+# Characters that are tokenized at a time, in texts of a batch: a million of them take 300 to 600 MB.
+CHARACTERS_AT_ONCE = 500_000
+# A text is tokenized to this length in characters, or to this many for each token that is read, unless that gives fewer
+# tokens than are read and some to spare. A million Chinese letters take a tokenizer 2 s and 600 MB.
+LONG_TEXT, CHARACTERS_OF_A_TOKEN, SPARE_TOKENS = 10_000, 64, 64
 
 
 class TokenLists:
@@ -33,6 +42,50 @@ class TokenLists:
             at = index - int(self._ends[chunk]) + len(offsets) - 1
             lists.append(self._values[chunk][offsets[at] : offsets[at + 1]])
         return lists
+
+
+def runs_of_texts(texts: Sequence[str]) -> list[slice]:
+    """Divide a batch into runs of at most `CHARACTERS_AT_ONCE`, or one text."""
+    runs, start, total = [], 0, 0
+    for i, text in enumerate(texts):
+        if i > start and total + min(len(text), LONG_TEXT) > CHARACTERS_AT_ONCE:
+            runs.append(slice(start, i))
+            start, total = i, 0
+        total += min(len(text), LONG_TEXT)
+    return [*runs, slice(start, len(texts))]
+
+
+def beginnings(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, *, rows: Sequence[int] | None = None
+) -> list[str]:
+    """Return the texts, very long ones without their end: the first `max_length` tokens are the same.
+
+    Args:
+        rows: see `utils.panics.tokenize`.
+    """
+    most = max(LONG_TEXT, CHARACTERS_OF_A_TOKEN * max_length)
+    long = [i for i, text in enumerate(texts) if text is not None and len(text) > most]
+    if not long or tokenizer.truncation_side != "right":
+        return texts
+    begun = [texts[i][:most] for i in long]
+    needed = max_length + SPARE_TOKENS
+    options: dict[str, Any] = {"truncation": True, "max_length": needed, "add_special_tokens": False}
+    name, rows = tokenizer.name_or_path, None if rows is None else [rows[i] for i in long]
+    encoded = tokenize(tokenizer, begun, name=name, rows=rows, return_attention_mask=False, **options)
+    enough = {i: text for i, text, ids in zip(long, begun, encoded["input_ids"], strict=True) if len(ids) == needed}
+    return [enough.get(i, text) for i, text in enumerate(texts)]
+
+
+def count_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> np.ndarray:
+    """Return the number of tokens of each text or pair, int64; of a very long one an estimate by its beginning."""
+    sides = [texts] if pairs is None else [texts, pairs]
+    begun = [[text[:LONG_TEXT] for text in side] for side in sides]
+    encoded = tokenize(tokenizer, *begun, name=tokenizer.name_or_path, return_attention_mask=False, verbose=False)
+    counts = np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
+    whole, read = (np.array([sum(map(len, row)) for row in zip(*part, strict=True)]) for part in (sides, begun))
+    return counts * whole // np.maximum(read, 1)
 
 
 def is_token_column(kind: pa.DataType) -> bool:

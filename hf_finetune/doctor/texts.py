@@ -13,7 +13,6 @@ import numpy as np
 
 from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.doctor.findings import Examples, Finding, Severity, Suspect, diagnose
-from hf_finetune.utils.panics import tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,9 +122,9 @@ def _cut_off(
         how = f"have more words than the {max_length} tokens that are read: at least these are truncated"
     else:
         sides = [[side[i] for i in sample.tolist()] for side in examples.sides]
-        name = tokenizer.name_or_path
-        encoded = tokenize(tokenizer, *sides, name=name, return_attention_mask=False, verbose=False)
-        lengths, unit = np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64), "tokens"
+        from hf_finetune.data.tokens import count_tokens
+
+        lengths, unit = count_tokens(tokenizer, *sides), "tokens"
         statistics["tokens"] = _quantiles(lengths)
         how = f"are longer than the {max_length} tokens that are read; the rest is truncated"
     read = f"{max_length} {'tokens ' if unit == 'words' else ''}are read"

@@ -27,6 +27,8 @@ log = logging.getLogger("hf_finetune")
 UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
 # Keys of an image processor's size that one number can replace.
 SIDES = ("height", "width", "shortest_edge")
+# Characters of each text whose tokens are looked at.
+SAMPLED_CHARACTERS = 10_000
 # Side of the image on which a processor is tried, in pixels.
 TRIED_SIDE = 64
 
@@ -140,7 +142,7 @@ def _check_vocabulary(
             "set pad_token_id there",
             *(where, tokenizer.pad_token_id, tokenizer.pad_token, padding),
         )
-    texts = [text for text in sample if text.strip()]
+    texts = [text[:SAMPLED_CHARACTERS] for text in sample if text.strip()]
     if not texts:
         return
     encoded = tokenize(tokenizer, texts, name=name, add_special_tokens=False, verbose=False)

@@ -386,7 +386,11 @@ def data_attacks() -> list[Attack]:
         Attack(f"data, {name}: {command}", partial(met, command, name, bomb), (0, 2))
         for name, bomb in BOMBS.items()
         # Training on many rows takes as long as they do.
-        for command in ("doctor", "plan", *(("train", "predict", "evaluate") if name in FEW_ROWS else ()))
+        for command in (
+            "doctor",
+            *(() if "nearly equal rows" in name else ("plan",)),
+            *(("train", "predict", "evaluate") if name in FEW_ROWS else ()),
+        )
     ]
 
 

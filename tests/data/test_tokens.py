@@ -8,8 +8,9 @@ from datasets import Dataset, concatenate_datasets
 from helpers.small_runs import text_rows
 from helpers.tiny import TEXT_FAMILIES, tiny_tokenizer
 
+from hf_finetune.data import tokens
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
-from hf_finetune.data.tokens import TokenLists, pack, pad, used_token_ids
+from hf_finetune.data.tokens import TokenLists, count_tokens, pack, pad, runs_of_texts, used_token_ids
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,53 @@ def test_ids_that_occur() -> None:
     rows = Dataset.from_dict({"input_ids": [[5, 2], [9], [], [2, 7]]})
     assert used_token_ids(rows).tolist() == [2, 5, 7, 9]
     assert used_token_ids(rows.select([3, 1])).tolist() == [2, 7, 9]
+
+
+# Long texts
+
+LONG = ["a film " * 3_000, "a" * 12_000, " " * 12_000 + "good film " * 20, "bad film, " * 2_000, "short"]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_long_texts_have_the_tokens_of_whole_ones(family: str, paired: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = TextInputs(tiny_tokenizer(family), 24)
+    columns = {"text": LONG, **({"text_pair": LONG[::-1]} if paired else {})}
+    longest: list[int] = []
+
+    def recorded(tokenizer, texts, pairs=None, **options):
+        longest.append(max(map(len, texts)))
+        return tokenize(tokenizer, texts, pairs, **options)
+
+    tokenize = tokens.tokenize
+    expected = inputs.tokenizer(*columns.values(), truncation=True, max_length=24, return_attention_mask=False)
+    monkeypatch.setattr("hf_finetune.data.inputs.tokenize", recorded)
+    actual = inputs.encode_in_memory(Dataset.from_dict(columns))
+    assert all(actual[name][:] == list(expected[name]) for name in expected)
+    longest.clear()
+    inputs.encode_batch({"text": [LONG[0], LONG[3]]})
+    assert longest == [10_000], "the ends of these are not tokenized"
+
+
+def test_texts_that_are_cut_off_on_the_left_are_whole() -> None:
+    inputs = TextInputs(tiny_tokenizer("bert"), 24)
+    inputs.tokenizer.truncation_side = "left"
+    expected = inputs.tokenizer(LONG, truncation=True, max_length=24)["input_ids"]
+    assert inputs.encode_batch({"text": LONG})["input_ids"] == expected
+
+
+def test_few_characters_are_tokenized_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of fifty texts of a million letters took gigabytes."""
+    monkeypatch.setattr(tokens, "CHARACTERS_AT_ONCE", 10)
+    runs = runs_of_texts(["a" * n for n in (4, 6, 1, 20, 3)])
+    assert [(run.start, run.stop) for run in runs] == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    rows, inputs = text_rows(30), TextInputs(tiny_tokenizer("bert"), 24)
+    expected = inputs.tokenizer(rows["text"][:], truncation=True, max_length=24)["input_ids"]
+    assert inputs.encode(rows)["input_ids"][:] == expected
+
+
+def test_tokens_of_long_texts_are_estimated() -> None:
+    tokenizer = tiny_tokenizer("bert")
+    counts = count_tokens(tokenizer, ["a film", "a film " * 30_000], ["good", "good"])
+    assert counts[0] == len(tokenizer("a film", "good")["input_ids"])
+    assert abs(int(counts[1]) / len(tokenizer("a film " * 30_000, "good")["input_ids"]) - 1) < 0.01

@@ -253,9 +253,9 @@ def test_text_that_is_not_ascii_counts_three_times(
 ) -> None:
     """Splitting it into words takes that much longer: 20,000 rows of 600 Cyrillic words took 15 s."""
     caplog.set_level(logging.INFO, "hf_finetune")
-    texts = [f"{text} {letter}" for text in clean(60)]
-    write(tmp_path / "rows.csv", texts)
-    characters = sum(map(len, texts))
+    rows = [(f"{text} {letter}", label) for text, label in clean(60)]
+    write(tmp_path / "rows.csv", rows)
+    characters = sum(len(text) for text, _ in rows)
     for most, is_partial in ((characters * times, False), (characters * times - 1, True)):
         caplog.clear()
         examine(Source(str(tmp_path / "rows.csv"), limits=DataLimits(compared_characters=most)), "text")
