@@ -138,10 +138,9 @@ class TextInputs:
         batch = encoded.select(full[:sample]).to_dict()
         characters = np.cumsum([min(len(text), LONG_TEXT) for text in batch["text"]])
         probes = full[: max(1, int(np.searchsorted(characters, characters_counted, side="right")))]
-        texts, pairs = (
-            None if side is None else side[: len(probes)] for side in (batch["text"], batch.get("text_pair"))
-        )
-        untruncated_N = count_tokens(self.tokenizer, texts, pairs)
+        pairs = batch.get("text_pair")
+        pairs = None if pairs is None else pairs[: len(probes)]
+        untruncated_N = count_tokens(self.tokenizer, batch["text"][: len(probes)], pairs)
         longer = int((untruncated_N > self.max_length).sum())
         share = len(full) / len(encoded) * longer / len(probes)
         # The probes stand for all rows of full length.
