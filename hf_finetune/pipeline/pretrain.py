@@ -36,7 +36,7 @@ from hf_finetune.training.checkpoints import (
     seal,
     train_until_stopped,
 )
-from hf_finetune.training.trackers.base import PRETRAIN, RunTrackers
+from hf_finetune.training.trackers.base import NO_TRACKERS, PRETRAIN, RunTrackers
 from hf_finetune.utils.files import discard, make_folder, write_json
 from hf_finetune.utils.plain import short_repr
 
@@ -57,7 +57,9 @@ class Pretraining:
     """Seconds of its optimizer steps."""
 
 
-def pretrain(run: Run, folder: Path, record: RunRecord, trackers: RunTrackers) -> tuple[Run, Pretraining | None]:
+def pretrain(
+    run: Run, folder: Path, record: RunRecord, trackers: RunTrackers = NO_TRACKERS
+) -> tuple[Run, Pretraining | None]:
     """Pretrain the checkpoint of the run, unless it is done already or the recipe does not ask for it.
 
     Returns:
