@@ -138,8 +138,8 @@ def _put(texts: list[str], rows: np.ndarray, replacements: list[str]) -> list[st
 class Graded:
     """An operation whose strength is one number, so that policy search can vary it.
 
-    The image operations of RandAugment (Rotate, Shear, Translate and those of color) are not graded: the search takes
-    their strengths from the published scale in `image.policies`.
+    The image operations of RandAugment (Rotate, Shear, Translate and those of color) are not graded: the search
+    (`search.augmentation.space`) takes their strengths from the published scale.
     """
 
     by_strength: ClassVar[dict[str, tuple[float, float]]] = {}

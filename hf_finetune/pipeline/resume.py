@@ -39,7 +39,7 @@ COMPARED = {
     "mixed_precision": "mixed precision",
 }
 # Packages whose version may change a weight.
-SAME_VERSIONS = ("hf_finetune", "torch", "transformers", "tokenizers", "peft", "accelerate", "datasets")
+SAME_VERSIONS = ("hf_finetune", "torch", "torchvision", "transformers", "tokenizers", "peft", "accelerate", "datasets")
 
 NEW_FOLDER = "start the run anew in another folder"
 

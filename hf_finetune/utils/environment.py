@@ -15,7 +15,17 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "huggingface_hub", "tokenizers")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "evaluate",
+    "huggingface_hub",
+    "tokenizers",
+)
 
 _started: ContextVar[float | None] = ContextVar("start of the run", default=None)
 

@@ -15,6 +15,7 @@ search`'s policies, is said by `--given searched=FOLDER`, or the variant is left
 
 import argparse
 import dataclasses
+import json
 import re
 import shlex
 import tempfile
@@ -85,13 +86,20 @@ COMPARISONS = {
         "Mixup": "--objective.mix [Mixup]",
         "searched": "--config {searched}/{name}/policy.yaml",
     },
-    "pictures": {
+    "images": {
         "none": "",
         "Mild": "--data.augment [Mild]",
         "TrivialAugment": "--data.augment [TrivialAugment]",
         "ThreeAugment": "--data.augment [ThreeAugment]",
         "CutMix": "--objective.mix [CutMix]",
         "searched": "--config {searched}/{name}/policy.yaml",
+    },
+    # Published policies as they come, for `--against` another version of the package.
+    "policies": {
+        "AutoAugment": "--data.augment [AutoAugment]",
+        "RandAugment": "--data.augment [RandAugment]",
+        "TrivialAugment": "--data.augment [TrivialAugment]",
+        "AugMix": "--data.augment [AugMix]",
     },
     # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows,
     # and of further ones without labels (`--given teachers=FOLDER more=FOLDER epochs=9`).
@@ -196,6 +204,39 @@ def table(comparison: str, lines: list[dict[str, Any]], split: str) -> str:
     return "\n".join(shown)
 
 
+def version_table(lines: list[dict[str, Any]], earlier: list[dict[str, Any]], split: str) -> str:
+    """The accuracy of every variant under two versions of the package, paired by seed and row; then of all variants
+    together, as further seeds."""
+    before = {json.dumps(line["key"], sort_keys=True): line for line in earlier}
+    shown = [
+        f"| data, {split} rows | variant | earlier | now | difference, points [95%] | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data in dict.fromkeys(line["key"]["data"] for line in lines):
+        groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+        for line in lines:
+            then = before.get(json.dumps(line["key"], sort_keys=True))
+            if line["key"]["data"] == data and then is not None:
+                groups.setdefault(line["key"]["variant"], []).append((line, then))
+        groups["all"] = [pair for pairs in groups.values() for pair in pairs]
+        for variant, pairs in groups.items():
+            labels = np.array([line["labels"][split] for line, _ in pairs])
+            now, then = (
+                np.array([side["answers"][split] for side in sides]) == labels for sides in zip(*pairs, strict=True)
+            )
+            between = paired_difference(now, then)
+            points = [100 * v for v in (between.value, between.low, between.high)]
+            cells = [
+                f"{data}, {labels.shape[1]}, {len(pairs)} runs",
+                variant,
+                f"{then.mean():.4f}",
+                f"{now.mean():.4f}",
+            ]
+            cells += ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*points), verdict(between)]
+            shown.append(f"| {' | '.join(cells)} |")
+    return "\n".join(shown)
+
+
 def main() -> None:
     """Measure what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,6 +251,7 @@ def main() -> None:
     parser.add_argument("--flags", default="", help="flags of `hf-finetune train` that all variants take")
     parser.add_argument("--output", type=Path, default=Path("variants.jsonl"))
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file and measure nothing")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="the same runs of another version of the package")
     parser.add_argument("--test", action="store_true", help="judge the test rows: once, when the choice has been made")
     options = parser.parse_args()
     variants = COMPARISONS[options.comparison]
@@ -238,7 +280,11 @@ def main() -> None:
                     book.measure(key, partial(run_one, [*common, *shlex.split(flags)], metric, kept))
     lines = [line for line in read(options.table or options.output).values() if "error" not in line]
     lines = [line for line in lines if line["key"]["comparison"] == options.comparison]
-    print(table(options.comparison, lines, "test" if options.test else "validation"))
+    split = "test" if options.test else "validation"
+    if options.against is not None:
+        print(version_table(lines, list(read(options.against).values()), split))
+    else:
+        print(table(options.comparison, lines, split))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from hf_finetune.utils.config import Probability, between
 
 if TYPE_CHECKING:
     import torch
+    from torchvision.transforms import v2
 
 Draw = Literal["uniform", "ends"]
 """uniform: any value between the two ends of a range. ends: one of the two ends, as in the published policies."""
@@ -54,6 +56,38 @@ class EachImage(ABC):
     @abstractmethod
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """Return a changed uint8 image of the same shape, whatever `p` is. The input is not modified."""
+
+
+class ByTorchvision(EachImage):
+    """An operation that is a transform of torchvision.
+
+    torchvision draws from torch's generator of this process. It is seeded from the row's generator for each image, and
+    restored afterwards, so a view depends on its row alone, and dropout does not depend on the augmentation.
+    """
+
+    fill: GrayLevel
+
+    @abstractmethod
+    def transform(self, fill: list[float] | None) -> v2.Transform:
+        """Return the transform, which is kept for further images; `fill` is the gray level as torchvision takes it."""
+
+    @cached_property
+    def _transform(self) -> v2.Transform:
+        from hf_finetune.augmentation.image.kernels import fill_values
+
+        return self.transform(fill_values(self.fill))
+
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        import torch
+
+        generator = torch.default_generator  # `torch.manual_seed` would seed the GPU's, too
+        before = generator.get_state()
+        try:
+            generator.manual_seed(int(r.integers(2**63)))
+            changed: torch.Tensor = self._transform(image_CHW)
+            return changed
+        finally:
+            generator.set_state(before)
 
 
 def apply_in_turn(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:

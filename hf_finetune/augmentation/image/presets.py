@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.image import policies
-from hf_finetune.augmentation.image.base import EachImage, GrayLevel, apply_in_turn
+from hf_finetune.augmentation.image.base import ByTorchvision, EachImage, GrayLevel, apply_in_turn
 from hf_finetune.augmentation.image.color import ColorJitter, Grayscale, Solarize
 from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
 from hf_finetune.augmentation.image.quality import Blur
@@ -15,17 +14,11 @@ from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
-
-# AugMix draws from the lowest of AutoAugment's ten levels.
-LEVELS = 10
-# AugMix's authors test robustness to changes of color and sharpness, and so train without them.
-PLAIN_KINDS = tuple(
-    k for k in policies.RANDOM_KINDS if k not in ("Identity", "Brightness", "Color", "Contrast", "Sharpness")
-)
+    from torchvision.transforms import v2
 
 
 @configclass
-class AutoAugment(EachImage):
+class AutoAugment(ByTorchvision):
     """Apply one of the 25 pairs of operations that AutoAugment learned (arXiv:1805.09501), drawn for each image."""
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
@@ -35,37 +28,35 @@ class AutoAugment(EachImage):
     p: Probability = 1.0
     """Probability of each image."""
 
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        pairs = policies.sub_policies(self.policy)
-        steps = [
-            policies.at_magnitude(kind, policies.MAX_MAGNITUDE * level / policies.MAX_LEVEL, fill=self.fill, p=p)
-            for kind, p, level in pairs[r.integers(len(pairs))]
-        ]
-        return apply_in_turn(steps, image_CHW, r)
+    def transform(self, fill: list[float] | None) -> v2.Transform:
+        from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy
+
+        return AutoAugment(AutoAugmentPolicy(self.policy), fill=fill)
 
 
 @configclass
-class RandAugment(EachImage):
+class RandAugment(ByTorchvision):
     """Apply several operations of one magnitude, drawn for each image (arXiv:1909.13719)."""
 
     n: Annotated[int, between(0, 16)] = 2
     """Number of operations, 0 to 16."""
-    m: Annotated[float, between(0, policies.MAX_MAGNITUDE)] = 9.0
-    """Magnitude of the operations, 0 (no change) to 30."""
+    m: Annotated[float, between(0, 30)] = 9.0
+    """Magnitude of the operations, 0 to 30, in steps of 0.001. AutoContrast and Equalize have none."""
     fill: GrayLevel = 0
     """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 1.0
     """Probability of each image."""
 
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        for i in r.integers(len(policies.RANDOM_KINDS), size=self.n):
-            operation = policies.at_magnitude(policies.RANDOM_KINDS[i], self.m, fill=self.fill)
-            image_CHW = operation.change(image_CHW, r)
-        return image_CHW
+    def transform(self, fill: list[float] | None) -> v2.Transform:
+        from torchvision.transforms.v2 import RandAugment
+
+        # torchvision takes the number of a step. The published scale has whole ones.
+        steps = 1 if self.m == int(self.m) else 1000
+        return RandAugment(self.n, round(steps * self.m), num_magnitude_bins=30 * steps + 1, fill=fill)
 
 
 @configclass
-class TrivialAugment(EachImage):
+class TrivialAugment(ByTorchvision):
     """Apply one operation of random magnitude, up to very strong ones (TrivialAugmentWide, arXiv:2103.10158)."""
 
     fill: GrayLevel = 0
@@ -73,20 +64,17 @@ class TrivialAugment(EachImage):
     p: Probability = 1.0
     """Probability of each image."""
 
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        kind = policies.RANDOM_KINDS[r.integers(len(policies.RANDOM_KINDS))]
-        magnitude = int(r.integers(policies.MAX_MAGNITUDE + 1))
-        if kind in policies.UNGRADED_KINDS:
-            magnitude = policies.MAX_MAGNITUDE
-        operation = policies.at_magnitude(kind, magnitude, policies.TRIVIAL_AUGMENT_WIDE, fill=self.fill)
-        return operation.change(image_CHW, r)
+    def transform(self, fill: list[float] | None) -> v2.Transform:
+        from torchvision.transforms.v2 import TrivialAugmentWide
+
+        return TrivialAugmentWide(fill=fill)
 
 
 @configclass
-class AugMix(EachImage):
+class AugMix(ByTorchvision):
     """Blend the image with augmented copies, each by a chain of operations (arXiv:1912.02781, without its loss)."""
 
-    severity: Annotated[int, between(1, LEVELS)] = 3
+    severity: Annotated[int, between(1, 10)] = 3
     """Largest strength of the operations, 1 to 10."""
     width: Annotated[int, between(1, 10)] = 3
     """Number of chains, 1 to 10."""
@@ -101,23 +89,11 @@ class AugMix(EachImage):
     p: Probability = 1.0
     """Probability of each image."""
 
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        from hf_finetune.augmentation.image.kernels import weighted_sum
+    def transform(self, fill: list[float] | None) -> v2.Transform:
+        from torchvision.transforms.v2 import AugMix
 
-        augmented = r.beta(self.alpha, self.alpha)
-        weights = r.dirichlet([self.alpha] * self.width) * augmented
-        chains = [self._chain(image_CHW, r) for _ in range(self.width)]
-        return weighted_sum([image_CHW, *chains], [1 - augmented, *weights])
-
-    def _chain(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        kinds = policies.RANDOM_KINDS[1:] if self.all_operations else PLAIN_KINDS
-        for _ in range(self.depth or int(r.integers(1, 4))):
-            kind = kinds[r.integers(len(kinds))]
-            level = policies.MAX_LEVEL if kind in policies.UNGRADED_KINDS else int(r.integers(self.severity))
-            magnitude = policies.MAX_MAGNITUDE * level / policies.MAX_LEVEL
-            step = policies.at_magnitude(kind, magnitude, policies.AUG_MIX, interpolation="bilinear", fill=self.fill)
-            image_CHW = step.change(image_CHW, r)
-        return image_CHW
+        depth = self.depth or -1  # at random
+        return AugMix(self.severity, self.width, depth, self.alpha, all_ops=self.all_operations, fill=fill)
 
 
 @configclass

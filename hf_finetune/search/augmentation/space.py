@@ -3,14 +3,15 @@
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hf_finetune.augmentation.compose import Augmentation, Compose, OneOf, Phases, Sometimes
+from hf_finetune.augmentation.image.color import AutoContrast, ColorJitter, Equalize, Posterize, Solarize
+from hf_finetune.augmentation.image.geometry import Rotate, Shear, Translate
 from hf_finetune.augmentation.image.operations import ImageOperation
-from hf_finetune.augmentation.image.policies import MAX_MAGNITUDE, RANDOM_KINDS, at_magnitude
+from hf_finetune.augmentation.image.quality import Sharpness
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.operations import Graded, ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import TextOperation
@@ -151,18 +152,30 @@ def _graded(union: Any) -> Strengths:
     return {kind.__name__: kind.from_strength for kind in typing.get_args(union) if issubclass(kind, Graded)}
 
 
-def _rand_augment_operation(kind: str, strength: float) -> Any:
-    operation = at_magnitude(kind, MAX_MAGNITUDE * strength)
-    # Rounded for readers of the policy: a fifth of 0.9 is 0.18.
-    digits = {name: round(value, 6) for name, value in vars(operation).items() if isinstance(value, float)}
-    return replace(operation, **digits)
+def _at(strength: float, strongest: float) -> float:
+    """Return the part of a field's largest value, rounded for readers of the policy: a fifth of 0.9 is 0.18."""
+    return round(strongest * strength, 6)
 
 
 TEXT_OPERATIONS = _graded(TextOperation)
-IMAGE_OPERATIONS: Strengths = {
-    **{kind: partial(_rand_augment_operation, kind) for kind in RANDOM_KINDS if kind != "Identity"},
-    **_graded(ImageOperation),
+RAND_AUGMENT: Strengths = {
+    "ShearX": lambda s: Shear(_at(s, 0.3), 0.0, "corner", "ends", "nearest"),
+    "ShearY": lambda s: Shear(0.0, _at(s, 0.3), "corner", "ends", "nearest"),
+    "TranslateX": lambda s: Translate(_at(s, 150 / 331), 0.0, draw="ends"),
+    "TranslateY": lambda s: Translate(0.0, _at(s, 150 / 331), draw="ends"),
+    "Rotate": lambda s: Rotate(_at(s, 30.0), "ends", "nearest"),
+    "Brightness": lambda s: ColorJitter(_at(s, 0.9), 0.0, 0.0, draw="ends"),
+    "Color": lambda s: ColorJitter(0.0, 0.0, _at(s, 0.9), draw="ends"),
+    "Contrast": lambda s: ColorJitter(0.0, _at(s, 0.9), 0.0, draw="ends"),
+    "Sharpness": lambda s: Sharpness(_at(s, 0.9), "ends", p=1.0),
+    "Posterize": lambda s: Posterize(round(8 - 4 * s), p=1.0),
+    "Solarize": lambda s: Solarize(_at(1 - s, 255.0), p=1.0),
+    "AutoContrast": lambda s: AutoContrast(p=1.0),
+    "Equalize": lambda s: Equalize(p=1.0),
 }
+"""The operations of RandAugment (arXiv:1909.13719), one by one. Strength 1 is its magnitude 30. Those with a direction
+draw it, at a fixed distance."""
+IMAGE_OPERATIONS: Strengths = {**RAND_AUGMENT, **_graded(ImageOperation)}
 """RandAugment's operations, and all other graded ones."""
 
 

@@ -69,7 +69,7 @@ LISTED: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
     ),
     Jpeg: (None, [Jpeg(), Jpeg(1, 1, p=1.0)]),
     AutoAugment: (None, [AutoAugment(), AutoAugment("cifar10"), AutoAugment("svhn", fill=128)]),
-    RandAugment: (RandAugment(m=0), [RandAugment(), RandAugment(16, 30, fill=128)]),
+    RandAugment: (RandAugment(n=0), [RandAugment(), RandAugment(16, 30, fill=128)]),
     TrivialAugment: (None, [TrivialAugment(), TrivialAugment(fill=128)]),
     AugMix: (None, [AugMix(), AugMix(10, 2, 4, 0.5, False, 128)]),
     ThreeAugment: (None, [ThreeAugment(), ThreeAugment(1.0, False)]),

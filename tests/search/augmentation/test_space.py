@@ -1,10 +1,13 @@
 """What a search can choose, and the policies made of it."""
 
 import dataclasses
+import typing
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
 
 from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.image.geometry import Rotate
@@ -12,7 +15,7 @@ from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
 from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Move, Policy
-from hf_finetune.search.augmentation.space import IMAGE_OPERATIONS, Space, space_of
+from hf_finetune.search.augmentation.space import IMAGE_OPERATIONS, RAND_AUGMENT, Space, space_of
 from hf_finetune.search.searchers.base import at_random
 
 SPACE = Space({"Swap": SwapWords, "Delete": DeleteWords})
@@ -106,6 +109,50 @@ def test_every_operation_of_images_at_every_magnitude(magnitude: float) -> None:
         changed = from_strength(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
         assert changed.shape == pixels.shape and changed.dtype == torch.uint8
     assert space.operations["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
+
+
+def test_the_operations_are_those_of_torchvisions_randaugment() -> None:
+    assert RAND_AUGMENT.keys() | {"Identity"} == v2.RandAugment._AUGMENTATION_SPACE.keys()
+
+
+@pytest.mark.parametrize("kind", RAND_AUGMENT)
+def test_strengths_are_torchvisions_magnitudes(kind: typing.Any) -> None:
+    """The same pixels, one way or the other."""
+    theirs: typing.Any = v2.RandAugment()
+    image_CHW = torch.from_numpy(np.random.default_rng(2).integers(3, 250, (3, 40, 60), dtype=np.uint8))
+    magnitudes_of, signed = theirs._AUGMENTATION_SPACE[kind]
+    magnitudes = magnitudes_of(31, *image_CHW.shape[1:])
+    for step in (1, 10, 30):
+        magnitude = 0.0 if magnitudes is None else float(magnitudes[step])
+        expected = [
+            theirs._apply_image_or_video_transform(image_CHW, kind, m, InterpolationMode.NEAREST, {torch.Tensor: None})
+            for m in ((magnitude, -magnitude) if signed else (magnitude,))
+        ]
+        batch = ImageBatch(image_CHW.expand(24, -1, -1, -1))
+        actual = RAND_AUGMENT[kind](step / 30)(batch, generators(0, range(24), 0)).pixels
+        assert len({view.numpy().tobytes() for view in actual}) == len({e.numpy().tobytes() for e in expected})
+        # float32 there and float64 here: a few pixels fall the other way.
+        assert all(min(_apart(view, e) for e in expected) < 0.01 for view in actual), step
+
+
+def _apart(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Share of the values that are more than a gray level apart."""
+    return float(((first.int() - second.int()).abs() > 1).float().mean())
+
+
+@pytest.mark.parametrize("kind", RAND_AUGMENT)
+def test_more_strength_changes_more(kind: str) -> None:
+    """What searches over strengths go by."""
+    spots = np.random.default_rng(1).integers(5, 250, (20, 3, 6, 6)).repeat(8, 2).repeat(8, 3)
+    batch = ImageBatch(torch.from_numpy(spots.astype(np.uint8)))
+
+    def change(strength: float) -> float:
+        after = RAND_AUGMENT[kind](strength)(batch, generators(0, range(20), 0)).pixels
+        return float((after.float() - batch.pixels.float()).abs().mean())
+
+    weak, middle, strong = change(0.2), change(0.6), change(1.0)
+    assert 0 < weak <= middle <= strong
+    assert kind in ("AutoContrast", "Equalize") or weak < strong
 
 
 def test_numbers_of_a_policy_are_rounded() -> None:
