@@ -1,7 +1,8 @@
-"""Running averages of the weights over the steps of a run.
+"""Running averages of the weights over the steps of a run, by the formulas of `torch.optim.swa_utils`.
 
-Only trained parameters are averaged. Frozen ones, BatchNorm's statistics included, are the same in all averages, so no
-statistics have to be estimated again. Each average costs one copy of the trained weights, in memory and in each
+Its `AveragedModel` would copy the whole network. Here only trained parameters are averaged: 2.7 MB instead of 91 for
+LoRA of rank 16 on MiniLM. Frozen ones, BatchNorm's statistics included, are the same in all averages, so no statistics
+have to be estimated again (`update_bn`). Each average costs one copy of the trained weights, in memory and in each
 checkpoint."""
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from transformers import TrainerState
 
 from hf_finetune.training.hooks import Hook
@@ -35,9 +37,13 @@ class Ema:
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
-    def share(self, count: int, step: int, max_steps: int) -> float:
-        """Return the share of the present weights in an average that holds `count` earlier ones."""
-        return 1 - min(self.decay, (2 + count) / (11 + count))
+    def includes(self, step: int, max_steps: int) -> bool:
+        """Return whether a step counts: each does."""
+        return True
+
+    def update(self, means: list[torch.Tensor], weights: list[torch.Tensor], count: int) -> None:
+        """Add the present weights in place to an average that holds `count` earlier ones."""
+        get_ema_multi_avg_fn(min(self.decay, (2 + count) / (11 + count)))(means, weights, count)
 
 
 class Tail:
@@ -54,9 +60,13 @@ class Tail:
     def __init__(self, fraction: float, every: Literal["step", "epoch"]) -> None:
         self.fraction, self.every = fraction, every
 
-    def share(self, count: int, step: int, max_steps: int) -> float | None:
-        """Return the share of the present weights; None before the tail."""
-        return 1 / (1 + count) if step >= max_steps or step > (1 - self.fraction) * max_steps else None
+    def includes(self, step: int, max_steps: int) -> bool:
+        """Return whether a step belongs to the tail."""
+        return step >= max_steps or step > (1 - self.fraction) * max_steps
+
+    def update(self, means: list[torch.Tensor], weights: list[torch.Tensor], count: int) -> None:
+        """Add the present weights in place to a mean of `count` earlier ones."""
+        get_swa_multi_avg_fn()(means, weights, count)
 
 
 class Averages(Hook):
@@ -78,7 +88,7 @@ class Averages(Hook):
         """Initialize averages with the present weights. A parameter that is unfrozen later was constant until then, and
         so was its average."""
         for name, kind in self.kinds.items():
-            if self.counts[name] or kind.share(0, state.global_step + 1, state.max_steps) is not None:
+            if self.counts[name] or kind.includes(state.global_step + 1, state.max_steps):
                 means = self.means[name]
                 for key, parameter in model.named_parameters():
                     if parameter.requires_grad and key not in means:
@@ -92,15 +102,12 @@ class Averages(Hook):
         """Update the averages of epochs."""
         self._update(model, state, "epoch")
 
-    @torch.no_grad()
     def _update(self, model: nn.Module, state: TrainerState, every: Literal["step", "epoch"]) -> None:
         for name, kind in self.kinds.items():
-            share = kind.share(self.counts[name], state.global_step, state.max_steps)
-            if kind.every != every or share is None:
-                continue
-            means, weights = self.means[name], dict(model.named_parameters())
-            torch._foreach_lerp_(list(means.values()), [weights[key] for key in means], share)
-            self.counts[name] += 1
+            if kind.every == every and kind.includes(state.global_step, state.max_steps):
+                means, weights = self.means[name], dict(model.named_parameters())
+                kind.update(list(means.values()), [weights[key].detach() for key in means], self.counts[name])
+                self.counts[name] += 1
 
     def on_validation(self, model: nn.Module, metrics_of: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Score the averages. Training's random numbers are not touched."""
