@@ -16,6 +16,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.config import Operations, validated
 from hf_finetune.utils.console import Progress
+from hf_finetune.utils.experimental import experimental_notes
 from hf_finetune.utils.files import parse_yaml
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class ClassifyJob:
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
     see `hf-finetune train --help-all`. A row's probabilities are the mean over its views, and --precision auto is
-    float32."""
+    float32. Experimental: no better on movie reviews, for 3.7 times the time (docs/benchmarks.md#augmentation)."""
     views: int | None = None
     """Number of views of every row: the unchanged row, and others augmented by --augment."""
     seed: int = 0
@@ -54,9 +55,13 @@ def load_trained_classifier(job: ClassifyJob) -> TrainedModel:
     """Load the classifier of a job."""
     from hf_finetune.training.trained_model import load_trained
 
-    logging.getLogger("hf_finetune").setLevel(logging.INFO)  # no later message repeats the notes on the data
+    logger = logging.getLogger("hf_finetune")
+    logger.setLevel(logging.INFO)  # no later message repeats the notes on the data
     with Progress("load the model", quiet=True):
-        return load_trained(job.model, trust_remote_code=job.trust_remote_code, limits=job.limits)
+        classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code, limits=job.limits)
+    for note in experimental_notes(job, "--"):
+        logger.info(note)
+    return classifier
 
 
 def parse_views(job: ClassifyJob) -> SeveralViews | None:

@@ -17,7 +17,7 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
         ("--max-length 128", "tokens that are read of a text"),
         ("--max-train-rows, --rows-per-class N", "train on fewer rows"),
         ("--drop-bad-rows", "leave out rows that cannot be used"),
-        ("--augment YAML", "change training rows, such as [SwapWords]"),
+        ("--augment YAML", "experimental: change rows, as [SwapWords]"),
     ),
     "model": (
         ("--model CKPT", "Hub id or folder of a checkpoint"),

@@ -4,6 +4,7 @@ import dataclasses
 import typing
 
 from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.utils.experimental import marks_of_field
 from hf_finetune.utils.hints import configs_in
 
 
@@ -27,6 +28,7 @@ def operations_help(recipe: type) -> str:
     lines = ["", "operations, as YAML: a name, {type: NAME, field: value}, or a list of these:"]
     for name, members in operation_fields(recipe).items():
         lines.append(f"  --{name.replace('_', '-')}")
+        lines += [f"      {mark.text}" for mark in marks_of_field(recipe, name)]
         for member in members:
             fields = ", ".join(f.name for f in dataclasses.fields(member))
             summary = " ".join((member.__doc__ or "").partition("\n\n")[0].split())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,9 @@ from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.search.config import SearcherName
 from hf_finetune.utils.durations import parse_duration
+from hf_finetune.utils.experimental import mark_in
 
+logger = logging.getLogger("hf_finetune.run")
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 
 Search for what improves a model on your own data: so far, an augmentation policy.
@@ -22,7 +25,8 @@ Search for what improves a model on your own data: so far, an augmentation polic
 
 @dataclass(frozen=True)
 class SearchJob(TrainJob):
-    """Search an augmentation policy for your own data, and compare it with no augmentation."""
+    """Search an augmentation policy for your own data, and compare it with no augmentation. Experimental: every search
+    so far ended undecided, and none of the policies was better (docs/benchmarks.md#augmentation)."""
 
     has_common_help: ClassVar[bool] = False
 
@@ -55,6 +59,8 @@ def search(arguments: Sequence[str]) -> None:
         from hf_finetune.search.recipe_variant import RecipeVariant
         from hf_finetune.utils.environment import seconds_since_start
 
+    if mark := mark_in(SearchJob.__doc__):
+        logger.info(mark.note("search augmentation"))
     options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     result = policy_search.search_policy(
         RecipeVariant(job.recipe),

@@ -65,7 +65,9 @@ class TextData(Data):
     tokenizer."""
     augment: Operations[TextAugmentation] = ()
     """Random operations on the training texts, in order: online augmentation, a new view of every example in every
-    epoch. See `augmentation.text.operations` and `augmentation.compose`. Validation and test texts stay unchanged."""
+    epoch. See `augmentation.text.operations` and `augmentation.compose`. Validation and test texts stay unchanged.
+    Experimental: no better on movie reviews, emoji and fashion_mnist, and worse on 1,024 movie reviews
+    (docs/benchmarks.md#augmentation)."""
     augment_copies: CountOrZero = 0
     """Offline augmentation instead: keep every text, and add this many augmented copies of it. The copies are made
     once, before training. 0: none."""
@@ -86,7 +88,8 @@ class ImageData(Data):
     augment: Operations[ImageAugmentation] = ()
     """Random operations on the training images, in order, at the network's image size: online augmentation, a new view
     of every example in every epoch. See `augmentation.image.operations` and `augmentation.compose`. Validation and test
-    images stay unchanged."""
+    images stay unchanged. Experimental: no better on movie reviews, emoji and fashion_mnist, and worse on 1,024 movie
+    reviews (docs/benchmarks.md#augmentation)."""
     augment_copies: CountOrZero = 0
     """Offline augmentation instead: keep every image, and add this many augmented copies of it. The copies are made
     once, before training, and stored on disk, regardless of `decode_once`. 0: none."""
@@ -95,6 +98,7 @@ class ImageData(Data):
     The pixels are bit-identical. False: decode an image at each use."""
     low_resolution: Annotated[int, Ge(8)] | None = None
     """Shorter side of the images in the first part of training, in pixels, rounded to whole patches. 160 instead of 224
-    costs about half. The rest of training and all evaluation use full size. None: full size throughout."""
+    costs about half. The rest of training and all evaluation use full size. None: full size throughout.
+    Experimental: its effect on quality was measured on single seeds or not at all (docs/limits.md)."""
     low_resolution_share: Annotated[float, Interval(gt=0, le=1)] = 0.67
     """Share of the optimizer steps at `low_resolution`."""

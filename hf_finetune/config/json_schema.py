@@ -3,10 +3,6 @@
 No field is required, as a file sets some fields of a recipe and leaves the others.
 """
 
-import ast
-import inspect
-import itertools
-import textwrap
 import typing
 from typing import Any
 
@@ -14,7 +10,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from hf_finetune.utils.hints import configs_below, configs_in
+from hf_finetune.utils.hints import configs_below, configs_in, field_docstrings
 
 
 def json_schema(recipe: type) -> dict[str, Any]:
@@ -34,15 +30,16 @@ class _Documented(GenerateJsonSchema):
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         plain = super().dataclass_schema(schema)
-        documentation = _field_docstrings(schema["cls"])
+        kind: Any = schema["cls"]
+        documentation = field_docstrings(kind)
         for name, field in plain.get("properties", {}).items():
             field.pop("title", None)
             if isinstance(field.get("default"), dict):
                 del field["default"]  # a nested config, whose fields have their own defaults
             if name in documentation:
                 field["description"] = documentation[name]
-        if schema["cls"] in self.members:
-            plain["properties"] = {"type": {"const": schema["cls"].__name__}, **plain.get("properties", {})}
+        if kind in self.members:
+            plain["properties"] = {"type": {"const": kind.__name__}, **plain.get("properties", {})}
         plain.pop("required", None)
         return plain
 
@@ -51,16 +48,3 @@ def _members(recipe: type) -> frozenset[type]:
     """Return the configs that are members of a union, which files name under `type`."""
     hints = (hint for config in configs_below(recipe).values() for hint in typing.get_type_hints(config).values())
     return frozenset(member for hint in hints if len(configs_in(hint)) > 1 for member in configs_in(hint))
-
-
-def _field_docstrings(cls: type) -> dict[str, str]:
-    """Return the docstring below each field of a class and of its base classes."""
-    docstrings: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(definition, ast.ClassDef)
-        for field, below in itertools.pairwise(definition.body):
-            match field, below:
-                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    docstrings[name] = " ".join(text.split())
-    return docstrings

@@ -113,7 +113,8 @@ class Model(CheckpointLimits, Pretrained):
     """Rate of every dropout of the network, stochastic depth included. None: the rates of the checkpoint's config."""
     patch_drop: Fraction = 0.0
     """PatchDropout (arXiv:2208.07220): share of every image's patches that a training step drops at random. Half of the
-    patches cost half the time. Evaluation uses all patches. For vit, deit and dinov2."""
+    patches cost half the time. Evaluation uses all patches. For vit, deit and dinov2. Experimental: its effect on
+    quality was measured on single seeds or not at all (docs/limits.md)."""
     fast_dropout: bool = True
     """On CPU, draw one dropout mask per forward pass and give every dropout layer a slice of it. Not with activation
     checkpointing."""

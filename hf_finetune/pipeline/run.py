@@ -72,6 +72,7 @@ from hf_finetune.training.trackers.config import check_installed
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
+from hf_finetune.utils.experimental import experimental_notes
 from hf_finetune.utils.files import discard
 
 logger = logging.getLogger("hf_finetune.run")
@@ -175,6 +176,7 @@ def _prepare(recipe: Recipe) -> Run:
         *model.notes,
         *(() if teachers is None else teachers.notes),
         *unused_options(recipe),
+        *experimental_notes(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
     prepared = Run(context, data, model, origin, teachers, notes)

@@ -21,7 +21,8 @@ class Pretrain:
 
     objective: Choice[PretrainObjective | None] = None
     """Pretraining objective. For texts: MaskedLanguage or SimCSE. For images: SimMIM, MAE or SimCLR. None: no further
-    pretraining."""
+    pretraining. Experimental: MaskedLanguage was measured once, and 1.2 points worse than fine-tuning for the same
+    time, and the others were not measured (docs/benchmarks.md#continued-pretraining)."""
     rows: tuple[str, ...] = ()
     """More unlabeled examples, in addition to the training examples: files, folders or Hub ids, of which all splits but
     validation and test are read. Copies of the run's validation and test examples are left out, and counted."""

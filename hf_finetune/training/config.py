@@ -123,11 +123,13 @@ class Batching:
     token_budget: Count | None = None
     """Padded tokens of one optimizer step over all processes and accumulation. A step then has many short texts or few
     long ones, and per_device_train_batch_size has no effect. Tokens are counted before online augmentation, which may
-    lengthen texts. None: all steps have about the same number of examples."""
+    lengthen texts. None: all steps have about the same number of examples. Experimental: 5% more rows a second in one
+    run, as much as single runs differ, and its effect on quality was not measured (docs/benchmarks.md#speed)."""
     unpadded: bool | None = None
     """Concatenate the texts of a batch without padding. Each text attends only to itself. On CPU this is exact, but 3
     to 7 times slower than batches of similar length. None: only where a flash-attention kernel computes it. That takes
-    a GPU, half precision, the package `flash-attn`, and a family verified to give equal results."""
+    a GPU, half precision, the package `flash-attn`, and a family verified to give equal results. Experimental: 5 times
+    slower on a CPU, and never run on a GPU (docs/benchmarks.md#speed)."""
     sampling: Literal["none", "balanced", "square_root"] = "none"
     """Examples of an epoch. none: every example once. balanced: equally many of every class. square_root: in proportion
     to the square roots of the class sizes. The last two draw anew in each epoch, and repeat examples of rare

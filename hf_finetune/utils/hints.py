@@ -1,8 +1,13 @@
-"""Inspection of the type hints of config fields."""
+"""Inspection of config classes: the types and the docstrings of their fields."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import textwrap
 import types
 import typing
+from functools import cache
 from typing import Any
 
 
@@ -37,3 +42,20 @@ def configs_below(config: type) -> dict[str, type]:
             for hint in typing.get_type_hints(kind, include_extras=True).values():
                 pending += configs_in(hint)
     return reached
+
+
+@cache
+def field_docstrings(config: type) -> dict[str, str]:
+    """Return the docstring below each field of a class and of its base classes; of none without the source code."""
+    docstrings: dict[str, str] = {}
+    for base in reversed(config.__mro__[:-1]):
+        try:
+            definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except OSError:
+            continue
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docstrings[name] = " ".join(text.split())
+    return docstrings

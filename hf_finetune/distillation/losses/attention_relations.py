@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @configclass
 class AttentionRelations(TokenLoss):
     """Match the similarities among a layer's queries, among its keys and among its values, token by token (MiniLMv2,
-    arXiv:2012.15828). The two networks may have any width and any number of heads."""
+    arXiv:2012.15828). The two networks may have any width and any number of heads. Experimental: 1.25 times the time of
+    plain training, and its effect on quality was not measured (docs/benchmarks.md#distillation)."""
 
     teacher_layer: Count | None = None
     """Teacher layer that the student's last layer is matched with, counted from 1. None: the last; of 24 layers the

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @configclass
 class HiddenStates(LayerwiseLoss):
     """Match the hidden states of all tokens, projected onto the teacher's width, by the squared difference (FitNets,
-    arXiv:1412.6550; TinyBERT, arXiv:1909.10351)."""
+    arXiv:1412.6550; TinyBERT, arXiv:1909.10351). Experimental: 1.32 times the time of plain training, and its effect on
+    quality was not measured (docs/benchmarks.md#distillation)."""
 
     layers: Literal["uniform", "last", "learned", "searched"] | Annotated[LayerPairs, MinLen(1)] = "uniform"
     """Pairs of layers to compare. uniform: each student layer with one teacher layer, evenly spread, the last with the

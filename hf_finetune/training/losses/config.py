@@ -33,4 +33,5 @@ class Supervised:
     mix: Operations[Mixing] = ()
     """Mix the examples of a batch, and their labels in the same proportion. For every forward pass one of these is
     drawn: Mixup (for texts, of word embeddings), CutMix or ResizeMix. See `augmentation.mixing`. The logged training
-    loss is that of the mixtures. (): no mixing."""
+    loss is that of the mixtures. (): no mixing. Experimental: Mixup was undecided on movie reviews and emoji, and
+    the others were not measured (docs/benchmarks.md#augmentation)."""
