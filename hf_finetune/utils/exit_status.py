@@ -13,13 +13,17 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import FrameType
 
-from hf_finetune.errors import RunError
+from hf_finetune.errors import RunError, StoppedBySignal
 from hf_finetune.utils.console import SayHandler
 from hf_finetune.utils.disk_errors import DiskError
 from hf_finetune.utils.launched import end_with_launcher
 
 # How long another process waits for the main one to report the same bad input.
 MAIN_PROCESS_SECONDS = 30.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = "stopped by a signal; --resume continues from what was saved"
+# After which a signal is sent again, by when the extension module has returned.
+AGAIN_SECONDS = 0.05
 PACKAGE_LOGGER, RUN_LOGGER = logging.getLogger("hf_finetune"), logging.getLogger("hf_finetune.run")
 
 
@@ -30,12 +34,16 @@ def exit_status() -> Iterator[None]:
         # Download bars would precede the line that names the error. Read when the libraries are imported.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    interrupts = _Interrupts()
     try:
-        with notes_on_stderr(), _signals_as_interrupt():
+        with notes_on_stderr(), interrupts.raised():
             end_with_launcher()
             yield
             print(end="", flush=True)  # sys.stdout is None where the shell has closed it
     except RunError as error:
+        # A library may have made another error of the interrupt.
+        if interrupts.number is not None and not isinstance(error, StoppedBySignal):
+            _exit(STOPPED, 3)
         _exit(error, error.exit_status)
     except KeyboardInterrupt:
         _exit("stopped before there was anything to save", 3)
@@ -45,6 +53,8 @@ def exit_status() -> Iterator[None]:
         raise SystemExit(1) from None
     # Whatever a command reads or writes without a word of its own about it.
     except Exception as error:
+        if interrupts.number is not None:
+            _exit(STOPPED, 3)
         disk_error = DiskError.of(error)
         if disk_error is None or not disk_error.has_place:
             raise
@@ -153,18 +163,36 @@ def leave_lost_terminal() -> None:
             os.close(null)
 
 
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP as Ctrl-C; training, which saves a checkpoint first, installs its own handlers."""
+class _Interrupts:
+    """Treats SIGTERM and SIGHUP as Ctrl-C. Training, which saves a checkpoint first, installs its own handlers."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    number: int | None = None
+    """The signal that came."""
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt for signals within the block, once more where a library has swallowed it."""
+        before = {number: signal.signal(number, self._interrupt) for number in handled(*SIGNALS)}
+        hook, sys.unraisablehook = sys.unraisablehook, self._again
+        self._hook = hook
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
         if number == signal.SIGHUP:
             leave_lost_terminal()
         signal.default_int_handler(number, frame)
 
-    before = {number: signal.signal(number, interrupt) for number in handled(signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _again(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Send the signal again if its exception reached an extension module that can raise none, as in pydantic."""
+        if self.number is None or not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._hook(unraisable)
+            return
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.number))
+        again.daemon = True
+        again.start()

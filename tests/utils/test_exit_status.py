@@ -1,3 +1,6 @@
+import signal
+import time
+
 import pytest
 from helpers.forks import run
 
@@ -61,3 +64,37 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_closed_terminal_does_not_end_what_the_signal_starts() -> None:
     """Each write to it would be an error, in the middle of the last save."""
     assert run(CLOSED_TERMINAL).stdout == "3\n"
+
+
+class Swallows:
+    """As an extension module that can raise nothing: Python reports an exception of `__del__` and goes on."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_library_swallows_comes_again(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, exit_status.exit_status():
+        swallows = Swallows(number)
+        del swallows
+        for _ in range(200):
+            time.sleep(0.01)
+        pytest.fail("it went on")
+    assert left.value.code == 3 and "Exception ignored" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [ValueError, InputError])
+def test_an_interrupt_of_which_a_library_makes_another_error(
+    kind: type[Exception], capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as left, exit_status.exit_status():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise kind("error building a serializer") from None
+    assert left.value.code == 3
+    assert capfd.readouterr().err == "stopped by a signal; --resume continues from what was saved\n"
