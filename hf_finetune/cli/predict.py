@@ -1,6 +1,7 @@
 """`hf-finetune predict`: predicted labels of new rows, texts or images."""
 
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,9 @@ def predict(arguments: Sequence[str]) -> None:
     if isinstance(source, list):
         for row in result.get("predictions", ()):
             row["input"] = source[row["row"]]
+    elif job.paths in ((), (STDIN,)):
+        for row in result.get("dropped", {}).get("list", ()):
+            row["place"] = row["place"].replace(source.path, "stdin")
     if job.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     elif output is None:
@@ -132,10 +136,26 @@ def _source(job: PredictJob) -> Iterator[SourceSplit | list[Any]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"stdin.{job.format}"
             path.write_bytes(sys.stdin.buffer.read())
-            try:
+            with _called(str(path), "stdin"):
                 yield replace(rows, path=str(path))
-            except InputError as error:
-                raise InputError(str(error).replace(str(path), "stdin")) from None
+
+
+@contextmanager
+def _called(path: str, name: str) -> Iterator[None]:
+    """Give a file another name in notes and errors."""
+    notes = logging.getLogger("hf_finetune")
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(path, name), ()
+        return True
+
+    notes.addFilter(rename)
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(path, name)) from None
+    finally:
+        notes.removeFilter(rename)
 
 
 def _column(flag: str, values: Sequence[str], column: str | None) -> str | None:
