@@ -50,6 +50,7 @@ NEVER_SHOWN = (
     "model.base_model",
     "train.extra",
     "train.logging_steps",
+    "train.report_to",
     "train.keep_checkpoints",
     "train.save_",
     "objective.labels_weight.",
