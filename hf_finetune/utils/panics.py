@@ -4,7 +4,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from hf_finetune.errors import InputError
@@ -34,12 +34,12 @@ class _HeldStderr:
             if self._blocks > 1:
                 return
             self._panicked = False
-            try:
-                self._own, self._file = os.dup(STDERR), tempfile.TemporaryFile()  # noqa: SIM115
-            except OSError:  # there is no stderr, or no room
-                self._file = None
-                return
-            os.dup2(self._file.fileno(), STDERR)
+            self._file = None
+            with suppress(OSError):  # there is no room for the file, or no stderr
+                file = tempfile.TemporaryFile()  # noqa: SIM115
+                self._own = os.dup(STDERR)
+                os.dup2(file.fileno(), STDERR)
+                self._file = file
 
     def close(self, *, panicked: bool) -> None:
         with self._lock:
