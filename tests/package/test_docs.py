@@ -62,6 +62,10 @@ def test_messages_of_the_troubleshooting_page_exist() -> None:
     assert not missing, "\n".join(missing)
 
 
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
 def test_the_picture_shows_the_run_of_the_card() -> None:
     card = (ROOT / "model_cards" / "quickstart.md").read_text(encoding="utf-8")
     scores = re.findall(r"^\| (?:Accuracy|Macro F1|Log loss \(nats\)) \| ([^|]+\]) ", card, re.MULTILINE)
