@@ -205,10 +205,14 @@ def table(rows: dict[str, Any], flags: Any = None, defaults: Iterable[Any] = ())
         if flags is not None:
             names = [f"`--{short.replace('_', '-')}`" for short in flags.get(dotted, [])]
             name += "".join(f"<br>{short}" for short in names)
-        meaning = value.get("description", "").replace("<", "&lt;")
-        cells = (name, values(value), default(value, dotted, defaults), meaning)
-        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+        cells = (name, values(value), default(value, dotted, defaults), escaped(value.get("description", "")))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Return text for a cell of a table. What is in backticks is shown as it is."""
+    return re.sub(r"(`[^`]*`)|[|<]", lambda match: match[1] or {"|": "&#124;", "<": "&lt;"}[match[0]], text)
 
 
 def default(value: Any, dotted: str, recipes: Iterable[Any]) -> str:

@@ -80,6 +80,9 @@ def test_the_reference_has_every_field_and_command(hooks: ModuleType) -> None:
             pattern = rf"^(\| `|## )([\w.]+\.)?{field.name}\b"
             assert re.search(pattern, fields, re.MULTILINE), f"{name}.{field.name}"
     assert "`train.learning_rate`<br>`--learning-rate`<br>`--lr`" in fields and "| `AdamW` |" in fields
+    assert (
+        r"Such as `layer\.(10|11)\.`. None" in fields and hooks.escaped("a|b <c> `d|<e>`") == "a&#124;b &lt;c> `d|<e>`"
+    )
     assert commands.count("usage: hf-finetune") == len(COMMANDS)
 
 
