@@ -170,6 +170,16 @@ def test_public_names() -> None:
         assert getattr(hf_finetune, name) is getattr(import_module(module), name), name
 
 
+def test_the_reference_has_every_public_name() -> None:
+    """On the page of the API, or among the fields of a recipe, which docs/hooks.py lists."""
+    from hf_finetune import Recipe
+    from hf_finetune.utils.hints import configs_below
+
+    page = (ROOT.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    names = {*hf_finetune.__all__} - {*configs_below(Recipe)}
+    assert not [name for name in sorted(names) if not re.search(rf"\b{name}\b", page)]
+
+
 def test_the_site_has_every_page() -> None:
     """Every page of docs/ is in the `nav` of mkdocs.yml, and so is the page that hooks.py makes of a notebook."""
     docs = ROOT.parent / "docs"
