@@ -18,6 +18,8 @@ logger = logging.getLogger("hf_finetune")
 
 MAX_CHARACTERS = 20_000_000
 """Limit of the training texts: about 10 s of counting words."""
+LONG_TEXT = 50_000
+"""Characters of a text that are read."""
 MAX_IMAGES = 10_000
 """Limit of the training images: about 10 s of decoding photographs."""
 MIN_ROWS = 1_000
@@ -93,7 +95,7 @@ def _labels(rows: Dataset) -> np.ndarray:
 
 
 def _texts(rows: Dataset, column: str) -> list[str]:
-    return [text or "" for text in rows[column][:]]
+    return [(text or "")[:LONG_TEXT] for text in rows[column][:]]
 
 
 def _subsample(sizes: np.ndarray, limit: int, unit: str) -> np.ndarray:
