@@ -18,7 +18,7 @@ from hf_finetune.doctor.duplicates import find_duplicates
 from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
 from hf_finetune.doctor.images import decode_images, examine_images
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
-from hf_finetune.doctor.texts import Statistics, examine_texts
+from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import table, wrapped
@@ -148,7 +148,8 @@ def _examine_texts(
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
     repeats = find_duplicates(examples, near_duplicate_texts(examples, compared))
     sample = np.intersect1d(sample, compared)
-    words = mark_table(words_in(plain_words(examples.joined_text(i, " "))) for i in sample.tolist())
+    begun = (examples.joined_text(i, " ")[:LONG_TEXT] for i in sample.tolist())
+    words = mark_table(words_in(plain_words(text)) for text in begun)
     telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
     return [*findings, *repeats, *telltales], statistics
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_finetune.doctor.classes import Numbers
 from hf_finetune.doctor.findings import Examples
-from hf_finetune.doctor.texts import WORD
+from hf_finetune.doctor.texts import LONG_TEXT, WORD
 
 # White space, and punctuation of ASCII, Latin-1, typography and CJK, but no emoji or combining marks.
 _BETWEEN_WORDS = re.compile(r"[\s!-/:-@\[-`{-~\xa1-\xbf\u2000-\u206f\u3000-\u303f]+")
@@ -55,7 +55,7 @@ def near_duplicate_texts(examples: Examples, compared: np.ndarray) -> list[int |
 
     @lru_cache(maxsize=4096)
     def shingles(i: int) -> np.ndarray:
-        words = [word for side in plain(i).split("\n") for word in words_in(side)][:LONGEST]
+        words = [word for side in plain(i).split("\n") for word in words_in(side[:LONG_TEXT])][:LONGEST]
         ids = np.fromiter(map(numbers.__getitem__, words), np.uint64, len(words))
         return np.unique((ids[:-2] * _FACTORS[0]) ^ (ids[1:-1] * _FACTORS[1]) ^ (ids[2:] * _FACTORS[2]))
 
