@@ -38,6 +38,8 @@ class DataLimits:
     """Longest text in characters."""
     row_characters: Count = 20_000_000
     """Longest line of a text file, or longest JSON that is read at once: a row, or an object of columns."""
+    blank_lines: Count = 100_000
+    """Largest number of blank lines between two lines of a text file."""
     columns: Count = 100_000
     """Largest number of columns of a table."""
     image_pixels: Annotated[int, between(1, 178_956_970)] = 50_000_000

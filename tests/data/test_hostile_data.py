@@ -356,6 +356,15 @@ def test_columns_are_limited(tmp_path: Path) -> None:
         assert f"{columns} columns, expected 20 or less" in message and "--data.limits.columns" in message
 
 
+def test_blank_lines_are_limited(tmp_path: Path) -> None:
+    """A gzip of 300 kB holds 100 MB of them, which take a minute."""
+    row = json.dumps({"text": "a", "label": "b"})
+    for name, first in (("a.csv", "text,label"), ("a.jsonl", row), ("a.json", "[")):
+        (tmp_path / name).write_text(first + "\n" * 30 + row)
+        message = refusal(tmp_path / name, "text", limits=DataLimits(blank_lines=20))
+        assert f"{name}, line 22: more than 20 blank lines" in message and "--data.limits.blank-lines" in message
+
+
 def test_long_lines_are_refused(tmp_path: Path) -> None:
     row = json.dumps({"text": "a" * 100, "label": "b"})
     for name, content in (("a.csv", f"text,label\n{'a' * 100},b\n"), ("a.jsonl", f"\n{row}\n"), ("a.json", f"[{row}]")):

@@ -51,8 +51,8 @@ def read_parts(
     """Yield the lines of a text file with their ends, long ones in parts of `CHARACTERS_AT_ONCE`; see `read_lines`.
 
     Raises:
-        InputError: the file cannot be read or decompressed, the encoding is unknown, or a line has undecodable or NUL
-            bytes.
+        InputError: the file cannot be read or decompressed, the encoding is unknown, a line has undecodable or NUL
+            bytes, or there are more blank lines than `limits.blank_lines`.
     """
     try:
         with (
@@ -64,13 +64,19 @@ def read_parts(
                 newline="",
             ) as file,
         ):
-            number = 1
+            number, blank = 1, 0
             # In parts: a file of zeros is one endless line.
             while part := file.readline(CHARACTERS_AT_ONCE):
                 if strict and "\0" in part:
                     raise InputError(
                         f"{path}, line {number}: a NUL byte; remove it, or for a UTF-16 file use --data.encoding utf-16"
                         f"{remedy}"
+                    )
+                blank = blank + 1 if part in ("\n", "\r\n") else 0
+                if blank > limits.blank_lines:
+                    most = f"{limits.blank_lines:,} blank lines"
+                    raise InputError(
+                        f"{path}, line {number}: more than {most}; remove them or raise --data.limits.blank-lines"
                     )
                 yield part
                 number += part.endswith("\n")

@@ -68,7 +68,7 @@ def test_a_bomb_is_refused_as_it_is_counted(tmp_path: Path, name: str, line: byt
     path = compressed(
         tmp_path / f"{name}{suffix}", (CSV.encode() if name == "a.csv" else b"") + line * (4_000_000 // len(line))
     )
-    limits = DataLimits(decoded_bytes=1_000_000)
+    limits = DataLimits(decoded_bytes=1_000_000, blank_lines=4_000_000)
     message = error_of(path, limits=limits)
     assert (
         message.startswith(f"{path}: it decodes to more than 1,000,000 bytes")
