@@ -15,6 +15,7 @@ from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.operations import Rng, apply, each
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Choice, NonNegative, Operations, Probability, configclass
 
@@ -150,6 +151,14 @@ def depends_on_progress(operations: Sequence[Augmentation]) -> bool:
 def leaves(operations: Sequence[Augmentation]) -> list[Augmentation]:
     """Return all operations that are not combinators."""
     return [operation for operation in walk(operations) if not isinstance(operation, Composed)]
+
+
+def uses_classes(operations: Sequence[Augmentation]) -> bool:
+    """Return whether an operation reads the class of a row."""
+    return any(
+        isinstance(operation, MixHalves) or (isinstance(operation, Sometimes) and operation.by_class == "rare")
+        for operation in walk(operations)
+    )
 
 
 def generative_operations(operations: Sequence[Augmentation]) -> list[GenerativeOperation]:

@@ -20,7 +20,7 @@ from hf_finetune.utils.experimental import experimental_notes
 from hf_finetune.utils.files import parse_yaml
 
 if TYPE_CHECKING:
-    from hf_finetune.training.trained_model import TrainedModel
+    from hf_finetune.tasks.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ClassifyJob:
 
 def load_trained_classifier(job: ClassifyJob) -> TrainedModel:
     """Load the classifier of a job."""
-    from hf_finetune.training.trained_model import load_trained
+    from hf_finetune.tasks.trained_model import load_trained
 
     logger = logging.getLogger("hf_finetune")
     logger.setLevel(logging.INFO)  # no later message repeats the notes on the data

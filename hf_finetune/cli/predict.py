@@ -1,7 +1,6 @@
 """`hf-finetune predict`: predicted labels of new rows, texts or images."""
 
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -93,9 +92,6 @@ def predict(arguments: Sequence[str]) -> None:
     if isinstance(source, list):
         for row in result.get("predictions", ()):
             row["input"] = source[row["row"]]
-    elif job.paths in ((), (STDIN,)):
-        for row in result.get("dropped", {}).get("list", ()):
-            row["place"] = row["place"].replace(source.path, "stdin")
     if job.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     elif output is None:
@@ -136,26 +132,10 @@ def _source(job: PredictJob) -> Iterator[SourceSplit | list[Any]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"stdin.{job.format}"
             path.write_bytes(sys.stdin.buffer.read())
-            with _called(str(path), "stdin"):
+            try:
                 yield replace(rows, path=str(path))
-
-
-@contextmanager
-def _called(path: str, name: str) -> Iterator[None]:
-    """Give a file another name in notes and errors."""
-    notes = logging.getLogger("hf_finetune")
-
-    def rename(record: logging.LogRecord) -> bool:
-        record.msg, record.args = record.getMessage().replace(path, name), ()
-        return True
-
-    notes.addFilter(rename)
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace(path, name)) from None
-    finally:
-        notes.removeFilter(rename)
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), "stdin")) from None
 
 
 def _column(flag: str, values: Sequence[str], column: str | None) -> str | None:
@@ -172,17 +152,30 @@ def _is_image_file(path: str) -> bool:
 
 
 def _table(predictions: Sequence[dict[str, Any]]) -> str:
-    """Return label, probability and input of each row, in the width of the terminal."""
+    """Return the prediction and the input of each row, in the width of the terminal."""
     from rich.cells import cell_len
 
-    longest = max(map(cell_len, ("label", *(printable(row["predicted"]) for row in predictions))))
-    room = max(line_width() - longest - len("  probability  "), NARROWEST)
-    lines = [("label", "probability", "input")]
-    for row in predictions:
+    answers = [_answer(row) for row in predictions]
+    has_classes = all(isinstance(row["predicted"], str) for row in predictions)
+    header = ("label", "probability") if has_classes else ("predicted", "")
+    longest = max(map(cell_len, (header[0], *(answer for answer, _ in answers))))
+    room = max(line_width() - longest - len(f"  {header[1]}  "), NARROWEST)
+    lines = [(*header, "input")]
+    for row, answer in zip(predictions, answers, strict=True):
         given = _one_line(row.get("input", f"row {row['row'] + 1}"))
-        probability = row[f"p:{row['predicted']}"]
-        lines.append((row["predicted"], f"{probability:.3f}", cut_end(given, room)))
-    return table(lines, right=[1])
+        lines.append((*answer, cut_end(given, room)))
+    return table(lines if has_classes else [(answer, given) for answer, _, given in lines], right=[1] * has_classes)
+
+
+def _answer(row: dict[str, Any]) -> tuple[str, str]:
+    """Return what is predicted for a row, and the probability of its class."""
+    match row["predicted"]:
+        case list() as tags:
+            return printable(", ".join(f"{tag} {row[f'p:{tag}']:.2f}" for tag in tags) or "-"), ""
+        case float() as number:
+            return f"{number:.4g}", ""
+        case label:
+            return printable(label), f"{row[f'p:{label}']:.3f}"
 
 
 def _one_line(given: Any) -> str:

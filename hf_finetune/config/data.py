@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, Source, SplitOptions
+from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, Source, SplitOptions, TaskName
 from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
 
 
@@ -28,7 +28,12 @@ class Data(SplitOptions, Location):
     """Labeled rows, and how they are split."""
 
     label: Annotated[str | None, flag("--label")] = None
-    """Column of the class. Default: the obvious one, which is printed."""
+    """Column of the class, the tags or the number. Default: the obvious one, which is printed."""
+    task: Annotated[TaskName | None, flag("--task")] = None
+    """What is predicted: single-label (one class a row), multi-label (any number of tags), or regression (a number).
+    Default: by the label column, which is printed. Lists are tags, numbers with fractions are numbers."""
+    label_separator: Annotated[str | None, flag("--label-separator")] = None
+    """Character between the tags of a text column, with multi-label. The default is a comma."""
     label_names: Annotated[ClassNames, flag("--label-names")] = ()
     """Names of classes that are whole numbers or truth values, in the order of the numbers: neg,pos for 0 and 1. They
     are stored with the model, which knows the numbers, too."""

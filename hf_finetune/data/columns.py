@@ -27,7 +27,11 @@ PAIRS = (
 Tiers = tuple[tuple[str, ...], ...]
 _LONG_TEXTS = ("sentence", "content", "review", "document", "question", "tweet", "utterance", "body", "message")
 TEXTS: Tiers = (("text",), (*_LONG_TEXTS, "comment", "post"))
-LABELS: Tiers = (("label",), ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"))
+LABELS: Tiers = (
+    ("label",),
+    ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"),
+    ("tags", "score", "rating", "stars"),
+)
 IMAGES: Tiers = (("image",), ("img", "picture", "photo", "file_name"))
 FILE_NAME = "file_name"
 """The column of a metadata file that names the images, as `datasets` has it."""
@@ -41,13 +45,13 @@ _EXPECTED = {
     "text": "text",
     "text_pair": "text",
     "image": "images or their paths",
-    "label": "classes (text or whole numbers)",
+    "label": "classes, tags or numbers",
 }
 _KINDS = {
     "text": ("string",),
     "text_pair": ("string",),
     "image": ("image", "string"),
-    "label": ("string", "number", "class"),
+    "label": ("string", "number", "class", "list"),
 }
 
 
@@ -222,10 +226,6 @@ class _Choice:
 
 
 def _check_kind(name: str, column: str, actual: Column, place: str) -> None:
-    if name == "label" and actual.kind == "list":
-        raise InputError(
-            f"{place}: column {column!r} holds lists: multi-label is not supported yet, expected one class a row"
-        )
     is_empty_label = name == "label" and actual.type in ("nothing", "null")
     if actual.kind not in _KINDS[name] and not is_empty_label:
         raise InputError(

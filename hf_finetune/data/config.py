@@ -28,6 +28,7 @@ ClassNames = Annotated[
     ),
 ]
 Role = Literal["train", "validation", "test"]
+TaskName = Literal["single-label", "multi-label", "regression"]
 
 
 @configclass
@@ -87,6 +88,10 @@ class Source:
     """Column of the class. Default: the obvious one."""
     label_names: ClassNames = ()
     """Names of classes that are numbered, in the order of the numbers: neg,pos for 0 and 1."""
+    task: TaskName | None = None
+    """What the label is: one class, several tags, or a number. Default: by the content of its column."""
+    label_separator: str | None = None
+    """Character between the tags of a text."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None
     """Encoding of text files. Default: utf-8."""
     sheet: Annotated[str | None, flag("--data.sheet")] = None
@@ -109,6 +114,8 @@ class Source:
         return Source(
             path,
             label_names=self.label_names,
+            task=self.task,
+            label_separator=self.label_separator,
             encoding=self.encoding,
             sheet=sheet,
             image_root=self.image_root,

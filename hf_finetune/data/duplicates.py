@@ -80,10 +80,11 @@ def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
 
 
 def fingerprint(labels: Sequence[str], splits: Mapping[str, tuple[Sequence[bytes], np.ndarray]]) -> str:
-    """Return the SHA-256 of the class names and, by split, of all input digests and class ids."""
+    """Return the SHA-256 of the class names and, by split, of all input digests and labels."""
     total = hashlib.sha256(json.dumps(list(labels)).encode())
     for name, (digests, labels_N) in splits.items():
         total.update(f"{name} {len(digests)}".encode())
         total.update(b"".join(digests))
-        total.update(np.ascontiguousarray(labels_N, dtype="<i8").tobytes())
+        kind = "<f8" if labels_N.dtype.kind == "f" else "<i8"
+        total.update(np.ascontiguousarray(labels_N, dtype=kind).tobytes())
     return total.hexdigest()

@@ -20,6 +20,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from hf_finetune.data import image_cache, image_processing
 from hf_finetune.data.config import Kind
 from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
+from hf_finetune.data.labels import label_array
 from hf_finetune.data.tokens import (
     LONG_TEXT,
     TokenLists,
@@ -304,7 +305,7 @@ class Rows(EpochRows):
             table = self.encoded.with_format("arrow")[:]
             self._tokens = {n: TokenLists(table.column(n)) for n in names}
             if "label" in self.encoded.column_names:
-                self._labels = table.column("label").to_numpy()
+                self._labels = label_array(table.column("label"))
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -340,5 +341,7 @@ def sample_rows(
 
 
 def with_labels(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
-    """Return a training batch: the model inputs and `labels` (B,), int64."""
-    return {**collate(batch), "labels": torch.as_tensor(batch["label"], dtype=torch.long)}
+    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32."""
+    labels = np.asarray(batch["label"])
+    dtype = torch.long if labels.ndim == 1 else torch.float32
+    return {**collate(batch), "labels": torch.as_tensor(labels, dtype=dtype)}

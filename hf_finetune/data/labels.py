@@ -1,14 +1,23 @@
-"""Convert a source's labels to class ids, and order the classes."""
+"""Convert a source's labels to class ids, and order the classes.
+
+Legend: N rows, C outputs.
+"""
 
 import logging
 import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger("hf_finetune")
 
@@ -22,6 +31,25 @@ UNLABELED = -1
 ROWS_PER_CLASS = 10
 
 
+def label_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return a column of labels as an array: (N,) for classes, (N, C) for tags and numbers."""
+    if not pa.types.is_nested(column.type):
+        return column.to_numpy()
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return lists.flatten().to_numpy().reshape(len(lists), -1)
+
+
+def labels_of(rows: "Dataset") -> np.ndarray:
+    """Return the labels of canonical rows, see `label_array`."""
+    return label_array(rows.select_columns(["label"]).with_format("arrow")[:]["label"])
+
+
+def is_labeled(labels: np.ndarray) -> np.ndarray:
+    """Return which rows have a label, shape (N,): no class id or tag is -1, and no number is NaN."""
+    missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == UNLABELED
+    return ~(missing.any(axis=1) if missing.ndim == 2 else missing)
+
+
 class ClassIds:
     """Assign class ids to labels: those of known classes, or new ids in order of appearance.
 
@@ -30,6 +58,9 @@ class ClassIds:
         owner: what has these classes, for messages.
         values: the names of labels that the source numbers, see `name_values`.
     """
+
+    cell: ClassVar[pa.DataType] = pa.int64()
+    fault: ClassVar[str] = "not a class"
 
     def __init__(
         self, known: Sequence[str] | None = None, owner: str = "", values: Mapping[str, str] | None = None
@@ -42,7 +73,7 @@ class ClassIds:
         self.types: set[type] = set()
         self._cache: dict[tuple[type, Any], int | None] = {}
 
-    def id_of(self, value: Any, names: Sequence[str]) -> int | None:
+    def read(self, value: Any, names: Sequence[str]) -> int | None:
         """Return the class id of a source's label, or None if the label is missing.
 
         Args:
@@ -53,7 +84,7 @@ class ClassIds:
         """
         if isinstance(value, list | dict):
             raise ValueError(
-                f"the label is {shortened(value)}: multi-label is not supported yet, expected one class a row"
+                f"the label is {shortened(value)}, expected one class; several tags a row need --task multi-label"
             )
         # The type is part of the key: 1 and True and 1.0 are equal.
         key = (type(value), value)
@@ -100,7 +131,7 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
             if math.isnan(value):
                 return None
             if not value.is_integer():
-                raise ValueError(f"the label is {value}: regression is not supported yet, expected classes")
+                raise ValueError(f"the label is {value}, expected a class; numbers need --task regression")
             return str(int(value))
         case bool():
             return str(value).lower()
@@ -199,7 +230,7 @@ def check_classes(labels: Sequence[str], rows: int, place: str, column: str, *, 
         InputError: there is one class only, there are too many for the rows, or the labels are mostly distinct numbers
             with fractions.
     """
-    _warn_of_similar(labels, place, column)
+    warn_of_similar(labels, place, column)
     if len(labels) == 1:
         raise InputError(f"{place}: every row has the label {labels[0]!r}; expected at least two classes")
     many = len(labels) > max(2, rows // 2)
@@ -210,7 +241,7 @@ def check_classes(labels: Sequence[str], rows: int, place: str, column: str, *, 
     if fractions and many:
         raise InputError(
             f"{place}: column {column!r} holds {len(labels)} different numbers with fractions in {rows} rows: "
-            "regression is not supported yet, expected classes; bin the numbers, or name another column by --label"
+            "expected classes; predict the numbers by --task regression, or name another column by --label"
         )
     if len(labels) > max(most, rows // ROWS_PER_CLASS):
         raise InputError(
@@ -223,7 +254,8 @@ def check_classes(labels: Sequence[str], rows: int, place: str, column: str, *, 
         logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)
 
 
-def _warn_of_similar(labels: Sequence[str], place: str, column: str) -> None:
+def warn_of_similar(labels: Sequence[str], place: str, column: str) -> None:
+    """Warn if labels differ only in case, white space, or the form of their characters."""
     if groups := similar_labels(labels):
         shown = "; ".join(listed([repr(label) for label in group]) for group in groups[:3])
         more = f" and {len(groups) - 3} more" if len(groups) > 3 else ""

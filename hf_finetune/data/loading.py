@@ -11,9 +11,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.data.columns import choose_columns, require_columns
-from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions
+from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions, TaskName
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
-from hf_finetune.data.labels import ClassIds, check_classes, name_values, order_classes, plain_names
 from hf_finetune.data.rows import (
     Carried,
     SplitRows,
@@ -23,10 +22,20 @@ from hf_finetune.data.rows import (
     read_rows,
     to_dataset,
     to_table,
+    with_label,
 )
 from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
-from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class, hold_out, subsample
+from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class
+from hf_finetune.data.targets import (
+    LabelColumn,
+    LabelReader,
+    SingleLabel,
+    Targets,
+    check_label_kind,
+    infer_task,
+    targets_of,
+)
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, listed
@@ -38,7 +47,8 @@ logger = logging.getLogger("hf_finetune")
 class Splits:
     """Training, validation and test rows with the columns `text` (and `text_pair`) or `image`, `label` and `row`.
 
-    `label` is an index into `labels`; `row` is the position in the split that the row was read from.
+    `label` is an index into `labels`, or a list: a 0 or 1 for each of the tags `labels`, or the numbers of the targets
+    `labels`. `row` is the position in the split that the row was read from.
     """
 
     train: Dataset
@@ -46,7 +56,7 @@ class Splits:
     test: Dataset | None
     """None without labeled test rows."""
     labels: tuple[str, ...]
-    """Class names, in the order of the class ids."""
+    """Class names, in the order of the class ids; or the names of tags or targets."""
     columns: dict[str, str]
     """The source's column by canonical name."""
     fingerprint: str
@@ -66,6 +76,9 @@ class Splits:
     """By split the rows that were left out as unusable. None: they would have been refused."""
     left_out: Dataset | None = None
     """Training rows that `rows_per_class` and `max_train_rows` leave out, if requested and if there are any."""
+    task: TaskName = "single-label"
+    label_separator: str | None = None
+    """Character between the tags of a text."""
 
 
 def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, keep_left_out: bool = False) -> Splits:
@@ -83,7 +96,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
     options, notes = options or SplitOptions(), Notes()
     data = read_labeled(source, kind, options, notes)
     rows = _hold_out_missing(data, options, notes)
-    drawn_N = _draw_train(rows["train"].labels_N, options, notes)
+    drawn_N = _draw_train(data.targets, rows["train"].labels, options, notes)
     left_out = rows["train"].where(~drawn_N) if keep_left_out and not drawn_N.all() else None
     if not drawn_N.all():
         rows["train"] = rows["train"].where(drawn_N)
@@ -93,7 +106,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
         unlabeled, unlabeled_counts = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
         rows["train"] = rows["train"].followed_by(unlabeled)
     roles: tuple[Role, ...] = ("train", "validation", "test")
-    contents = {str(role): (rows[role].digests, rows[role].labels_N) for role in roles if role in rows}
+    contents = {str(role): (rows[role].digests, rows[role].labels) for role in roles if role in rows}
     digest = fingerprint(data.labels, contents)
     datasets = {role: to_dataset(part.table, f"{digest[:24]}-{role}") for role, part in rows.items()}
     return Splits(
@@ -110,6 +123,8 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
         held_out=tuple(role for role in roles if role in rows and role not in data.rows),
         dropped=data.unusable if source.drop_bad_rows else None,
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
+        task=data.targets.task,
+        label_separator=source.label_separator,
     )
 
 
@@ -137,37 +152,45 @@ def _hold_out(
         )
     source, first_N = data.selection.labeled["train"], first_occurrences(train.digests)
     try:
-        mask_N = hold_out(train.labels_N, first_N, fraction=fraction, seed=(options.split_seed, SEED_STREAMS[role]))
+        seed = (options.split_seed, SEED_STREAMS[role])
+        mask_N = data.targets.hold_out(train.labels, first_N, fraction=fraction, seed=seed)
     except InputError as error:
         raise InputError(f"{source.place}: no {role} split, and its {error}; name a split by --{role}") from None
     more = ", one row at least" if mask_N.sum() > round(fraction * len(mask_N)) else ""
     notes.add(
-        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, each class by its share{more} "
-        f"(fraction {fraction:g}, split_seed {options.split_seed})"
+        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, each {data.targets.stratum} "
+        f"by its share{more} (fraction {fraction:g}, split_seed {options.split_seed})"
     )
     if repeated := int((first_N != np.arange(len(first_N))).sum()):
         notes.add(f"{role}: {repeated} rows repeat an earlier one exactly; they stay in the same split")
-    if single := np.flatnonzero(np.bincount(train.labels_N) == 1).tolist():
-        names = listed([data.labels[label] for label in single])
-        notes.add(f"classes of a single row, which stays in train: {names}")
+    if single := data.targets.single_rows(train.labels, data.labels):
+        notes.add(f"classes of a single row, which stays in train: {listed(single)}")
     return train.where(~mask_N), train.where(mask_N)
 
 
-def _draw_train(labels_N: np.ndarray, options: SplitOptions, notes: Notes) -> np.ndarray:
+def _draw_train(targets: Targets, labels: np.ndarray, options: SplitOptions, notes: Notes) -> np.ndarray:
     """Return a mask (N,) of the rows that stay in train."""
-    rows, seed = np.arange(len(labels_N)), (options.split_seed, SEED_STREAMS["train"])
+    rows, seed = np.arange(len(labels)), (options.split_seed, SEED_STREAMS["train"])
     per_class, most = options.rows_per_class, options.max_train_rows
     if per_class is not None:
-        rows = np.flatnonzero(at_most_per_class(labels_N, count=per_class, seed=seed))
-        if len(rows) < len(labels_N):
+        if not isinstance(targets, SingleLabel):
+            raise InputError(
+                f"--rows-per-class {per_class}: expected none with {targets.task}, whose rows have no single class; "
+                "use --max-train-rows"
+            )
+        rows = np.flatnonzero(at_most_per_class(labels, count=per_class, seed=seed))
+        if len(rows) < len(labels):
             notes.add(
-                f"train: {len(rows)} of {len(labels_N)} rows drawn, {per_class} of a class at most "
+                f"train: {len(rows)} of {len(labels)} rows drawn, {per_class} of a class at most "
                 f"(split_seed {options.split_seed})"
             )
     if most is not None and most < len(rows):
-        notes.add(f"train: {most} of {len(rows)} rows drawn, each class by its share (split_seed {options.split_seed})")
-        rows = rows[subsample(labels_N[rows], count=most, seed=seed)]
-    return np.isin(np.arange(len(labels_N)), rows)
+        notes.add(
+            f"train: {most} of {len(rows)} rows drawn, each {targets.stratum} by its share (split_seed "
+            f"{options.split_seed})"
+        )
+        rows = rows[targets.subsample(labels[rows], count=most, seed=seed)]
+    return np.isin(np.arange(len(labels)), rows)
 
 
 def _count_duplicates(rows: dict[Role, SplitRows], notes: Notes) -> dict[str, int]:
@@ -185,8 +208,9 @@ class LabeledData:
 
     selection: Selection
     rows: dict[Role, SplitRows]
+    targets: Targets
     labels: tuple[str, ...]
-    """Class names, in the order of the class ids."""
+    """See `Splits`."""
     label_values: dict[str, str]
     """See `Splits`."""
     unusable: dict[Role, list[UnusableRow]]
@@ -205,10 +229,10 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     columns, train = selection.columns, selection.labeled["train"]
     unusable: dict[Role, list[UnusableRow]] = {}
 
-    def read(role: Role, classes: ClassIds) -> pa.Table:
+    def read(role: Role, labels: LabelReader) -> pa.Table:
         skipped, without_gold = (unusable.setdefault(role, []), None) if source.drop_bad_rows else (None, list[int]())
         split = selection.labeled[role]
-        table = to_table(list(read_rows(split, columns, classes, unusable=skipped, without_gold=without_gold)))
+        table = to_table(list(read_rows(split, columns, labels, unusable=skipped, without_gold=without_gold)))
         if without_gold:
             notes.add(f"{role}: {_left_out(without_gold, len(table))}")
         if skipped:
@@ -219,38 +243,28 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
             notes.add(f"{role}: {describe_dropped(skipped, len(table))}")
         return table
 
+    targets = infer_task(train, columns["label"], source.task, source.label_separator, notes)
+    check_label_kind(targets, columns["label"], train)
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
-    classes = ClassIds()
-    tables: dict[Role, pa.Table] = {"train": read("train", classes)}
-    declared = train.columns[columns["label"]].names
-    names = plain_names(classes.ids)
-    values: dict[str, str] = {}
-    if source.label_names:
-        values = name_values(set(names.values()), source.label_names, train.place, columns["label"])
-        names = {name: values[plain] for name, plain in names.items()}
-        notes.add(f"labels named: {listed([f'{value} = {name}' for value, name in values.items()], most=12)}")
-    labels = order_classes(names.values(), source.label_names or declared)
-    _note_classes(classes, declared, notes)
-    check_classes(labels, len(tables["train"]), train.place, columns["label"], most=source.limits.classes)
-    # From the order of appearance to the order of the classes.
-    ids = {name: i for i, name in enumerate(labels)}
-    train_labels = np.array([ids[names[name]] for name in classes.ids])[tables["train"]["label"].to_numpy()]
-    position = tables["train"].column_names.index("label")
-    tables["train"] = tables["train"].set_column(position, "label", pa.array(train_labels, pa.int64()))
+        check_label_kind(targets, columns["label"], split)
+    reader = targets.reader()
+    tables: dict[Role, pa.Table] = {"train": read("train", reader)}
+    described = LabelColumn(
+        columns["label"],
+        train.place,
+        train.columns[columns["label"]].names,
+        source.label_names,
+        source.limits.classes,
+    )
+    settled = targets.settle(reader, tables["train"]["label"], described, notes)
+    tables["train"] = with_label(tables["train"], settled.column)
     for role in selection.labeled:
         if role != "train":
-            tables[role] = read(role, ClassIds(labels, "the training rows", values))
+            table = read(role, targets.reader(settled.labels, "the training rows", settled.label_values))
+            tables[role] = with_label(table, targets.encode(table["label"], settled.labels))
     rows = {role: SplitRows.from_table(table) for role, table in tables.items()}
-    return LabeledData(selection, rows, labels, values, unusable)
-
-
-def _note_classes(classes: ClassIds, declared: Sequence[str], notes: Notes) -> None:
-    if absent := [name for name in declared if name not in classes.ids]:
-        notes.add(f"classes without a training row are ignored: {listed(absent)}")
-    if len(classes.types) > 1:
-        types = listed(sorted(t.__name__ for t in classes.types))
-        notes.add(f"the labels have several types ({types}) and are compared as text: 1 and '1' are one class")
+    return LabeledData(selection, rows, targets, settled.labels, settled.label_values, unusable)
 
 
 def stream(
@@ -259,6 +273,7 @@ def stream(
     *,
     labels: Sequence[str] | None = None,
     label_values: Mapping[str, str] | None = None,
+    task: TaskName = "single-label",
     batch_rows: int = 1024,
     dropped: list[UnusableRow] | None = None,
     carried: Carried | None = None,
@@ -271,6 +286,7 @@ def stream(
             them and names no others.
         labels: the classifier's class names, to yield `label` as well. None: labels are not read.
         label_values: the names of labels that the source numbers; those of `source.label_names` take precedence.
+        task: how the labels are read.
         dropped: collects the rows that `source.drop_bad_rows` leaves out. They are counted in a warning.
         carried: collects the other columns of the rows.
 
@@ -304,19 +320,23 @@ def stream(
             f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
         )
     values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
-    classes = None if labels is None else ClassIds(labels, "the classifier", values)
+    targets = targets_of(task, source.label_separator)
+    reader = None if labels is None else targets.reader(labels, "the classifier", values)
+    if need_label:
+        check_label_kind(targets, columns["label"], split)
     without_gold: list[int] | None = [] if need_label else None
     unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
     rows = 0
     if carried is not None:
         carried.choose(split, columns)
     parts = read_rows(
-        split, columns, classes, size=batch_rows, unusable=unusable, without_gold=without_gold, carried=carried
+        split, columns, reader, size=batch_rows, unusable=unusable, without_gold=without_gold, carried=carried
     )
     for part in parts:
         rows += len(part["row"])
         if len(part["row"]):
-            yield to_dataset(to_table([part]))
+            table = to_table([part])
+            yield to_dataset(table if labels is None else with_label(table, targets.encode(table["label"], labels)))
     if unusable:
         if not rows:
             raise InputError(f"{unusable[0].place}: {unusable[0].reason}; no row can be used")

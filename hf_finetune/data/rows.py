@@ -23,9 +23,10 @@ from hf_finetune.data.config import DataLimits
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_decoding import EncodedImage, damage, pieces
 from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.labels import SURROGATE, UNLABELED, ClassIds, label_name, shortened
+from hf_finetune.data.labels import SURROGATE, UNLABELED, label_array, label_name, shortened
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
 from hf_finetune.data.sources import Split
+from hf_finetune.data.targets import LabelReader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import did_you_mean
@@ -34,9 +35,10 @@ FEATURES = {
     "text": Value("string"),
     "text_pair": Value("string"),
     "image": Image(decode=False),
-    "label": Value("int64"),
     "row": Value("int64"),
 }
+NAMES = ("text", "text_pair", "image", "label", "row")
+"""The canonical columns, in order."""
 
 Columns = dict[str, pa.Array]
 # What is wrong with a row, by its index in the chunk.
@@ -57,9 +59,9 @@ class SplitRows:
         return cls(table, row_digests(table))
 
     @cached_property
-    def labels_N(self) -> np.ndarray:
-        """Class id of each row."""
-        return self.table["label"].to_numpy()
+    def labels(self) -> np.ndarray:
+        """Label of each row, see `labels.label_array`."""
+        return label_array(self.table["label"])
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -140,7 +142,7 @@ def _carried_value(value: Any, column: Column) -> Any:
 def read_rows(
     split: Split,
     chosen: dict[str, str],
-    classes: ClassIds | None,
+    labels: LabelReader | None,
     *,
     size: int = 1024,
     unusable: list[UnusableRow] | None = None,
@@ -151,7 +153,7 @@ def read_rows(
 
     Args:
         chosen: the source's columns by canonical name.
-        classes: assigns class ids; None only if `chosen` has no `label`.
+        labels: reads labels; None only if `chosen` has no `label`.
         unusable: collects rows whose text, image or label is missing or cannot be used, which are then skipped.
         without_gold: collects the numbers of rows without a gold label, which are then skipped: -1 where labels are the
             numbers of named classes, as in SNLI.
@@ -162,7 +164,7 @@ def read_rows(
     """
     first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(available_cores()) as pool:
-        convert = partial(_convert, split=split, chosen=chosen, classes=classes, pool=pool)
+        convert = partial(_convert, split=split, chosen=chosen, labels=labels, pool=pool)
         others = () if carried is None else carried.names
         for chunk in split.chunks([*chosen.values(), *others], size):
             columns, faults_by_column = convert(chunk.columns, chunk.images)
@@ -222,7 +224,7 @@ def _convert(
     *,
     split: Split,
     chosen: dict[str, str],
-    classes: ClassIds | None,
+    labels: LabelReader | None,
     pool: ThreadPoolExecutor,
 ) -> tuple[Columns, dict[str, Faults]]:
     """Return Arrow arrays and faults, by canonical name."""
@@ -232,8 +234,8 @@ def _convert(
         if name == "image":
             columns[name], faults[name] = _images(values[column], folder, split.limits, pool)
         elif name == "label":
-            assert classes is not None
-            columns[name], faults[name] = _labels(values[column], classes, split.columns[column].names, split.limits)
+            assert labels is not None
+            columns[name], faults[name] = _labels(values[column], labels, split.columns[column].names, split.limits)
         else:
             columns[name], faults[name] = _texts(values[column], split.limits, may_be_empty=name == "text_pair")
     return columns, faults
@@ -305,8 +307,10 @@ def _image(value: Any, folder: ImageFolder | None) -> EncodedImage:
     raise ValueError(f"expected the bytes or the path of an image, got {shortened(value)}")
 
 
-def _labels(values: list[Any], classes: ClassIds, names: Sequence[str], limits: DataLimits) -> tuple[pa.Array, Faults]:
-    ids: list[int | None] = []
+def _labels(
+    values: list[Any], reader: LabelReader, names: Sequence[str], limits: DataLimits
+) -> tuple[pa.Array, Faults]:
+    labels: list[Any] = []
     faults: Faults = {}
     most = limits.label_characters
     for i, value in enumerate(values):
@@ -316,14 +320,14 @@ def _labels(values: list[Any], classes: ClassIds, names: Sequence[str], limits: 
                     f"the label has {len(value):,} characters, expected at most {most:,}; name another column by "
                     "--label, or raise --data.limits.label-characters"
                 )
-            ids.append(classes.id_of(value, names))
-            if ids[-1] is None:
+            labels.append(reader.read(value, names))
+            if labels[-1] is None:
                 reason = "the label is empty" if not isinstance(value, int) else "the label is -1, which means none"
                 faults[i] = Fault("label missing", reason)
         except ValueError as error:
-            ids.append(None)
-            faults[i] = Fault("not a class", str(error))
-    return pa.array(ids, pa.int64()), faults
+            labels.append(None)
+            faults[i] = Fault(reader.fault, str(error))
+    return pa.array(labels, reader.cell), faults
 
 
 def count_kinds(rows: Sequence[UnusableRow]) -> dict[str, int]:
@@ -359,8 +363,13 @@ def has_labels(split: Split, column: str | None) -> bool:
 
 def to_table(parts: Sequence[Columns]) -> pa.Table:
     """Concatenate parts with the same columns, without copying."""
-    names = [name for name in FEATURES if name in parts[0]]
+    names = [name for name in NAMES if name in parts[0]]
     return pa.table({name: pa.chunked_array([part[name] for part in parts]) for name in names})
+
+
+def with_label(table: pa.Table, labels: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Replace the column `label`."""
+    return table.set_column(table.column_names.index("label"), "label", labels)
 
 
 def to_dataset(table: pa.Table, fingerprint: str | None = None) -> Dataset:
@@ -369,5 +378,6 @@ def to_dataset(table: pa.Table, fingerprint: str | None = None) -> Dataset:
     Args:
         fingerprint: of the Dataset; None: a random one. To compute one, `datasets` would copy all rows twice.
     """
-    info = DatasetInfo(features=Features({name: FEATURES[name] for name in table.column_names}))
+    known = {**Features.from_arrow_schema(table.schema.remove_metadata()), **FEATURES}
+    info = DatasetInfo(features=Features({name: known[name] for name in table.column_names}))
     return Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint or generate_random_fingerprint())

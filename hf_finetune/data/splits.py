@@ -44,6 +44,54 @@ def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed
     return _draw(candidates, labels_N, take_C, seed)[first_N]
 
 
+def hold_out_tags(hot_NC: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:
+    """Select rows to hold out, with every tag by its share, and all repetitions of an input on the same side.
+
+    Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data"): the rows of the rarest
+    tag are dealt first, each to the side that lacks most of the tag. A tag of a single row stays.
+
+    Args:
+        hot_NC: a 0 or 1 for each tag.
+        first_N: see `duplicates.first_occurrences`.
+        fraction: share of the distinct inputs, above 0 and below 1.
+
+    Returns:
+        Mask (N,) of the rows to hold out.
+
+    Raises:
+        InputError: there is a single row.
+    """
+    distinct = np.flatnonzero(first_N == np.arange(len(first_N)))
+    if len(distinct) < 2:
+        raise InputError(f"{len(distinct)} rows are too few to hold some out; expected two different ones")
+    rows = np.random.default_rng(seed).permutation(distinct)
+    hot_nC = hot_NC[rows].astype(np.int64)
+    # The first side stays, the second is held out.
+    shares = np.array([1 - fraction, fraction])
+    lacking_2C, lacking_2 = np.outer(shares, hot_nC.sum(axis=0)), shares * len(rows)
+    side_n, left_C = np.full(len(rows), -1), hot_nC.sum(axis=0)
+
+    def deal(place: int, wishes_2: np.ndarray) -> None:
+        equal = np.isclose(wishes_2, wishes_2.max())
+        side = int(np.where(equal, lacking_2, -np.inf).argmax())
+        side_n[place] = side
+        lacking_2C[side] -= hot_nC[place]
+        lacking_2[side] -= 1
+        np.subtract(left_C, hot_nC[place], out=left_C)
+
+    while left_C.any():
+        tag = int(np.where(left_C > 0, left_C, np.iinfo(np.int64).max).argmin())
+        for place in np.flatnonzero((hot_nC[:, tag] == 1) & (side_n < 0)).tolist():
+            deal(place, lacking_2C[:, tag])
+    for place in np.flatnonzero(side_n < 0).tolist():
+        deal(place, lacking_2)
+    if not (side_n == 1).any():
+        side_n[-1] = 1
+    mask_N = np.zeros(len(first_N), dtype=bool)
+    mask_N[rows[side_n == 1]] = True
+    return mask_N[first_N]
+
+
 def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
     """Select `count` rows, stratified by class, at least one of each class.
 

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences
-from hf_finetune.data.labels import UNLABELED
+from hf_finetune.data.labels import UNLABELED, is_labeled, labels_of
 from hf_finetune.data.rows import Columns, SplitRows, UnusableRow, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, role_of
 from hf_finetune.data.split_selection import Selection
@@ -66,7 +66,8 @@ def read_for_teacher(
             notes.add(f"inferred for {split.name}: {', '.join(others)}")
         parts += read_rows(split, columns, None, unusable=unusable)
     table = to_table(parts)
-    labels = pa.array(np.full(len(table), UNLABELED, dtype=np.int64))
+    like = labeled["train"].table["label"].type
+    labels = _unlabeled(like, len(table))
     rows = SplitRows.from_table(table.add_column(table.column_names.index("row"), "label", labels))
     evaluated = {digest for role, part in labeled.items() if role != "train" for digest in part.digests}
     new_N, dropped = _new_rows(rows.digests, evaluated=evaluated, trained=labeled["train"].digests)
@@ -76,6 +77,15 @@ def read_for_teacher(
         raise InputError(f"--unlabeled {files}: no row is left after dropping {summary}; name other rows")
     notes.add(f"unlabeled: {counts['rows']} rows of {files} for the teacher to label; dropped: {summary}")
     return rows.where(new_N), counts
+
+
+def _unlabeled(kind: pa.DataType, rows: int) -> pa.Array:
+    """Return labels of a type that mean none, see `labels.is_labeled`."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(np.full(rows, UNLABELED), kind)
+    missing = np.nan if pa.types.is_floating(kind.value_type) else UNLABELED
+    values = pa.array(np.full(rows * kind.list_size, missing), kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(values, kind.list_size)
 
 
 def _summary_of_dropped(counts: Mapping[str, int], unusable: Sequence[UnusableRow]) -> str:
@@ -91,15 +101,15 @@ def _summary_of_dropped(counts: Mapping[str, int], unusable: Sequence[UnusableRo
 
 def with_labeled_row(chosen_n: np.ndarray, rows: Dataset) -> np.ndarray:
     """Sort the indices of chosen rows, and add the first labeled row if none of them has a label."""
-    labels_N = np.asarray(rows["label"][:])
-    first = np.flatnonzero(labels_N != UNLABELED)[:1]
-    return np.sort(chosen_n if (labels_N[chosen_n] != UNLABELED).any() else np.append(chosen_n, first))
+    labeled_N = is_labeled(labels_of(rows))
+    first = np.flatnonzero(labeled_N)[:1]
+    return np.sort(chosen_n if labeled_N[chosen_n].any() else np.append(chosen_n, first))
 
 
 def labeled_rows(rows: Dataset) -> Dataset:
     """Return the training rows that have a label."""
-    labels_N = np.asarray(rows["label"][:])
-    return rows if (labels_N != UNLABELED).all() else rows.select(np.flatnonzero(labels_N != UNLABELED))
+    labeled_N = is_labeled(labels_of(rows))
+    return rows if labeled_N.all() else rows.select(np.flatnonzero(labeled_N))
 
 
 # For pretraining

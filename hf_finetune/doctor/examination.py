@@ -180,7 +180,7 @@ def _unread(data: LabeledData) -> list[Finding]:
     skipped = sum((split.skipped for split in data.selection.labeled.values()), Counter[str]())
     files = [f"{count:,} {suffix}" for suffix, count in skipped.most_common()]
     groups, near = similar_labels(data.labels), near_labels(data.labels)
-    counts = Counter(data.labels[label] for rows in data.rows.values() for label in rows.labels_N.tolist())
+    counts = Counter(data.labels[label] for rows in data.rows.values() for label in rows.labels.tolist())
 
     def counted(labels: Iterable[str]) -> str:
         return ", ".join(f"{label!r} ({counts[label]:,} row{'s' * (counts[label] != 1)})" for label in labels)

@@ -28,9 +28,9 @@ from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.config import Model
 from hf_finetune.pipeline.augment import build_augmenter
 from hf_finetune.pipeline.load_data import image_inputs, load_splits
+from hf_finetune.tasks.trained_model import quiet_libraries
 from hf_finetune.training.config import Batching, Train
 from hf_finetune.training.precision import default_device
-from hf_finetune.training.trained_model import quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from hf_finetune.utils.config import Count, configclass
 class Evaluate:
     """Metrics, baselines and the parity gate."""
 
-    metric: EpochMetric = "accuracy"
-    """Validation metric that chooses the best epoch."""
+    metric: EpochMetric | None = None
+    """Validation metric that chooses the best epoch. The default is accuracy for classes, micro_f1 for tags and r2 for
+    numbers."""
     resamples: Annotated[int, Ge(100)] = 1000
     """Bootstrap resamples of every 95% interval."""
     extra: tuple[str, ...] = ()

@@ -60,6 +60,8 @@ class Training:
     epochs: float
     weighted: bool = False
     """Whether rare classes weigh more already, by class weights or sampling."""
+    weights: str | None = WEIGHTS
+    """The flags that make rare classes weigh more; None: there are none."""
 
 
 def never_predicted(splits: Mapping[str, Sequence[ClassScores]], training: Training | None = None) -> tuple[Doubt, ...]:
@@ -98,7 +100,9 @@ def _learn_rare(fewest: int, most: int, training: Training) -> str:
     if fewest >= RARE * most or training.weighted:
         return f"{longer}; `hf-finetune doctor` names rows whose labels are in doubt"
     more_rows = "label more rows of such classes, or merge them with others"
-    return f"{more_rows}; {WEIGHTS}; {longer}" if fewest < FEW_ROWS else f"{WEIGHTS}; {longer}; or {more_rows}"
+    weights = [] if training.weights is None else [training.weights]
+    remedies = [more_rows, *weights, longer] if fewest < FEW_ROWS else [*weights, longer, f"or {more_rows}"]
+    return "; ".join(remedies)
 
 
 def missing_classes(
@@ -157,14 +161,22 @@ def baseline_doubts(baselines: Mapping[str, Mapping[str, Any]], *, remedy: str) 
         if difference["verdict"] == "better":
             continue
         worse = difference["verdict"] == "worse"
-        value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
         title = key if key == baseline["name"] else f"{key} baseline ({baseline['name']})"
         message = (
-            f"{'worse than' if worse else 'not shown to be better than'} the {title}: {value:+.1f} points of accuracy "
-            f"[{low:+.1f}, {high:+.1f}] on the same {difference['n']:,} rows"
+            f"{'worse than' if worse else 'not shown to be better than'} the {title}: {points(difference)} on the same "
+            f"{difference['n']:,} rows"
         )
         doubts.append(Doubt("worse_than_baseline" if worse else "no_better_than_baseline", message, remedy))
     return tuple(doubts)
+
+
+def points(difference: Mapping[str, Any]) -> str:
+    """Return a paired difference as `+1.2 points of accuracy [+0.1, +2.3]`; R² is no percentage."""
+    metric = difference.get("metric", "accuracy")
+    if metric == "r2":
+        return "{value:+.3f} of r2 [{low:+.3f}, {high:+.3f}]".format(**difference)
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} points of {metric} [{low:+.1f}, {high:+.1f}]"
 
 
 def leaked_rows(count: int, rows: int) -> tuple[Doubt, ...]:

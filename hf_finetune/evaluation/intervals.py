@@ -77,7 +77,7 @@ def bootstrap(
     probabilities, predicted = metrics.as_probabilities(scores), scores.argmax(axis=1)
     statistics = _row_statistics(labels, predicted, probabilities)
     values = _values(statistics, num_labels)
-    resampled = _metrics_of(_resample(statistics, resamples, seed), num_labels)
+    resampled = _metrics_of(resampled_sums(statistics, resamples, seed), num_labels)
     accelerations = _accelerations(labels, predicted, probabilities, statistics)
     bounds = {name: _bca(values[name], resampled[name], each, z) for name, each in accelerations.items()}
     for bin_metric in metrics.BIN_METRICS:
@@ -214,6 +214,25 @@ def paired_difference(correct_a: Any, correct_b: Any, *, confidence: float = 0.9
     difference = a.astype(np.float64) - b
     padded = np.column_stack([difference, np.ones(len(a)), -np.ones(len(a))])
     return _around(float(difference.mean()), *_mean_and_half(padded, confidence), rows=a.shape[1])
+
+
+def paired_scores(scores_a: Any, scores_b: Any, *, confidence: float = 0.95) -> Interval:
+    """Return the mean score of a minus that of b on the same rows, over rows and seeds, with its confidence interval.
+
+    The interval is that of `paired_difference`, without its added rows.
+
+    Args:
+        scores_a: score of each row by a, (N,) or one line for each seed (S, N).
+        scores_b: the same for b; line s is paired with line s of a.
+
+    Raises:
+        InputError: different shapes, or no rows.
+    """
+    a, b = (np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (scores_a, scores_b))
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise InputError(f"paired scores: expected two arrays of shape (seeds, rows), got {a.shape} and {b.shape}")
+    mean, half = _mean_and_half(a - b, confidence)
+    return Interval(mean, mean - float(half), mean + float(half), a.shape[1])
 
 
 def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confidence: float = 0.95) -> Interval:
@@ -367,8 +386,12 @@ def _leave_out(statistics: sparse.csr_array, rows: np.ndarray) -> Iterator[np.nd
         yield totals - by_row[:, rows[start : start + chunk]].toarray()
 
 
-def _resample(statistics: sparse.csr_array, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield sums of the statistics over rows drawn with replacement, (K, resamples), in chunks of bounded size."""
+def resampled_sums(statistics: sparse.csr_array, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield sums of the statistics over rows drawn with replacement, (K, resamples), in chunks of bounded size.
+
+    Args:
+        statistics: summands of each row, shape (K, N).
+    """
     rng, rows = np.random.default_rng(seed), statistics.shape[1]
     chunk = max(1, CHUNK // max(statistics.shape))
     for start in range(0, resamples, chunk):

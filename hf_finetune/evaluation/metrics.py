@@ -17,8 +17,25 @@ import numpy as np
 from hf_finetune.errors import InputError
 
 Average = Literal["macro", "micro", "weighted"]
-EpochMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "matthews_correlation", "log_loss"]
-"""Metrics that can select the best epoch."""
+EpochMetric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "matthews_correlation",
+    "log_loss",
+    "micro_f1",
+    "sample_f1",
+    "subset_accuracy",
+    "hamming_loss",
+    "mean_average_precision",
+    "lrap",
+    "r2",
+    "spearman",
+    "pearson",
+    "mae",
+    "rmse",
+]
+"""Metrics that can select the best epoch, of all tasks."""
 SUMMARY_METRICS = ("accuracy", "macro_f1", "log_loss")
 """Metrics of baselines and teachers, and of the table that a run prints."""
 BINS = 15
@@ -41,7 +58,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of single-label classification: one row of the table."""
+    """A metric: one row of the table of its task."""
 
     name: str
     """Key in result.json."""
@@ -51,11 +68,13 @@ class Metric:
     greater_is_better: bool = True
     hub_average: Average | None = None
     """For an F1 score: its average, by which the Hub distinguishes them."""
+    hub_name: str | None = None
+    """Type in the Hub's metadata where it is not the name."""
 
     @property
     def hub_type(self) -> str:
         """Type in the Hub's model-index metadata."""
-        return "f1" if self.hub_average else self.name
+        return "f1" if self.hub_average else self.hub_name or self.name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.evaluation.intervals import Interval, wilson
-from hf_finetune.evaluation.metrics import class_counts
+from hf_finetune.evaluation.metrics import Counts, class_counts
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ def per_class(
     Raises:
         InputError: see `metrics.class_counts`.
     """
-    counts = class_counts(labels, predicted, num_labels=len(names))
+    return scores_of_counts(class_counts(labels, predicted, num_labels=len(names)), names, confidence=confidence)
+
+
+def scores_of_counts(counts: Counts, names: Sequence[str], *, confidence: float = 0.95) -> tuple[ClassScores, ...]:
+    """Return the scores of each class or tag from its counts, shape (C,); see `per_class`."""
     precision = _shares(counts.correct, counts.predicted, confidence)
     recall = _shares(counts.correct, counts.support, confidence)
     jaccard = _shares(counts.correct, counts.support + counts.predicted - counts.correct, confidence)

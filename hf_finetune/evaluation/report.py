@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.evaluation.metrics import METRICS, class_ids
+from hf_finetune.evaluation.metric_tables import METRICS
+from hf_finetune.evaluation.metrics import class_ids
 from hf_finetune.utils.console import line_width, table
 
 

@@ -6,6 +6,7 @@ Legend: N rows, C classes, F features.
 import logging
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -39,9 +40,9 @@ class Baseline:
     """Predictions of a simple model, to compare with the fine-tuned one."""
 
     name: str
-    """majority, tfidf+logistic or pixels+logistic."""
-    probabilities_NC: np.ndarray
-    """float64; 0 for classes without training rows."""
+    """Such as majority, tfidf+logistic or pixels+ridge."""
+    scores_NC: np.ndarray
+    """float64: probabilities, 0 for classes without training rows; or numbers."""
 
 
 def majority(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseline:
@@ -70,16 +71,11 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    if "image" in train.column_names:
-        chosen = _subsample(np.ones(len(train)), MAX_IMAGES, "images")
-        name, (features, test) = "pixels+logistic", _pixels(train.select(chosen), rows)
+    kind, features, test, chosen = shallow_features(train, rows)
+    if kind == "pixels":
         # On few dense features the quasi-Newton solver is five times faster than SAGA.
         model = LogisticRegression(C=0.01, tol=1e-3, max_iter=100)
     else:
-        columns = [column for column in ("text", "text_pair") if column in train.column_names]
-        characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
-        chosen = _subsample(characters, MAX_CHARACTERS, "characters")
-        name, (features, test) = "tfidf+logistic", _tfidf(train.select(chosen), rows, columns)
         # On sparse features SAGA (arXiv:1407.0202) takes a quarter of the time of L-BFGS and is as good here.
         model = LogisticRegression(C=10, solver="saga", tol=1e-2, max_iter=100, random_state=SEED)
     with warnings.catch_warnings():
@@ -87,7 +83,27 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
         model.fit(features, _labels(train)[chosen])
     probabilities_NC = np.zeros((len(rows), num_labels))
     probabilities_NC[:, model.classes_] = model.predict_proba(test)
-    return Baseline(name, probabilities_NC)
+    return Baseline(f"{kind}+logistic", probabilities_NC)
+
+
+def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.ndarray]:
+    """Return TF-IDF of words and word pairs, or standardized pixels of resized images.
+
+    Args:
+        train: training rows, subsampled as `linear_baseline` says.
+        rows: rows to predict.
+
+    Returns:
+        Their name (tfidf or pixels), the features of the training rows and of `rows`, shape (N, F), and the indices of
+        the training rows.
+    """
+    if "image" in train.column_names:
+        chosen = _subsample(np.ones(len(train)), MAX_IMAGES, "images")
+        return "pixels", *_pixels(train.select(chosen), rows), chosen
+    columns = [column for column in ("text", "text_pair") if column in train.column_names]
+    characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
+    chosen = _subsample(characters, MAX_CHARACTERS, "characters")
+    return "tfidf", *_tfidf(train.select(chosen), rows, columns), chosen
 
 
 def _labels(rows: Dataset) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.metrics import METRICS
+from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.hub import markdown, plots
 from hf_finetune.hub.local_paths import shorten
 from hf_finetune.hub.metadata import metadata

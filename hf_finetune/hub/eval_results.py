@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.metrics import METRICS
+from hf_finetune.evaluation.metric_tables import METRICS
+from hf_finetune.tasks.choose import task_kind
 from hf_finetune.utils.files import parse_yaml
 
 BENCHMARK = re.compile(r"(?P<dataset>\w[\w.-]*/(?P<name>\w[\w.-]*)):(?P<task>\w[\w.-]*)")
@@ -54,7 +55,7 @@ def eval_results_file(benchmark: str, recipe: Mapping[str, Any], result: Mapping
         raise InputError(
             f"hub.benchmark {benchmark}: the run has no test split, whose result it would be; leave it out"
         )
-    name = (recipe.get("evaluate") or {}).get("metric", "accuracy")
+    name = (recipe.get("evaluate") or {}).get("metric") or task_kind(result.get("problem_type")).epoch_metric
     score, data = metrics[name], recipe.get("data") or {}
     revision = str(data.get("revision") or "")
     entry = EvalResultEntry(

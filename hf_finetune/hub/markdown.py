@@ -27,6 +27,14 @@ def percentage_points(difference: Mapping[str, float]) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def gain(difference: Mapping[str, Any]) -> str:
+    """Return a paired difference with its metric; R² is no percentage."""
+    metric = difference.get("metric", "accuracy")
+    if metric == "r2":
+        return "{value:+.3f} [{low:+.3f}, {high:+.3f}] of R²".format(**difference)
+    return f"{percentage_points(difference)} points of {metric}"
+
+
 def number(value: float) -> str:
     """Return four significant digits, or all digits of a whole number."""
     if float(value).is_integer() or abs(value) >= 1000:
@@ -72,5 +80,7 @@ def _backticks(text: str, least: int = 1) -> str:
     return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
-FILTERS = {f.__name__: f for f in (cell, interval, percentage_points, number, plain, code, quoted, settings, fence)}
+FILTERS = {
+    f.__name__: f for f in (cell, interval, percentage_points, gain, number, plain, code, quoted, settings, fence)
+}
 """The filters of the card's template."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_finetune.evaluation.metrics import METRICS, Metric
+from hf_finetune.evaluation.metric_tables import METRICS
+from hf_finetune.evaluation.metrics import Metric
 from hf_finetune.evaluation.report import averaged
 from hf_finetune.hub.run_facts import RunFacts
 

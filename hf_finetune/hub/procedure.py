@@ -70,6 +70,8 @@ def _recipe_fields(run: RunFacts) -> dict[str, Any]:
     default = flatten(
         to_plain(type(recipe)(name="", data=type(recipe.data)(path=""), model=type(recipe.model)(checkpoint="")))
     )
+    fields["evaluate.metric"] = run.epoch_metric
+    default["objective.loss.type"] = type(run.task.default_loss).__name__
     fields["train.learning_rate"] = run.result.get("learning_rate", train.learning_rate)
     schedule = resolve(
         train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=recipe.optim.optimizer

@@ -11,6 +11,8 @@ from hf_finetune.config.recipe import Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.report import worst_classes
 from hf_finetune.hub.local_paths import is_local, last_name
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.choose import task_kind
 from hf_finetune.utils.config_errors import NOUNS
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.manifest import read_result
@@ -81,6 +83,16 @@ class RunFacts:
     def reads_pairs(self) -> bool:
         """Whether the model classifies pairs of texts."""
         return "text_pair" in self.data.get("columns", {})
+
+    @cached_property
+    def task(self) -> type[Task]:
+        """The problem type."""
+        return task_kind(self.result.get("problem_type"))
+
+    @cached_property
+    def epoch_metric(self) -> str:
+        """The validation metric that chose the best epoch."""
+        return self.recipe.evaluate.metric or self.task.epoch_metric
 
     @cached_property
     def split(self) -> str:

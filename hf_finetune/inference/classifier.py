@@ -34,7 +34,7 @@ from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.push import push_run
 from hf_finetune.pipeline.run_folder import replacing
-from hf_finetune.training.trained_model import TrainedModel, load_trained, run_folder
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
 from hf_finetune.training.warm_start import NotOfRows, head_features
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.core_sharing import shared_cores
@@ -122,7 +122,7 @@ class Classifier:
         precision: Precision = "auto",
         limits: DataLimits = DEFAULT_LIMITS,
     ) -> Any:
-        """Return the label of each input.
+        """Return the label of each input: the name of its class, a list of its tags, or a number.
 
         Args:
             inputs: see the class.
@@ -132,7 +132,7 @@ class Classifier:
             limits: limits on the inputs, `DataLimits(text_characters=2_000_000)`.
 
         Returns:
-            An array of N names; for a single text or image its name.
+            An array of N names or numbers, or a list of N lists of tags; for a single text or image its own.
 
         Examples:
             >>> clf.predict("works as it should") in clf.labels
@@ -145,8 +145,11 @@ class Classifier:
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
         scores_NC = self._scores(inputs, columns, limits, batch_size=batch_size, precision=precision)
-        names_N = np.asarray(self.labels)[scores_NC.argmax(-1)]
-        return str(names_N[0]) if self._is_single(inputs) else names_N
+        predicted = self._trained.task.predicted(scores_NC)
+        if self._is_single(inputs):
+            return predicted[0]
+        # Lists of tags stay lists.
+        return predicted if predicted and isinstance(predicted[0], list) else np.asarray(predicted)
 
     def predict_proba(
         self,
@@ -221,7 +224,9 @@ class Classifier:
             leaked = provenance.trained_on(str(self.folder))
             report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked, extra=extra)
         name = split or "evaluation"
+        problem_type = self._trained.task.problem_type
         document = {"name": Path(self._trained.name).name, "labels": list(self.labels), **report}
+        document |= {"problem_type": problem_type}
         document |= {"rows": {name: report["rows"]}, "metrics": {name: report["metrics"]}}
         return Result({**document, "per_class": {name: report["per_class"]}})
 

@@ -12,16 +12,18 @@ import numpy as np
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import TextInputs, Truncation
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.provenance import row_keys
 from hf_finetune.data.rows import UnusableRow, count_kinds
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt
-from hf_finetune.evaluation.intervals import Interval, bootstrap
-from hf_finetune.evaluation.per_class import ClassScores, class_section, per_class
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.per_class import ClassScores, class_section
 from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
-from hf_finetune.training.trained_model import TrainedModel
+from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 
 logger = logging.getLogger("hf_finetune")
@@ -62,6 +64,10 @@ def evaluate(
         InputError: a row without a label, or with a label that the classifier does not know; or a metric that cannot be
             used.
     """
+    if extra and not classifier.task.has_classes:
+        raise InputError(f"--evaluate.extra: expected none with {classifier.task.name}: they need one class a row")
+    if views is not None and not classifier.task.has_classes:
+        raise InputError(f"--views: expected none with {classifier.task.name}: their gain needs one class a row")
     if extra:  # whose import takes seconds
         from hf_finetune.evaluation.extra_metrics import load_extra_metrics, with_intervals
 
@@ -74,19 +80,19 @@ def evaluate(
         probabilities_NC, unchanged_NC = scorer.score(rows)
         probabilities.append(probabilities_NC)
         unchanged.append(unchanged_NC)
-        labels.append(np.asarray(rows["label"][:]))
+        labels.append(labels_of(rows))
         if truncation is None and isinstance(classifier.inputs, TextInputs):
             first = rows.select(range(min(len(rows), SAMPLE)))
             truncation = classifier.inputs.truncation(classifier.inputs.encode(first))
         if trained_on is not None:
             num_leaked += int(np.isin(row_keys(rows), trained_on).sum())
-    labels_N, probabilities_NC = np.concatenate(labels), np.concatenate(probabilities)
+    all_labels, scores_NC, task = np.concatenate(labels), np.concatenate(probabilities), classifier.task
     if num_leaked:
-        logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(labels_N))
-    intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
+        logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(all_labels))
+    intervals = task.intervals(all_labels, scores_NC, resamples=resamples)
     if extra:
-        intervals |= with_intervals(further, labels_N, probabilities_NC)
-    scores = per_class(labels_N, probabilities_NC.argmax(-1), classifier.labels)
+        intervals |= with_intervals(further, all_labels, scores_NC)
+    scores = task.per_class(all_labels, scores_NC)
     result = {
         **scorer.report(),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
@@ -94,8 +100,8 @@ def evaluate(
         "doubts": [
             doubt.to_dict()
             for doubt in (
-                *doubts.leaked_rows(num_leaked, len(labels_N)),
-                *_doubts(scores, intervals, truncation),
+                *doubts.leaked_rows(num_leaked, len(all_labels)),
+                *_doubts(task.epoch_metric, scores, intervals, truncation),
             )
         ],
         "rows_trained_on": None if trained_on is None else num_leaked,
@@ -103,25 +109,30 @@ def evaluate(
         "dropped": {"rows": len(dropped), "reasons": count_kinds(dropped)} if source.drop_bad_rows else None,
     }
     if views is not None:
-        comparison = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)
+        comparison = gain(all_labels, scores_NC, np.concatenate(unchanged), resamples=resamples)
         result["views"] = {**views.to_dict(), **comparison, "cost": round(scorer.cost, 2)}
     return result
 
 
 def _doubts(
-    scores: Sequence[ClassScores], metrics: Mapping[str, Interval], truncation: Truncation | None
+    metric: str, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], truncation: Truncation | None
 ) -> tuple[Doubt, ...]:
     """Return what makes these metrics doubtful.
 
     Args:
+        metric: whose interval shows whether the rows are enough.
         truncation: of the first `SAMPLE` rows.
     """
-    rows = metrics["accuracy"].n
+    rows = next(iter(metrics.values())).n
     return (
         *doubts.never_predicted({"scored": scores}),
         *doubts.missing_classes("scored", scores, metrics, remedy="score rows of these classes, too"),
-        *doubts.few_rows(
-            "scored", "accuracy", metrics["accuracy"], purpose="to judge a model by", remedy="score about {rows} rows"
+        *(
+            doubts.few_rows(
+                "scored", metric, metrics[metric], purpose="to judge a model by", remedy="score about {rows} rows"
+            )
+            if scores and metric in metrics
+            else ()
         ),
         *doubts.truncation_doubts(truncation, "scored texts" if rows <= SAMPLE else f"first {SAMPLE:,} texts"),
     )

@@ -14,7 +14,7 @@ from hf_finetune.data.memory import MemoryData, holding, input_columns
 from hf_finetune.data.readers.memory_table import memory_table
 from hf_finetune.data.rows import Carried, UnusableRow
 from hf_finetune.evaluation.logits import PART_ROWS
-from hf_finetune.training.trained_model import TrainedModel
+from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.console import Progress
 
 PATH = "memory:rows"
@@ -43,7 +43,9 @@ def read_parts(
     """
     kind, labels = classifier.kind, classifier.labels if labeled else None
     options: dict[str, Any] = {"label_values": classifier.label_values, "trained": classifier.columns}
-    options |= {"dropped": dropped, "carried": carried}
+    options |= {"dropped": dropped, "carried": carried, "task": classifier.task.name}
+    if source.label_separator is None and labeled:
+        source = replace(source, label_separator=classifier.label_separator)
     with Progress(progress, quiet=True) as bar:
         for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], **options)):
             if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:

@@ -2,12 +2,14 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
+from operator import ne
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
@@ -19,10 +21,11 @@ from hf_finetune.data.rows import Carried, UnusableRow, count_kinds
 from hf_finetune.errors import InputError
 from hf_finetune.inference.parts import read_inputs, read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
-from hf_finetune.training.trained_model import TrainedModel
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.messages import listed
-from hf_finetune.utils.tables import arrow_columns, check_output, predictions_table, table_writer
+from hf_finetune.utils.tables import arrow_columns, check_output, table_writer
 
 logger = logging.getLogger("hf_finetune")
 
@@ -82,23 +85,21 @@ def predict(
     else:
         parts = read_inputs(classifier, source, limits)
     first = list(islice(parts, 1))  # its columns are those of the output
-    taken = _carried_columns(carried, classifier.labels, warns=True)
+    taken = _carried_columns(carried, classifier.task, warns=True)
     names = list(taken)
-    writer = (
-        nullcontext() if output is None else table_writer(output, classifier.labels, digests=digests, carried=names)
-    )
+    writer = nullcontext() if output is None else table_writer(output, _schema(classifier.task, names, digests=digests))
     with writer as write:
         for rows in chain(first, parts):
-            probabilities_NC, unchanged_NC = scorer.score(rows)
+            scores_NC, unchanged_NC = scorer.score(rows)
             keys = [key.hex() for key in row_digests(rows.with_format("arrow")[:])] if digests else None
-            taken = taken or _carried_columns(carried, classifier.labels)
-            table = predictions_table(classifier.labels, rows["row"][:], probabilities_NC, keys, taken)
+            taken = taken or _carried_columns(carried, classifier.task)
+            table = _predictions(classifier.task, rows["row"][:], scores_NC, keys, taken)
             taken = {}
             if write is not None:
                 write(table)
             if collect:
                 predictions += table.to_pylist()
-            num_changed += int((probabilities_NC.argmax(-1) != unchanged_NC.argmax(-1)).sum())
+            num_changed += sum(map(ne, *map(classifier.task.predicted, (scores_NC, unchanged_NC))))
     if views is not None:
         _log_views(views, scorer, num_changed)
     report = scorer.report()
@@ -123,10 +124,33 @@ def _or_no_columns(parts: Iterator[Dataset], carried: Carried | None) -> Iterato
         raise InputError(f"{error}; or carry no columns along, by --no-columns") from None
 
 
-def _carried_columns(carried: Carried | None, labels: Sequence[str], *, warns: bool = False) -> dict[str, pa.Array]:
+def _predictions(
+    task: Task,
+    rows: Sequence[int],
+    scores_NC: np.ndarray,
+    digests: Sequence[str] | None,
+    carried: Mapping[str, pa.Array],
+) -> pa.Table:
+    """Return row, the `carried` columns of the input, predicted, with `digests` also digest, and further scores."""
+    columns = {
+        "row": pa.array(rows, pa.int64()),
+        **carried,
+        "predicted": pa.array(task.predicted(scores_NC), task.predicted_type),
+        **({} if digests is None else {"digest": pa.array(digests, pa.string())}),
+        **task.score_columns(scores_NC),
+    }
+    return pa.table(columns)
+
+
+def _schema(task: Task, carried: Sequence[str], *, digests: bool) -> pa.Schema:
+    empty: dict[str, pa.Array] = {name: pa.nulls(0) for name in carried}
+    return _predictions(task, [], np.empty((0, len(task.labels))), [] if digests else None, empty).schema
+
+
+def _carried_columns(carried: Carried | None, task: Task, *, warns: bool = False) -> dict[str, pa.Array]:
     """Return the columns that predictions carry along, without those whose names predictions have."""
     values = {} if carried is None else carried.take()
-    own = {"row", "predicted", "digest", *(f"p:{label}" for label in labels)}
+    own = {"digest", *_schema(task, [], digests=False).names}
     clashes = [name for name in values if name in own]
     if clashes and warns:
         logger.warning("columns of the input that predictions have, too, are left out: %s", listed(clashes))

@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.metrics import SUMMARY_METRICS
 from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table
 from hf_finetune.hub import plots
 from hf_finetune.inference.session import in_python
+from hf_finetune.tasks.choose import task_kind
 from hf_finetune.utils.manifest import read_result
 from hf_finetune.utils.messages import did_you_mean, listed
 
@@ -223,6 +223,10 @@ class Result:
         ]
 
     @property
+    def _summary(self) -> tuple[str, ...]:
+        return task_kind(self.document.get("problem_type")).summary
+
+    @property
     def _title(self) -> str:
         return f"{self.name} on {self.rows.get(self.split, 0)} {self.split} rows, 95% intervals"
 
@@ -239,7 +243,7 @@ class Result:
         return self._text(self._doubts_in_python)
 
     def _text(self, doubts: Sequence[Mapping[str, str]]) -> str:
-        shown = (*SUMMARY_METRICS, *extra_names(self.metrics.get(self.split, {})))
+        shown = (*self._summary, *extra_names(self.metrics.get(self.split, {})))
         parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown)}"]
         parts += [per_class_table(scores)] if (scores := (self.document.get("per_class") or {}).get(self.split)) else []
         parts += [doubts_text(doubts)] if doubts else []

@@ -1,4 +1,4 @@
-"""Class probabilities of rows by a finished classifier.
+"""Scores of rows by a trained model: probabilities of classes or tags, or numbers.
 
 Legend: N rows, C classes, H height, W width.
 """
@@ -19,12 +19,11 @@ from hf_finetune.data.inputs import EpochRows, Rows, TextInputs, columns_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import TOKENS, non_finite_row, predict_logits
-from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.inference.image_views import ImageView, decode_images
 from hf_finetune.models.kernels.layers import fused_layers
+from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import default_device, has_native_bf16
-from hf_finetune.training.trained_model import TrainedModel
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -33,7 +32,7 @@ FEWEST_ROWS = 256
 
 
 class Scorer:
-    """Computes class probabilities of canonical rows, part by part.
+    """Computes the scores of canonical rows, part by part, see `tasks.base.Task.scores`.
 
     Args:
         precision: auto: bf16 where the hardware supports it natively and there are enough rows; rows whose label could
@@ -63,13 +62,16 @@ class Scorer:
             )
         if views is not None:
             views.check(classifier.kind)
+        if precision == "bf16" and not classifier.task.has_classes:
+            raise InputError(f"--precision bf16: expected float32 with {classifier.task.name}")
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
-        self.precision = "float32" if precision == "auto" and (views is not None or not native) else precision
+        exact = views is not None or not native or not classifier.task.has_classes
+        self.precision = "float32" if precision == "auto" and exact else precision
         self.half: HalfPrecision | None = None
         self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0
 
     def score(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean probabilities over the views of each row, and those of the unchanged row; shapes (N, C).
+        """Return the mean scores over the views of each row, and those of the unchanged row; shapes (N, C).
 
         Raises:
             InputError: a logit is NaN or infinite, naming the row.
@@ -100,7 +102,7 @@ class Scorer:
         inputs = self.classifier.inputs
         indices = range(len(rows)) if indices is None else indices
         encoded = inputs.encode_in_memory(rows)
-        return self._softmax(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded), indices)
+        return self._score_batches(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded), indices)
 
     def _views(self, rows: Dataset) -> Iterator[np.ndarray]:
         """Yield the probabilities (N, C) of each view, the unchanged rows first."""
@@ -116,9 +118,9 @@ class Scorer:
         else:
             pixels_NCHW = decode_images(inputs, rows["image"][:])
             for view in range(views.number):
-                yield self._softmax(ImageView(pixels_NCHW, indices, views, view), None, indices)
+                yield self._score_batches(ImageView(pixels_NCHW, indices, views, view), None, indices)
 
-    def _softmax(self, batches: EpochRows, lengths: np.ndarray | None, indices: Sequence[int]) -> np.ndarray:
+    def _score_batches(self, batches: EpochRows, lengths: np.ndarray | None, indices: Sequence[int]) -> np.ndarray:
         logits_NC = self._logits(batches, lengths)
         if row := non_finite_row(logits_NC):
             index, values = row
@@ -126,7 +128,7 @@ class Scorer:
                 f"{self.classifier.name}: its logits of row {indices[index] + 1} are not finite ({values}); expected "
                 "numbers; its weights may be damaged: restore them, or train again"
             )
-        return softmax(logits_NC)
+        return self.classifier.task.scores(logits_NC)
 
     def _logits(self, batches: EpochRows, lengths: np.ndarray | None) -> np.ndarray:
         model, collate = self.classifier.model, self.classifier.inputs.collate

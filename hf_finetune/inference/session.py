@@ -16,8 +16,8 @@ import torch
 from hf_finetune.data.memory import PREFIX
 from hf_finetune.errors import RunError
 from hf_finetune.models.contexts import quiet
+from hf_finetune.tasks.trained_model import quiet_libraries
 from hf_finetune.training.precision import settings_restored
-from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.utils.exit_status import PACKAGE_LOGGER, notes_on_stderr
 
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z.-]*[a-z])")

@@ -23,6 +23,7 @@ from hf_finetune.models.surgery.operations import SurgeryStep, config_after
 from hf_finetune.utils.messages import short
 
 Task = Literal["text-classification", "image-classification"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 AUTO_CLASS: dict[Task, Any] = {
     "text-classification": AutoModelForSequenceClassification,
     "image-classification": AutoModelForImageClassification,

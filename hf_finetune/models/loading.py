@@ -15,6 +15,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import (
     AUTO_CLASS,
+    ProblemType,
     Task,
     check_size,
     classifier_config,
@@ -52,6 +53,7 @@ def load_classifier(
     *,
     task: Task,
     labels: Sequence[str],
+    problem_type: ProblemType = "single_label_classification",
     dropout: float | None = None,
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
@@ -60,14 +62,15 @@ def load_classifier(
     distilled: bool = False,
     keep_head: bool = True,
 ) -> Loaded:
-    """Load a checkpoint as a single-label classifier with float32 weights, whatever their stored dtype.
+    """Load a checkpoint as a classifier with float32 weights, whatever their stored dtype.
 
     Weights that the checkpoint lacks (the head, in some BERTs the pooler) are drawn from `seed`: all processes get the
     same ones, and torch's global generator stays as it was. A head for the same class names is kept and put into the
     order of `labels`; any other head is replaced.
 
     Args:
-        labels: class names in the order of the label ids.
+        labels: names of the outputs (classes, tags or targets), in their order.
+        problem_type: as in the config of a model.
         dropout: rate of every dropout of the network, stochastic depth included; also written to the config. None: the
             config's rates.
         attn_implementation: None: eager without an accelerator, the library's choice with one.
@@ -84,7 +87,7 @@ def load_classifier(
     pretrained = from_config is None
     config = classifier_config(local, task, from_config)
     name_classes(config, labels)
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem_type
     if not config.to_dict().get("auto_map"):
         # Never the class that the checkpoint names: only DeiT has a second one, for students.
         config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []

@@ -42,6 +42,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
         checkpoint,
         task=recipe.task,
         labels=data.splits.labels,
+        problem_type=data.task.problem_type,
         dropout=model.dropout,
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,

@@ -3,6 +3,7 @@
 import numpy as np
 from transformers import PreTrainedModel
 
+from hf_finetune.augmentation.compose import uses_classes
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.feature_matching.compatibility import check_features
@@ -62,6 +63,34 @@ def _check_family(context: RunContext) -> None:
             f"data.max_length: expected {limit - prompt} or less, got {data.max_length}: {checkpoint.name} has {limit} "
             f"positions, and the prompt takes {prompt}"
         )
+
+
+def check_task(context: RunContext, data: RunData) -> None:
+    """Refuse fields that the task of the rows does not have, before the network and teachers are loaded.
+
+    Raises:
+        InputError: naming the field, what it needs, and the task.
+    """
+    recipe, task = context.recipe, data.task
+    objective = recipe.objective
+    task.best_metric(recipe.evaluate.metric)
+    task.loss(objective.loss, objective.label_smoothing)
+    if task.has_classes:
+        return
+    needs_classes = {
+        "objective": recipe.has_teacher,
+        "objective.class_weights": objective.class_weights is not None,
+        "objective.logit_adjustment": objective.logit_adjustment > 0,
+        "objective.r_drop": objective.r_drop > 0,
+        "objective.mix": bool(objective.mix),
+        "batching.sampling": recipe.batching.sampling != "none",
+        "evaluate.extra": bool(recipe.evaluate.extra),
+        "pretrain.compare": recipe.pretrain.objective is not None and recipe.pretrain.compare,
+        "data.augment": uses_classes(recipe.data.augment),
+    }
+    for field, is_set in needs_classes.items():
+        if is_set:
+            raise InputError(f"{field}: expected its default with {task.name}: it needs one class a row")
 
 
 def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData) -> None:

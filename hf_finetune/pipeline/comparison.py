@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
+from hf_finetune.evaluation.intervals import paired_difference, verdict
 from hf_finetune.pipeline.evaluate import ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.config import Train
@@ -66,9 +68,14 @@ def comparison_section(folder: Path, judged: ScoredSplit) -> dict[str, Any]:
     seconds = _stored_seconds(folder)
     return {
         "accuracy": without["metrics"][name]["accuracy"],
-        "difference": judged.accuracy_gain((predictions["predicted"] == predictions["label"]).to_numpy()),
+        "difference": _accuracy_gain(judged, (predictions["predicted"] == predictions["label"]).to_numpy()),
         "steps": without["steps"],
         # Seconds of the optimizer steps: without pretraining, and of both stages together.
         "loop_s": without["time"]["all_steps_s"],
         "loop_s_with": round(seconds.pretrain_s + seconds.train_s, 2),
     }
+
+
+def _accuracy_gain(judged: ScoredSplit, is_right_N: np.ndarray) -> dict[str, Any]:
+    difference = paired_difference(judged.scores_NC.argmax(-1) == judged.labels, is_right_N)
+    return {**difference.to_dict(), "verdict": verdict(difference)}

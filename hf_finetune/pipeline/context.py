@@ -18,14 +18,17 @@ from transformers import PreTrainedModel
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.inputs import Inputs
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation import config as distillation
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.patches import Shrink
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.choose import task_of
+from hf_finetune.tasks.trained_model import quiet_libraries
 from hf_finetune.training import precision
-from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.utils.environment import seconds_since_start
 
 
@@ -76,9 +79,14 @@ class RunData:
     """None without pretraining."""
 
     @cached_property
+    def task(self) -> Task:
+        """The problem type, for these labels."""
+        return task_of(self.splits)
+
+    @cached_property
     def rows_per_class(self) -> np.ndarray:
-        """Labeled training rows of each class, shape (C,)."""
-        return np.bincount(labeled_rows(self.splits.train)["label"], minlength=len(self.splits.labels))
+        """Labeled training rows of each class or tag, shape (C,); all rows for a target."""
+        return self.task.rows_per_output(labels_of(labeled_rows(self.splits.train)))
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,11 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe of the run."""
         return self.context.recipe
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that chooses the best epoch."""
+        return self.data.task.best_metric(self.recipe.evaluate.metric)
 
     def variant(self, *, recipe: Recipe | None = None, splits: Splits | None = None) -> Run:
         """Return the run with another recipe or other splits."""

@@ -12,9 +12,9 @@ from hf_finetune.data.config import Role
 from hf_finetune.data.inputs import Truncation
 from hf_finetune.data.memory import is_in_memory
 from hf_finetune.data.rows import UnusableRow, count_kinds
+from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.report import summarize
 from hf_finetune.evaluation.per_class import class_section
-from hf_finetune.evaluation.report import confusion
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models import freezing
@@ -22,7 +22,7 @@ from hf_finetune.pipeline.comparison import comparison_section
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.doubts import run_doubts
 from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
-from hf_finetune.pipeline.evaluate import Evaluation, calibration_section
+from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.parity import Check
 from hf_finetune.pipeline.save import standalone
 from hf_finetune.pipeline.train import TrainedRun
@@ -90,7 +90,7 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
     return {
         "name": recipe.name,
         "task": recipe.task,
-        "problem_type": "single_label_classification",
+        "problem_type": run.data.task.problem_type,
         "checkpoint": recipe.model.checkpoint,
         "base_model": run.origin.base_model,
         # Null: the checkpoint's weights. Otherwise random weights, in a network with these changes of its config.
@@ -101,7 +101,7 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
         "rows": {
-            "train": int(run.data.rows_per_class.sum()),
+            "train": len(labeled_rows(splits.train)),
             **unlabeled,
             **{name: len(split.rows) for name, split in evaluation.splits.items()},
         },
@@ -109,18 +109,23 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
 
 
 def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
-    judged, labels = evaluation.judged_split, trained.run.data.splits.labels
+    judged, validation, task = evaluation.judged_split, evaluation.splits["validation"], trained.task
     return {
         "metrics": {
             name: {metric: interval.to_dict() for metric, interval in split.metrics.items()}
             for name, split in evaluation.splits.items()
         },
-        "per_class": {name: class_section(split.per_class(labels)) for name, split in evaluation.splits.items()},
+        "per_class": {name: class_section(split.per_class) for name, split in evaluation.splits.items()},
         "doubts": [doubt.to_dict() for doubt in run_doubts(trained, evaluation)],
         "baselines": evaluation.baselines,
-        "calibration": calibration_section(evaluation),
+        "calibration": {
+            "split": evaluation.judged,
+            "temperature": task.temperature(validation.labels, validation.logits_NC),
+            "bins": task.calibration(judged.labels, judged.scores_NC),
+        },
         # The pairs of classes with the most wrong rows, most first.
-        "confused": [asdict(pair) for pair in confusion(judged.labels_N, judged.predicted_N, labels)],
+        "confused": task.confused(judged.labels, judged.scores_NC),
+        **task.marks(),
         "parity": {name: check.to_dict() for name, check in checks.items()},
         **standalone(trained.network, trained.folder),
     }
@@ -203,7 +208,7 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
     report = summarize(
         teacher.predictions,
         {"train": trained.run.data.splits.train, **{name: split.rows for name, split in splits.items()}},
-        {name: split.probabilities_NC for name, split in splits.items()},
+        {name: split.scores_NC for name, split in splits.items()},
         resamples=trained.run.recipe.evaluate.resamples,
         public_name=lambda name: path_name(name, None),
     )
@@ -213,7 +218,7 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
 
 def _best(trained: TrainedRun) -> Section:
     """Return the step of the final weights, and the validation scores of all candidates."""
-    trainer, metric = trained.trainer, trained.run.recipe.evaluate.metric
+    trainer, metric = trained.trainer, trained.run.metric
     best, candidates = trainer.selection.best, trainer.selection.candidates
     if best is None:
         return {"step": trainer.state.best_global_step, metric: trainer.state.best_metric}

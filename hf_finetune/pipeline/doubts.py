@@ -7,6 +7,17 @@ from hf_finetune.pipeline.evaluate import Evaluation, ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.pipeline.training_loss import class_weights
 
+SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "micro_f1",
+    "sample_f1",
+    "subset_accuracy",
+    "mean_average_precision",
+    "lrap",
+)
+"""Metrics from 0 to 1 whose interval shows whether the rows are enough."""
 MOST_HELD_OUT = 0.4
 """Largest share of the rows that is proposed for validation; beyond it more labeled rows are needed."""
 
@@ -19,15 +30,14 @@ def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]
         dict(zip(labels, run.data.rows_per_class.tolist(), strict=True)),
         recipe.train.num_train_epochs,
         weighted=class_weights(run) is not None or recipe.batching.sampling != "none",
+        weights=trained.task.rare_remedy,
     )
     return (
-        *doubts.never_predicted({name: split.per_class(labels) for name, split in splits.items()}, training),
+        *doubts.never_predicted({name: split.per_class for name, split in splits.items()}, training),
         *(
             doubt
             for name, split in splits.items()
-            for doubt in doubts.missing_classes(
-                name, split.per_class(labels), split.metrics, remedy=_more_classes(run, name)
-            )
+            for doubt in doubts.missing_classes(name, split.per_class, split.metrics, remedy=_more_classes(run, name))
         ),
         *_few_validation_rows(run, splits["validation"]),
         *doubts.baseline_doubts(evaluation.baselines, remedy=_better(run)),
@@ -44,9 +54,11 @@ def _more_classes(run: Run, split: str) -> str:
 def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]:
     chooses_only = run.data.splits.test is not None
     widest = doubts.WIDEST_OF_CHOICE if chooses_only else doubts.WIDEST
-    metric = run.recipe.evaluate.metric
-    if metric in ("log_loss", "matthews_correlation"):  # on another scale
-        metric = "accuracy"
+    metric = run.metric
+    if metric not in SHARES:  # on another scale
+        metric = run.data.task.epoch_metric
+    if metric not in SHARES or metric not in validation.metrics:
+        return ()
     remedy = "name about {rows} rows by --validation"
     if "validation" in run.data.splits.held_out:
         half = (validation.metrics[metric].high - validation.metrics[metric].low) / 2

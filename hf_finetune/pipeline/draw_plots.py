@@ -65,7 +65,7 @@ def write_plots(folder: Path, drawn: dict[str, list[bytes]]) -> None:
 
 def _learning_curves(folder: Path, facts: RunFacts) -> Chart | None:
     lines, best = _training_log(folder / LOG), (facts.result.get("best") or {}).get("step")
-    return (learning_curves(lines, facts.recipe.evaluate.metric, best), TALL) if lines else None
+    return (learning_curves(lines, facts.epoch_metric, best), TALL) if lines else None
 
 
 def _learning_rate(folder: Path, facts: RunFacts) -> Chart | None:
@@ -86,7 +86,7 @@ def _training_log(path: Path) -> list[dict[str, Any]]:
 
 def _confusion_matrix(folder: Path, facts: RunFacts) -> Chart | None:
     path = folder / "predictions.parquet"
-    if not path.exists():
+    if not path.exists() or not facts.task.has_classes:
         return None
     table = pq.read_table(path, columns=["label", "predicted"], filters=[("split", "==", facts.split)])
     names = facts.result["labels"]

@@ -4,24 +4,24 @@ Legend: N rows, C classes.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.unlabeled import labeled_rows
-from hf_finetune.evaluation import calibration
-from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference, verdict
+from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.logits import predict_logits
-from hf_finetune.evaluation.metrics import SUMMARY_METRICS, softmax
-from hf_finetune.evaluation.per_class import ClassScores, per_class
-from hf_finetune.features.baselines import linear_baseline, majority
+from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.tasks.base import Task
 from hf_finetune.utils.tables import write_predictions
 
 if TYPE_CHECKING:
@@ -32,34 +32,23 @@ if TYPE_CHECKING:
 class ScoredSplit:
     """A split with the network's predictions."""
 
+    task: Task
     rows: Dataset
-    labels_N: np.ndarray
+    labels: np.ndarray
+    """Shape (N,) or (N, C)."""
     logits_NC: np.ndarray
     metrics: dict[str, Interval]
     rows_per_s: float
 
-    @property
-    def probabilities_NC(self) -> np.ndarray:
-        """Probabilities of the classes."""
-        return softmax(self.logits_NC)
+    @cached_property
+    def scores_NC(self) -> np.ndarray:
+        """Probabilities of the classes or tags, or numbers."""
+        return self.task.scores(self.logits_NC)
 
-    @property
-    def predicted_N(self) -> np.ndarray:
-        """Predicted class of each row."""
-        return self.probabilities_NC.argmax(-1)
-
-    def per_class(self, labels: Sequence[str]) -> tuple[ClassScores, ...]:
-        """Return the scores of each class, see `evaluation.per_class`."""
-        return per_class(self.labels_N, self.predicted_N, labels)
-
-    def accuracy_gain(self, is_right_N: np.ndarray) -> dict[str, Any]:
-        """Return for result.json the accuracy minus that of another model, paired by row, with the verdict.
-
-        Args:
-            is_right_N: whether the other model predicts the row's label, shape (N,).
-        """
-        difference = paired_difference(self.predicted_N == self.labels_N, is_right_N)
-        return {**difference.to_dict(), "verdict": verdict(difference)}
+    @cached_property
+    def per_class(self) -> tuple[ClassScores, ...]:
+        """The scores of each class or tag, see `evaluation.per_class`; none for numbers."""
+        return self.task.per_class(self.labels, self.scores_NC)
 
 
 @dataclass(frozen=True)
@@ -84,40 +73,46 @@ class Evaluation:
 
 def evaluate(trained: TrainedRun) -> Evaluation:
     """Score every labeled split, write predictions.parquet, and fit the baselines."""
-    run, splits = trained.run, trained.run.data.splits
+    run, splits, task = trained.run, trained.run.data.splits, trained.task
     network, evaluated = trained.network, {"validation": splits.validation, "test": splits.test}
     with trained.clock.measure("evaluate_s"):
-        scored = {name: _score(network, run, name, rows) for name, rows in evaluated.items() if rows}
-        write_predictions(
-            trained.folder / "predictions.parquet",
-            {name: split.rows for name, split in scored.items()},
-            {name: split.probabilities_NC for name, split in scored.items()},
-            splits.labels,
-        )
+        scored = {name: _score(network, run, task, name, rows) for name, rows in evaluated.items() if rows}
+        write_predictions(trained.folder / "predictions.parquet", [_predictions(*each) for each in scored.items()])
     evaluation = Evaluation(scored)
     with trained.clock.measure("baselines_s"):
         baselines = _baselines(run, evaluation.judged_split) if run.recipe.evaluate.baselines else {}
     return replace(evaluation, baselines=baselines)
 
 
-def _score(network: nn.Module, run: Run, name: str, rows: Dataset) -> ScoredSplit:
+def _score(network: nn.Module, run: Run, task: Task, name: str, rows: Dataset) -> ScoredSplit:
     started = time.perf_counter()
     logits_NC = predict(network, run, rows, progress=f"evaluate {name}")
     seconds = time.perf_counter() - started
-    labels_N = np.asarray(rows["label"][:])
-    return ScoredSplit(rows, labels_N, logits_NC, _metrics(run, labels_N, softmax(logits_NC)), len(rows) / seconds)
+    labels, scores_NC = labels_of(rows), task.scores(logits_NC)
+    return ScoredSplit(task, rows, labels, logits_NC, _metrics(run, task, labels, scores_NC), len(rows) / seconds)
 
 
-def _metrics(run: Run, labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, Interval]:
-    """Return the metrics of `evaluate.combine`, with the intervals of the bootstrap, and those of evaluate.extra."""
-    from hf_finetune.evaluation.evaluate_metrics import all_metrics  # takes seconds to import
-    from hf_finetune.evaluation.extra_metrics import with_intervals
+def _predictions(name: str, split: ScoredSplit) -> pa.Table:
+    """Return the predictions of a split as predictions.parquet has them."""
+    task, scores_NC = split.task, split.scores_NC
+    return pa.table(
+        {
+            "row": pa.array(split.rows["row"][:], pa.int64()),
+            "split": pa.array([name] * len(split.rows)),
+            "label": task.label_column(split.labels),
+            "predicted": pa.array(task.predicted(scores_NC), task.predicted_type),
+            **task.score_columns(scores_NC),
+        }
+    )
 
-    intervals = bootstrap(labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
-    values = all_metrics(labels_N, probabilities_NC)
+
+def _metrics(run: Run, task: Task, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, Interval]:
+    """Return the metrics of the task with their intervals, and those of evaluate.extra."""
+    from hf_finetune.evaluation.extra_metrics import with_intervals  # takes seconds to import
+
     return {
-        **{name: replace(interval, value=values[name]) for name, interval in intervals.items()},
-        **with_intervals(extra_metrics(run), labels_N, probabilities_NC),
+        **task.measured(labels, scores_NC, resamples=run.recipe.evaluate.resamples),
+        **with_intervals(extra_metrics(run), labels, scores_NC),
     }
 
 
@@ -154,26 +149,14 @@ def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None
 
 
 def _baselines(run: Run, judged: ScoredSplit) -> dict[str, dict[str, Any]]:
-    """Score the majority class and a linear model on shallow features, and compare the network with them."""
-    train, num_labels = labeled_rows(run.data.splits.train), len(run.data.splits.labels)
-    baselines = {}
-    for key, fit in (("majority", majority), ("linear", linear_baseline)):
-        baseline = fit(train, judged.rows, num_labels=num_labels)
-        probabilities_NC = baseline.probabilities_NC
-        intervals = bootstrap(judged.labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
+    """Score simple models, and compare the network with them."""
+    task, baselines = judged.task, {}
+    for key, baseline in run.data.task.baselines(labeled_rows(run.data.splits.train), judged.rows).items():
+        scores_NC = baseline.scores_NC
+        intervals = run.data.task.intervals(judged.labels, scores_NC, resamples=run.recipe.evaluate.resamples)
         baselines[key] = {
             "name": baseline.name,
-            **{metric: intervals[metric].to_dict() for metric in SUMMARY_METRICS},
-            "difference": judged.accuracy_gain(probabilities_NC.argmax(-1) == judged.labels_N),
+            **{metric: intervals[metric].to_dict() for metric in task.summary if metric in intervals},
+            "difference": task.compare(judged.labels, judged.scores_NC, scores_NC),
         }
     return baselines
-
-
-def calibration_section(evaluation: Evaluation) -> dict[str, Any]:
-    """Return for result.json the reliability on the judged split, and the temperature fitted on validation."""
-    validation, judged = evaluation.splits["validation"], evaluation.judged_split
-    return {
-        "split": evaluation.judged,
-        "temperature": calibration.temperature(validation.labels_N, validation.logits_NC),
-        "bins": [asdict(each) for each in calibration.reliability(judged.labels_N, judged.probabilities_NC)],
-    }

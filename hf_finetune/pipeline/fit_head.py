@@ -16,13 +16,14 @@ from torch import nn
 
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
-from hf_finetune.data.labels import UNLABELED
+from hf_finetune.data.labels import is_labeled, labels_of
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.record import HeadStart
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.training_loss import class_shifts, class_weights, drawn_per_class
+from hf_finetune.tasks.base import HeadFit
 from hf_finetune.training import head_cache, warm_start
 from hf_finetune.training.warm_start import FittedHead
 
@@ -55,17 +56,9 @@ def _fit_or_load(setup: RunSetup) -> HeadStart | None:
         kind = network.config.model_type
         logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
         return None
-    heads = [
-        warm_start.fit_head(
-            features_ND,
-            sample.labels_N,
-            len(run.data.splits.labels),
-            inverse_strength=fit_settings(run).inverse_strength,
-            weights_N=None if sample.weights_C is None else sample.weights_C[sample.labels_N],
-            first_N=sample.first_N,
-        )
-        for features_ND in features
-    ]
+    weights_N = None if sample.weights_C is None else sample.weights_C[sample.labels]
+    fit = HeadFit(fit_settings(run).inverse_strength, weights_N, sample.first_N)
+    heads = [run.data.task.fit_head(features_ND, sample.labels, fit) for features_ND in features]
     for entry, head in zip(entries, heads, strict=True):
         head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
     return init_head(run, layers, heads, "fitted")
@@ -79,7 +72,7 @@ class _Sample:
     """Indices of the training rows, shape (N,)."""
     rows: Dataset
     """Encoded rows."""
-    labels_N: np.ndarray
+    labels: np.ndarray
     first_N: np.ndarray
     """For each row the first one from the same source."""
     weights_C: np.ndarray | None
@@ -87,13 +80,13 @@ class _Sample:
 
 def _draw_sample(setup: RunSetup) -> _Sample:
     run, train_rows = setup.run, setup.encoded.train
-    labels_N = np.asarray(train_rows["label"][:])
-    labeled = np.flatnonzero(labels_N != UNLABELED)
+    labels = labels_of(train_rows)
+    labeled = np.flatnonzero(is_labeled(labels))
     drawn = sample_rows(run.data.inputs, train_rows, warm_start.MOST_ROWS, seed=run.recipe.train.seed, among=labeled)
-    indices = warm_start.with_every_class(drawn, labels_N)
+    indices = run.data.task.with_every_output(drawn, labels)
     by_content = isinstance(run.data.inputs, TextInputs) or not run.recipe.data.augment_copies
     first_N = first_sources(run.data.splits.train.select(indices), by_content=by_content)
-    return _Sample(indices, train_rows.select(indices), labels_N[indices], first_N, head_weights(run))
+    return _Sample(indices, train_rows.select(indices), labels[indices], first_N, head_weights(run))
 
 
 def _cache_entries(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample) -> list[Path]:

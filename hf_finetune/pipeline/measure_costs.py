@@ -18,11 +18,9 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.image_decoding import count_within
 from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
 from hf_finetune.distillation.feature_matching import layer_search
-from hf_finetune.evaluation.intervals import bootstrap
-from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.features.baselines import linear_baseline
 from hf_finetune.pipeline import pretrain_setup
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
@@ -180,7 +178,7 @@ def short_training(run: Run, train_rows: Dataset, **fields: Any) -> Run:
         fields: further fields of `recipe.train`.
     """
     recipe, splits = run.recipe, run.data.splits
-    has_several_classes = len(set(labeled_rows(train_rows)["label"][:])) > 1
+    has_several_classes = bool(np.ptp(labels_of(labeled_rows(train_rows)), axis=0).any())
     train = replace(
         recipe.train,
         logging_steps=1,
@@ -230,7 +228,8 @@ def _time_evaluation(small: Run, network: nn.Module, evaluated: Dataset) -> tupl
     started = time.perf_counter()
     logits_NC = predict(network, small, rows)
     predicted = time.perf_counter()
-    bootstrap(np.asarray(rows["label"][:]), softmax(logits_NC), resamples=RESAMPLES)
+    task = small.data.task
+    task.intervals(labels_of(rows), task.scores(logits_NC), resamples=RESAMPLES)
     return (predicted - started) / len(rows), (time.perf_counter() - predicted) / len(rows) / RESAMPLES
 
 
@@ -241,7 +240,7 @@ def _time_baseline(run: Run, scored: Dataset) -> float:
     started = time.perf_counter()
     labeled = labeled_rows(run.data.splits.train)
     few = labeled.select(few_images(labeled, np.random.default_rng(0).permutation(len(labeled))[:BASELINE_ROWS]))
-    linear_baseline(few, scored, num_labels=len(run.data.splits.labels))
+    run.data.task.baselines(few, scored)
     return (time.perf_counter() - started) / (len(few) + len(scored))
 
 

@@ -96,6 +96,7 @@ def check_artifacts(
     expected_NC: np.ndarray,
     labels: Sequence[str],
     task: str,
+    size: float = 1.0,
     trust_remote_code: bool = False,
 ) -> dict[str, Check]:
     """Load all artifacts in a fresh process and compare their logits with `expected_NC`.
@@ -104,6 +105,7 @@ def check_artifacts(
         rows: canonical rows (`text`, `text_pair`, `image`), N of them.
         expected_NC: see `reference_logits`, shape (N, C).
         labels: class names, which `pipeline(task, folder)` must predict.
+        size: of the logits, to which the tolerance is relative.
 
     Returns:
         A check by the name of each artifact, and one of the predicted labels by the name `pipeline`.
@@ -125,7 +127,7 @@ def check_artifacts(
         with np.load(job.with_suffix(".npz")) as archive:
             logits = {artifact.name: archive[artifact.name] for artifact in artifacts}
         predicted = json.loads((job.parent / "labels.json").read_text())
-    checks = {name: _compare(logits_NC, expected_NC) for name, logits_NC in logits.items()}
+    checks = {name: _compare(logits_NC, expected_NC, TOLERANCE * size) for name, logits_NC in logits.items()}
     if predicted is not None:
         checks["pipeline"] = _compare_labels(predicted, expected_NC[: len(predicted)], labels)
     return checks
@@ -138,10 +140,12 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
         rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
         rows = with_small_images(rows.select(range(min(recipe.evaluate.parity_rows, len(rows)))))
         inputs = run.data.inputs.for_inference()
+        expected_NC = reference_logits(trained.network, inputs, inputs.encode(rows))
         return check_artifacts(
             artifacts,
             rows=rows,
-            expected_NC=reference_logits(trained.network, inputs, inputs.encode(rows)),
+            expected_NC=expected_NC,
+            size=trained.task.logit_size(expected_NC),
             labels=run.data.splits.labels,
             task=recipe.task,
             trust_remote_code=recipe.model.trust_remote_code,
@@ -163,10 +167,10 @@ def _small(image: EncodedImage) -> EncodedImage:
     return {"bytes": content.getvalue(), "path": None}
 
 
-def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray) -> Check:
+def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray, tolerance: float) -> Check:
     difference = float(np.abs(logits_NC - expected_NC).max())
-    # Not `difference > TOLERANCE`: NaN must fail.
-    return Check(ok=difference <= TOLERANCE, rows=len(expected_NC), max_abs_difference=difference, tolerance=TOLERANCE)
+    # Not `difference > tolerance`: NaN must fail.
+    return Check(ok=difference <= tolerance, rows=len(expected_NC), max_abs_difference=difference, tolerance=tolerance)
 
 
 def _compare_labels(predicted: Sequence[str], expected_NC: np.ndarray, labels: Sequence[str]) -> Check:

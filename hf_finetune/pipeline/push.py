@@ -11,7 +11,7 @@ from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
-from hf_finetune.training.trained_model import TrainedModel, load_trained
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
@@ -34,10 +34,12 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
         artifacts = [] if kind == "adapter" else [parity.Artifact("pull", sent[kind], head=head)]
         if kind == "adapter" or ("adapter" in sent and has_named_base):
             artifacts.append(_pulled_adapter(folder, sent["adapter"], on_named_base=has_named_base))
+        expected_NC = parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows))
         checks = parity.check_artifacts(
             artifacts,
             rows=rows,
-            expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
+            expected_NC=expected_NC,
+            size=local.task.logit_size(expected_NC),
             labels=local.labels,
             task="text-classification" if local.kind == "text" else "image-classification",
         )

@@ -166,6 +166,7 @@ def _prepare(recipe: Recipe) -> Run:
     context = setup_context(recipe)
     check.check_checkpoint(context)
     data = load_data(context)
+    check.check_task(context, data)
     teachers = build_teachers(context, data.splits)
     check.check_teachers(teachers, context, data)
     model = build_model(context, data)
@@ -229,7 +230,8 @@ def fit(
     if not prepared.recipe.uses_adapter:
         setup = fit_head(setup)
     save_start(setup)
-    return TrainedRun(prepared, setup, train(setup))
+    trainer, task = train(setup)
+    return TrainedRun(prepared, setup, trainer, task)
 
 
 def fit_dry(prepared: Run, folder: Path, choice: KernelChoice) -> TrainedRun:

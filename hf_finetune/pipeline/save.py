@@ -21,6 +21,7 @@ from hf_finetune.pipeline.parity import Artifact
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.tasks.base import Task
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.files import make_folder
 
@@ -51,13 +52,13 @@ def save(trained: TrainedRun) -> list[Artifact]:
         The artifacts to verify.
     """
     run, folder = trained.run, trained.folder
-    artifacts = save_artifacts(trained.network, run, folder)
+    artifacts = save_artifacts(trained.network, run, folder, trained.task)
     pretraining = [] if run.data.pretraining_rows is None else [run.data.pretraining_rows.rows]
     provenance.save_keys(folder, [run.data.splits.train, *pretraining], run.recipe.pretrained_checkpoint)
     return artifacts
 
 
-def save_artifacts(network: nn.Module, run: Run, folder: Path) -> list[Artifact]:
+def save_artifacts(network: nn.Module, run: Run, folder: Path, task: Task) -> list[Artifact]:
     """Write model/, with the adapter merged, and adapter/.
 
     A custom head is folded into a stock one where possible; otherwise encoder/ and head.safetensors are written instead
@@ -68,12 +69,12 @@ def save_artifacts(network: nn.Module, run: Run, folder: Path) -> list[Artifact]
     if isinstance(network, PeftModel):
         has_custom_head = isinstance(without_adapter(network), CustomHeadClassifier)
         if run.origin.base_changed is None and not has_custom_head:
-            artifacts.append(_save_adapter(network, run, folder))
+            artifacts.append(_save_adapter(network, run, folder, task))
         if not adapters.mergeable(network):
             return artifacts
         network = adapters.merge(network)
     assert isinstance(network, PreTrainedModel), "a model of transformers"
-    _mark_data(network, run)
+    _mark_data(network, run, task)
     if isinstance(network, CustomHeadClassifier):
         if not network.folds:
             with replacing(folder / "encoder") as path:
@@ -88,23 +89,28 @@ def save_artifacts(network: nn.Module, run: Run, folder: Path) -> list[Artifact]
     return [Artifact("reload", folder / "model"), *artifacts]
 
 
-def _save_adapter(network: PeftModel, run: Run, folder: Path) -> Artifact:
+def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Artifact:
     base = without_adapter(network)
     with replacing(folder / "adapter") as path:
         adapters.save_adapter(network, path, start=folder / "checkpoints" / adapters.START)
         run.data.inputs.save(path)
         if not adapters.mergeable(network):
             # No other file holds the class names.
-            _mark_data(base, run)
+            _mark_data(base, run, task)
             base.config.save_pretrained(path)
     return Artifact("adapter", folder / "adapter", base=base.name_or_path, revision=run.recipe.model.revision)
 
 
-def _mark_data(network: PreTrainedModel, run: Run) -> None:
-    """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, and numbers of classes."""
+def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
+    """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, numbers of classes, thresholds
+    of tags and their separator."""
     # An earlier run's marks do not hold for this one.
-    for name in ("trained_on_pairs", "label_values"):
+    for name in ("trained_on_pairs", "label_values", "thresholds", "label_separator"):
         vars(network.config).pop(name, None)
+    for name, value in task.marks().items():
+        setattr(network.config, name, value)
+    if run.data.splits.label_separator is not None:
+        network.config.label_separator = run.data.splits.label_separator
     if run.data.splits.label_values:
         network.config.label_values = run.data.splits.label_values
     if "text_pair" in run.data.splits.columns:

@@ -8,8 +8,8 @@ from typing import cast
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
 from hf_finetune.data.inputs import Inputs, TextInputs
+from hf_finetune.data.labels import labels_of
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
-from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
 from hf_finetune.pipeline.build_hooks import build_hooks
@@ -19,6 +19,7 @@ from hf_finetune.pipeline.pretrain import Pretraining
 from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.training_loss import training_loss
+from hf_finetune.tasks.base import Task
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar, trim_log
@@ -41,6 +42,8 @@ class TrainedRun:
     """Without the augmented copies of its rows."""
     setup: RunSetup
     trainer: ClassifierTrainer
+    task: Task
+    """With what the validation rows settled."""
     pretraining: Pretraining | None = None
     """None: the run was not pretrained."""
 
@@ -70,20 +73,21 @@ def check_arguments(run: Run) -> None:
 
 
 def _classifier_arguments(run: Run, checkpoints: Path, *, saving: bool = True) -> TrainingArguments:
-    metric = run.recipe.evaluate.metric
-    return trainer_arguments(
-        run, checkpoints, metric=metric, greater_is_better=METRICS[metric].greater_is_better, saving=saving
-    )
+    better = run.data.task.metrics[run.metric].greater_is_better
+    return trainer_arguments(run, checkpoints, metric=run.metric, greater_is_better=better, saving=saving)
 
 
-def train(setup: RunSetup) -> ClassifierTrainer:
+def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task]:
     """Take all training steps.
+
+    Returns:
+        The trainer, and the task with what the validation rows settle.
 
     Raises:
         StoppedBySignal: after a checkpoint.
         TrainingError: the loss or the weights are not finite.
     """
-    bar = ProgressBar(setup.run.recipe.evaluate.metric)
+    bar = ProgressBar(setup.run.metric)
     trainer = _build_trainer(setup, bar)
     if setup.resume_from is not None:
         logger.info("resuming from %s", setup.resume_from.name)
@@ -94,11 +98,21 @@ def train(setup: RunSetup) -> ClassifierTrainer:
     try:
         with setup.clock.measure("train_s"):
             train_until_stopped(trainer, setup.resume_from, SaveInterval.of(setup.run.recipe.train))
+            task = _finish_task(setup, trainer)
     finally:
         bar.close()
         setup.rows.close()
     _record_seconds(setup, trainer)
-    return trainer
+    return trainer, task
+
+
+def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> Task:
+    """Settle thresholds by the validation rows, and fold the scale of targets into the network."""
+    task, rows = setup.run.data.task, setup.rows.validation
+    if task.calibrates:
+        task = task.calibrated(labels_of(rows), task.training_scores(trainer.logits(rows)))
+    task.finish(trainer.trained_model())
+    return task
 
 
 def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
@@ -113,6 +127,7 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
             # `CachedInputs` collates cached activations in the same way.
             cast(Inputs, rows.inputs),
             augmentation=run_augmenter(run) if run.context.augments_online else None,
+            metrics=run.data.task.epoch_values,
         ),
         replace(batch_plan(run), unpadded=unpadded),
         loss=training_loss(run),

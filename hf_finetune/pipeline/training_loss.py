@@ -3,8 +3,6 @@
 Legend: C classes.
 """
 
-from functools import partial
-
 import numpy as np
 import torch
 
@@ -45,7 +43,7 @@ def training_loss(run: Run) -> WeightedLoss | DistillationLoss:
     """
     objective, weights, shifts, device = run.recipe.objective, class_weights(run), class_shifts(run), run.context.device
     loss = WeightedLoss(
-        partial(objective.loss, label_smoothing=objective.label_smoothing),
+        run.data.task.loss(objective.loss, objective.label_smoothing),
         weights_C=None if weights is None else torch.tensor(weights, device=device),
         shift_C=None if shifts is None else torch.tensor(shifts, device=device),
     )

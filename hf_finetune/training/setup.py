@@ -26,11 +26,11 @@ from hf_finetune.training.losses.weighted import CROSS_ENTROPY
 from hf_finetune.training.optim.update_rule import UpdateRule
 
 Metrics: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, float]]
-"""`(labels (N,), logits (N, C)) -> {name: value}`"""
+"""`(labels (N,) or (N, C), logits (N, C)) -> {name: value}`"""
 
 
 def metrics_of_logits(labels_N: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
-    """Return the metrics of a classifier."""
+    """Return the metrics of a classifier with one class a row."""
     return classification_metrics(labels_N, softmax(logits_NC))
 
 
@@ -44,10 +44,10 @@ class TrainingData:
     """Encoded rows with a `label` column."""
     inputs: Inputs
     """Encodes and collates rows."""
+    metrics: Metrics = metrics_of_logits
+    """Scores the validation rows, see `tasks.base.Task.epoch_values`."""
     augmentation: Augmenter | None = None
     """Online augmentation: changes the training rows anew in each epoch."""
-    metrics: Metrics = metrics_of_logits
-    """Scores the validation rows."""
 
     def training_rows(self, batches: StepBatches, args: TrainingArguments) -> EpochRows:
         """Return the training rows as the loader reads them, augmented where there is online augmentation."""

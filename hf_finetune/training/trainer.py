@@ -21,6 +21,7 @@ from transformers.trainer_callback import ExportableState
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels
+from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training import best_weights, checkpoints, flops, nan_guard
@@ -327,7 +328,7 @@ class ClassifierTrainer(Trainer):
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         logits = self.logits(rows)
         nan_guard.check_logits(logits, self.state.global_step)
-        values = self.metrics(np.asarray(rows["label"][:]), logits)
+        values = self.metrics(labels_of(rows), logits)
         return {f"{prefix}_{name}": float(value) for name, value in values.items()}
 
     def _score(self) -> float:

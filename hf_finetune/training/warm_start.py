@@ -61,6 +61,26 @@ class FittedHead:
     the penalty `MEASURED_AT`). 1: all; 0: no more than the class frequencies; below 0: less."""
 
 
+@dataclass(frozen=True)
+class Standardized:
+    """Features with mean 0 and deviation 1, except where they hardly vary, see `LEAST_DEVIATION`."""
+
+    features_ND: np.ndarray
+    mean_D: np.ndarray
+    scale_D: np.ndarray
+
+    @classmethod
+    def of(cls, features_ND: np.ndarray) -> "Standardized":
+        """Standardize features, shape (N, D)."""
+        mean_D, size = features_ND.mean(0), float(np.sqrt(np.square(features_ND, dtype=np.float64).mean()))
+        scale_D = np.maximum(features_ND.std(0), LEAST_DEVIATION * size or 1.0)
+        return cls((features_ND - mean_D) / scale_D, mean_D, scale_D)
+
+    def fold(self, weight_CD: np.ndarray, bias_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return weight and bias for the features as they were, from those for the standardized ones."""
+        return weight_CD / self.scale_D, bias_C - (weight_CD / self.scale_D) @ self.mean_D
+
+
 class NotOfRows(Exception):
     """The classification layer reads tokens, not rows: a row's logits are computed from its tokens' logits."""
 
@@ -126,9 +146,8 @@ def fit_head(
         first_N: shape (N,), index of the first row that each row repeats, see `data.duplicates.first_sources`. None: no
             repeats.
     """
-    mean, size = features_ND.mean(0), float(np.sqrt(np.square(features_ND, dtype=np.float64).mean()))
-    scale = np.maximum(features_ND.std(0), LEAST_DEVIATION * size or 1.0)
-    standard_ND = (features_ND - mean) / scale
+    standard = Standardized.of(features_ND)
+    standard_ND = standard.features_ND
     counts_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     first_N = np.arange(len(labels_N)) if first_N is None else first_N
     probe = _regression(standard_ND, labels_N, counts_N, inverse_strength)
@@ -138,8 +157,7 @@ def fit_head(
         coefficients, intercept = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercept / 2
     weight = np.zeros((num_labels, features_ND.shape[1]))
     bias = np.zeros(num_labels)
-    weight[probe.classes_] = coefficients / scale
-    bias[probe.classes_] = intercept - (coefficients / scale) @ mean
+    weight[probe.classes_], bias[probe.classes_] = standard.fold(coefficients, intercept)
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),

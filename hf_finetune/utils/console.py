@@ -194,7 +194,7 @@ class _Log:
     def start(self, task: Progress) -> None:
         now = time.monotonic()
         self._last = now if self._last is None else self._last
-        if task.slow or (task.total is None and not task.quiet and now - self._last >= SILENCE):
+        if task.slow or (not task.quiet and now - self._last >= SILENCE):
             self._write(task)
 
     def show(self, task: Progress) -> None:

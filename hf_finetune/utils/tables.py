@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.files import atomic_file, check_writable_file, named_errors
@@ -36,42 +34,16 @@ def check_output(output: Path, data: str, *, overwrite: bool = True) -> None:
         raise InputError(f"--output {output}: exists already; name another file, or replace it by --overwrite")
 
 
-def predictions_table(
-    labels: tuple[str, ...],
-    rows: list[int],
-    probabilities_NC: np.ndarray,
-    digests: list[str] | None = None,
-    carried: Mapping[str, pa.Array] | None = None,
-) -> pa.Table:
-    """Return row, the `carried` columns of the input, predicted, with `digests` also digest, and p:<name> per class."""
-    columns = {
-        "row": pa.array(rows, pa.int64()),
-        **(carried or {}),
-        "predicted": pa.array([labels[i] for i in probabilities_NC.argmax(-1)], pa.string()),
-        **({} if digests is None else {"digest": pa.array(digests, pa.string())}),
-    }
-    columns |= {f"p:{labels[i]}": pa.array(p.astype(np.float32)) for i, p in enumerate(probabilities_NC.T)}
-    return pa.table(columns)
-
-
 @contextmanager
-def table_writer(
-    output: Path, labels: tuple[str, ...], *, digests: bool = False, carried: Sequence[str] = ()
-) -> Iterator[Callable[[pa.Table], None]]:
-    """Yield a function that appends tables of predictions, see `predictions_table`.
+def table_writer(output: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that appends tables of predictions.
 
     `output` appears when the block succeeds. Tables may have other types in the columns of the input.
-
-    Args:
-        carried: columns from the input.
 
     Raises:
         InputError: nothing can be written there.
     """
     check_writable_file(output)
-    empty = np.empty((0, len(labels)), np.float32)
-    none = {name: pa.nulls(0) for name in carried}
-    schema = predictions_table(labels, [], empty, [] if digests else None, none).schema
     with atomic_file(output) as temporary, _appender(temporary, schema, output) as append:
 
         def write(table: pa.Table) -> None:
@@ -186,21 +158,7 @@ def _as_text(cells: list[Any]) -> pa.Array:
     return pa.array([cell if cell is None or isinstance(cell, str) else _json(cell) for cell in cells], pa.string())
 
 
-def write_predictions(
-    path: Path, splits: dict[str, Dataset], probabilities: dict[str, np.ndarray], labels: tuple[str, ...]
-) -> None:
-    """Write predictions.parquet: row, split, label, predicted, and p:<name> per class."""
-    tables = []
-    for split, rows in splits.items():
-        probabilities_NC = probabilities[split]
-        names = np.asarray(labels, dtype=object)
-        columns = {
-            "row": pa.array(rows["row"][:], pa.int64()),
-            "split": pa.array([split] * len(rows)),
-            "label": pa.array(names[np.asarray(rows["label"][:])]),
-            "predicted": pa.array(names[probabilities_NC.argmax(-1)]),
-            **{f"p:{label}": pa.array(probabilities_NC[:, i].astype(np.float32)) for i, label in enumerate(labels)},
-        }
-        tables.append(pa.table(columns))
+def write_predictions(path: Path, tables: Sequence[pa.Table]) -> None:
+    """Write predictions.parquet from the predictions of each split."""
     with atomic_file(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)

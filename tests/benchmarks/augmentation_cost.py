@@ -38,12 +38,12 @@ from hf_finetune.data.loading import Splits, load
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
+from hf_finetune.tasks.trained_model import quiet_libraries
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.config import Train
 from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
-from hf_finetune.training.trained_model import quiet_libraries
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils.plain import short_repr
 

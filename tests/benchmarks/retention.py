@@ -22,7 +22,7 @@ from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.loading import load
 from hf_finetune.evaluation.intervals import exact, paired_difference, verdict
 from hf_finetune.inference.scoring import probabilities
-from hf_finetune.training.trained_model import load_trained, quiet_libraries
+from hf_finetune.tasks.trained_model import load_trained, quiet_libraries
 
 
 def milliseconds(folders: list[Path], kind: str, rows: list[Any]) -> list[float]:

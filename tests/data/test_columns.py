@@ -157,19 +157,13 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "text:s image:b",
             {"label": "image"},
             "text",
-            "column 'image' holds images, expected classes (text or whole numbers)",
+            "column 'image' holds images, expected classes, tags or numbers",
         ),
         (
             "n:i label:s",
             {"image": "n"},
             "image",
             "column 'n' holds int64, expected images or their paths; name another by --image COL",
-        ),
-        (
-            "text:s label:l",
-            {},
-            "text",
-            "column 'label' holds lists: multi-label is not supported yet, expected one class a row",
         ),
         (
             "text:s label:s",

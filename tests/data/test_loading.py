@@ -306,14 +306,17 @@ def test_class_names_keep_their_order(tmp_path: Path) -> None:
     ("values", "expected"),
     [
         (
-            [1.0, 2.5],
-            "row 2 (line 2), column 'label': the label is 2.5: regression is not supported yet, expected classes",
+            ["a", 2.5],
+            "row 2 (line 2), column 'label': the label is 2.5, expected a class; numbers need --task regression",
         ),
-        (["a", ["b"]], "row 2 (line 2), column 'label': the label is ['b'] (list): multi-label is not supported yet"),
         (
-            [["a"], ["b"]],
-            "a.jsonl: column 'label' holds lists: multi-label is not supported yet, expected one class a row",
+            ["a", ["b"]],
+            "row 2 (line 2), column 'label': the label is ['b'] (list), expected one class; several tags a row",
         ),
+        ([["a"], [["b"]]], "row 2 (line 2), column 'label': one of the tags is ['b'] (list), expected text"),
+        ([[], []], "a.jsonl: no row has a tag in column 'label'; expected some"),
+        ([1.5, "x"], "row 1 (line 1), column 'label': the label is 1.5, expected a class"),
+        ([1.5, 1.5], "a.jsonl: every row has the target 1.5; expected numbers that differ"),
         (["a", {"b": 1}], "row 2 (line 2), column 'label': the label is {'b': 1} (dict)"),
         (["a", "a"], "a.jsonl: every row has the label 'a'; expected at least two classes"),
         ([None, ""], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
@@ -327,9 +330,10 @@ def test_labels_of_no_use(tmp_path: Path, values: list, expected: str) -> None:
 
 def test_float_columns(tmp_path: Path) -> None:
     path = parquet_file(tmp_path / "a.parquet", text=["a", "b"], label=[0.5, 1.0])
-    assert "row 1, column 'label': the label is 0.5: regression is not supported yet, expected classes" in error_of(
-        path
-    )
+    message = "row 1, column 'label': the label is 0.5, expected a class; numbers need --task regression"
+    assert message in error_of(path, task="single-label")
+    path = parquet_file(tmp_path / "c.parquet", text=["a", "b", "c"], label=[0.5, 1.0, float("inf")])
+    assert "row 3, column 'label': the target is inf (float), expected a finite number" in error_of(path)
     path = parquet_file(tmp_path / "b.parquet", text=["a", "b", "c"], label=[0.0, 1.0, float("nan")])
     assert "row 3, column 'label': the label is empty" in error_of(path)
 
@@ -369,15 +373,13 @@ def test_minus_one_is_a_class_beside_others(tmp_path: Path) -> None:
 
 
 def test_odd_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load(str(csv_file(tmp_path / "a.csv", texts(20, ("1.5", "2.0")))))
+    load(str(csv_file(tmp_path / "a.csv", texts(20, ("1.5", "2.0")))), task="single-label")
     assert "a.csv: the labels in column 'label' are numbers with fractions" in caplog.text
     load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])))
     assert "b.csv: column 'label' holds 15 classes in 20 rows; is it the label?" in caplog.text
-    message = (
-        "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: regression is not supported yet"
-    )
+    message = "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: expected classes; predict the numbers"
     with pytest.raises(InputError, match=message):
-        load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))))
+        load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))), task="single-label")
 
 
 # Other options

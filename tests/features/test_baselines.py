@@ -45,20 +45,20 @@ def test_majority_is_the_share_of_each_class() -> None:
     train = Dataset.from_dict({"label": [2, 0, 2, 2]})
     baseline = majority(train, train.select([0, 1]), num_labels=4)
     assert baseline.name == "majority"
-    assert np.array_equal(baseline.probabilities_NC, [[0.25, 0, 0.75, 0]] * 2)
+    assert np.array_equal(baseline.scores_NC, [[0.25, 0, 0.75, 0]] * 2)
 
 
 def test_words_are_learned() -> None:
     test = texts(80, 2)
     baseline = linear_baseline(texts(200, 0), test, num_labels=3)
     assert baseline.name == "tfidf+logistic"
-    assert accuracy(baseline.probabilities_NC, test) == 1
+    assert accuracy(baseline.scores_NC, test) == 1
 
 
 @pytest.mark.parametrize("signs", [("!", "?"), ("好", "坏"), ("ดี", "เลว"), ("👍", "👎"), ("NA", "null")])
 def test_signs_that_are_no_latin_words_count(signs: tuple[str, str]) -> None:
     test = texts(60, 1, signs)
-    assert accuracy(linear_baseline(texts(150, 0, signs), test, num_labels=2).probabilities_NC, test) == 1
+    assert accuracy(linear_baseline(texts(150, 0, signs), test, num_labels=2).scores_NC, test) == 1
 
 
 def test_a_text_without_spaces_is_read_by_character() -> None:
@@ -70,7 +70,7 @@ def test_a_text_without_spaces_is_read_by_character() -> None:
         return Dataset.from_dict({"text": lines, "label": labels})
 
     train, test = rows(150), rows(60)
-    assert accuracy(linear_baseline(train, test, num_labels=2).probabilities_NC, test) == 1
+    assert accuracy(linear_baseline(train, test, num_labels=2).scores_NC, test) == 1
 
 
 def test_word_order_counts() -> None:
@@ -79,7 +79,7 @@ def test_word_order_counts() -> None:
     rows = Dataset.from_dict(
         {"text": [("not bad but good", "not good but bad")[label] for label in labels], "label": labels}
     )
-    assert accuracy(linear_baseline(rows, rows, num_labels=2).probabilities_NC, rows) == 1
+    assert accuracy(linear_baseline(rows, rows, num_labels=2).scores_NC, rows) == 1
 
 
 def paired(rows: int, seed: int) -> Dataset:
@@ -91,7 +91,7 @@ def paired(rows: int, seed: int) -> Dataset:
 
 def test_both_texts_of_a_pair_are_read_apart() -> None:
     test = paired(100, 1)
-    probabilities = linear_baseline(paired(300, 0), test, num_labels=3).probabilities_NC
+    probabilities = linear_baseline(paired(300, 0), test, num_labels=3).scores_NC
     there = [i for i in range(100) if i % 10 != 9]
     assert accuracy(probabilities[there], test.select(there)) == 1
 
@@ -101,18 +101,18 @@ def test_second_texts_that_are_all_missing_change_nothing() -> None:
     alone = linear_baseline(train, test, num_labels=3)
     blank = [train.add_column("text_pair", [""] * 90), test.add_column("text_pair", ["a"] * 30)]
     beside = linear_baseline(blank[0], blank[1], num_labels=3)
-    assert np.array_equal(alone.probabilities_NC, beside.probabilities_NC)
+    assert np.array_equal(alone.scores_NC, beside.scores_NC)
 
 
 def test_the_same_twice() -> None:
     train, test = texts(120, 0), texts(40, 1)
-    one, other = (linear_baseline(train, test, num_labels=3).probabilities_NC for _ in range(2))
+    one, other = (linear_baseline(train, test, num_labels=3).scores_NC for _ in range(2))
     assert np.array_equal(one, other)
 
 
 def test_a_class_without_training_rows_keeps_its_column() -> None:
     train = texts(150, 0, ("good", "bad")).map(lambda row: {"label": row["label"] * 2})
-    probabilities = linear_baseline(train, texts(20, 1), num_labels=4).probabilities_NC
+    probabilities = linear_baseline(train, texts(20, 1), num_labels=4).scores_NC
     assert probabilities.shape == (20, 4)
     assert not probabilities[:, [1, 3]].any()
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(20))
@@ -123,7 +123,7 @@ def test_many_characters_are_cut_and_it_is_said(monkeypatch, caplog: pytest.LogC
     monkeypatch.setattr(baselines, "MIN_ROWS", 10)
     train, test = texts(400, 0), texts(40, 1)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        probabilities = linear_baseline(train, test, num_labels=3).probabilities_NC
+        probabilities = linear_baseline(train, test, num_labels=3).scores_NC
     # 11 characters and a space, then a sign of 3 or 4: at least 15 a row.
     assert caplog.messages == ["linear baseline: fitted on 97 of 400 training rows (1500 characters)"]
     assert accuracy(probabilities, test) > 0.9
@@ -150,7 +150,7 @@ def test_pixels_are_learnt(mode: str) -> None:
     test = images(40, 1, mode)
     baseline = linear_baseline(images(100, 0, mode), test, num_labels=2)
     assert baseline.name == "pixels+logistic"
-    assert accuracy(baseline.probabilities_NC, test) > 0.9
+    assert accuracy(baseline.scores_NC, test) > 0.9
 
 
 def test_many_images_are_cut(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import retry
 from hf_finetune.hub.eval_results import eval_results_file
 from hf_finetune.models import checkpoint
-from hf_finetune.training.trained_model import load_trained
+from hf_finetune.tasks.trained_model import load_trained
 from hf_finetune.utils import hashing
 from hf_finetune.utils.manifest import Manifest
 

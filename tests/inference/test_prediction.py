@@ -18,7 +18,8 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.inference.scoring import probabilities
-from hf_finetune.training.trained_model import TrainedModel, quiet_libraries
+from hf_finetune.tasks.single_label import SingleLabel
+from hf_finetune.tasks.trained_model import TrainedModel, quiet_libraries
 from hf_finetune.utils.tables import check_output
 
 LABELS = ("a/b", "two\nlines", 'naïve, "x"')
@@ -29,7 +30,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     quiet_libraries()
     folder = str(tiny_text_checkpoint(tmp_path_factory.mktemp("bert")))
     model = load_classifier(folder, task="text-classification", labels=LABELS, seed=0).model.eval()
-    return TrainedModel(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
+    return TrainedModel(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), SingleLabel(LABELS))
 
 
 @pytest.fixture

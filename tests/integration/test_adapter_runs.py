@@ -24,7 +24,7 @@ from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.pipeline import add_adapter, run
 from hf_finetune.pipeline.run_setup import RunSetup
-from hf_finetune.training import trained_model as trained
+from hf_finetune.tasks import trained_model as trained
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 

@@ -24,7 +24,7 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.parity import reference_logits
-from hf_finetune.training.trained_model import load_trained
+from hf_finetune.tasks.trained_model import load_trained
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.pipeline import run as pipeline
-from hf_finetune.training.trained_model import load_trained
+from hf_finetune.tasks.trained_model import load_trained
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 PICTURES = 40

@@ -35,7 +35,8 @@ from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.pipeline import run as pipeline
-from hf_finetune.training.trained_model import TrainedModel, quiet_libraries
+from hf_finetune.tasks.single_label import SingleLabel
+from hf_finetune.tasks.trained_model import TrainedModel, quiet_libraries
 
 LABELS = ("bad", "good")
 SWAPS = SeveralViews((SwapWords(0.5),), 3, seed=7)
@@ -46,7 +47,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     quiet_libraries()
     folder = str(tiny_text_checkpoint(tmp_path_factory.mktemp("bert")))
     model = load_classifier(folder, task="text-classification", labels=LABELS, seed=0).model.eval()
-    classifier = TrainedModel(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
+    classifier = TrainedModel(
+        model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), SingleLabel(LABELS)
+    )
     # A head of random weights calls all texts the same; between the two classes it hesitates, and views decide.
     bad, good = probabilities(classifier, text_rows(60, seed=3)).T
     with torch.no_grad():
@@ -59,7 +62,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     quiet_libraries()
     folder = str(tiny_image_checkpoint(tmp_path_factory.mktemp("vit")))
     model = load_classifier(folder, task="image-classification", labels=LABELS, seed=0).model.eval()
-    return TrainedModel(model, ImageInputs(load_image_processor(folder)), LABELS)
+    return TrainedModel(model, ImageInputs(load_image_processor(folder)), SingleLabel(LABELS))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.config import CheckpointLimits
 from hf_finetune.models.from_config import check_buildable
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
-from hf_finetune.training.trained_model import load_trained
+from hf_finetune.tasks.trained_model import load_trained
 
 TASK = {"task": "text-classification", "labels": ["bad", "good"]}
 MOST_SECONDS = 8.0

@@ -26,8 +26,8 @@ from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.errors import RunError
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.peft.adapters import add_adapter, save_adapter
+from hf_finetune.tasks.trained_model import load_trained
 from hf_finetune.training.first_row import check_first_row
-from hf_finetune.training.trained_model import load_trained
 
 LABELS = ["bad", "good"]
 TEXTS = ["a good film", "bad"]

@@ -17,7 +17,7 @@ from hf_finetune.models.checkpoint import FoundCheckpoint, LocalCheckpoint, insp
 from hf_finetune.models.checkpoint_config import check_config, load_config
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits, Model
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
-from hf_finetune.training.trained_model import load_trained
+from hf_finetune.tasks.trained_model import load_trained
 
 GROWING = {"type": "Prepend", "prepend": "a" * 101}
 

@@ -151,7 +151,7 @@ def test_command(
 
 
 def test_loss(added: Any) -> None:
-    loss = added("hf_finetune/training/losses/squared.py").SquaredError()
+    loss = added("hf_finetune/training/losses/brier.py").Brier()
     logits = torch.zeros(2, 2, requires_grad=True)
     assert loss(logits, torch.tensor([0, 1])).tolist() == [0.5, 0.5]
     assert loss(logits, torch.tensor([[0.5, 0.5], [2.0, 0.0]])).tolist() == [0.5, 1.0], "linear in soft labels"

@@ -2,22 +2,23 @@ import errno
 import resource
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 import pytest
 
 from hf_finetune.utils.disk_errors import DiskError
-from hf_finetune.utils.tables import predictions_table, table_writer
+from hf_finetune.utils.tables import table_writer
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_a_full_disk_names_the_output(tmp_path: Path, suffix: str) -> None:
     """Most is written when the file is closed; nothing is left behind."""
+    table = pa.table({"row": [0, 1], "predicted": ["bad", "good"]})
     output, (limit, hard) = tmp_path / f"labels.{suffix}", resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OSError) as caught:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
         try:
-            with table_writer(output, ("bad", "good")) as write:
-                write(predictions_table(("bad", "good"), [0, 1], np.full((2, 2), 0.5)))
+            with table_writer(output, table.schema) as write:
+                write(table)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     error = DiskError.of(caught.value)

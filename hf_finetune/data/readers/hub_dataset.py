@@ -55,7 +55,7 @@ def hub_columns(path: str, config_name: str | None, revision: str | None) -> dic
 
 @contextmanager
 def _one_line(path: str, revision: str | None) -> Iterator[None]:
-    # This may run before `training.trained_model.quiet_libraries`; a progress bar would precede the error.
+    # This may run before `tasks.trained_model.quiet_libraries`; a progress bar would precede the error.
     datasets.disable_progress_bars()
     try:
         yield

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image
+from datasets import ClassLabel, Features, Image, List
 
 from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.arrow_cells import in_pieces
@@ -178,7 +178,9 @@ def _arrow_column(kind: pa.DataType, feature: Any) -> Column:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return Column("number", str(kind))
     if pa.types.is_nested(kind) and not pa.types.is_struct(kind):
-        return Column("list", "lists")
+        classes = feature.feature if isinstance(feature, List) else None
+        names = classes.names if isinstance(classes, ClassLabel) else ()
+        return Column("list", "lists", tuple(map(str, names)))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return Column("image", "binary data")
     return Column("other", str(kind)[:60])

@@ -23,7 +23,7 @@ class Column:
     type: str
     """Description for messages."""
     names: tuple[str, ...] = ()
-    """Class names, for kind class."""
+    """Class names, for kind class, and for lists of classes."""
     numeric: bool = False
     """Whether all strings are numbers, and so no texts."""
     names_images: bool = False

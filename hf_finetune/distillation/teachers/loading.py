@@ -10,8 +10,8 @@ from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_p
 from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.tasks.trained_model import load_trained
 from hf_finetune.training.precision import default_device, has_native_bf16
-from hf_finetune.training.trained_model import load_trained
 from hf_finetune.utils import hashing
 
 

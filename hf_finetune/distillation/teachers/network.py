@@ -30,8 +30,8 @@ from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
 from hf_finetune.models.families import width_of
 from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import exact_float32
-from hf_finetune.training.trained_model import TrainedModel
 from hf_finetune.utils import environment, hashing
 
 logger = logging.getLogger("hf_finetune.run")

@@ -198,7 +198,7 @@ def _finish(run: SearchRun) -> State:
         run.save()
         _run_pairs(run, best, bar)
     rows = evaluation_rows(run.proxy.prepared.data.splits, run.plan["eval_rows"])
-    state["evidence"] = compare(state, np.asarray(rows["label"][:]), run.base.recipe.evaluate.metric)
+    state["evidence"] = compare(state, np.asarray(rows["label"][:]), run.proxy.prepared.metric)
     state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
     write_text(run.folder / "policy.yaml", report.fragment(run.variant(best), state))
     write_plot(run.folder, "search", report.chart(state, run.base.recipe.name))

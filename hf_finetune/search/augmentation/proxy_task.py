@@ -91,6 +91,8 @@ class ProxyTask:
 
     def __init__(self, variant: RecipeVariant) -> None:
         recipe, prepared = variant.recipe, prepare(variant.for_proxy_task().recipe)
+        if not prepared.data.task.has_classes:
+            raise InputError(f"search: expected one class a row, got {prepared.data.task.name}")
         splits, self.inputs, self.seed = prepared.data.splits, prepared.data.inputs, recipe.train.seed
         if isinstance(self.inputs, ImageInputs):
             check_augmentable(self.inputs.processor, splits.train["image"], "data.augment, which the search chooses")

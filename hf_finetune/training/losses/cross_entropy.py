@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from hf_finetune.data.config import TaskName
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 @configclass
 class CrossEntropy:
     """Negative logarithm of the label's probability."""
+
+    task: ClassVar[TaskName] = "single-label"
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
         """Return the loss of each row, see `RowLosses`; label smoothing as in `smoothed`."""

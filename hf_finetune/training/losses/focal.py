@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from hf_finetune.data.config import TaskName
 from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ class Focal:
     """Cross-entropy times (1 - p)^gamma, p the label's probability: well-classified rows count less
     (arXiv:1708.02002)."""
 
+    task: ClassVar[TaskName] = "single-label"
     gamma: NonNegative = 2.0
     """Exponent; 0 is cross-entropy."""
 

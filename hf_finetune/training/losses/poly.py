@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
+from hf_finetune.data.config import TaskName
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 class PolyLoss:
     """Cross-entropy plus epsilon (1 - p), p the label's probability: Poly-1 of PolyLoss (arXiv:2204.12511)."""
 
+    task: ClassVar[TaskName] = "single-label"
     epsilon: Annotated[float, Ge(-1)] = 1.0
     """Additional weight of the first term of cross-entropy's expansion in 1 - p; 2 in the paper on ImageNet. 0 is
     cross-entropy."""

@@ -22,13 +22,16 @@ from hf_finetune.models.checkpoint import (
     trained_limits,
     unmerged_adapter,
 )
-from hf_finetune.models.checkpoint_config import Task, class_names, load_config
+from hf_finetune.models.checkpoint_config import Task as HubTask
+from hf_finetune.models.checkpoint_config import class_names, load_config
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.choose import saved_task
 from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
@@ -52,7 +55,7 @@ class TrainedModel:
 
     model: nn.Module
     inputs: Inputs
-    labels: tuple[str, ...]
+    task: Task
     pairs: bool = False
     """Whether it was trained on pairs of texts."""
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -66,6 +69,13 @@ class TrainedModel:
     """Columns that its run was trained on, by canonical name. Empty: unknown."""
     limits: CheckpointLimits = CHECKPOINT_LIMITS
     """Limits within which its files were read."""
+    label_separator: str | None = None
+    """Character between the tags of a text."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its classes, tags or targets, in the order of its outputs."""
+        return self.task.labels
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -125,7 +135,7 @@ def _raised(limits: CheckpointLimits, run: FoundCheckpoint) -> CheckpointLimits:
     return raised
 
 
-def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
+def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, HubTask, tuple[str, ...]]:
     config = local.config
     architectures = config.get("architectures") or [""]
     architecture = architectures[0] if isinstance(architectures, list) and isinstance(architectures[0], str) else ""
@@ -134,14 +144,10 @@ def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedMode
         raise InputError(
             f"{checkpoint}: {architecture or 'this'} is not a trained classifier; train one with `hf-finetune train`"
         )
-    if (problem := config.get("problem_type")) in ("multi_label_classification", "regression"):
-        raise InputError(
-            f"{checkpoint}: its config.json says problem_type {problem}, which is not supported yet; expected a "
-            "classifier that gives each row one class"
-        )
     labels = tuple(class_names(checkpoint, config))
-    task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"
-    loaded = load_classifier(local, task=task, labels=labels, distilled=distilled)
+    problem_type = saved_task(checkpoint, labels, config).problem_type
+    task: HubTask = "image-classification" if "ForImageClassification" in architecture else "text-classification"
+    loaded = load_classifier(local, task=task, labels=labels, problem_type=problem_type, distilled=distilled)
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
     return loaded.model, task, labels
@@ -159,10 +165,11 @@ def _load_with_adapter(
         raise InputError(f"{checkpoint}: no class names (id2label) in the config.json of its adapter/; {RESTORE}")
     local = inspect_checkpoint(base, revision=revision, trust_remote_code=trust_remote_code, limits=limits)
     is_text = (folder / "tokenizer_config.json").is_file()
-    task: Task = "text-classification" if is_text else "image-classification"
+    task: HubTask = "text-classification" if is_text else "image-classification"
     max_length = (_stored_length(folder) or UNKNOWN_LENGTH) if is_text else None
     labels = tuple(class_names(checkpoint, config))
-    model = load_classifier(local, task=task, labels=labels).model
+    problem_type = saved_task(checkpoint, labels, config).problem_type
+    model = load_classifier(local, task=task, labels=labels, problem_type=problem_type).model
     narrow_to_first_token(model)
     files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
     adapted = load_adapter(model, folder)
@@ -188,7 +195,19 @@ def _classifier(
     pairs = bool(config.get("trained_on_pairs"))
     model = model.to(default_device()).eval()
     check_first_row(name, model, inputs)
-    return TrainedModel(model, inputs, labels, pairs, files, name, _label_values(config), _columns(files), local.limits)
+    task, separator = saved_task(name, labels, config), config.get("label_separator")
+    return TrainedModel(
+        model,
+        inputs,
+        task,
+        pairs,
+        files,
+        name,
+        _label_values(config),
+        _columns(files),
+        local.limits,
+        separator if isinstance(separator, str) else None,
+    )
 
 
 def run_folder(files: Mapping[str, Path]) -> Path:

@@ -1,0 +1,224 @@
+"""What a problem type is: its outputs, loss, fitted head, metrics, baselines and tables. Each has a file of its own.
+
+The pipeline asks the task of a run for these, and never which task it is.
+
+Legend: N rows, B rows of a batch, C outputs (classes, tags or targets), D features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from torch import nn
+
+from hf_finetune.data.config import TaskName
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.intervals import Interval, Verdict, verdict
+from hf_finetune.evaluation.metrics import Metric
+from hf_finetune.evaluation.per_class import ClassScores
+from hf_finetune.features.baselines import Baseline
+from hf_finetune.models.checkpoint_config import ProblemType
+from hf_finetune.training.losses.config import Loss
+from hf_finetune.training.losses.targets import RowLosses
+from hf_finetune.training.warm_start import FittedHead
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """How a head is fitted before training."""
+
+    inverse_strength: float
+    """scikit-learn's C, the inverse of the L2 penalty."""
+    weights_N: np.ndarray | None = None
+    """Weight of each row. None: all the same."""
+    first_N: np.ndarray | None = None
+    """Index of the first row that each row repeats. None: no repeats."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A problem type, for given outputs."""
+
+    labels: tuple[str, ...]
+    """Names of the classes, tags or targets, in the order of the outputs."""
+
+    name: ClassVar[TaskName]
+    problem_type: ClassVar[ProblemType]
+    metrics: ClassVar[Mapping[str, Metric]]
+    """All metrics by name, in the order of result.json."""
+    epoch_metric: ClassVar[str]
+    """The metric that chooses the best epoch by default."""
+    summary: ClassVar[tuple[str, ...]]
+    """Metrics of baselines and teachers, and of the table that a run prints."""
+    judged_by: ClassVar[str]
+    """The metric of paired comparisons with other models."""
+    default_loss: ClassVar[Loss]
+    has_classes: ClassVar[bool] = False
+    """Whether a row has exactly one class, which many techniques read."""
+    model_noun: ClassVar[str]
+    """What the model is called on its card: `A text {}`."""
+    purpose: ClassVar[str]
+    """What it does, with the number of outputs, before their names."""
+    rare_remedy: ClassVar[str | None] = None
+    """Flags by which rare classes or tags are predicted more often. None: there are none."""
+    outputs: ClassVar[str]
+    """What the labels name, for messages: classes, tags, targets."""
+
+    # Training
+
+    def loss(self, loss: Loss | None, label_smoothing: float) -> RowLosses:
+        """Return the loss of each row.
+
+        Args:
+            loss: that of the recipe. None: the default.
+
+        Raises:
+            InputError: the loss is for another task.
+        """
+        chosen = self.default_loss if loss is None else loss
+        if chosen.task != self.name:
+            raise InputError(
+                f"objective.loss: expected a loss for {self.name}, such as {type(self.default_loss).__name__}, got "
+                f"{type(chosen).__name__}, which is for {chosen.task}"
+            )
+        return lambda logits_BC, labels: chosen(logits_BC, self.scaled(labels), label_smoothing)
+
+    def scaled(self, labels: Any) -> Any:
+        """Return labels in the units in which the network trains."""
+        return labels
+
+    @abstractmethod
+    def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
+        """Fit a linear layer to features, as the network's classification layer trains."""
+
+    def finish(self, network: nn.Module) -> None:
+        """Change the trained network so that it answers in the units of the labels; by default it does already."""
+        return None
+
+    def best_metric(self, requested: str | None) -> str:
+        """Return the metric that chooses the best epoch.
+
+        Raises:
+            InputError: the requested one is no metric of this task.
+        """
+        if requested is not None and requested not in self.metrics:
+            raise InputError(
+                f"evaluate.metric: expected a metric of {self.name} ({', '.join(self.metrics)}), got {requested}"
+            )
+        return requested or self.epoch_metric
+
+    @abstractmethod
+    def rows_per_output(self, labels: np.ndarray) -> np.ndarray:
+        """Return the rows of each class or tag, shape (C,); all rows for a target."""
+
+    def with_every_output(self, chosen_n: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Add to the indices of chosen rows those without which a head could not be fitted."""
+        return chosen_n
+
+    # Evaluation
+
+    @abstractmethod
+    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return what a user reads of logits, shape (N, C), float64: probabilities or numbers."""
+
+    def training_scores(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return the scores of logits in the units in which the network trains."""
+        return self.scores(logits_NC)
+
+    @abstractmethod
+    def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
+        """Return every metric that is defined."""
+
+    def epoch_values(self, labels: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics of logits of the training network."""
+        return self.values(labels, self.training_scores(logits_NC))
+
+    @abstractmethod
+    def intervals(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return every metric that is defined, with its 95% interval."""
+
+    def measured(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return the metrics of a finished run; where there are modules of `evaluate`, by these."""
+        return self.intervals(labels, scores_NC, resamples=resamples)
+
+    def calibration(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return how often predictions of each confidence are right, for result.json; none for numbers."""
+        return []
+
+    def temperature(self, labels: np.ndarray, logits_NC: np.ndarray) -> float | None:
+        """Return the factor by which logits would be divided for the least log loss. None: no such factor."""
+        return None
+
+    def confused(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the pairs of classes with the most wrong rows, for result.json; none without classes."""
+        return []
+
+    @abstractmethod
+    def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
+        """Return `judged_by` of scores minus that of another model's, paired by row."""
+
+    def margin(self) -> float:
+        """Return the largest loss of `judged_by` that is still no worse."""
+        return 0.01
+
+    def compare(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> dict[str, Any]:
+        """Return `difference` with its verdict, for result.json."""
+        difference = self.difference(labels, scores_NC, others_NC)
+        judged: Verdict = verdict(difference, margin=self.margin())
+        return {**difference.to_dict(), "verdict": judged, "metric": self.judged_by}
+
+    @abstractmethod
+    def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return the predictions of models without a pretrained network, by key.
+
+        Args:
+            train: labeled training rows.
+            rows: rows to predict.
+        """
+
+    def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
+        """Return the scores of each class or tag; none for numbers."""
+        return ()
+
+    calibrates: ClassVar[bool] = False
+    """Whether `calibrated` needs the scores of the validation rows."""
+
+    def calibrated(self, labels: np.ndarray, scores_NC: np.ndarray) -> Task:
+        """Return the task with what the validation rows settle after training, such as thresholds."""
+        return self
+
+    def logit_size(self, logits_NC: np.ndarray) -> float:
+        """Return the size to which the differences of logits in the parity gate are relative."""
+        return 1.0
+
+    # Predictions
+
+    @abstractmethod
+    def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
+        """Return what is predicted for each row: a name, a list of names, or a number."""
+
+    @abstractmethod
+    def label_column(self, labels: np.ndarray) -> pa.Array:
+        """Return labels as predictions.parquet has them."""
+
+    @property
+    @abstractmethod
+    def predicted_type(self) -> pa.DataType:
+        """Type of `predicted` and `label_column`."""
+
+    def score_columns(self, scores_NC: np.ndarray) -> dict[str, pa.Array]:
+        """Return further columns of predictions: p:<name> for each class or tag."""
+        columns = zip(self.labels, scores_NC.T, strict=True)
+        return {f"p:{label}": pa.array(scores_N.astype(np.float32)) for label, scores_N in columns}
+
+    # With the model
+
+    def marks(self) -> dict[str, Any]:
+        """Return the fields of the model's config that a later `saved_task` reads."""
+        return {}

@@ -1,0 +1,60 @@
+"""The task of a run's rows, and that of a saved model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_finetune.data.labels import labels_of
+from hf_finetune.data.loading import Splits
+from hf_finetune.data.unlabeled import labeled_rows
+from hf_finetune.errors import InputError
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.multi_label import MultiLabel
+from hf_finetune.tasks.regression import Regression
+from hf_finetune.tasks.single_label import SingleLabel
+
+TASKS: tuple[type[Task], ...] = (SingleLabel, MultiLabel, Regression)
+
+
+def task_of(splits: Splits) -> Task:
+    """Return the task of labeled rows."""
+    if splits.task == "regression":
+        targets_N = labels_of(labeled_rows(splits.train))
+        return Regression(splits.labels, float(targets_N.mean()), float(targets_N.std()) or 1.0)
+    return _task(splits.task)(splits.labels)
+
+
+def _task(name: str) -> type[Task]:
+    return next(task for task in TASKS if name in (task.name, task.problem_type))
+
+
+def task_kind(problem_type: str | None) -> type[Task]:
+    """Return the task of a result; that of classes for a result of an earlier version."""
+    return next((task for task in TASKS if task.problem_type == problem_type), SingleLabel)
+
+
+def saved_task(checkpoint: str, labels: Sequence[str], config: Mapping[str, Any]) -> Task:
+    """Return the task of a trained model.
+
+    Args:
+        checkpoint: its name, for messages.
+        config: its config.json; without a problem type it classifies.
+
+    Raises:
+        InputError: its problem type is unknown, or its thresholds are damaged.
+    """
+    problem = config.get("problem_type") or SingleLabel.problem_type
+    known = {task.problem_type: task for task in TASKS}
+    if problem not in known:
+        raise InputError(
+            f"{checkpoint}: its config.json says problem_type {problem}, expected one of {', '.join(known)}"
+        )
+    if known[problem] is not MultiLabel:
+        return known[problem](tuple(labels))
+    stored = config.get("thresholds")
+    if stored is None:
+        return MultiLabel(tuple(labels))
+    if not isinstance(stored, dict) or set(stored) != set(labels):
+        raise InputError(f"{checkpoint}: its config.json has thresholds of other tags than id2label; restore its files")
+    if not all(isinstance(t, int | float) and 0 <= t <= 1 for t in stored.values()):
+        raise InputError(f"{checkpoint}: its config.json has thresholds outside 0 to 1; restore its files")
+    return MultiLabel(tuple(labels), tuple(float(stored[name]) for name in labels))

@@ -1,0 +1,182 @@
+"""Any number of tags a row.
+
+Legend: N rows, C tags, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from scipy.special import expit
+
+from hf_finetune.data.labels import labels_of
+from hf_finetune.evaluation import multi_label
+from hf_finetune.evaluation.intervals import Interval, paired_scores
+from hf_finetune.evaluation.per_class import ClassScores, scores_of_counts
+from hf_finetune.features.baselines import Baseline, shallow_features
+from hf_finetune.tasks.base import HeadFit, Task
+from hf_finetune.training import warm_start
+from hf_finetune.training.losses.binary_cross_entropy import BinaryCrossEntropy
+from hf_finetune.training.warm_start import FittedHead, Standardized
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Any number of tags a row, each by a sigmoid and binary cross-entropy."""
+
+    thresholds: tuple[float, ...] = ()
+    """Probability from which each tag is predicted. (): 0.5 for all."""
+
+    name = "multi-label"
+    problem_type = "multi_label_classification"
+    metrics = multi_label.METRICS
+    epoch_metric = "micro_f1"
+    summary = ("micro_f1", "macro_f1", "mean_average_precision")
+    judged_by = "micro_f1"
+    default_loss = BinaryCrossEntropy()
+    outputs = "tags"
+    calibrates = True
+    model_noun = "tagger"
+    purpose = "It assigns any number of {} tags"
+    rare_remedy = "--objective.loss Asymmetric"
+
+    @property
+    def thresholds_C(self) -> np.ndarray:
+        """Threshold of each tag, shape (C,)."""
+        return np.asarray(self.thresholds) if self.thresholds else np.full(len(self.labels), THRESHOLD)
+
+    def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
+        """Fit a logistic regression for each tag to standardized features."""
+        standard = Standardized.of(features_ND)
+        half = np.random.default_rng(0).permutation(len(labels)) % 2 == 0
+        weight_CD, bias_C = _one_vs_rest(standard.features_ND, labels, fit.inverse_strength)
+        explained = 0.0
+        for held_out in (half, ~half):
+            if held_out.sum() and (~held_out).sum():
+                features = standard.features_ND
+                weight, bias = _one_vs_rest(features[~held_out], labels[~held_out], warm_start.MEASURED_AT)
+                explained += _explained(features[held_out] @ weight.T + bias, labels[held_out]) * held_out.mean()
+        weight, bias = standard.fold(weight_CD, bias_C)
+        return FittedHead(
+            torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), float(explained)
+        )
+
+    def rows_per_output(self, labels: np.ndarray) -> np.ndarray:
+        """Return the rows of each tag."""
+        return labels.sum(axis=0, dtype=np.int64)
+
+    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return the sigmoid of each logit."""
+        return expit(np.asarray(logits_NC, dtype=np.float64))
+
+    def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics of tags and probabilities."""
+        return multi_label.multi_label_metrics(labels, scores_NC, self.thresholds_C)
+
+    def epoch_values(self, labels: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics at the best thresholds of these rows, which the trained model will have."""
+        scores_NC = self.scores(logits_NC)
+        return self.calibrated(labels, scores_NC).values(labels, scores_NC)
+
+    def intervals(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return the metrics with intervals by the bootstrap over rows."""
+        return multi_label.multi_label_intervals(labels, scores_NC, self.thresholds_C, resamples=resamples)
+
+    def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
+        """Return the difference of micro F1, each model at its own thresholds.
+
+        The other's scores are compared with `THRESHOLD`: they come with their thresholds moved there.
+        """
+        mine, others = scores_NC >= self.thresholds_C, others_NC >= THRESHOLD
+        return paired_scores(multi_label.micro_f1_by_row(labels, mine), multi_label.micro_f1_by_row(labels, others))
+
+    def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return the most frequent tags, and one-vs-rest logistic regression on words or pixels."""
+        hot_NC = labels_of(train)
+        shares_C = hot_NC.mean(axis=0)
+        kind, features, test, chosen = shallow_features(train, rows)
+        weights = _one_vs_rest_sparse(features, hot_NC[chosen], test)
+        return {
+            "majority": Baseline("majority", np.tile(shares_C, (len(rows), 1))),
+            "linear": Baseline(f"{kind}+logistic one-vs-rest", weights),
+        }
+
+    def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
+        """Return precision, recall and F1 of each tag."""
+        return scores_of_counts(multi_label.tag_counts(labels, scores_NC >= self.thresholds_C), self.labels)
+
+    def calibrated(self, labels: np.ndarray, scores_NC: np.ndarray) -> MultiLabel:
+        """Return the task with the thresholds of the best F1 on these rows."""
+        return replace(self, thresholds=tuple(multi_label.best_thresholds(labels, scores_NC).round(6).tolist()))
+
+    def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
+        """Return the names of the tags from their threshold on, the most probable first."""
+        names = []
+        for scores_C, hot_C in zip(scores_NC, scores_NC >= self.thresholds_C, strict=True):
+            order = np.argsort(-scores_C, kind="stable")
+            names.append([self.labels[i] for i in order if hot_C[i]])
+        return names
+
+    def label_column(self, labels: np.ndarray) -> pa.Array:
+        """Return the names of tags."""
+        names = [[self.labels[i] for i in np.flatnonzero(hot_C == 1)] for hot_C in labels]
+        return pa.array(names, self.predicted_type)
+
+    @property
+    def predicted_type(self) -> pa.DataType:
+        """Lists of text."""
+        return pa.list_(pa.string())
+
+    def marks(self) -> dict[str, Any]:
+        """Return the thresholds by tag."""
+        return {"thresholds": dict(zip(self.labels, self.thresholds_C.tolist(), strict=True))}
+
+
+def _one_vs_rest(features_ND: np.ndarray, hot_NC: np.ndarray, inverse_strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a logistic regression for each tag; a tag of no or of all rows has only a bias."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows = len(hot_NC)
+    shares_C = np.clip(hot_NC.mean(axis=0), 0.5 / rows, 1 - 0.5 / rows)
+    weight_CD, bias_C = np.zeros((hot_NC.shape[1], features_ND.shape[1])), np.log(shares_C / (1 - shares_C))
+    for tag, hot_N in enumerate(hot_NC.T):
+        if 0 < hot_N.sum() < rows:
+            probe = LogisticRegression(C=inverse_strength, max_iter=100, tol=1e-2).fit(features_ND, hot_N)
+            weight_CD[tag], bias_C[tag] = probe.coef_[0], probe.intercept_[0]
+    return weight_CD, bias_C
+
+
+def _explained(logits_NC: np.ndarray, hot_NC: np.ndarray) -> float:
+    """Return the share of the tags' entropy that held-out logits explain, see `FittedHead.explained`."""
+    shares_C = np.clip(hot_NC.mean(axis=0), 1e-6, 1 - 1e-6)
+    entropy = -(hot_NC * np.log(shares_C) + (1 - hot_NC) * np.log(1 - shares_C)).sum()
+    loss = np.logaddexp(0, np.where(hot_NC == 1, -logits_NC, logits_NC)).sum()
+    return float(1 - loss / max(entropy, 1e-12))
+
+
+def _one_vs_rest_sparse(features: Any, hot_NC: np.ndarray, test: Any) -> np.ndarray:
+    """Return the probabilities (N, C) of logistic regressions, with each tag's threshold moved to `THRESHOLD`."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows = len(hot_NC)
+    fitted = np.random.default_rng(0).permutation(rows) % 5 != 0
+    scores_NC = np.tile(np.clip(hot_NC.mean(axis=0), 1e-6, 1 - 1e-6), (test.shape[0], 1))
+    held_NC = np.tile(scores_NC[:1], (int((~fitted).sum()), 1))
+    for tag, hot_N in enumerate(hot_NC.T):
+        if 0 < hot_N.sum() < rows:
+            model = LogisticRegression(C=10, solver="liblinear", tol=1e-2)
+            scores_NC[:, tag] = model.fit(features, hot_N).predict_proba(test)[:, 1]
+            if 0 < hot_N[fitted].sum() < fitted.sum():
+                held_NC[:, tag] = model.fit(features[fitted], hot_N[fitted]).predict_proba(features[~fitted])[:, 1]
+    thresholds_C = multi_label.best_thresholds(hot_NC[~fitted], held_NC)
+    # On the logit scale, so that the order of the scores, and so every ranking metric, stays.
+    logits_NC = np.log(scores_NC / (1 - scores_NC)) - np.log(thresholds_C / (1 - thresholds_C))
+    return expit(logits_NC)

@@ -1,0 +1,116 @@
+"""One class a row.
+
+Legend: N rows, C classes, D features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from hf_finetune.evaluation import calibration
+from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference
+from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, classification_metrics, softmax
+from hf_finetune.evaluation.per_class import ClassScores, per_class
+from hf_finetune.evaluation.report import confusion
+from hf_finetune.features.baselines import Baseline, linear_baseline, majority
+from hf_finetune.tasks.base import HeadFit, Task
+from hf_finetune.training import warm_start
+from hf_finetune.training.losses.cross_entropy import CrossEntropy
+
+
+class SingleLabel(Task):
+    """One class a row, by softmax and cross-entropy."""
+
+    name = "single-label"
+    problem_type = "single_label_classification"
+    metrics = METRICS
+    epoch_metric = "accuracy"
+    summary = SUMMARY_METRICS
+    judged_by = "accuracy"
+    default_loss = CrossEntropy()
+    outputs = "classes"
+    has_classes = True
+    model_noun = "classifier"
+    purpose = "It distinguishes {} classes"
+    rare_remedy = "--objective.class-weights Balanced"
+
+    def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> warm_start.FittedHead:
+        """Fit multinomial logistic regression."""
+        return warm_start.fit_head(
+            features_ND,
+            labels,
+            len(self.labels),
+            inverse_strength=fit.inverse_strength,
+            weights_N=fit.weights_N,
+            first_N=fit.first_N,
+        )
+
+    def rows_per_output(self, labels: np.ndarray) -> np.ndarray:
+        """Return the rows of each class."""
+        return np.bincount(labels, minlength=len(self.labels))
+
+    def with_every_output(self, chosen_n: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Add the first row of each class that has none."""
+        return warm_start.with_every_class(chosen_n, labels)
+
+    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return the softmax."""
+        return softmax(logits_NC)
+
+    def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics of classes and probabilities."""
+        return classification_metrics(labels, scores_NC)
+
+    def intervals(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return the metrics with the interval that has the best coverage for each, see `intervals.bootstrap`."""
+        return bootstrap(labels, scores_NC, resamples=resamples)
+
+    def measured(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return the values of the modules of `evaluate`, with the intervals of the bootstrap."""
+        from hf_finetune.evaluation.evaluate_metrics import all_metrics  # takes seconds to import
+
+        values = all_metrics(labels, scores_NC)
+        intervals = self.intervals(labels, scores_NC, resamples=resamples)
+        return {name: replace(interval, value=values[name]) for name, interval in intervals.items()}
+
+    def calibration(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the bins of the reliability diagram."""
+        return [asdict(each) for each in calibration.reliability(labels, scores_NC)]
+
+    def temperature(self, labels: np.ndarray, logits_NC: np.ndarray) -> float | None:
+        """Return the temperature of arXiv:1706.04599."""
+        return calibration.temperature(labels, logits_NC)
+
+    def confused(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the most confused classes."""
+        return [asdict(pair) for pair in confusion(labels, scores_NC.argmax(-1), self.labels)]
+
+    def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
+        """Return the difference of accuracies."""
+        return paired_difference(scores_NC.argmax(-1) == labels, others_NC.argmax(-1) == labels)
+
+    def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return the majority class, and logistic regression on words or pixels."""
+        fits = {"majority": majority, "linear": linear_baseline}
+        return {key: fit(train, rows, num_labels=len(self.labels)) for key, fit in fits.items()}
+
+    def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
+        """Return precision, recall and F1 of each class."""
+        return per_class(labels, scores_NC.argmax(-1), self.labels)
+
+    def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
+        """Return the name of the class with the highest probability."""
+        return [self.labels[i] for i in scores_NC.argmax(-1)]
+
+    def label_column(self, labels: np.ndarray) -> pa.Array:
+        """Return the names of classes."""
+        return pa.array([self.labels[i] for i in labels], pa.string())
+
+    @property
+    def predicted_type(self) -> pa.DataType:
+        """Text."""
+        return pa.string()

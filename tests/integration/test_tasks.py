@@ -1,0 +1,165 @@
+"""Each task trains by every method, saves, loads in plain transformers, resumes to the same bits, and predicts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers.data_files import parquet_file
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from PIL import Image
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import hf_finetune
+from hf_finetune.cli import main
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.training.callbacks import LogLines
+
+WORDS = ("a good film", "a bad film", "the plot is bad", "the actors are good", "the end of a film", "a plot in time")
+FLAGS = ["--max-length", "16", "--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100"]
+FLAGS += ["--train.learning-rate", "3e-3", "--evaluate.parity-rows", "16"]
+
+
+def tags(text: str) -> list[str]:
+    return [tag for tag in ("good", "bad", "film", "plot") if tag in text]
+
+
+def number(text: str) -> float:
+    """Far from 0 and 1, so that a scale which is not folded shows."""
+    return 1000.5 + 100 * ("good" in text) - 100 * ("bad" in text) + len(text)
+
+
+def table(tmp_path: Path, task: str, count: int = 60) -> Path:
+    texts = [f"{WORDS[i % len(WORDS)]} {'very' if i % 4 else 'not'} {i}" for i in range(count)]
+    label: Any = [tags(text) if task == "multi-label" else number(text) for text in texts]
+    return parquet_file(tmp_path / f"{task}.parquet", text=texts, label=label)
+
+
+def command(name: str, *arguments: Any) -> None:
+    main.COMMANDS[name].run([str(argument) for argument in arguments])
+
+
+def document(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "head", "top"])
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_texts(tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert")
+    run = tmp_path / "run"
+    command("train", data, "--model", model, "--method", method, "--output", run, *FLAGS)
+    result = document(run)
+    problem = {"multi-label": "multi_label_classification", "regression": "regression"}[task]
+    assert result["problem_type"] == problem and all(check["ok"] for check in result["parity"].values())
+    assert f"task: {task}" in " ".join(result["data"]["notes"])
+    assert {"micro_f1", "lrap"} <= set(result["metrics"]["validation"]) or "r2" in result["metrics"]["validation"]
+    assert set(result["baselines"]) >= {"linear"}
+
+    # Plain transformers answers as predictions.parquet, in the unit of the labels.
+    predictions = pq.read_table(run / "predictions.parquet").to_pandas()
+    rows = pq.read_table(data).to_pandas().iloc[predictions["row"]]
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    network = AutoModelForSequenceClassification.from_pretrained(run / "model").eval()
+    with torch.inference_mode():
+        batch = tokenizer(rows["text"].tolist(), truncation=True, padding=True, return_tensors="pt")
+        logits = network(**batch).logits.numpy()
+    if task == "regression":
+        assert np.allclose(logits[:, 0], predictions["predicted"], rtol=1e-5, atol=1e-3)
+        assert np.allclose(predictions["label"], rows["label"])
+        answer = pipeline("text-classification", str(run / "model"))(rows["text"].iloc[0])[0]["score"]
+        assert answer == pytest.approx(predictions["predicted"].iloc[0], rel=1e-5)
+    else:
+        columns = [f"p:{label}" for label in result["labels"]]
+        assert np.allclose(1 / (1 + np.exp(-logits)), predictions[columns], atol=1e-5)
+        assert [sorted(a) for a in predictions["label"]] == [sorted(a) for a in rows["label"]]
+        thresholds = json.loads((run / "model/config.json").read_text())["thresholds"]
+        expected = [{t for t in result["labels"] if p[f"p:{t}"] >= thresholds[t]} for _, p in predictions.iterrows()]
+        assert [set(a) for a in predictions["predicted"]] == expected
+
+    # The other doors.
+    capsys.readouterr()
+    command("evaluate", run, data, "--json")
+    measured = json.loads(capsys.readouterr().out)["metrics"]
+    assert set(measured) == set(result["metrics"]["validation"])
+    command("predict", run, data, "--output", tmp_path / "p.jsonl")
+    first = json.loads((tmp_path / "p.jsonl").read_text().splitlines()[0])
+    assert isinstance(first["predicted"], float if task == "regression" else list)
+    classifier = hf_finetune.Classifier.load(run)
+    assert type(classifier.predict("a good film")) is type(first["predicted"])
+    assert classifier.predict_proba(["a good film", "a bad film"]).shape == (2, len(result["labels"]))
+    assert str(classifier.result).count("this model") == 1
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, model = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert")
+    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1]
+    command("train", *arguments, "--output", tmp_path / "straight")
+
+    def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogLines, "on_step_begin", killed)
+        with pytest.raises(StoppedBySignal):
+            command("train", *arguments, "--output", tmp_path / "killed")
+    command("train", *arguments, "--output", tmp_path / "killed", "--resume")
+    one, other = (document(tmp_path / name) for name in ("straight", "killed"))
+    assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_images(tmp_path: Path, task: str) -> None:
+    rng, folder = np.random.default_rng(0), tmp_path / "images"
+    folder.mkdir()
+    rows = []
+    for i in range(40):
+        shade = int(rng.integers(256))
+        Image.fromarray(np.full((24, 24, 3), (shade, 255 * (i % 2), 0), np.uint8)).save(folder / f"{i}.png")
+        names = [name for name, has in (("dark", shade < 128), ("green", i % 2)) if has]
+        rows.append(f"{i}.png,{'|'.join(names) if task == 'multi-label' else shade / 3}")
+    (folder / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    flags = ["--label-separator", "|"] if task == "multi-label" else []
+    model, run = tiny_image_checkpoint(tmp_path / "vit"), tmp_path / "run"
+    command("train", folder, "--model", model, "--output", run, *FLAGS[2:], *flags)
+    result = document(run)
+    assert all(check["ok"] for check in result["parity"].values())
+    assert result["labels"] == (["dark", "green"] if task == "multi-label" else ["label"])
+    command("evaluate", run, folder)
+
+
+def test_a_pooled_head_folds_its_scale(tmp_path: Path) -> None:
+    """The head that no stock class has is saved beside its encoder, and answers in the unit of the target, too."""
+    data, model, run = table(tmp_path, "regression"), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
+    command("train", data, "--model", model, "--output", run, "--model.pooling", "mean", *FLAGS)
+    result = document(run)
+    assert result["standalone"] is False and all(check["ok"] for check in result["parity"].values())
+    values = hf_finetune.Classifier.load(run).predict(["a good film", "a bad film"])
+    assert all(500 < value < 1500 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--objective.class-weights", "Balanced"], "objective.class_weights: expected its default with regression"),
+        (["--batching.sampling", "balanced"], "batching.sampling: expected its default with regression"),
+        (
+            ["--objective.loss", "Focal"],
+            "objective.loss: expected a loss for regression, such as SquaredError, got Focal",
+        ),
+        (["--evaluate.metric", "accuracy"], r"evaluate.metric: expected a metric of regression \(r2, "),
+        (["--rows-per-class", "4"], "--rows-per-class 4: expected none with regression"),
+        (["--task", "multi-label"], "column 'label' holds double, expected tags"),
+        (["--label-separator", "::"], "--label-separator ::: expected one character"),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused(tmp_path: Path, flags: list[str], message: str) -> None:
+    data, model = table(tmp_path, "regression"), tiny_text_checkpoint(tmp_path / "bert")
+    with pytest.raises(InputError, match=message):
+        command("train", data, "--model", model, "--output", tmp_path / "run", *FLAGS, *flags)
+    assert not (tmp_path / "run").exists()
