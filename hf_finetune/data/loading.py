@@ -27,15 +27,9 @@ from hf_finetune.data.rows import (
 from hf_finetune.data.sources import Split, locate, skipped_files
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
 from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class
-from hf_finetune.data.targets import (
-    LabelColumn,
-    LabelReader,
-    SingleLabel,
-    Targets,
-    check_label_kind,
-    infer_task,
-    targets_of,
-)
+from hf_finetune.data.targets.base import LabelColumn, LabelReader, Targets
+from hf_finetune.data.targets.choose import check_label_kind, infer_task, targets_of
+from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, listed

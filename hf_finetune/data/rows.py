@@ -26,7 +26,7 @@ from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.labels import SURROGATE, UNLABELED, label_array, label_name, shortened
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
 from hf_finetune.data.sources import Split
-from hf_finetune.data.targets import LabelReader
+from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import did_you_mean

@@ -13,6 +13,7 @@ from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.data.labels import near_labels, similar_labels
 from hf_finetune.data.loading import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow, to_dataset
+from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
 from hf_finetune.doctor.duplicates import find_duplicates
 from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
@@ -104,6 +105,11 @@ def examine(
             f"--model {checkpoint}: it counts the tokens of texts, and {source.path} holds images; leave it out"
         )
     data = read_labeled(replace(source, drop_bad_rows=True), kind, options or SplitOptions(), Notes())
+    if data.targets.task != SingleLabel.task:
+        raise InputError(
+            f"{source.path}: doctor examines one class a row, these are labels for {data.targets.task}; "
+            "train says what it refuses"
+        )
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
     splits = {str(role): to_dataset(rows.table) for role, rows in data.rows.items()}
     examples = Examples(splits, data.labels, digests)

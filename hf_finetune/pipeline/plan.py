@@ -61,6 +61,8 @@ class Plan:
     name: str
     rows: dict[str, int]
     labels: int
+    outputs: str
+    """What the labels name: classes, tags or target."""
     columns: dict[str, str]
     notes: list[str]
     tokens: dict[str, float] | None
@@ -92,7 +94,9 @@ class Plan:
         tokens = "" if self.tokens is None else TOKENS.format(**self.tokens)
         if self.tokens is not None and self.tokens["proposed_cost"] > 1:
             tokens += LONGER.format(**self.tokens)
-        counts = f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test, {self.labels} classes"
+        counts = (
+            f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test, {self.labels} {self.outputs}"
+        )
         rate = f"learning rate {self.learning_rate:g}, {self.mixed_precision}"
         lines = [
             ("rows", counts),
@@ -141,6 +145,7 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
         name=run.recipe.name,
         rows={"train": len(encoded), "validation": len(splits.validation), "test": len(splits.test or ())},
         labels=len(splits.labels),
+        outputs=run.data.task.outputs,
         columns=splits.columns,
         notes=list(run.notes),
         tokens=_text_lengths(run, encoded),

@@ -68,7 +68,7 @@ class Task(ABC):
     rare_remedy: ClassVar[str | None] = None
     """Flags by which rare classes or tags are predicted more often. None: there are none."""
     outputs: ClassVar[str]
-    """What the labels name, for messages: classes, tags, targets."""
+    """What the labels name, for messages: classes, tags or target."""
 
     # Training
 

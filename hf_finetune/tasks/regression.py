@@ -45,7 +45,7 @@ class Regression(Task):
     summary = ("r2", "spearman", "mae")
     judged_by = "r2"
     default_loss = SquaredError()
-    outputs = "targets"
+    outputs = "target"
     model_noun = "regression model"
     purpose = "It predicts {} number"
 

@@ -163,3 +163,15 @@ def test_what_a_task_does_not_have_is_refused(tmp_path: Path, flags: list[str], 
     with pytest.raises(InputError, match=message):
         command("train", data, "--model", model, "--output", tmp_path / "run", *FLAGS, *flags)
     assert not (tmp_path / "run").exists()
+
+
+def test_doctor_says_that_it_needs_classes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="doctor examines one class a row, these are labels for multi-label"):
+        command("doctor", table(tmp_path, "multi-label"))
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_a_plan(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command("plan", table(tmp_path, task), "--model", tiny_text_checkpoint(tmp_path / "bert"), *FLAGS)
+    outputs = "4 tags" if task == "multi-label" else "1 target"
+    assert f"validation, 0 test, {outputs}" in capsys.readouterr().out

@@ -1,0 +1,83 @@
+"""Which task the labels of a column are for."""
+
+import math
+from itertools import islice
+
+from hf_finetune.data.config import TaskName
+from hf_finetune.data.sources import Split
+from hf_finetune.data.targets.base import Targets
+from hf_finetune.data.targets.multi_label import MultiLabel
+from hf_finetune.data.targets.regression import Regression
+from hf_finetune.data.targets.single_label import SingleLabel
+from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import Notes
+
+ROWS_TO_INFER = 10_000
+"""Labels that are read to infer the task."""
+TARGETS: tuple[type[Targets], ...] = (SingleLabel, MultiLabel, Regression)
+
+
+def targets_of(task: TaskName, separator: str | None = None) -> Targets:
+    """Return how the labels of a task are read."""
+    if task == "multi-label":
+        return MultiLabel(separator or ",")
+    return next(kind for kind in TARGETS if kind.task == task)()
+
+
+def infer_task(split: Split, column: str, requested: TaskName | None, separator: str | None, notes: Notes) -> Targets:
+    """Return how the labels of a column are read: as requested, else by its content, which is noted.
+
+    Lists are tags, and numbers with fractions are numbers; everything else are classes.
+
+    Raises:
+        InputError: a separator for another task.
+    """
+    if separator is not None and (requested not in (None, "multi-label") or len(separator) != 1):
+        expected = "one character" if len(separator) != 1 else f"none with --task {requested}"
+        raise InputError(f"--label-separator {separator}: expected {expected}")
+    if requested is not None or separator is not None:
+        return targets_of(requested or "multi-label", separator)
+    if split.columns[column].kind == "list":
+        notes.add(f"task: multi-label, as column {column!r} holds lists; another one by --task")
+        return MultiLabel()
+    if not split.columns[column].names and _has_fractions(split, column):
+        notes.add(
+            f"task: regression, as column {column!r} holds numbers with fractions; --task single-label makes each "
+            "number a class"
+        )
+        return Regression()
+    return SingleLabel()
+
+
+def _has_fractions(split: Split, column: str) -> bool:
+    """Return whether the first labels are numbers, and some of them have fractions."""
+    rows = (value for chunk in split.chunks([column]) for value in chunk.columns[column])
+    fractions = False
+    for value in islice(rows, ROWS_TO_INFER):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            return False
+        try:
+            number = float(value)
+        except ValueError:
+            return False
+        # An infinite number is refused later, with its row.
+        fractions = fractions or (math.isfinite(number) and not number.is_integer())
+    return fractions
+
+
+def check_label_kind(targets: Targets, column: str, split: Split) -> None:
+    """Check that the label column of a split can hold the labels of a task.
+
+    Raises:
+        InputError: naming what is expected.
+    """
+    actual = split.columns[column]
+    if actual.kind not in targets.column_kinds and actual.type not in ("nothing", "null"):
+        others = [kind.task for kind in TARGETS if actual.kind in kind.column_kinds]
+        remedy = f", or use --task {' or '.join(others)}" if others else ""
+        raise InputError(
+            f"{split.place}: column {column!r} holds {actual.type}, expected {targets.expected} for {targets.task}; "
+            f"name another by --label COL{remedy}"
+        )

@@ -1,0 +1,153 @@
+"""Labels that are any number of tags a row.
+
+Legend: N rows, C tags.
+"""
+
+import ast
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from hf_finetune.data import splits
+from hf_finetune.data.labels import SURROGATE, label_name, order_classes, shortened, warn_of_similar
+from hf_finetune.data.targets.base import LabelColumn, Settled, Targets, fixed_lists
+from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import Notes, did_you_mean, listed
+
+
+class TagIds:
+    """Assign ids to tags: those of known tags, or new ids in order of appearance.
+
+    Args:
+        known, owner: see `Targets.reader`.
+        separator: between the tags of a text.
+    """
+
+    cell: ClassVar[pa.DataType] = pa.list_(pa.int64())
+    fault: ClassVar[str] = "not tags"
+
+    def __init__(self, known: Sequence[str] | None, owner: str, separator: str) -> None:
+        self.ids = {name: i for i, name in enumerate(known or ())}
+        self.closed, self.owner, self.separator = known is not None, owner, separator
+
+    def read(self, value: Any, names: Sequence[str]) -> list[int]:
+        """Return the distinct tag ids of a cell; an empty cell has none.
+
+        Raises:
+            ValueError: the cell holds no tags, or an unknown one.
+        """
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return []
+        tags = self._split(value) if isinstance(value, str) else value
+        if not isinstance(tags, Sequence | np.ndarray) or isinstance(tags, bytes):
+            raise ValueError(
+                f"the tags are {shortened(value)}, expected a list, or text with {self.separator!r} between"
+            )
+        return list(dict.fromkeys(self._id(tag, names) for tag in tags))
+
+    def _split(self, text: str) -> Sequence[Any]:
+        text = text.strip()
+        if text.startswith("[") and text.endswith("]"):
+            # A list as Python or JSON write it, in a csv file.
+            try:
+                tags = ast.literal_eval(text)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                tags = None
+            if isinstance(tags, list):
+                return tags
+        parts = next(csv.reader([text.replace("\n", " ")], delimiter=self.separator, skipinitialspace=True), [])
+        return [part.strip() for part in parts if part.strip()]
+
+    def _id(self, tag: Any, names: Sequence[str]) -> int:
+        if isinstance(tag, list | tuple | dict):
+            raise ValueError(f"one of the tags is {shortened(tag)}, expected text or a whole number")
+        name = label_name(tag, names)
+        if name is None:
+            raise ValueError("one of the tags is empty")
+        if SURROGATE.search(name):
+            raise ValueError(f"the tag {name[:40]!r} holds half a surrogate pair")
+        if name not in self.ids and self.closed:
+            raise ValueError(
+                f"the tag {name!r} is not among the {len(self.ids)} tags of {self.owner} "
+                f"({listed(list(self.ids))}){did_you_mean(name, self.ids)}"
+            )
+        return self.ids.setdefault(name, len(self.ids))
+
+
+@dataclass(frozen=True)
+class MultiLabel(Targets):
+    """Any number of tags a row."""
+
+    separator: str = ","
+    task = "multi-label"
+    column_kinds = ("list", "string", "class")
+    expected = "tags: lists, or text with a separator between the tags"
+    stratum = "tag"
+
+    def reader(
+        self, labels: Sequence[str] | None = None, owner: str = "", values: Mapping[str, str] | None = None
+    ) -> TagIds:
+        """Return a reader of tag ids."""
+        return TagIds(labels, owner, self.separator)
+
+    def settle(self, reader: TagIds, cells: pa.ChunkedArray, column: LabelColumn, notes: Notes) -> Settled:
+        """Order the tags: as declared, numerically or alphabetically."""
+        if column.label_names:
+            raise InputError("data.label_names: expected none with tags, which have names of their own; leave it out")
+        labels = order_classes(reader.ids, column.declared)
+        if not labels:
+            raise InputError(f"{column.place}: no row has a tag in column {column.name!r}; expected some")
+        if len(labels) > column.most_classes:
+            raise InputError(
+                f"{column.place}: column {column.name!r} holds {len(labels):,} tags, expected at most "
+                f"{column.most_classes:,}; name another column by --label, or raise --data.limits.classes"
+            )
+        warn_of_similar(labels, column.place, column.name)
+        hot_NC = _multi_hot(cells, len(labels))[:, [reader.ids[name] for name in labels]]
+        if everywhere := [name for name, share in zip(labels, hot_NC.mean(axis=0), strict=True) if share == 1]:
+            notes.add(f"tags of every training row, of which nothing can be learned: {listed(everywhere)}")
+        rows = int((hot_NC.sum(axis=1) == 0).sum())
+        notes.add(
+            f"{len(labels)} tags, {hot_NC.sum() / len(hot_NC):.3g} a row on average"
+            + (f"; {rows} of {len(hot_NC)} training rows have none" if rows else "")
+        )
+        return Settled(labels, fixed_lists(hot_NC), {})
+
+    def encode(self, cells: pa.ChunkedArray, labels: Sequence[str]) -> pa.Array:
+        """Return a 0 or 1 for each tag."""
+        return fixed_lists(_multi_hot(cells, len(labels)))
+
+    def hold_out(
+        self, labels: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]
+    ) -> np.ndarray:
+        """Return the mask of the rows to hold out, see `splits.hold_out_tags`."""
+        return splits.hold_out_tags(labels, first_N, fraction=fraction, seed=seed)
+
+    def subsample(self, labels: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
+        """Return the mask of `count` rows that have all tags by their share."""
+        if count >= len(labels):
+            return np.ones(len(labels), dtype=bool)
+        mask_N = splits.hold_out_tags(labels, np.arange(len(labels)), fraction=count / len(labels), seed=seed)
+        chosen, others = np.flatnonzero(mask_N), np.flatnonzero(~mask_N)
+        rng = np.random.default_rng(seed)
+        mask_N[rng.permutation(chosen)[count:]] = False
+        mask_N[rng.permutation(others)[: max(0, count - len(chosen))]] = True
+        return mask_N
+
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """Return one group of all rows: tags overlap."""
+        return np.zeros(len(labels), dtype=np.int64)
+
+
+def _multi_hot(cells: pa.ChunkedArray, tags: int) -> np.ndarray:
+    """Return a 0 or 1 for each row and tag, shape (N, C), int8."""
+    lists = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+    hot_NC = np.zeros((len(lists), tags), dtype=np.int8)
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    hot_NC[np.repeat(np.arange(len(lists)), lengths), lists.flatten().to_numpy()] = 1
+    return hot_NC
