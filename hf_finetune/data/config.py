@@ -50,6 +50,8 @@ class DataLimits:
     """Largest ratio of the sides of an image. Many processors set the shorter side, and the longer one follows."""
     image_bytes: Count = 200_000_000
     """Largest image file in bytes."""
+    image_texts: Count = 10_000
+    """Largest number of texts beside the pixels of a PNG. Pillow reads all of them whenever it opens the image."""
     decoded_bytes: Count = 100_000_000
     """Largest decoded size in bytes of a compressed file, an Excel workbook, or the columns that are read of a parquet
     file, unless it is below 20 times the size of the file."""

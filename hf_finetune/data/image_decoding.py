@@ -186,7 +186,7 @@ def damage(image: EncodedImage, limits: DataLimits = DEFAULT_LIMITS) -> str | No
         if size > most:
             return f"{size:,} bytes, expected at most {most:,}; make it smaller or raise --data.limits.image-bytes"
         with _open(image) as opened:
-            if (reason := _beyond(opened, limits)) is not None:
+            if (reason := _beyond(opened, limits) or _many_texts(opened, limits)) is not None:
                 return reason
             _reduce(opened, thumbnail=True)
             opened.load()
@@ -212,6 +212,20 @@ def _beyond(opened: ImageFile, limits: DataLimits) -> str | None:
             f"{sides}, expected sides of a ratio of at most {limits.image_ratio:,}; cut it into pieces or raise "
             "--data.limits.image-ratio"
         )
+    return None
+
+
+def _many_texts(opened: ImageFile, limits: DataLimits) -> str | None:
+    """Return why a PNG has too many texts before its pixels, or None."""
+    if opened.format != "PNG" or (file := opened.fp) is None:
+        return None
+    at = file.tell()
+    file.seek(0)
+    header = file.read(at)
+    texts = sum(header.count(kind) for kind in (b"tEXt", b"zTXt", b"iTXt"))
+    if texts > limits.image_texts:
+        expected = f"expected at most {limits.image_texts:,}"
+        return f"{texts:,} texts, {expected}; save it again without them or raise --data.limits.image-texts"
     return None
 
 

@@ -16,10 +16,11 @@ from datasets import Dataset, Features
 from datasets import Image as HubImage
 from helpers.loading import load, stream
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from hf_finetune.data import image_decoding
 from hf_finetune.data.config import DataLimits, Source
-from hf_finetune.data.image_decoding import damage, decode, decode_pieces, pieces, upright_size
+from hf_finetune.data.image_decoding import EncodedImage, damage, decode, decode_pieces, pieces, upright_size
 from hf_finetune.data.image_paths import hub_folder
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.dataset_split import DatasetSplit
@@ -344,6 +345,17 @@ def test_classes_are_limited_by_the_rows(tmp_path: Path) -> None:
     assert "column 'label' holds 30 classes in 90 rows" in message and "--data.limits.classes" in message
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},c{i % 30}\n" for i in range(300)))
     assert len(load(str(tmp_path / "a.csv"), "text", limits=DataLimits(classes=20)).labels) == 30
+
+
+def test_texts_of_a_png_are_limited() -> None:
+    """Pillow reads them at each opening: six images with 100,000 took train 14 s."""
+    texts = PngInfo()
+    for number in range(30):
+        texts.add_text(f"k{number}", "x", zip=number % 2 == 0)
+    image: EncodedImage = {"bytes": encoded(Image.new("RGB", (40, 10)), pnginfo=texts), "path": None}
+    assert damage(image) is None
+    message = damage(image, DataLimits(image_texts=20)) or ""
+    assert "30 texts, expected at most 20" in message and "--data.limits.image-texts" in message
 
 
 def test_columns_are_limited(tmp_path: Path) -> None:
