@@ -399,12 +399,14 @@ def tokenizer_attacks() -> list[Attack]:
 
     def met(command: str, bench: Bench) -> list[Any]:
         checkpoint, run = bench.copy("bert"), bench.copy("full")
-        pattern = {"type": "Split", "pattern": {"Regex": "(b+)+$"}, "behavior": "Isolated", "invert": False}
+        pattern = {"type": "Split", "pattern": {"Regex": "(b+)+c"}, "behavior": "Isolated", "invert": False}
         for folder in (checkpoint, run / "model"):
-            edit_json(folder / "tokenizer.json", pre_tokenizer=pattern)
+            words = json.loads((folder / "tokenizer.json").read_text())["pre_tokenizer"]
+            both = {"type": "Sequence", "pretokenizers": [words, pattern]}
+            edit_json(folder / "tokenizer.json", pre_tokenizer=both)
         edit_json(run / "result.json", artifacts=None)
         rows = [f"some text {i},{('bad', 'good')[i % 2]}" for i in range(600)]
-        rows[500] = f"{'b' * 60}!,bad"
+        rows[500] = f"{'b' * 60},bad"
         data = bench.folder / "rows.csv"
         data.write_text("\n".join(["text,label", *rows]))
         return bench.read(command, data, checkpoint, run)
