@@ -133,23 +133,26 @@ def init_head(run: Run, layers: Sequence[nn.Linear], heads: Sequence[FittedHead]
         source: origin of the heads, for the log.
     """
     explained, least = heads[0].explained, fit_settings(run).least_explained
+    spread = run.data.task.spread
     start = HeadStart(round(explained, 4), explained >= least)
     modules, shifts = run.model.network.named_modules(), class_shifts(run)
     fresh = {m for name, module in modules if name in run.model.fresh for m in module.modules()}
     pretrained = fresh.isdisjoint(layers)
     if not start.fitted:
         logger.info(
-            "the head starts from %s: a fitted one explains %.2f of the labels' entropy, less than %g",
+            "the head starts from %s: a fitted one explains %.2f of the labels' %s, less than %g",
             "the checkpoint's weights" if pretrained else "random weights",
             explained,
+            spread,
             least,
         )
         return start
     logger.info(
-        "the head starts %s%s: that explains %.2f of the labels' entropy",
+        "the head starts %s%s: that explains %.2f of the labels' %s",
         source,
         ", in the place of the checkpoint's" if pretrained else "",
         explained,
+        spread,
     )
     for layer, head in zip(layers, heads, strict=True):
         bias_C = head.bias_C

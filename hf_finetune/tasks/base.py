@@ -67,6 +67,8 @@ class Task(ABC):
     """What it does, with the number of outputs, before their names."""
     rare_remedy: ClassVar[str | None] = None
     """Flags by which rare classes or tags are predicted more often. None: there are none."""
+    spread: ClassVar[str] = "entropy"
+    """The measure of the labels of which a fitted head explains a share."""
     outputs: ClassVar[str]
     """What the labels name, for messages: classes, tags or target."""
 

@@ -45,6 +45,7 @@ class Regression(Task):
     summary = ("r2", "spearman", "mae")
     judged_by = "r2"
     default_loss = SquaredError()
+    spread = "variance"
     outputs = "target"
     model_noun = "regression model"
     purpose = "It predicts {} number"
