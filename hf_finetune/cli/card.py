@@ -30,11 +30,12 @@ def card(arguments: Sequence[str]) -> None:
         from hf_finetune.utils.manifest import Manifest
 
     folder = Path(job.run)
-    drawn = draw_plots(folder, RunFacts.read(folder))
-    text, manifest = render_again(folder, list(drawn)), Manifest.find(folder)
+    facts, manifest = RunFacts.read(folder), Manifest.find(folder)
     if manifest is not None:
         # The card's numbers are those of the files that the run wrote.
         manifest.check()
+    drawn = draw_plots(folder, facts)
+    text = render_again(folder, list(drawn))
     with owned(folder):
         write_plots(folder, drawn)
         write_text(folder / "README.md", text)

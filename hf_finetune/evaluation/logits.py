@@ -54,7 +54,7 @@ def predict_logits(
     batches = _batches(len(rows), lengths, batch_size, tokens)
     loader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
-    bar = nullcontext() if progress is None else Progress(progress, total=len(rows))
+    bar = nullcontext() if progress is None else Progress(progress, total=len(rows), quiet=True)
     # Not inference_mode: BEiT caches an index tensor in a forward pass, and could not be trained afterwards.
     with bar as shown, evaluating(model), torch.no_grad(), autocast_to(autocast, device):
         for batch in loader:

@@ -134,8 +134,8 @@ def test_the_beginning_of_a_long_text_is_read(monkeypatch) -> None:
     monkeypatch.setattr(baselines, "LONG_TEXT", 16)
     train, test = texts(60, 0), texts(5, 1)
     longer = train.map(lambda row: {"text": row["text"].ljust(16) + " more words"})
-    expected = linear_baseline(train, test, num_labels=3).probabilities_NC
-    assert np.array_equal(linear_baseline(longer, test, num_labels=3).probabilities_NC, expected)
+    expected = linear_baseline(train, test, num_labels=3).scores_NC
+    assert np.array_equal(linear_baseline(longer, test, num_labels=3).scores_NC, expected)
 
 
 def test_a_few_long_texts_are_all_kept(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:

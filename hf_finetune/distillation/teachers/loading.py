@@ -93,6 +93,10 @@ class Teachers:
                 return read_sklearn(name, self.labels, all_logits=self.all_logits)
             classifier = load_trained(name, trust_remote_code=self.trust_remote_code, limits=self.limits)
             self._check_kind(name, classifier.kind)
+            if not classifier.task.has_classes:
+                raise InputError(
+                    f"expected a classifier of one class a row, got {name}, which is for {classifier.task.name}"
+                )
             columns_C = class_columns(self.labels, classifier.labels, owner=name)
         except (InputError, GateError) as error:
             raise type(error)(f"objective.teacher: {error}") from error

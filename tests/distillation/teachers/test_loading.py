@@ -161,7 +161,8 @@ def test_other_models_than_classifiers_are_refused(tmp_path: Path) -> None:
     config = json.loads((multi_label / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
     (multi_label / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        InputError, match=r"^objective.teacher: .*problem_type multi_label_classification, which is not"
+        InputError,
+        match=r"^objective.teacher: expected a classifier of one class a row, got .*, which is for multi-label",
     ):
         predict(multi_label, text_rows(4))
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
