@@ -68,15 +68,15 @@ def predict(arguments: Sequence[str]) -> None:
     with _source(job) as source:
         is_printed = isinstance(source, list) or job.paths in ((), (STDIN,))
         output = job.output or (None if is_printed else OUTPUT)
-        with importing():
-            from hf_finetune.inference import prediction
+        if output is not None:
             from hf_finetune.utils import tables
 
-        if output is not None:
             path = source.path if isinstance(source, SourceSplit) else ""
             tables.check_output(Path(output), path, overwrite=job.overwrite)
         elif job.digests:
             raise InputError("--digests: expected --output with it, a file to write")
+        with importing():
+            from hf_finetune.inference import prediction
         result = prediction.predict(
             load_trained_classifier(job),
             source,

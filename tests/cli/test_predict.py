@@ -89,12 +89,17 @@ def test_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert row.pop("input") == "a.png" and json.loads(Path("labels.jsonl").read_text()) == row
 
 
-def test_an_existing_output_stays(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_output_stays(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows, output = tmp_path / "rows.csv", tmp_path / "labels.csv"
     rows.write_text("text\ngood\n")
     output.write_text("mine")
-    with pytest.raises(InputError, match=r"labels\.csv: exists already; .* replace it by --overwrite"):
-        predict([model, str(rows), "--output", str(output)])
+    with monkeypatch.context() as patch:
+        # Said before torch is imported, which takes seconds.
+        patch.setattr("hf_finetune.cli.predict.importing", lambda: pytest.fail("imported before the output was checked"))
+        with pytest.raises(InputError, match=r"labels\.csv: exists already; .* replace it by --overwrite"):
+            predict([model, str(rows), "--output", str(output)])
     assert output.read_text() == "mine"
     predict([model, str(rows), "--output", str(output), "--overwrite"])
     assert output.read_text().startswith("row,text,predicted,") and "1 rows ->" in capsys.readouterr().out
