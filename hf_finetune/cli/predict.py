@@ -163,7 +163,9 @@ def _table(predictions: Sequence[dict[str, Any]]) -> str:
     lines = [(*header, "input")]
     for row, answer in zip(predictions, answers, strict=True):
         given = _one_line(row.get("input", f"row {row['row'] + 1}"))
-        lines.append((*answer, cut_end(given, room)))
+        # The table cuts its first column in the middle, as names of classes differ at the end; a list of tags may not.
+        shown = answer[0] if has_classes else cut_end(answer[0], line_width() - NARROWEST - 2)
+        lines.append((shown, answer[1], cut_end(given, room)))
     return table(lines if has_classes else [(answer, given) for answer, _, given in lines], right=[1] * has_classes)
 
 

@@ -40,7 +40,8 @@ def train(arguments: Sequence[str]) -> None:
 def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
     """Parse the arguments of `train`, or of a job with further flags.
 
-    A flag or the `--config` file may decide between texts and images; otherwise the data do.
+    A flag or the `--config` file may decide between texts and images; otherwise the data do. The data of the file are
+    the default.
 
     Raises:
         InputError: see `parse_run`; or there are no such data.
@@ -50,7 +51,10 @@ def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     fields = read_config_file(current)
     images, is_certain = _reads_images(current, fields)
-    job = parse_run(kind(blank_recipe(images=images), source=tyro.MISSING), arguments, prog, fields)
+    data = fields.get("data")
+    path = data.get("path") if isinstance(data, dict) else None
+    source = path if isinstance(path, str) and path else tyro.MISSING
+    job = parse_run(kind(blank_recipe(images=images), source=source), arguments, prog, fields)
     if not is_certain:
         job = _of_the_data(job)
     return dataclasses.replace(job, recipe=job.recipe.with_data(job.source))

@@ -62,14 +62,19 @@ class Training:
     """Whether rare classes weigh more already, by class weights or sampling."""
     weights: str | None = WEIGHTS
     """The flags that make rare classes weigh more; None: there are none."""
+    rows: int | None = None
+    """All training rows. None: the sum over the classes, of which a row has one."""
 
 
-def never_predicted(splits: Mapping[str, Sequence[ClassScores]], training: Training | None = None) -> tuple[Doubt, ...]:
+def never_predicted(
+    splits: Mapping[str, Sequence[ClassScores]], training: Training | None = None, *, weights: str | None = WEIGHTS
+) -> tuple[Doubt, ...]:
     """Return a doubt about the classes that have rows and are predicted for no row of any split.
 
     Args:
         splits: the scores of each class, in the same order, by split.
         training: None: unknown.
+        weights: as in `Training`, where that is unknown.
     """
     by_class = list(zip(*splits.values(), strict=True))
     found = {
@@ -84,13 +89,15 @@ def never_predicted(splits: Mapping[str, Sequence[ClassScores]], training: Train
     names, rows, where = listed([_quoted(label) for label in found]), sum(found.values()), " and ".join(splits)
     message = f"{names} {_are(found)} never predicted: 0 of {rows:,} {where} rows of {_them(found)} are recognized"
     if training is None:
-        return (Doubt("never_predicted", message, f"train with {WEIGHTS}, for more --epochs, or with more such rows"),)
+        how = f"with {weights}, " if weights else ""
+        return (Doubt("never_predicted", message, f"train {how}for more --epochs, or with more such rows"),)
     counts = {label: training.rows_per_class[label] for label in found}
     largest, most = max(training.rows_per_class.items(), key=lambda item: item[1])
     shown = listed([f"{count:,}" for count in counts.values()])
+    all_rows = sum(training.rows_per_class.values()) if training.rows is None else training.rows
     message += (
         f"; {'it has' if len(found) == 1 else 'they have'} {shown} of "
-        f"{sum(training.rows_per_class.values()):,} training rows, {_quoted(largest)} has {most:,}"
+        f"{all_rows:,} training rows, {_quoted(largest)} has {most:,}"
     )
     return (Doubt("never_predicted", message, _learn_rare(min(counts.values()), most, training)),)
 
@@ -122,10 +129,12 @@ def missing_classes(
         for name, value in metrics.items()
         if value.classes is not None
     ]
-    area = [] if "roc_auc" in metrics else ["roc_auc is not defined"]
+    # Tags have no roc_auc in any case.
+    area = ["roc_auc is not defined"] if "accuracy" in metrics and "roc_auc" not in metrics else []
     names = listed([_quoted(label) for label in missing])
     message = f"no {split} row is of {names}: nothing is known about recognizing {_them(missing)}"
-    return (Doubt("missing_class", "; ".join([message, ", ".join([*means, *area])]), remedy),)
+    consequences = ", ".join([*means, *area])
+    return (Doubt("missing_class", f"{message}; {consequences}" if consequences else message, remedy),)
 
 
 def few_rows(

@@ -59,7 +59,7 @@ NEVER_SHOWN = (
 
 def procedure(run: RunFacts) -> list[tuple[str, str]]:
     """Return names and values of the fields that decide the result, and of the outcomes of training."""
-    rows = _recipe_fields(run) | _operations(run) | dict(_outcomes(run.result)) | dict(_per_class(run.data))
+    rows = _recipe_fields(run) | _operations(run) | dict(_outcomes(run)) | dict(_per_class(run.data))
     return [("method", code(run.result["method"])), *((name, value_cell(value)) for name, value in rows.items())]
 
 
@@ -105,13 +105,14 @@ def _operations(run: RunFacts) -> dict[str, str]:
     return shown
 
 
-def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _outcomes(run: RunFacts) -> Iterator[tuple[str, Any]]:
     """Yield the outcomes of training that the result records."""
+    result = run.result
     if maps := (result.get("teacher") or {}).get("layer_maps"):
         yield "searched pairs of layers", "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
-        yield "head initialization", f"{start}; a fit explains {head['explained']:.2f} of the entropy of the labels"
+        yield "head initialization", f"{start}; a fit explains {head['explained']:.2f} of the {run.task.spread} of the labels"
     # Runs of earlier versions do not record why.
     if why := (kernels := result.get("kernels") or {}).get("why"):
         chosen = kernels["chosen"]

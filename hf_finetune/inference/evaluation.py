@@ -23,6 +23,7 @@ from hf_finetune.evaluation.per_class import ClassScores, class_section
 from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
+from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 
@@ -101,7 +102,7 @@ def evaluate(
             doubt.to_dict()
             for doubt in (
                 *doubts.leaked_rows(num_leaked, len(all_labels)),
-                *_doubts(task.epoch_metric, scores, intervals, truncation),
+                *_doubts(task, scores, intervals, truncation),
             )
         ],
         "rows_trained_on": None if trained_on is None else num_leaked,
@@ -115,17 +116,17 @@ def evaluate(
 
 
 def _doubts(
-    metric: str, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], truncation: Truncation | None
+    task: Task, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], truncation: Truncation | None
 ) -> tuple[Doubt, ...]:
     """Return what makes these metrics doubtful.
 
     Args:
-        metric: whose interval shows whether the rows are enough.
+        task: the interval of its metric shows whether the rows are enough.
         truncation: of the first `SAMPLE` rows.
     """
-    rows = next(iter(metrics.values())).n
+    rows, metric = next(iter(metrics.values())).n, task.epoch_metric
     return (
-        *doubts.never_predicted({"scored": scores}),
+        *doubts.never_predicted({"scored": scores}, weights=task.rare_remedy),
         *doubts.missing_classes("scored", scores, metrics, remedy="score rows of these classes, too"),
         *(
             doubts.few_rows(

@@ -83,7 +83,7 @@ def train(
     keywords = {**{n: v for n, v in {**named, "push": push}.items() if v is not None}, **fields}
     launch = Launch(output=None if output is None else os.fspath(output), resume=resume)
     with started_now(), python_session(), ExitStack() as stack:
-        if any(rows is data for rows in (validation, test)) and not isinstance(data, str):
+        if any(rows is data for rows in (validation, test) if rows is not None) and not isinstance(data, str):
             raise InputError("--validation, --test: these are the training rows; pass other rows, or leave them out")
         recipe = _recipe(stack, data, dict(keywords), {"validation": validation, "test": test})
         result = run(recipe, launch, command=public_call(data, keywords, validation=validation, test=test))

@@ -18,9 +18,10 @@ from hf_finetune.errors import RunError
 from hf_finetune.models.contexts import quiet
 from hf_finetune.tasks.trained_model import quiet_libraries
 from hf_finetune.training.precision import settings_restored
+from hf_finetune.utils.console import begin_call
 from hf_finetune.utils.exit_status import PACKAGE_LOGGER, notes_on_stderr
 
-_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z.-]*[a-z])")
+_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z.-]*[a-z])( COL\b)?")
 _SWITCHES = ("resume", "trust-remote-code", "drop-bad-rows")
 
 
@@ -38,6 +39,7 @@ def python_session(*, notes: bool = True) -> Iterator[None]:
         for restored in (quiet, _data_bars_restored, _environment_restored, _generators_restored, settings_restored):
             stack.enter_context(restored())
         quiet_libraries()
+        begin_call()
         if not notes:
             stack.enter_context(_silence())
         elif not PACKAGE_LOGGER.handlers and PACKAGE_LOGGER.level == logging.NOTSET:
@@ -53,7 +55,8 @@ def in_python(message: str) -> str:
     """Return a message with flags as keywords, `label=` for --label, and data in memory by their names alone."""
 
     def keyword(flag: re.Match[str]) -> str:
-        return f"`{flag[1].replace('-', '_')}={'True' if flag[1] in _SWITCHES else ''}`"
+        value = "True" if flag[1] in _SWITCHES else "COL" if flag[2] else ""
+        return f"`{flag[1].replace('-', '_')}={value}`"
 
     return _FLAG.sub(keyword, message).replace(PREFIX, "")
 

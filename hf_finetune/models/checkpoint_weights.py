@@ -85,7 +85,8 @@ def _match_head(
     same = stored == labels or (len(set(stored)) == len(stored) and sorted(stored) == sorted(labels))
     layers = classification_layers(model)
     if same and keep_head:
-        note = f"{local.name}: it has a head for these {len(stored)} classes"
+        outputs = "this target" if len(stored) == 1 else f"these {len(stored)} classes"
+        note = f"{local.name}: it has a head for {outputs}"
         if stored != labels:
             reorder(layers, [stored.index(name) for name in labels])
             note += ", in another order than the data's; they are matched by name"

@@ -1,5 +1,6 @@
 """The doubts of a finished run: see `evaluation.doubts`."""
 
+from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt, Training
 from hf_finetune.pipeline.context import Run
@@ -31,6 +32,7 @@ def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]
         recipe.train.num_train_epochs,
         weighted=class_weights(run) is not None or recipe.batching.sampling != "none",
         weights=trained.task.rare_remedy,
+        rows=len(labeled_rows(run.data.splits.train)),
     )
     return (
         *doubts.never_predicted({name: split.per_class for name, split in splits.items()}, training),

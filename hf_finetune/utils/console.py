@@ -185,11 +185,19 @@ class SayHandler(logging.Handler):
             self.handleError(record)
 
 
+def begin_call() -> None:
+    """Count the silence from now on: a call from Python is not silent since the last one."""
+    _log.reset()
+
+
 class _Log:
     """Progress as lines of the log."""
 
     def __init__(self) -> None:
         self._last: float | None = None
+
+    def reset(self) -> None:
+        self._last = None
 
     def start(self, task: Progress) -> None:
         now = time.monotonic()

@@ -280,6 +280,8 @@ def test_the_recipe_of_a_run_runs_again(tmp_path: Path) -> None:
     assert parse_run(RunJob(load_recipe("sst2_full")), ["--config", str(file)], "x").recipe == recipe
     job = parse_train(TrainJob, ["new.csv", "--config", str(file), "--lr", "1e-5"], "hf-finetune train")
     assert (job.recipe.data.path, job.recipe.train.learning_rate, job.recipe.train.seed) == ("new.csv", 1e-5, 5)
+    again = parse_train(TrainJob, ["--config", str(file)], "hf-finetune train")
+    assert again.recipe == recipe and again.source == recipe.data.path
     file.write_text('{"rows": 3}')
     with pytest.raises(InputError, match=r"recipe\.json: holds no recipe; expected the recipe.json of a run$"):
         load_recipe(str(file))

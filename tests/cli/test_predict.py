@@ -17,7 +17,7 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
 
 from hf_finetune import Classifier, InputError
-from hf_finetune.cli.predict import predict
+from hf_finetune.cli.predict import _table, predict
 from hf_finetune.inference import parts
 
 LABELS = ("bad", "good")
@@ -77,6 +77,13 @@ def test_stdin_and_python_agree(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_long_list_of_tags_loses_its_end() -> None:
+    tags = [f"{letter}::{letter * 20}" for letter in "abcd"]
+    row = {"row": 0, "predicted": tags, "input": "word " * 30} | {f"p:{tag}": 0.5 for tag in tags}
+    line = _table([row]).splitlines()[1]
+    assert line.startswith(f"{tags[0]} 0.50, {tags[1]} 0...") and len(line) <= 80
+
+
 def test_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     model = saved(tmp_path, images=True)
     monkeypatch.chdir(tmp_path)
@@ -97,7 +104,9 @@ def test_an_existing_output_stays(
     output.write_text("mine")
     with monkeypatch.context() as patch:
         # Said before torch is imported, which takes seconds.
-        patch.setattr("hf_finetune.cli.predict.importing", lambda: pytest.fail("imported before the output was checked"))
+        patch.setattr(
+            "hf_finetune.cli.predict.importing", lambda: pytest.fail("imported before the output was checked")
+        )
         with pytest.raises(InputError, match=r"labels\.csv: exists already; .* replace it by --overwrite"):
             predict([model, str(rows), "--output", str(output)])
     assert output.read_text() == "mine"

@@ -1,6 +1,7 @@
 """Doubts: when each is raised, its numbers by hand, and that its remedy names real flags."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,11 @@ def test_a_class_that_is_never_predicted() -> None:
         "'bad' has 600"
     )
     assert doubt.remedy.startswith("--objective.class-weights Balanced; more --epochs (now 3) or a higher --train.lear")
+    # A row may have several tags.
+    (doubt,) = doubts.never_predicted({"test": TEST}, replace(TRAINING, rows=700))
+    assert "it has 30 of 700 training rows" in doubt.message
+    (doubt,) = doubts.never_predicted({"test": TEST}, weights=None)
+    assert doubt.remedy == "train for more --epochs, or with more such rows"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,9 @@ def test_a_class_that_a_split_lacks() -> None:
         "add some",
     )
     assert doubts.missing_classes("test", TEST, metrics, remedy="") == ()
+    # Tags have neither accuracy nor roc_auc.
+    (doubt,) = doubts.missing_classes("validation", scores, {"micro_f1": metrics["accuracy"]}, remedy="")
+    assert doubt.message == "no validation row is of 'neutral': nothing is known about recognizing it"
 
 
 def test_few_rows() -> None:

@@ -261,7 +261,7 @@ def test_a_program_that_configures_the_logger_gets_the_notes(
 
 def test_messages_name_keywords() -> None:
     assert in_python("x: name it by --text-pair COL, or raise --data.limits.decoded-bytes.") == (
-        "x: name it by `text_pair=` COL, or raise `data.limits.decoded_bytes=`."
+        "x: name it by `text_pair=COL`, or raise `data.limits.decoded_bytes=`."
     )
     assert in_python("no split of memory:data") == "no split of data"
     assert in_python("--output a--b: continue it by --resume") == "`output=` a--b: continue it by `resume=True`"

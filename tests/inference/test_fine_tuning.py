@@ -62,6 +62,7 @@ def test_bad_calls_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     frame = pd.DataFrame({"text": ["a", "b"] * 10, "label": [0, 1] * 10})
     for arguments, message in (
         ({"data": 5}, "data: expected a pandas or polars DataFrame"),
+        ({"data": None}, "data: expected a pandas or polars DataFrame"),
         ({"data": "nowhere.csv"}, "nowhere.csv: no such file or folder"),
         ({"data": frame, "validation": frame}, "`validation=`, `test=`: these are the training rows"),
         ({"data": frame, "text": "txt"}, "`text=` txt: data .DataFrame. has no such column, did you mean 'text'"),

@@ -58,6 +58,8 @@ def test_texts(tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFix
     assert f"task: {task}" in " ".join(result["data"]["notes"])
     assert {"micro_f1", "lrap"} <= set(result["metrics"]["validation"]) or "r2" in result["metrics"]["validation"]
     assert set(result["baselines"]) >= {"linear"}
+    explained = "of the variance of the labels" if task == "regression" else "of the entropy of the labels"
+    assert explained in (run / "README.md").read_text()
 
     # Plain transformers answers as predictions.parquet, in the unit of the labels.
     predictions = pq.read_table(run / "predictions.parquet").to_pandas()

@@ -131,6 +131,12 @@ def test_head_for_other_classes_is_replaced(family: str, layer: str, classifier,
     assert torch.equal(weight, second.model.get_parameter(f"{layer}.weight"))
 
 
+def test_head_for_a_number_is_kept(classifier, tmp_path: Path):
+    classifier("bert", labels=["score"], problem_type="regression").model.save_pretrained(tmp_path)
+    kept = load_classifier(tmp_path, task="text-classification", labels=["score"], seed=9, problem_type="regression")
+    assert any(n.endswith("it has a head for this target") for n in kept.notes)
+
+
 def test_head_of_another_size_is_replaced(classifier, tmp_path: Path):
     loaded = classifier("bert", labels=["x", "y"])
     loaded.model.save_pretrained(tmp_path)

@@ -49,6 +49,21 @@ def test_without_a_terminal_progress_is_a_line_every_few_seconds(
                                "score: 1,000 of 2,000 rows, loss 0.5, 10 s"]  # fmt: skip
 
 
+def test_the_time_between_two_calls_is_no_silence(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "_log", console._Log())
+    caplog.set_level(logging.INFO, "hf_finetune.run")
+    for _ in range(2):
+        console.begin_call()
+        with Progress("score", total=1) as bar:
+            bar.update()
+        now[0] += 60
+    assert caplog.messages == []
+
+
 PROGRAM = """
 import logging, os, sys
 from hf_finetune.utils.console import Progress
