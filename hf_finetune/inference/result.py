@@ -28,7 +28,7 @@ IMAGE_WIDTH = 480
 class Plot:
     """A plot of a run. A notebook shows it.
 
-    Example:
+    Examples:
         >>> clf.result.plots["confusion_matrix"].png.name
         'confusion_matrix.png'
     """
@@ -184,7 +184,7 @@ class Result:
     def plots(self) -> dict[str, Plot]:
         """The plots in the run's folder by name: learning_curves, confusion_matrix, reliability, learning_rate.
 
-        Example:
+        Examples:
             >>> list(clf.result.plots)[:2]
             ['learning_curves', 'confusion_matrix']
         """

@@ -61,6 +61,12 @@ def test_messages_of_the_troubleshooting_page_exist() -> None:
     assert not missing, "\n".join(missing)
 
 
+def test_examples_are_code_of_the_site() -> None:
+    """`Example:` would be an admonition of text, where `[:2]` and the list below it become a link that leads nowhere."""
+    package = ROOT / "hf_finetune"
+    assert [str(path) for path in package.rglob("*.py") if re.search(r"^ +Example:$", path.read_text(), re.M)] == []
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
