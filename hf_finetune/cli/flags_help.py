@@ -12,7 +12,8 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
     "data": (
         ("--text COL, --text-pair COL", "columns of the text, if not the obvious"),
         ("--image COL", "column of the image"),
-        ("--label COL", "column of the class"),
+        ("--label COL", "column of the class, tags or number"),
+        ("--task, --label-separator", "multi-label, regression; between tags"),
         ("--validation, --test SPLIT|DATA", "default: the data's own, else held out"),
         ("--max-length 128", "tokens that are read of a text"),
         ("--max-train-rows, --rows-per-class N", "train on fewer rows"),
