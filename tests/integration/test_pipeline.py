@@ -49,8 +49,8 @@ def damage_artifacts(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], N
     """Apply `damage` to the run's folder between saving and the parity gate."""
     save_artifacts = save.save_artifacts
 
-    def save_badly(network, prepared, folder):
-        artifacts = save_artifacts(network, prepared, folder)
+    def save_badly(network, prepared, folder, task):
+        artifacts = save_artifacts(network, prepared, folder, task)
         damage(folder)
         return artifacts
 

@@ -57,9 +57,9 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no weights are read."""
     load = cached.load
 
-    def looked_at(source, device):
+    def looked_at(source, device, *limits, **named):
         assert device.type == "meta", f"{source.checkpoint} is loaded"
-        return load(source, device)
+        return load(source, device, *limits, **named)
 
     monkeypatch.setattr(cached, "load", looked_at)
 
