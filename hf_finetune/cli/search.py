@@ -59,8 +59,6 @@ def search(arguments: Sequence[str]) -> None:
         from hf_finetune.search.recipe_variant import RecipeVariant
         from hf_finetune.utils.environment import seconds_since_start
 
-    if mark := mark_in(SearchJob.__doc__):
-        logger.info(mark.note("search augmentation"))
     options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     result = policy_search.search_policy(
         RecipeVariant(job.recipe),
@@ -69,6 +67,9 @@ def search(arguments: Sequence[str]) -> None:
         resume=job.launch.resume,
         used_s=seconds_since_start(),
     )
+    # Not before: an error of the input has to be the first line.
+    if mark := mark_in(SearchJob.__doc__):
+        logger.info(mark.note("search augmentation"))
     print(json.dumps(result, indent=2) if job.json else report.describe(result))
 
 

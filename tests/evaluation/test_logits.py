@@ -1,7 +1,5 @@
 """Batches of forward passes: by rows or by tokens, every row once, logits in row order."""
 
-import io
-import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -53,21 +51,3 @@ def test_no_batch_is_larger_than_its_limit(tokens: int) -> None:
     assert all(len(b) == 1 or len(b) * lengths[b].max() <= tokens for b in batches)
     for one, following in pairwise(batches):
         assert (len(one) + 1) * lengths[following[0]] > tokens, "another row would have had room"
-
-
-class Terminal(io.StringIO):
-    """A stderr that claims to be a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_bar_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, progress, is_shown in (
-        (Terminal(), "some rows", True),
-        (Terminal(), None, False),
-        (io.StringIO(), "some rows", False),
-    ):
-        monkeypatch.setattr(sys, "stderr", stream)
-        batches_of(3, progress=progress)
-        assert ("some rows" in stream.getvalue()) == is_shown and bool(stream.getvalue()) == is_shown

@@ -130,7 +130,7 @@ def test_files_and_named_columns(clf: Classifier, expected: np.ndarray, tmp_path
     frame.to_csv(tmp_path / "new.csv", index=False)
     for inputs in (frame, tmp_path / "new.csv"):
         assert np.allclose(clf.predict_proba(inputs, text="a"), expected, atol=1e-6)
-        with pytest.raises(InputError, match=r"could be 'a', 'b'; name it by `text=` COL"):
+        with pytest.raises(InputError, match=r"could be 'a', 'b'; name it by `text=COL`"):
             clf.predict(inputs)
 
 

@@ -154,7 +154,7 @@ def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> No
         "embeddings": 6.25e-6,
     }
     drawn = (tmp_path / "rates.svg").read_text()
-    assert drawn.count("<polyline") == 5 and ">layer 0</text>" in drawn
+    assert "layer 0" in drawn and "embeddings" in drawn
     output = str(made)
     assert f"schedule      linear {made.schedule.curve}" in output and "embeddings 6.25e-06" in output
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerState
 
 from hf_finetune import Averaging, Launch
 from hf_finetune.pipeline import run
-from hf_finetune.training import setup
+from hf_finetune.tasks import single_label
 from hf_finetune.training.averaging import load_weights
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
@@ -131,7 +131,7 @@ def test_run_keeps_its_soup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Whatever is scored later is better: the soup takes the three epochs, the last one first; model/ holds their
     mean."""
     scores = itertools.count(1)
-    monkeypatch.setattr(setup, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
+    monkeypatch.setattr(single_label, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
     small = small_recipe(tmp_path)
     recipe = replace(
         small,
