@@ -206,7 +206,9 @@ class _Log:
             self._write(task)
 
     def show(self, task: Progress) -> None:
-        if time.monotonic() - (self._last or 0.0) >= INTERVAL:
+        # Of a quiet task an error of the input has to be the first line, whatever came before it.
+        is_due = time.monotonic() - (self._last or 0.0) >= INTERVAL
+        if is_due and (not task.quiet or task.seconds >= INTERVAL):
             self._write(task)
 
     def _write(self, task: Progress) -> None:
