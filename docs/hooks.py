@@ -38,7 +38,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Show notebooks as pages, those with outputs that a test has left, and add pictures, which same-dir leaves out."""
+    """Show notebooks as pages, those with outputs that a test has left, and add images, which same-dir leaves out."""
     from mkdocs.structure.files import File
 
     executed = Path(os.environ.get(EXECUTED, DOCS))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.distillation.config import SoftTargets
     from hf_finetune.distillation.weight_schedules import Ramp
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
-    from hf_finetune.evaluation.intervals import paired_difference, verdict
+    from hf_finetune.evaluation.paired import paired_difference, verdict
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
@@ -84,10 +84,10 @@ _HOMES = {
     "Result": "hf_finetune.inference.result",
     "efficientnet_lite0": "hf_finetune.models.efficientnet_lite",
     "main": "hf_finetune.cli.main",
-    "paired_difference": "hf_finetune.evaluation.intervals",
+    "paired_difference": "hf_finetune.evaluation.paired",
     "run": "hf_finetune.pipeline.run",
     "train": "hf_finetune.inference.fine_tuning",
-    "verdict": "hf_finetune.evaluation.intervals",
+    "verdict": "hf_finetune.evaluation.paired",
 }
 
 

@@ -10,12 +10,13 @@ from datasets import Dataset
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.operations import ImageBatch, Paraphrase, Population, TextBatch, apply, generators
+from hf_finetune.data.labels import labels_of
 
 
 def population_of(rows: Dataset, names: Sequence[str]) -> Population:
     """Return the training rows in the form that operations read."""
     texts = rows["text"][:] if "text" in rows.column_names else ()
-    return Population(tuple(names), np.asarray(rows["label"][:]), texts)
+    return Population(tuple(names), labels_of(rows), texts)
 
 
 @dataclass(frozen=True)

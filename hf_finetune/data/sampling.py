@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
+from hf_finetune.data.labels import labels_of
+
 Sampling = Literal["none", "balanced", "square_root"]
 
 
@@ -65,4 +67,4 @@ class ClassDraw:
 
 def class_draw(rows: Dataset, sampling: Sampling) -> ClassDraw | None:
     """Return the sampler of an epoch's rows, or None if every row is read once."""
-    return None if sampling == "none" else ClassDraw(np.asarray(rows["label"][:]), sampling)
+    return None if sampling == "none" else ClassDraw(labels_of(rows), sampling)

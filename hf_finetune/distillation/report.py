@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.predictions import TeacherPredictions
-from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
+from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import SUMMARY_METRICS, softmax
+from hf_finetune.evaluation.paired import paired_difference, verdict
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -24,8 +26,8 @@ def doubts(predictions: TeacherPredictions, splits: Mapping[str, Dataset]) -> li
     Args:
         splits: the predicted rows, with `label`; train and validation among them.
     """
-    train_labels_N = np.asarray(labeled_rows(splits["train"])["label"][:])
-    labels_N = np.asarray(splits["validation"]["label"][:])
+    train_labels_N = labels_of(labeled_rows(splits["train"]))
+    labels_N = labels_of(splits["validation"])
     accuracy = float((predictions.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels_N).argmax()).mean())
     notes = [*predictions.overlaps]
@@ -56,7 +58,7 @@ def summarize(
         resamples: number of bootstrap resamples.
         public_name: returns the form of a teacher's name that others may read.
     """
-    labels = {split: np.asarray(splits[split]["label"][:]) for split in probabilities}
+    labels = {split: labels_of(splits[split]) for split in probabilities}
     metrics, correct = {}, {}
     for split, student_NC in probabilities.items():
         logits_NC = predictions.logits[split]

@@ -51,7 +51,10 @@ def multi_label_metrics(labels_NC: Any, scores_NC: Any, thresholds_C: np.ndarray
         InputError: no rows, other shapes, or scores that are not finite.
     """
     labels_NC, scores_NC = _checked(labels_NC, scores_NC)
-    statistics = _row_statistics(labels_NC, scores_NC, scores_NC >= thresholds_C)
+    return _values(labels_NC, scores_NC, _row_statistics(labels_NC, scores_NC, scores_NC >= thresholds_C))
+
+
+def _values(labels_NC: np.ndarray, scores_NC: np.ndarray, statistics: np.ndarray) -> dict[str, float]:
     values = {name: float(value[0]) for name, value in _of_sums(statistics.sum(axis=1)[:, None], labels_NC).items()}
     precisions_C = average_precisions(labels_NC, scores_NC)
     if not np.isnan(precisions_C).all():
@@ -70,9 +73,10 @@ def multi_label_intervals(
     if resamples < FEWEST_RESAMPLES:
         raise InputError(f"resamples: expected {FEWEST_RESAMPLES} or more, got {resamples}")
     labels_NC, scores_NC = _checked(labels_NC, scores_NC)
-    values = multi_label_metrics(labels_NC, scores_NC, thresholds_C)
-    statistics = sparse.csr_array(_row_statistics(labels_NC, scores_NC, scores_NC >= thresholds_C))
-    parts = [_of_sums(sums, labels_NC) for sums in resampled_sums(statistics, resamples, seed)]
+    statistics = _row_statistics(labels_NC, scores_NC, scores_NC >= thresholds_C)
+    values = _values(labels_NC, scores_NC, statistics)
+    sums_of_resamples = resampled_sums(sparse.csr_array(statistics), resamples, seed)
+    parts = [_of_sums(sums, labels_NC) for sums in sums_of_resamples]
     resampled = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if "mean_average_precision" in values:
         resampled["mean_average_precision"] = _resampled_precision(labels_NC, scores_NC, resamples, seed)

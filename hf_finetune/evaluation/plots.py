@@ -36,7 +36,7 @@ def confusion_counts(labels: Sequence[str], predicted: Sequence[str], names: Seq
 
 
 def confusion_size(num_classes: int) -> tuple[float, float]:
-    """Return width and height in inches at which the cells of a confusion matrix can be told apart."""
+    """Return width and height in inches at which the cells of a confusion matrix can be distinguished."""
     cells = 0.11 * num_classes if num_classes > MOST_NUMBERS else 0.42 * num_classes
     side = min(max(3.4, cells + 1.6), 11.0)
     return side + 1.0, side

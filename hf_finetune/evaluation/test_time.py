@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
+from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.paired import paired_difference, verdict
 
 
 def mean_probabilities(views: Iterable[np.ndarray]) -> np.ndarray:

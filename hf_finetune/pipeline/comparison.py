@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from hf_finetune.evaluation.intervals import paired_difference, verdict
+from hf_finetune.evaluation.paired import paired_difference, verdict
 from hf_finetune.pipeline.evaluate import ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.config import Train

@@ -158,7 +158,7 @@ def few_images(rows: Dataset, indices: np.ndarray, *, least: int = 2) -> np.ndar
     if "image" not in rows.column_names:
         return indices
     # Rows without a label (-1) come last.
-    labels = np.asarray(rows["label"][:])[indices]
+    labels = labels_of(rows)[indices]
     first = np.unique(labels, return_index=True)[1][::-1]
     order = np.concatenate([first, np.setdiff1d(np.arange(len(indices)), first)])
     count = count_within((rows[int(i)]["image"] for i in indices[order]), PIXELS)

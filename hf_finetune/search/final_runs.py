@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.data.inputs import Rows
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
@@ -106,7 +107,7 @@ def _run(variant: RecipeVariant, eval_rows: int) -> FinalRun:
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop.seconds)
         logits_NC, cache_s = _predict(run.network, prepared, rows)
-    labels_N = np.asarray(rows["label"][:])
+    labels_N = labels_of(rows)
     return FinalRun(
         predicted=logits_NC.argmax(-1).tolist(),
         accuracy=float((logits_NC.argmax(-1) == labels_N).mean()),

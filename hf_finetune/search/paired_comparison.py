@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
+from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, verdict
 from hf_finetune.search import planning
 from hf_finetune.search.final_runs import FinalRun
 from hf_finetune.search.state import State

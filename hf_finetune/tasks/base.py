@@ -19,14 +19,15 @@ from torch import nn
 
 from hf_finetune.data.config import TaskName
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.intervals import Interval, Verdict, verdict
+from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import Metric
+from hf_finetune.evaluation.paired import Verdict, verdict
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.models.checkpoint_config import ProblemType
 from hf_finetune.training.losses.config import Loss
 from hf_finetune.training.losses.targets import RowLosses
-from hf_finetune.training.warm_start import FittedHead
+from hf_finetune.training.warm_start import FittedHead, halves_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class HeadFit:
     """Weight of each row. None: all the same."""
     first_N: np.ndarray | None = None
     """Index of the first row that each row repeats. None: no repeats."""
+
+    def halves(self, rows: int) -> list[np.ndarray]:
+        """Return the indices of two random halves of the rows, see `warm_start.halves_of`."""
+        return halves_of(np.arange(rows) if self.first_N is None else self.first_N)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from scipy.special import expit
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation import multi_label
-from hf_finetune.evaluation.intervals import Interval, paired_scores
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.paired import paired_scores
 from hf_finetune.evaluation.per_class import ClassScores, scores_of_counts
 from hf_finetune.features.baselines import Baseline, shallow_features
 from hf_finetune.tasks.base import HeadFit, Task
@@ -55,15 +56,14 @@ class MultiLabel(Task):
 
     def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
         """Fit a logistic regression for each tag to standardized features."""
-        standard = Standardized.of(features_ND)
-        half = np.random.default_rng(0).permutation(len(labels)) % 2 == 0
-        weight_CD, bias_C = _one_vs_rest(standard.features_ND, labels, fit.inverse_strength)
-        explained = 0.0
-        for held_out in (half, ~half):
-            if held_out.sum() and (~held_out).sum():
-                features = standard.features_ND
-                weight, bias = _one_vs_rest(features[~held_out], labels[~held_out], warm_start.MEASURED_AT)
-                explained += _explained(features[held_out] @ weight.T + bias, labels[held_out]) * held_out.mean()
+        standard, halves, explained = Standardized.of(features_ND), fit.halves(len(labels)), 0.0
+        features = standard.features_ND
+        weight_CD, bias_C = _one_vs_rest(features, labels, fit.inverse_strength)
+        for held_out, fitted in (halves, halves[::-1]) if all(map(len, halves)) else ():
+            weight, bias = _one_vs_rest(features[fitted], labels[fitted], warm_start.MEASURED_AT)
+            explained += (
+                _explained(features[held_out] @ weight.T + bias, labels[held_out]) * len(held_out) / len(labels)
+            )
         weight, bias = standard.fold(weight_CD, bias_C)
         return FittedHead(
             torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), float(explained)

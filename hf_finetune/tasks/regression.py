@@ -17,7 +17,8 @@ from torch import nn
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation import regression
-from hf_finetune.evaluation.intervals import Interval, paired_scores
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.paired import paired_scores
 from hf_finetune.features.baselines import Baseline, shallow_features
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.tasks.base import HeadFit, Task
@@ -61,14 +62,10 @@ class Regression(Task):
         targets_N, standard = self.scaled(labels[:, 0]), Standardized.of(features_ND)
         # Noisy targets need far stronger penalties than classes: leave-one-out errors choose.
         model = RidgeCV([factor / fit.inverse_strength for factor in STRONGER])
-        first_N = np.arange(len(targets_N)) if fit.first_N is None else fit.first_N
-        distinct, source_N = np.unique(first_N, return_inverse=True)
-        half = (np.random.default_rng(0).permutation(len(distinct)) % 2 == 0)[source_N]
-        predicted_N = np.zeros(len(targets_N))
-        for held_out in (half, ~half):
-            if held_out.any() and not held_out.all():
-                fitted = model.fit(standard.features_ND[~held_out], targets_N[~held_out])
-                predicted_N[held_out] = fitted.predict(standard.features_ND[held_out])
+        halves, predicted_N = fit.halves(len(targets_N)), np.zeros(len(targets_N))
+        for held_out, fitted in (halves, halves[::-1]) if all(map(len, halves)) else ():
+            model.fit(standard.features_ND[fitted], targets_N[fitted])
+            predicted_N[held_out] = model.predict(standard.features_ND[held_out])
         explained = 1 - float(((predicted_N - targets_N) ** 2).sum() / ((targets_N - targets_N.mean()) ** 2).sum())
         model.fit(standard.features_ND, targets_N)
         weight, bias = standard.fold(model.coef_[None], np.array([model.intercept_]))

@@ -12,8 +12,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.evaluation import calibration
-from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference
+from hf_finetune.evaluation.intervals import Interval, bootstrap
 from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, classification_metrics, softmax
+from hf_finetune.evaluation.paired import paired_difference
 from hf_finetune.evaluation.per_class import ClassScores, per_class
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import Baseline, linear_baseline, majority

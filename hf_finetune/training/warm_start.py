@@ -173,12 +173,22 @@ def _regression(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndar
     return probe.fit(features_ND, labels_N, sample_weight=counts_N)
 
 
-def _explained(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray) -> float:
-    """Compute `FittedHead.explained`: the fit to one half of the rows predicts the other half."""
-    # Repeats of a row, as in an oversampled rare class, stay on one side.
+def halves_of(first_N: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of two random halves of the rows.
+
+    Repeats of a row, as in an oversampled rare class, stay on one side.
+
+    Args:
+        first_N: index of the first row that each row repeats.
+    """
     distinct, source_N = np.unique(first_N, return_inverse=True)
     drawn = np.array_split(np.random.default_rng(0).permutation(len(distinct)), 2)
-    halves = [np.flatnonzero(np.isin(source_N, half)) for half in drawn]
+    return [np.flatnonzero(np.isin(source_N, half)) for half in drawn]
+
+
+def _explained(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray) -> float:
+    """Compute `FittedHead.explained`: the fit to one half of the rows predicts the other half."""
+    halves = halves_of(first_N)
     # A class that the other half lacks has the probability of one row among all.
     likelihood_N = np.full(len(labels_N), 1 / len(labels_N))
     for held_out, fitted in (halves, halves[::-1]):

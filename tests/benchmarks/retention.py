@@ -20,7 +20,8 @@ from transformers import pipeline
 from hf_finetune.data.config import Source
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.loading import load
-from hf_finetune.evaluation.intervals import exact, paired_difference, verdict
+from hf_finetune.evaluation.intervals import exact
+from hf_finetune.evaluation.paired import paired_difference, verdict
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.tasks.trained_model import load_trained, quiet_libraries
 

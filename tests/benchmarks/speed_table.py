@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.evaluation.intervals import paired_difference, verdict
+from hf_finetune.evaluation.paired import paired_difference, verdict
 
 # What is aimed at, and what is asked for at least: ratios to the rival; shares and seconds where said.
 BARS = {

@@ -29,7 +29,8 @@ from book import Book, read
 
 from hf_finetune import Launch
 from hf_finetune.cli.train import TrainJob, parse_train
-from hf_finetune.evaluation.intervals import Interval, paired_difference, paired_macro_f1, verdict
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, verdict
 from hf_finetune.pipeline.run import run
 
 MARGIN = 0.005

@@ -10,7 +10,8 @@ from sklearn.metrics import f1_score
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
-from hf_finetune.evaluation.intervals import Interval, bootstrap, exact, paired_difference, paired_macro_f1, verdict
+from hf_finetune.evaluation.intervals import Interval, bootstrap, exact
+from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, verdict
 
 
 def draw(rng: np.random.Generator, rows: int, num_labels: int, signal: float) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hf_finetune.evaluation.intervals import paired_difference, verdict
 from hf_finetune.evaluation.metrics import classification_metrics
+from hf_finetune.evaluation.paired import paired_difference, verdict
 from hf_finetune.evaluation.test_time import describe, gain, mean_probabilities
 
 

@@ -13,14 +13,14 @@ from hf_finetune.models import efficientnet_lite
 def block(network: EfficientNetModel, number: int, x: torch.Tensor) -> torch.Tensor:
     """A block of the paper: expansion, depthwise convolution and projection, with ReLU6 after the first two."""
     layer = network.encoder.blocks[number]
-    inside = x
+    hidden = x
     if layer.expand:
-        inside = torch.relu(layer.expansion.expand_bn(layer.expansion.expand_conv(x))).clamp(max=6)
+        hidden = torch.relu(layer.expansion.expand_bn(layer.expansion.expand_conv(x))).clamp(max=6)
     conv = layer.depthwise_conv
-    inside = conv.depthwise_conv(conv.depthwise_conv_pad(inside) if conv.stride == 2 else inside)
-    inside = torch.relu(conv.depthwise_norm(inside)).clamp(max=6)
-    inside = layer.projection.project_bn(layer.projection.project_conv(inside))
-    return inside + x if inside.shape == x.shape and number > 0 else inside
+    hidden = conv.depthwise_conv(conv.depthwise_conv_pad(hidden) if conv.stride == 2 else hidden)
+    hidden = torch.relu(conv.depthwise_norm(hidden)).clamp(max=6)
+    hidden = layer.projection.project_bn(layer.projection.project_conv(hidden))
+    return hidden + x if hidden.shape == x.shape and number > 0 else hidden
 
 
 @pytest.fixture(scope="module")

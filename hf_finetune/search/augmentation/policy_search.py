@@ -11,10 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.config.rules import check
+from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline.check import check_mix
 from hf_finetune.pipeline.context import Run
@@ -198,7 +197,7 @@ def _finish(run: SearchRun) -> State:
         run.save()
         _run_pairs(run, best, bar)
     rows = evaluation_rows(run.proxy.prepared.data.splits, run.plan["eval_rows"])
-    state["evidence"] = compare(state, np.asarray(rows["label"][:]), run.proxy.prepared.metric)
+    state["evidence"] = compare(state, labels_of(rows), run.proxy.prepared.metric)
     state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
     write_text(run.folder / "policy.yaml", report.fragment(run.variant(best), state))
     write_plot(run.folder, "search", report.chart(state, run.base.recipe.name))

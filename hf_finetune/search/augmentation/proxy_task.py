@@ -28,6 +28,7 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.duplicates import first_occurrences, first_sources, row_digests
 from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
+from hf_finetune.data.labels import labels_of
 from hf_finetune.data.sampling import class_draw
 from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN, hold_out
 from hf_finetune.errors import InputError
@@ -99,7 +100,7 @@ class ProxyTask:
         self.prepared, self.model = prepared, prepared.model.network
         network: nn.Module = self.model
         network.to(prepared.context.device)
-        labels_N = np.asarray(splits.train["label"][:])
+        labels_N = labels_of(splits.train)
         is_scored_N = _hold_out(splits.train, labels_N, recipe.data.split_seed)
         self.fit_rows = splits.train.select(np.flatnonzero(~is_scored_N))
         self.scored_labels = labels_N[is_scored_N]
@@ -234,9 +235,9 @@ class ProxyTask:
         """Fit the classification layer like a run, on the rows and image size of trials."""
         rng = np.random.default_rng(self.seed)
         drawn = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
-        chosen = with_every_class(drawn, np.asarray(self.train_rows["label"][:]))
+        chosen = with_every_class(drawn, labels_of(self.train_rows))
         sample = self.train_rows.select(chosen)
-        labels, weights_C = np.asarray(sample["label"][:]), head_weights(self.prepared)
+        labels, weights_C = labels_of(sample), head_weights(self.prepared)
         layer = classification_layer(self.model)
         (features_ND,) = head_features(
             self.model,
