@@ -42,7 +42,7 @@ class HeadFit:
     """Index of the first row that each row repeats. None: no repeats."""
 
     def halves(self, rows: int) -> list[np.ndarray]:
-        """Return the indices of two random halves of the rows, see `warm_start.halves_of`."""
+        """Return the indices of two random halves of the rows, see `halves_of`."""
         return halves_of(np.arange(rows) if self.first_N is None else self.first_N)
 
 
