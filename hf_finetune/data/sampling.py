@@ -1,6 +1,9 @@
 """Class-balanced sampling: draw the rows of an epoch with rare classes oversampled.
 
-Legend: N rows, C classes.
+A row of several tags counts as one of its rarest tag, by which images are repeated in arXiv:1908.03195, too. Rows
+without a tag count as a class of their own.
+
+Legend: N rows, C classes or tags.
 """
 
 from typing import Literal
@@ -8,7 +11,7 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
-from hf_finetune.data.labels import labels_of
+from hf_finetune.data.labels import UNLABELED, is_labeled, labels_of
 
 Sampling = Literal["none", "balanced", "square_root"]
 
@@ -35,6 +38,40 @@ def class_quotas(counts_C: np.ndarray, sampling: Sampling) -> np.ndarray:
     missing = int(counts_C.sum() - quota_C.sum())
     quota_C[np.argsort(-(exact_C - quota_C), kind="stable")[:missing]] += 1
     return quota_C
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """Return the class of each row, shape (N,); -1: unlabeled.
+
+    Args:
+        labels: class ids (N,), or a 0 or 1 for each tag (N, C), of which a row counts as its rarest.
+    """
+    if labels.ndim == 1:
+        return labels
+    labeled_N = is_labeled(labels)
+    hot_NC = (labels == 1) & labeled_N[:, None]
+    counts_C = hot_NC.sum(axis=0)
+    rarest_N = np.where(hot_NC, counts_C, len(labels) + 1).argmin(axis=1)
+    return np.where(labeled_N, np.where(hot_NC.any(axis=1), rarest_N, labels.shape[1]), UNLABELED)
+
+
+def draws_per_row(labels: np.ndarray, sampling: Sampling, classes: int) -> np.ndarray:
+    """Return how often an epoch has a row of each class on average, shape (C,), or (C + 1,) for tags.
+
+    Args:
+        labels: see `classes_of`; all rows have one.
+        classes: C.
+    """
+    counts_C = np.bincount(classes_of(labels), minlength=classes + (labels.ndim == 2))
+    return class_quotas(counts_C, sampling) / np.maximum(counts_C, 1)
+
+
+def drawn_rows(labels: np.ndarray, sampling: Sampling, classes: int) -> np.ndarray:
+    """Return the rows of each class or tag in an epoch, shape (C,), see `draws_per_row`."""
+    if labels.ndim == 1:
+        return class_quotas(np.bincount(labels, minlength=classes), sampling)
+    draws_N = draws_per_row(labels, sampling, classes)[classes_of(labels)]
+    return draws_N @ labels
 
 
 class ClassDraw:
@@ -67,4 +104,4 @@ class ClassDraw:
 
 def class_draw(rows: Dataset, sampling: Sampling) -> ClassDraw | None:
     """Return the sampler of an epoch's rows, or None if every row is read once."""
-    return None if sampling == "none" else ClassDraw(labels_of(rows), sampling)
+    return None if sampling == "none" else ClassDraw(classes_of(labels_of(rows)), sampling)

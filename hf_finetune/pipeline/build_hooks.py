@@ -36,7 +36,7 @@ def build_hooks(setup: RunSetup) -> tuple[Hook, ...]:
     if recipe.objective.mix:
         hooks.append(InputMixing(recipe.objective.mix, seed))
     if recipe.objective.r_drop:
-        hooks.append(RDrop(recipe.objective.r_drop))
+        hooks.append(RDrop(recipe.objective.r_drop, run.data.task.activation))
     if (p := recipe.regularize.mixout) > 0:
         hooks.append(Mixout(pretrained_layers(network, run.model.fresh), p=p, seed=seed))
     if recipe.optim.sam_rho:

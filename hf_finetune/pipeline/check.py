@@ -74,11 +74,10 @@ def check_task(context: RunContext, data: RunData) -> None:
     recipe, task = context.recipe, data.task
     objective = recipe.objective
     task.best_metric(recipe.evaluate.metric)
-    task.loss(objective.loss, objective.label_smoothing)
-    if task.has_classes:
-        return
-    needs_classes = {
+    task.choose_loss(objective.loss)
+    is_set = {
         "objective": recipe.has_teacher,
+        "objective.label_smoothing": objective.label_smoothing > 0,
         "objective.class_weights": objective.class_weights is not None,
         "objective.logit_adjustment": objective.logit_adjustment > 0,
         "objective.r_drop": objective.r_drop > 0,
@@ -88,9 +87,9 @@ def check_task(context: RunContext, data: RunData) -> None:
         "pretrain.compare": recipe.pretrain.objective is not None and recipe.pretrain.compare,
         "data.augment": uses_classes(recipe.data.augment),
     }
-    for field, is_set in needs_classes.items():
-        if is_set:
-            raise InputError(f"{field}: expected its default with {task.name}: it needs one class a row")
+    for field, reason in task.refuses.items():
+        if is_set[field]:
+            raise InputError(f"{field}: expected its default with {task.name}: {reason}")
 
 
 def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData) -> None:

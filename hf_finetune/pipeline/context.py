@@ -86,7 +86,12 @@ class RunData:
     @cached_property
     def rows_per_class(self) -> np.ndarray:
         """Labeled training rows of each class or tag, shape (C,); all rows for a target."""
-        return self.task.rows_per_output(labels_of(labeled_rows(self.splits.train)))
+        return self.task.rows_per_output(self.train_labels)
+
+    @cached_property
+    def train_labels(self) -> np.ndarray:
+        """Labels of the labeled training rows, see `data.labels.labels_of`."""
+        return labels_of(labeled_rows(self.splits.train))
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from torch import nn
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.data.labels import is_labeled, labels_of
+from hf_finetune.data.sampling import classes_of, draws_per_row
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.record import HeadStart
 from hf_finetune.pipeline.run_setup import RunSetup
-from hf_finetune.pipeline.training_loss import class_shifts, class_weights, drawn_per_class
+from hf_finetune.pipeline.training_loss import class_shifts, class_weights
 from hf_finetune.tasks.base import HeadFit
 from hf_finetune.training import head_cache, warm_start
 from hf_finetune.training.warm_start import FittedHead
@@ -56,8 +57,7 @@ def _fit_or_load(setup: RunSetup) -> HeadStart | None:
         kind = network.config.model_type
         logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
         return None
-    weights_N = None if sample.weights_C is None else sample.weights_C[sample.labels]
-    fit = HeadFit(fit_settings(run).inverse_strength, weights_N, sample.first_N)
+    fit = HeadFit(fit_settings(run).inverse_strength, sample.weights_N, sample.first_N, sample.positive_C)
     heads = [run.data.task.fit_head(features_ND, sample.labels, fit) for features_ND in features]
     for entry, head in zip(entries, heads, strict=True):
         head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
@@ -76,6 +76,9 @@ class _Sample:
     first_N: np.ndarray
     """For each row the first one from the same source."""
     weights_C: np.ndarray | None
+    weights_N: np.ndarray | None
+    positive_C: np.ndarray | None
+    """See `HeadFit`."""
 
 
 def _draw_sample(setup: RunSetup) -> _Sample:
@@ -86,7 +89,11 @@ def _draw_sample(setup: RunSetup) -> _Sample:
     indices = run.data.task.with_every_output(drawn, labels)
     by_content = isinstance(run.data.inputs, TextInputs) or not run.recipe.data.augment_copies
     first_N = first_sources(run.data.splits.train.select(indices), by_content=by_content)
-    return _Sample(indices, train_rows.select(indices), labels[indices], first_N, head_weights(run))
+    weights_C = head_weights(run)
+    weights_N = None if weights_C is None else weights_C[classes_of(labels)[indices]]
+    positive = None if run.data.task.has_classes else class_weights(run)
+    positive_C = None if positive is None else np.asarray(positive)
+    return _Sample(indices, train_rows.select(indices), labels[indices], first_N, weights_C, weights_N, positive_C)
 
 
 def _cache_entries(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample) -> list[Path]:
@@ -103,6 +110,7 @@ def _cache_entries(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample
         "inverse_strength": fit_settings(run).inverse_strength,
         "repeated": [(i, int(first)) for i, first in enumerate(sample.first_N) if i != first],
         **({} if sample.weights_C is None else {"class_weights": sample.weights_C.tolist()}),
+        **({} if sample.positive_C is None else {"positive_weights": sample.positive_C.tolist()}),
     }
     encoded = sample.rows.select_columns([c for c in columns if c in sample.rows.column_names and c != "image"])
     return [
@@ -174,12 +182,14 @@ def fit_settings(run: Run) -> warm_start.Fit:
 
 
 def head_weights(run: Run) -> np.ndarray | None:
-    """Return the weight of a row of each class in the fit, shape (C,), to match the loss in training.
+    """Return the weight of a row of each class in the fit, to match the loss in training, see `sampling.classes_of`.
 
     It is the class weight times how often `batching.sampling` draws the row. None: all rows weigh the same.
     """
-    weights = class_weights(run)
-    if weights is None and run.recipe.batching.sampling == "none":
+    sampling, classes = run.recipe.batching.sampling, len(run.data.splits.labels)
+    # Those of tags weigh a tag of a row, not the row.
+    weights = class_weights(run) if run.data.task.has_classes else None
+    if weights is None and sampling == "none":
         return None
-    times = drawn_per_class(run) / np.maximum(run.data.rows_per_class, 1)
-    return times * (1.0 if weights is None else np.asarray(weights))
+    draws_C = draws_per_row(run.data.train_labels, sampling, classes)
+    return draws_C * (1.0 if weights is None else np.asarray(weights))

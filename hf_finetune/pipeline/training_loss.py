@@ -6,7 +6,7 @@ Legend: C classes.
 import numpy as np
 import torch
 
-from hf_finetune.data.sampling import class_quotas
+from hf_finetune.data.sampling import drawn_rows
 from hf_finetune.distillation.config import Distill
 from hf_finetune.distillation.loss import DistillationLoss
 from hf_finetune.pipeline.context import Run
@@ -15,18 +15,23 @@ from hf_finetune.training.losses.weighted import WeightedLoss
 
 
 def drawn_per_class(run: Run) -> np.ndarray:
-    """Return the rows of each class in an epoch, as `batching.sampling` draws them, shape (C,)."""
-    return class_quotas(run.data.rows_per_class, run.recipe.batching.sampling)
+    """Return the rows of each class or tag in an epoch, as `batching.sampling` draws them, shape (C,)."""
+    sampling = run.recipe.batching.sampling
+    if sampling == "none":
+        return run.data.rows_per_class
+    return drawn_rows(run.data.train_labels, sampling, len(run.data.splits.labels))
 
 
 def class_weights(run: Run) -> tuple[float, ...] | None:
-    """Return the factor of each class's loss, or None if all are 1.
+    """Return the factor of each class's loss, or of that of each tag where a row has it. None: all are 1.
 
     Raises:
-        InputError: a weight for an unknown class.
+        InputError: a weight for an unknown class, or weights that are not for tags.
     """
     weights = run.recipe.objective.class_weights
-    return None if weights is None else weights(drawn_per_class(run).tolist(), run.data.splits.labels)
+    if weights is None:
+        return None
+    return run.data.task.class_weights(weights, drawn_per_class(run).tolist(), len(run.data.train_labels))
 
 
 def class_shifts(run: Run) -> tuple[float, ...] | None:
@@ -42,10 +47,11 @@ def training_loss(run: Run) -> WeightedLoss | DistillationLoss:
         InputError: see `class_weights`.
     """
     objective, weights, shifts, device = run.recipe.objective, class_weights(run), class_shifts(run), run.context.device
-    loss = WeightedLoss(
-        run.data.task.loss(objective.loss, objective.label_smoothing),
-        weights_C=None if weights is None else torch.tensor(weights, device=device),
-        shift_C=None if shifts is None else torch.tensor(shifts, device=device),
+    loss = run.data.task.training_loss(
+        objective.loss,
+        objective.label_smoothing,
+        None if weights is None else torch.tensor(weights, device=device),
+        None if shifts is None else torch.tensor(shifts, device=device),
     )
     if isinstance(objective, Distill):
         return DistillationLoss(loss, objective.labels_weight, objective.kinds)

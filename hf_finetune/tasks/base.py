@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 
 from hf_finetune.data.config import TaskName
 from hf_finetune.errors import InputError
@@ -25,8 +25,9 @@ from hf_finetune.evaluation.paired import Verdict, verdict
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.models.checkpoint_config import ProblemType
-from hf_finetune.training.losses.config import Loss
-from hf_finetune.training.losses.targets import RowLosses
+from hf_finetune.training.losses.config import ClassWeights, Loss
+from hf_finetune.training.losses.divergence import Activation
+from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.warm_start import FittedHead, halves_of
 
 
@@ -40,6 +41,8 @@ class HeadFit:
     """Weight of each row. None: all the same."""
     first_N: np.ndarray | None = None
     """Index of the first row that each row repeats. None: no repeats."""
+    positive_C: np.ndarray | None = None
+    """Weight of the rows that have a tag, for each tag. None: all 1."""
 
     def halves(self, rows: int) -> list[np.ndarray]:
         """Return the indices of two random halves of the rows, see `halves_of`."""
@@ -76,14 +79,43 @@ class Task(ABC):
     """The measure of the labels of which a fitted head explains a share."""
     outputs: ClassVar[str]
     """What the labels name, for messages: classes, tags or target."""
+    activation: ClassVar[Activation] = "softmax"
+    """How logits become predictions, which says how two predictions of a row are compared."""
+    refuses: ClassVar[Mapping[str, str]] = {}
+    """Recipe fields that the task cannot have, and why: the end of a message."""
 
     # Training
 
-    def loss(self, loss: Loss | None, label_smoothing: float) -> RowLosses:
-        """Return the loss of each row.
+    def class_weights(self, weights: ClassWeights, counts_C: Sequence[float], rows: int) -> tuple[float, ...]:
+        """Return the weight of each class's rows.
+
+        Args:
+            counts_C: rows of each class or tag in an epoch.
+            rows: rows of an epoch.
+
+        Raises:
+            InputError: a weight for an unknown class.
+        """
+        return weights(counts_C, self.labels)
+
+    def training_loss(
+        self, loss: Loss | None, label_smoothing: float, weights_C: Tensor | None, shift_C: Tensor | None
+    ) -> WeightedLoss:
+        """Return the loss against the labels.
 
         Args:
             loss: that of the recipe. None: the default.
+            weights_C: see `class_weights`. None: all 1.
+            shift_C: see `WeightedLoss`.
+
+        Raises:
+            InputError: the loss is for another task.
+        """
+        chosen = self.choose_loss(loss)
+        return WeightedLoss(lambda x, y: chosen(x, self.scaled(y), label_smoothing), weights_C, shift_C)
+
+    def choose_loss(self, loss: Loss | None) -> Loss:
+        """Return the loss of a recipe, or the default.
 
         Raises:
             InputError: the loss is for another task.
@@ -94,7 +126,7 @@ class Task(ABC):
                 f"objective.loss: expected a loss for {self.name}, such as {type(self.default_loss).__name__}, got "
                 f"{type(chosen).__name__}, which is for {chosen.task}"
             )
-        return lambda logits_BC, labels: chosen(logits_BC, self.scaled(labels), label_smoothing)
+        return chosen
 
     def scaled(self, labels: Any) -> Any:
         """Return labels in the units in which the network trains."""

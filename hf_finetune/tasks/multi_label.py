@@ -5,15 +5,16 @@ Legend: N rows, C tags, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
 from scipy.special import expit
+from torch import Tensor
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation import multi_label
@@ -23,7 +24,10 @@ from hf_finetune.evaluation.per_class import ClassScores, scores_of_counts
 from hf_finetune.features.baselines import Baseline, shallow_features
 from hf_finetune.tasks.base import HeadFit, Task
 from hf_finetune.training import warm_start
+from hf_finetune.training.losses.asymmetric import Asymmetric
 from hf_finetune.training.losses.binary_cross_entropy import BinaryCrossEntropy
+from hf_finetune.training.losses.config import ClassWeights, Loss
+from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.warm_start import FittedHead, Standardized
 
 THRESHOLD = 0.5
@@ -48,17 +52,42 @@ class MultiLabel(Task):
     model_noun = "tagger"
     purpose = "It assigns any number of {} tags"
     rare_remedy = "--objective.loss Asymmetric"
+    activation = "sigmoid"
+    refuses: ClassVar[Mapping[str, str]] = {
+        "objective": "its losses compare classes",
+        "evaluate.extra": "its modules read one class a row",
+        "pretrain.compare": "it compares accuracies",
+        "objective.logit_adjustment": "it shifts the classes of one softmax against each other, and each tag has a "
+        "sigmoid of its own; use objective.class_weights",
+        "data.augment": "MixHalves and by_class rare read the one class of a row",
+    }
 
     @property
     def thresholds_C(self) -> np.ndarray:
         """Threshold of each tag, shape (C,)."""
         return np.asarray(self.thresholds) if self.thresholds else np.full(len(self.labels), THRESHOLD)
 
+    def class_weights(self, weights: ClassWeights, counts_C: Sequence[float], rows: int) -> tuple[float, ...]:
+        """Return the weight of each tag where a row has it.
+
+        Raises:
+            InputError: a weight for an unknown tag, or weights that are not for tags.
+        """
+        return weights.of_tags(counts_C, self.labels, rows)
+
+    def training_loss(
+        self, loss: Loss | None, label_smoothing: float, weights_C: Tensor | None, shift_C: Tensor | None
+    ) -> WeightedLoss:
+        """Return the loss against the tags, in which the weights are of the tags that a row has."""
+        chosen = self.choose_loss(loss)
+        assert isinstance(chosen, BinaryCrossEntropy | Asymmetric), "the losses of tags"
+        return WeightedLoss(lambda x, y: chosen(x, y, label_smoothing, weights_C))
+
     def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
         """Fit a logistic regression for each tag to standardized features."""
         standard, halves, explained = Standardized.of(features_ND), fit.halves(len(labels)), 0.0
         features = standard.features_ND
-        weight_CD, bias_C = _one_vs_rest(features, labels, fit.inverse_strength)
+        weight_CD, bias_C = _one_vs_rest(features, labels, fit.inverse_strength, fit.weights_N, fit.positive_C)
         for held_out, fitted in (halves, halves[::-1]) if all(map(len, halves)) else ():
             weight, bias = _one_vs_rest(features[fitted], labels[fitted], warm_start.MEASURED_AT)
             explained += (
@@ -140,8 +169,18 @@ class MultiLabel(Task):
         return {"thresholds": dict(zip(self.labels, self.thresholds_C.tolist(), strict=True))}
 
 
-def _one_vs_rest(features_ND: np.ndarray, hot_NC: np.ndarray, inverse_strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a logistic regression for each tag; a tag of no or of all rows has only a bias."""
+def _one_vs_rest(
+    features_ND: np.ndarray,
+    hot_NC: np.ndarray,
+    inverse_strength: float,
+    weights_N: np.ndarray | None = None,
+    positive_C: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a logistic regression for each tag; a tag of no or of all rows has only a bias.
+
+    Args:
+        weights_N, positive_C: see `HeadFit`.
+    """
     from sklearn.linear_model import LogisticRegression
 
     rows = len(hot_NC)
@@ -149,7 +188,9 @@ def _one_vs_rest(features_ND: np.ndarray, hot_NC: np.ndarray, inverse_strength: 
     weight_CD, bias_C = np.zeros((hot_NC.shape[1], features_ND.shape[1])), np.log(shares_C / (1 - shares_C))
     for tag, hot_N in enumerate(hot_NC.T):
         if 0 < hot_N.sum() < rows:
-            probe = LogisticRegression(C=inverse_strength, max_iter=100, tol=1e-2).fit(features_ND, hot_N)
+            balance = None if positive_C is None else {1: positive_C[tag]}
+            probe = LogisticRegression(C=inverse_strength, max_iter=100, tol=1e-2, class_weight=balance)
+            probe.fit(features_ND, hot_N, weights_N)
             weight_CD[tag], bias_C[tag] = probe.coef_[0], probe.intercept_[0]
     return weight_CD, bias_C
 

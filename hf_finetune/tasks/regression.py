@@ -5,9 +5,9 @@ Legend: N rows, T targets (one), D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,17 @@ class Regression(Task):
     outputs = "target"
     model_noun = "regression model"
     purpose = "It predicts {} number"
+    activation = "identity"
+    refuses: ClassVar[Mapping[str, str]] = {
+        "objective": "its losses compare classes",
+        "evaluate.extra": "its modules read one class a row",
+        "pretrain.compare": "it compares accuracies",
+        "objective.label_smoothing": "it spreads probability over classes, and a number has none",
+        "objective.class_weights": "numbers have no classes to weigh",
+        "objective.logit_adjustment": "it shifts the logits of classes, and a number has none",
+        "batching.sampling": "numbers have no classes to balance",
+        "data.augment": "MixHalves and by_class rare read the class of a row",
+    }
 
     def scaled(self, labels: Any) -> Any:
         """Return standardized targets."""

@@ -46,14 +46,14 @@ def soft_labels(labels_B: torch.Tensor, partners_B: torch.Tensor, shares_B: torc
     """Mix each row's label with its partner's, in the proportion of the share.
 
     Args:
-        labels_B: shape (B,), class indices.
+        labels_B: shape (B,), class indices; or (B, C), tags or numbers.
         partners_B: shape (B,), index of each row's partner.
         shares_B: shape (B,), share of the row itself, from 0 to 1.
 
     Returns:
-        Shape (B, C), float32; each row sums to 1.
+        Shape (B, C), float32; of classes, each row sums to 1.
     """
-    labels_BC = F.one_hot(labels_B, classes).float()
+    labels_BC = labels_B.float() if labels_B.dim() == 2 else F.one_hot(labels_B, classes).float()
     return shares_B[:, None] * labels_BC + (1 - shares_B[:, None]) * labels_BC[partners_B]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.sampling import ClassDraw, class_quotas
+from hf_finetune.data.sampling import ClassDraw, class_quotas, classes_of, drawn_rows, draws_per_row
 
 LABELS = np.repeat([0, 1, 3], [64, 16, 4])
 
@@ -18,6 +18,18 @@ def test_quotas_by_hand() -> None:
     assert class_quotas(counts, "balanced").tolist() == [28, 28, 0, 28]
     assert class_quotas(counts, "square_root").tolist() == [48, 24, 0, 12]
     assert class_quotas(np.array([3, 4]), "balanced").tolist() == [4, 3], "a remainder goes to one of them"
+
+
+def test_rows_of_tags_count_as_their_rarest_by_hand() -> None:
+    """Tags of 4, 2 and 1 rows; a row without tags, and one without a label."""
+    hot = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0], [-1, -1, -1]], dtype=np.int8)
+    assert classes_of(hot).tolist() == [0, 0, 1, 2, 3, -1]
+    # Classes of 2, 1, 1 and 1 rows: 1.25 of each, rounded to 2, 1, 1 and 1.
+    assert draws_per_row(hot[:5], "balanced", 3).tolist() == [1, 1, 1, 1]
+    many = np.repeat(hot[[0, 3]], [9, 1], axis=0)
+    assert draws_per_row(many, "balanced", 3).tolist() == [5 / 9, 5, 0, 0]
+    assert drawn_rows(many, "balanced", 3).tolist() == pytest.approx([10, 5, 5])
+    assert drawn_rows(LABELS, "balanced", 4).tolist() == [28, 28, 0, 28]
 
 
 def test_draw_repeats_rows_evenly_and_gives_all_their_turn() -> None:

@@ -16,8 +16,9 @@ from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import with_labels
 from hf_finetune.training.input_mixing import mixed_inputs, soft_labels, why_not_by_embeddings
 from hf_finetune.training.losses.config import CrossEntropy, Focal, Loss
+from hf_finetune.training.losses.divergence import symmetric_divergence
 from hf_finetune.training.losses.weighted import WeightedLoss, mean_over_step
-from hf_finetune.training.regularization.r_drop import RDrop, symmetric_kl
+from hf_finetune.training.regularization.r_drop import RDrop
 from hf_finetune.training.trainer import ClassifierTrainer
 
 # Logits (0, ln 3): probabilities 1/4 and 3/4.
@@ -41,6 +42,14 @@ def test_soft_labels_by_hand() -> None:
         torch.tensor([0, 1, 2, 1]), torch.tensor([2, 3, 2, 0]), torch.tensor([0.75, 0.75, 0.5, 0.0]), 3
     )
     assert result.tolist() == [[0.75, 0, 0.25], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_soft_tags_and_numbers_by_hand() -> None:
+    """A quarter of the partner's tags, or of its number."""
+    partners, shares = torch.tensor([1, 0]), torch.tensor([0.75, 0.75])
+    tags = soft_labels(torch.tensor([[1.0, 1.0], [0.0, 1.0]]), partners, shares, 2)
+    assert tags.tolist() == [[0.75, 1.0], [0.25, 1.0]]
+    assert soft_labels(torch.tensor([[8.0], [4.0]]), partners, shares, 1).tolist() == [[7.0], [5.0]]
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -111,7 +120,7 @@ def test_r_drop_by_hand() -> None:
     outputs = ModelOutput(logits=logits)
     result = mean_over_step(outputs, SOFT[:1], 4, loss=RDrop(2.0).on_loss(WeightedLoss()))
     once = -0.4 * math.log(0.25) - 0.6 * math.log(0.75)
-    expected = (once + math.log(2)) / 2 + 2 * float(symmetric_kl(logits[:1], logits[1:]))
+    expected = (once + math.log(2)) / 2 + 2 * float(symmetric_divergence(logits[:1], logits[1:], "softmax"))
     assert float(result) == pytest.approx(expected / 4)
 
 

@@ -19,11 +19,12 @@ from hf_finetune.augmentation.text.words import DeleteWords
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.losses.config import Focal
+from hf_finetune.training.losses.divergence import symmetric_divergence
 from hf_finetune.training.losses.weighted import CROSS_ENTROPY, WeightedLoss, mean_over_step
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalized
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
-from hf_finetune.training.regularization.r_drop import RDrop, symmetric_kl
+from hf_finetune.training.regularization.r_drop import RDrop
 from hf_finetune.training.setup import TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -89,7 +90,7 @@ def test_r_drop_by_hand() -> None:
     labels = torch.tensor([1, 0])
     result = mean_over_step(ModelOutput(logits=logits), labels, 4, loss=RDrop(3.0).on_loss(CROSS_ENTROPY))
     both = CROSS_ENTROPY(logits, torch.tensor([1, 0, 1, 0])) / 2
-    assert float(result) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
+    assert float(result) == pytest.approx(float(both + 3 * symmetric_divergence(logits[:2], logits[2:], "softmax")) / 4)
 
 
 def doubled(alpha: float, *, fast_dropout: bool = True):

@@ -24,7 +24,13 @@ class Asymmetric:
     clip: Probability = 0.05
     """Probability by which absent tags are shifted down: below it they have no loss."""
 
-    def __call__(self, logits_BC: torch.Tensor, labels_BC: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    def __call__(
+        self,
+        logits_BC: torch.Tensor,
+        labels_BC: torch.Tensor,
+        label_smoothing: float = 0.0,
+        weights_C: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the loss of each row, shape (B,), in nats; see `BinaryCrossEntropy`.
 
         It is y (1 - p)^g+ log p + (1 - y) q^g- log(1 - q), negative, with q = max(p - clip, 0).
@@ -40,4 +46,6 @@ class Asymmetric:
         if self.clip == 0:
             # Exact where the probability rounds to 1.
             negative_BC = shifted_BC**self.gamma_negative * F.logsigmoid(-logits_BC)
+        if weights_C is not None:
+            positive_BC = positive_BC * weights_C.to(logits_BC)
         return -(targets_BC * positive_BC + (1 - targets_BC) * negative_BC).sum(-1)

@@ -32,13 +32,15 @@ class Supervised:
     task."""
     class_weights: Choice[ClassWeights | None] = None
     """Weight of an example's loss by its class: Balanced, EffectiveNumber or PerClass. The weights have a mean of 1
-    over the training set, not over a batch. The fitted head uses them, too. None: all classes weigh the same."""
+    over the training set, not over a batch. Tags: Balanced or PerClass, the weight of a tag where an example has it.
+    The fitted head uses them, too. None: all classes weigh the same."""
     logit_adjustment: NonNegative = 0.0
     """Logit adjustment in training (arXiv:2007.07314): add this times the logarithm of its share to each class's logit.
     With 1 the model predicts as if all classes were equally frequent. 0: off."""
     r_drop: NonNegative = 0.0
     """R-Drop (arXiv:2106.14448). Forward every example twice with different dropout, and average the two losses. Add
-    this times the symmetric KL divergence of the two predictions. A step takes twice the work. 0: off."""
+    this times the symmetric KL divergence of the two predictions (of each tag's; of numbers, their squared difference).
+    A step takes twice the work. 0: off."""
     mix: Operations[Mixing] = ()
     """Mix the examples of a batch, and their labels in the same proportion. For every forward pass one of these is
     drawn: Mixup (for texts, of word embeddings), CutMix or ResizeMix. See `augmentation.mixing`. The logged training

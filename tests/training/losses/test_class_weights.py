@@ -40,3 +40,14 @@ def test_per_class_by_hand() -> None:
 def test_classes_without_rows_do_not_divide_by_zero() -> None:
     assert all(math.isfinite(w) for w in (*Balanced()((6, 0), NAMES), *EffectiveNumber()((6, 0), NAMES)))
     assert log_shares((6, 0)) == pytest.approx((math.log(6 / 7), math.log(1 / 7)))
+
+
+def test_weights_of_tags_by_hand() -> None:
+    """Rows without a tag for each row with it, of 8; bounded for a tag of no row, and of all."""
+    assert Balanced().of_tags((6, 2), NAMES, 8) == pytest.approx((2 / 6, 6 / 2))
+    assert Balanced().of_tags((0, 800), NAMES, 800) == (100.0, 0.01)
+    assert PerClass({"rare": 5.0}).of_tags((6, 2), NAMES, 8) == (1.0, 5.0)
+    with pytest.raises(InputError, match="expected names of tags"):
+        PerClass({"rear": 5.0}).of_tags((6, 2), NAMES, 8)
+    with pytest.raises(InputError, match="expected Balanced or PerClass with multi-label, got EffectiveNumber"):
+        EffectiveNumber().of_tags((6, 2), NAMES, 8)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_finetune.training.losses.config import CrossEntropy, Focal
+from hf_finetune.training.losses.divergence import divergence, symmetric_divergence
 from hf_finetune.training.losses.weighted import WeightedLoss
-from hf_finetune.training.regularization.r_drop import symmetric_kl
 
 # Logits (0, ln 3): probabilities 1/4 and 3/4.
 LOGITS = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
@@ -48,13 +48,33 @@ def test_focal_of_a_certain_answer_has_a_gradient(gamma: float) -> None:
     assert torch.isfinite(logits.grad).all() and torch.allclose(logits.grad[1], torch.tensor([1.0, -1.0]))
 
 
-def test_symmetric_kl_by_hand() -> None:
+def test_symmetric_divergence_by_hand() -> None:
     """(1/4, 3/4) against (1/2, 1/2), summed over two rows of which one is the same in both."""
     one = torch.tensor([[0.0, math.log(3)], [5.0, 1.0]])
     other = torch.tensor([[0.0, 0.0], [5.0, 1.0]])
     there = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     back = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert float(symmetric_kl(one, other)) == pytest.approx((there + back) / 2, rel=1e-5)
+    assert float(symmetric_divergence(one, other, "softmax")) == pytest.approx((there + back) / 2, rel=1e-5)
+
+
+def test_divergences_of_tags_and_numbers_by_hand() -> None:
+    """Tags of probability 3/4 against 1/2, and equal ones; numbers 3 and 1 against 1 and 1."""
+    one, other = torch.tensor([[math.log(3), 5.0]]), torch.tensor([[0.0, 5.0]])
+    there = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    back = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    assert divergence(one, other, "sigmoid").tolist() == pytest.approx([there], rel=1e-5)
+    assert divergence(2 * one, 2 * other, "sigmoid", 2.0).tolist() == pytest.approx([4 * there], rel=1e-5)
+    assert float(symmetric_divergence(one, other, "sigmoid")) == pytest.approx((there + back) / 2, rel=1e-5)
+    numbers = torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]])
+    assert divergence(*numbers, "identity", 7.0).tolist() == [2.0]
+    assert float(symmetric_divergence(*numbers, "identity")) == 2.0
+
+
+def test_symmetric_divergence_is_half_of_both_directions() -> None:
+    one, other = 3 * torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    for activation in ("softmax", "sigmoid"):
+        both = divergence(one, other, activation) + divergence(other, one, activation)
+        assert float(symmetric_divergence(one, other, activation)) == pytest.approx(float(both.sum()) / 2, rel=1e-5)
 
 
 def test_weights_by_hand() -> None:
