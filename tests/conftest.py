@@ -1,6 +1,7 @@
 """Every test runs without a network: only the loopback interface may be reached."""
 
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -27,6 +28,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 atexit.register(shutil.rmtree, os.environ["HF_FINETUNE_CACHE"], ignore_errors=True)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_collection_finish() -> None:
+    """What the modules have imported is never collected: each run on a tiny checkpoint would go through it for longer
+    than it trains."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,8 @@ UNITS = (("_per_s", "/s"), ("_s", " s"), ("_mb", " MB"), ("_gb", " GB"))
 
 def render_card(run: RunFacts) -> str:
     """Return the card as Markdown under a block of YAML metadata with `model-index`."""
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= markdown.FILTERS | {"shorten": shorten, "short_repr": short_repr}
     hardware = dict(run.result.get("environment", {}))
-    text = environment.from_string(_package_file("card_template.md")).render(
+    text = _template().render(
         run=run,
         recipe=run.recipe,
         result=run.result,
@@ -75,6 +72,15 @@ def render_again(folder: Path, drawn: Sequence[str] = ()) -> str:
         raise InputError(
             f"{folder / 'result.json'}: no card can be made of it ({one_line(error)}); {RESTORE}"
         ) from error
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= markdown.FILTERS | {"shorten": shorten, "short_repr": short_repr}
+    return environment.from_string(_package_file("card_template.md"))
 
 
 def _package_file(name: str) -> str:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def measure(
     seconds: float,
     dtype: torch.dtype,
 ) -> Utilization | None:
-    """Compare one process's training loop with the peak of its settings. Takes about a second.
+    """Compare one process's training loop with the peak of its settings. Takes about a second the first time.
 
     Args:
         work: the loop's rows; each row of `rows` was trained about equally often.
@@ -195,14 +196,24 @@ def patches(config: PreTrainedConfig, shape: tuple[int, ...]) -> int:
     return (shape[1] // height) * (shape[2] // width)
 
 
-@torch.no_grad()
 def gemm_peak(dtype: torch.dtype, device: torch.device, *, width: int = 768, budget_s: float = 0.6) -> float:
     """Measure the operations per second of the fastest of three matrix products, with the process's present settings.
+
+    Once for each of them: a process of many runs, such as a search, would spend more time on it than on short runs.
 
     Args:
         width: the model's D. Two products are those of 1,024 tokens with (D, 4 D) and (4 D, D) matrices.
         budget_s: stop after about so many seconds.
     """
+    settings = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    return _measured_peak(dtype, device, width, budget_s, settings)
+
+
+@cache
+@torch.no_grad()
+def _measured_peak(
+    dtype: torch.dtype, device: torch.device, width: int, budget_s: float, settings: tuple[int, str]
+) -> float:
     products = []
     for rows, inner, outer in ((1024, width, 4 * width), (1024, 4 * width, width), (2048, 2048, 2048)):
         left, right = (torch.randn(n, inner, dtype=dtype, device=device) for n in (rows, outer))

@@ -46,12 +46,6 @@ ALONE = [kind.value for kind in PROMPTS if kind.value != "PREFIX_TUNING"]
 ON_PICTURES = ["ADALORA", "OFT", "FOURIERFT"]
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the second after each training in which the machine's peak is measured."""
-    monkeypatch.setattr("hf_finetune.training.flops.measure", lambda *_, **__: None)
-
-
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return small_recipe(tmp_path_factory.mktemp("texts"))

@@ -104,5 +104,9 @@ def test_nothing_trained_is_nothing_measured():
     assert flops.measure(model, flops.WorkCounter(), **arguments, dtype=torch.float32) is None
 
 
-def test_the_peak_is_some_speed():
-    assert flops.gemm_peak(torch.bfloat16, torch.device("cpu"), width=32, budget_s=0.0) > 0
+def test_the_peak_is_some_speed_measured_once_for_the_same_settings(monkeypatch):
+    where = {"device": torch.device("cpu"), "width": 32, "budget_s": 0.0}
+    found = flops.gemm_peak(torch.bfloat16, **where)
+    assert found == flops.gemm_peak(torch.bfloat16, **where) > 0
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "another")
+    assert flops.gemm_peak(torch.bfloat16, **where) != found

@@ -321,7 +321,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
             train = dataclasses.replace(small.train, lr_scheduler_type=name, learning_rate=RATE, logging_steps=1)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(pipeline, "finalize", lambda trained: trained.trainer)
-                patch.setattr("hf_finetune.training.flops.measure", lambda *_, **__: None)
                 trainer = pipeline.run(dataclasses.replace(small, train=train), Launch(str(folder / name)))
             logged = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
             kept[name] = logged, weights(trainer)
