@@ -25,6 +25,7 @@ class Share(evaluate.Metric):
 """
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_rare_class_that_is_never_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Three classes, of which neutral has four rows; one is held out for validation."""
     rows = [(row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60)]

@@ -57,6 +57,7 @@ def damage_artifacts(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], N
     monkeypatch.setattr(save, "save_artifacts", save_badly)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_damaged_artifacts_fail_the_gate_and_are_not_pushed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,6 +409,7 @@ def test_shortcuts_change_no_number(recipe: Recipe, tmp_path: Path, monkeypatch:
     assert torch.equal(frozen[table], start)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_gradient_checkpointing(recipe: Recipe, tmp_path: Path) -> None:
     """It draws the same dropout, to the bits of a run without it and without fast dropout. A family without support for
     it is refused."""
@@ -429,6 +431,7 @@ def test_gradient_checkpointing(recipe: Recipe, tmp_path: Path) -> None:
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_the_head_is_fitted_to_classes_that_the_sample_lacks(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +442,7 @@ def test_the_head_is_fitted_to_classes_that_the_sample_lacks(
     assert result is not None and result["head"]["fitted"]
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_soup_with_a_score_before_the_first_step(recipe: Recipe, tmp_path: Path) -> None:
     train = dataclasses.replace(recipe.train, num_train_epochs=2.0, extra={"eval_on_start": True})
     recipe = dataclasses.replace(recipe, train=train, averaging=dataclasses.replace(recipe.averaging, soup=True))

@@ -244,7 +244,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit"))),
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
         precision=Precision(mixed_precision="no"),
-        evaluate=Evaluate(resamples=100, baselines=False),
+        evaluate=Evaluate(resamples=100, baselines=False, plots=False),
         pretrain=Pretrain(SimMIM(block=8), learning_rate=3e-3, num_train_epochs=4.0),
     )
 

@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=8, learning_rate=1e-3),
         precision=Precision(mixed_precision="no"),
-        evaluate=Evaluate(resamples=100, baselines=False),
+        evaluate=Evaluate(resamples=100, baselines=False, plots=False),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import gate
 from helpers.data_files import parquet_file
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
@@ -21,6 +22,7 @@ from hf_finetune.training.callbacks import LogLines
 WORDS = ("a good film", "a bad film", "the plot is bad", "the actors are good", "the end of a film", "a plot in time")
 FLAGS = ["--max-length", "16", "--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100"]
 FLAGS += ["--train.learning-rate", "3e-3", "--evaluate.parity-rows", "16"]
+BRIEFLY = ["--evaluate.no-baselines", "--evaluate.no-plots"]
 
 
 def tags(text: str) -> list[str]:
@@ -48,10 +50,16 @@ def document(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", ["full", "lora", "head", "top"])
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
-def test_texts(tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts(
+    tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plots, and a gate in a fresh process, once for each task."""
+    if method != "full":
+        gate.run_here(monkeypatch.setattr)
     data, model = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert")
     run = tmp_path / "run"
-    command("train", data, "--model", model, "--method", method, "--output", run, *FLAGS)
+    plots = [] if method == "full" else ["--evaluate.no-plots"]
+    command("train", data, "--model", model, "--method", method, "--output", run, *FLAGS, *plots)
     result = document(run)
     problem = {"multi-label": "multi_label_classification", "regression": "regression"}[task]
     assert result["problem_type"] == problem and all(check["ok"] for check in result["parity"].values())
@@ -96,10 +104,11 @@ def test_texts(tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFix
     assert str(classifier.result).count("this model") == 1
 
 
+@pytest.mark.usefixtures("gate_here")
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert")
-    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1]
+    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1, *BRIEFLY]
     command("train", *arguments, "--output", tmp_path / "straight")
 
     def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:
@@ -115,6 +124,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, task: str, monkey
     assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
 
 
+@pytest.mark.usefixtures("gate_here")
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
 def test_images(tmp_path: Path, task: str) -> None:
     rng, folder = np.random.default_rng(0), tmp_path / "images"
@@ -128,17 +138,18 @@ def test_images(tmp_path: Path, task: str) -> None:
     (folder / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
     flags = ["--label-separator", "|"] if task == "multi-label" else []
     model, run = tiny_image_checkpoint(tmp_path / "vit"), tmp_path / "run"
-    command("train", folder, "--model", model, "--output", run, *FLAGS[2:], *flags)
+    command("train", folder, "--model", model, "--output", run, *FLAGS[2:], *flags, *BRIEFLY)
     result = document(run)
     assert all(check["ok"] for check in result["parity"].values())
     assert result["labels"] == (["dark", "green"] if task == "multi-label" else ["label"])
     command("evaluate", run, folder)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_pooled_head_folds_its_scale(tmp_path: Path) -> None:
     """The head that no stock class has is saved beside its encoder, and answers in the unit of the target, too."""
     data, model, run = table(tmp_path, "regression"), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
-    command("train", data, "--model", model, "--output", run, "--model.pooling", "mean", *FLAGS)
+    command("train", data, "--model", model, "--output", run, "--model.pooling", "mean", *FLAGS, *BRIEFLY)
     result = document(run)
     assert result["standalone"] is False and all(check["ok"] for check in result["parity"].values())
     values = hf_finetune.Classifier.load(run).predict(["a good film", "a bad film"])
