@@ -25,6 +25,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import check_writable, check_writable_file, parse_yaml, write_bytes
+from hf_finetune.utils.messages import counted
 from hf_finetune.utils.plain import merge, short_repr
 
 SHEET = "augmentation.png"
@@ -135,7 +136,9 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
         write_bytes(sheet, draw_contact_sheet(preview))
         result["sheet"] = str(sheet)
         mixed = ", mixed with one another" if mix else ""
-        lines.append(f"{len(preview.rows)} images, {len(preview.views)} views of each{mixed} -> {sheet}")
+        lines.append(
+            f"{counted(len(preview.rows), 'image')}, {counted(len(preview.views), 'view')} of each{mixed} -> {sheet}"
+        )
     else:
         width = shutil.get_terminal_size((120, 24)).columns
         lines += [] if preview is None else [text_table(preview, width=width)]

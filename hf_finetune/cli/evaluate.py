@@ -27,8 +27,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         from hf_finetune.evaluation.test_time import describe
         from hf_finetune.inference import evaluation
 
+    classifier = load_trained_classifier(job)
     result = evaluation.evaluate(
-        load_trained_classifier(job),
+        classifier,
         job.data,
         batch_size=job.batch_size,
         precision=job.precision,
@@ -37,16 +38,17 @@ def evaluate(arguments: Sequence[str]) -> None:
         extra=job.extra,
         trust_remote_code=job.trust_remote_code,
     )
-    name = Path(job.model).name
+    name, outputs = Path(job.model).name, "tags" if classifier.task.outputs == "tags" else "classes"
     if job.json:
         print(json.dumps(result, indent=2))
     elif views is None:
-        print(comparison_table([{"name": name, **result["metrics"]}]))
+        print(comparison_table([{"name": name, **result["metrics"]}], outputs=outputs))
     else:
         with_views = {"name": f"{name}, {views.number} views", **result["metrics"]}
         print(comparison_table([with_views, {"name": name, **result["views"]["without"]}]))
         print(describe(result["views"]))
     if not job.json:
-        print(f"\n{per_class_table(result['per_class'])}")
+        if result["per_class"]:
+            print(f"\n{per_class_table(result['per_class'], outputs=outputs)}")
         if result["doubts"]:
             print(f"\n{doubts_text(result['doubts'])}")

@@ -17,7 +17,7 @@ from hf_finetune.cli.run import importing
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.utils.console import line_width, table
-from hf_finetune.utils.messages import cut_end, printable
+from hf_finetune.utils.messages import counted, cut_end, printable
 
 STDIN = "-"
 OUTPUT = "predictions.csv"
@@ -97,7 +97,7 @@ def predict(arguments: Sequence[str]) -> None:
     elif output is None:
         print(_table(result["predictions"]))
     else:
-        print(f"{result['rows']} rows -> {output}")
+        print(f"{counted(result['rows'], 'row')} -> {output}")
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def _table(predictions: Sequence[dict[str, Any]]) -> str:
     room = max(line_width() - longest - len(f"  {header[1]}  "), NARROWEST)
     lines = [(*header, "input")]
     for row, answer in zip(predictions, answers, strict=True):
-        given = _one_line(row.get("input", f"row {row['row'] + 1}"))
+        given = _one_line(row.get("input", f"row {row['row']}"))
         # The table cuts its first column in the middle, as names of classes differ at the end; a list of tags may not.
         shown = answer[0] if has_classes else cut_end(answer[0], line_width() - NARROWEST - 2)
         lines.append((shown, answer[1], cut_end(given, room)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 
 from hf_finetune.config.aliases import FIELDS, NAMES, current
+from hf_finetune.config.recipe import blank_recipe
 from hf_finetune.errors import InputError
 from hf_finetune.utils.hints import configs_in, unwrapped
 from hf_finetune.utils.messages import did_you_mean
@@ -82,6 +84,26 @@ def resolve(name: str, names: Mapping[str, list[str]], *, is_section: bool = Fal
         spelled = " or ".join(f"{section}={{{field!r}: ...}}" for section, _, field in parts)
         raise InputError(f"{name}: several fields have this name; write {spelled}")
     return fields[0]
+
+
+def check_keyword(name: str) -> None:
+    """Check that a keyword names a field of a recipe, for texts or for images.
+
+    Raises:
+        InputError: see `resolve`.
+    """
+    resolve(name, _names_of_all(), is_section=True)
+
+
+def shortest_keyword(dotted: str) -> str:
+    """Return the name of a field without its sections, if that is a keyword for it."""
+    name = dotted.rpartition(".")[2]
+    return name if _names_of_all().get(name) == [dotted] else dotted
+
+
+@cache
+def _names_of_all() -> dict[str, list[str]]:
+    return {**field_names(blank_recipe(images=True)), **field_names(blank_recipe(images=False))}
 
 
 def field_names(recipe: Any) -> dict[str, list[str]]:

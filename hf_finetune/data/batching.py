@@ -11,6 +11,7 @@ from hf_finetune.data.inputs import EpochRows
 from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.data.token_budget import TokenBudget, bucket_lengths, smallest_step, step_starts, sufficient_budget
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import counted
 
 # Rows are sorted by length within windows of this many steps: wide enough that most steps have rows of one length,
 # narrow enough that rows of rare lengths meet others in every epoch. On two sets of short texts 98.3% and 99.1% of the
@@ -79,8 +80,8 @@ class StepBatches(Sampler[list[int]]):
         self.steps = max(1, -(-rows // rows_per_step))
         if rows // self.steps < accumulation * processes:
             raise InputError(
-                f"a step of {rows // self.steps} rows cannot be shared by {processes} process(es) x {accumulation} "
-                "accumulation step(s): lower one of them"
+                f"a step of {counted(rows // self.steps, 'row')} cannot be shared by "
+                f"{_parts(processes, accumulation)}: lower one of them"
             )
 
     def _fit_budget(self, tokens: int) -> TokenBudget:
@@ -96,9 +97,9 @@ class StepBatches(Sampler[list[int]]):
         if min(smallest) < parts:
             least = sufficient_budget(longest_first, tokens, parts)
             raise InputError(
-                f"batching.token_budget: {tokens} tokens make a step of {min(smallest)} row(s) (the longest has "
-                f"{longest_first[0]} tokens), which {self.processes} process(es) x {self.accumulation} accumulation "
-                f"step(s) cannot share: expected {least} or more, or fewer of either"
+                f"batching.token_budget: {tokens} tokens make a step of {counted(min(smallest), 'row')} (the longest "
+                f"has {longest_first[0]} tokens), which {_parts(self.processes, self.accumulation)} cannot share: "
+                f"expected {least} or more, or fewer of either"
             )
         return budget
 
@@ -213,3 +214,7 @@ class EpochLoader(DataLoader):
         """Select the epoch of the next iteration."""
         assert isinstance(self.batch_sampler, StepBatches)
         self.batch_sampler.set_epoch(epoch)
+
+
+def _parts(processes: int, accumulation: int) -> str:
+    return f"{counted(processes, 'process', 'processes')} x {counted(accumulation, 'accumulation step')}"

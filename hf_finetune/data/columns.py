@@ -1,12 +1,14 @@
 """Choose the columns of text, image and class: those the user names, else the obvious ones."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from hf_finetune.data.config import Kind
 from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import did_you_mean, quoted
+from hf_finetune.utils.messages import did_you_mean, plural, quoted
 
 PAIRS = (
     ("text", "text_pair"),
@@ -35,6 +37,10 @@ LABELS: Tiers = (
 IMAGES: Tiers = (("image",), ("img", "picture", "photo", "file_name"))
 FILE_NAME = "file_name"
 """The column of a metadata file that names the images, as `datasets` has it."""
+Cells = Callable[[Sequence[str]], Mapping[str, Sequence[Any]]]
+"""Returns the first cells of columns, by which one of several is chosen; none if they cannot be read."""
+IDENTIFIER = re.compile(r"(?!-?\d+\.\d+$)[\w.:/@+#-]{1,64}", re.ASCII)
+"""A value that may be an id: a short word of ASCII, and no number with a fraction."""
 # Row numbers, as data sets and table tools call them.
 IGNORED = ("", "id", "idx", "index", "guid", "unnamed: 0", "__index_level_0__")
 
@@ -56,16 +62,24 @@ _KINDS = {
 
 
 def choose_columns(
-    columns: dict[str, Column], requested: Mapping[str, str | None], *, kind: Kind, need_label: bool, place: str
+    columns: dict[str, Column],
+    requested: Mapping[str, str | None],
+    *,
+    kind: Kind,
+    need_label: bool,
+    place: str,
+    cells: Cells | None = None,
 ) -> dict[str, str]:
     """Map `text` and `text_pair`, or `image`, and `label` to columns of the source.
 
     Columns that are not requested are inferred: pairs only by well-known names; text, image and class by well-known
-    names, else as the only candidate.
+    names, else as the only candidate. Of several candidates, ids are no texts and no classes, and values that repeat
+    are no texts.
 
     Args:
         requested: column names by canonical name; None: not requested.
         place: the source, for messages.
+        cells: None: the content of the columns decides nothing.
 
     Returns:
         The columns by canonical name; no `label` if it is neither needed nor obvious.
@@ -73,7 +87,8 @@ def choose_columns(
     Raises:
         InputError: a column is missing, of the wrong type, or not obvious.
     """
-    choice = _Choice(columns, place, {name: column for name, column in requested.items() if column is not None})
+    named = {name: column for name, column in requested.items() if column is not None}
+    choice = _Choice(columns, place, named, cells or (lambda names: {}))
     choice.check_requested()
     choice.infer_label(ambiguous_is_error=need_label)
     if kind == "text":
@@ -87,12 +102,14 @@ def choose_columns(
     return {name: choice.chosen[name] for name in _FLAGS if name in choice.chosen}
 
 
-def choose_inputs(columns: dict[str, Column], known: dict[str, str], *, kind: Kind, place: str) -> dict[str, str]:
+def choose_inputs(
+    columns: dict[str, Column], known: dict[str, str], *, kind: Kind, place: str, cells: Cells | None = None
+) -> dict[str, str]:
     """Map `text` and `text_pair`, or `image`, to columns of unlabeled rows.
 
     Args:
         known: the columns of the labeled rows, by canonical name; used if they exist, else the obvious ones.
-        place: the source, for messages.
+        place, cells: see `choose_columns`.
 
     Raises:
         InputError: a column is not obvious, or the column of second texts is missing.
@@ -100,7 +117,7 @@ def choose_inputs(columns: dict[str, Column], known: dict[str, str], *, kind: Ki
     names = [name for name in _FLAGS if name in known and name != "label"]
     requested = {name: known[name] if name == "text_pair" or known[name] in columns else None for name in names}
     try:
-        chosen = choose_columns(columns, requested, kind=kind, need_label=False, place=place)
+        chosen = choose_columns(columns, requested, kind=kind, need_label=False, place=place, cells=cells)
     except InputError as error:
         raise InputError(
             f"{place}: expected {' and '.join(repr(known[name]) for name in names)} as in the labeled rows, or columns "
@@ -129,6 +146,7 @@ class _Choice:
     columns: dict[str, Column]
     place: str
     chosen: dict[str, str]
+    cells: Cells
 
     def check_requested(self) -> None:
         for name, column in self.chosen.items():
@@ -170,7 +188,7 @@ class _Choice:
                 self.chosen["text"], self.chosen["text_pair"] = pairs[0]
                 return
         prose = [c for c in texts if not self.columns[c].numeric and not self.columns[c].names_images]
-        self.chosen["text"] = self._by_name("text", texts, TEXTS) or self._only("text", prose)
+        self.chosen["text"] = self._by_name("text", texts, TEXTS) or self._only("text", prose, ("text",))
 
     def infer_image(self) -> None:
         """Choose the image by name, or as the only one."""
@@ -182,7 +200,7 @@ class _Choice:
     def infer_label_from_rest(self) -> None:
         """Choose the label as the only column left."""
         if "label" not in self.chosen:
-            label = self._only("label", self._free())
+            label = self._only("label", self._free(), ("text", "class"))
             if self.columns[label].kind == "image":
                 raise self._not_obvious("label", [label])
             self.chosen["label"] = label
@@ -206,7 +224,12 @@ class _Choice:
                 raise InputError(f"{self.place}: the {name} could be column {quoted(matches)}; name it by {flag} COL")
         return None
 
-    def _only(self, name: str, candidates: list[str]) -> str:
+    def _only(self, name: str, candidates: list[str], contents: Sequence[str] = ()) -> str:
+        """Return the only candidate, of several the only one with such content."""
+        if len(candidates) > 1 and contents:
+            cells = self.cells(candidates)
+            fitting = [column for column in candidates if column in cells and _content(cells[column]) in contents]
+            candidates = fitting if len(fitting) == 1 else candidates
         if len(candidates) != 1:
             raise self._not_obvious(name, candidates)
         return candidates[0]
@@ -216,13 +239,23 @@ class _Choice:
         if candidates:
             problem = f"the column of the {purpose} is not obvious, it could be {quoted(candidates)}"
         else:
-            verb = "is" if len(self.columns) == 1 else "are"
-            problem = f"no column holds the {purpose}; there {verb} {quoted(self.columns)}"
+            problem = (
+                f"no column holds the {purpose}; there {plural(len(self.columns), 'is', 'are')} {quoted(self.columns)}"
+            )
         known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, IGNORED) for n in names}
         is_csv = self.place.lower().endswith((".csv", ".tsv"))
         no_header = is_csv and not known.intersection(column.lower() for column in self.columns)
         header = "; the first line must name the columns" if no_header else ""
         return InputError(f"{self.place}: {problem}; name it by {_FLAGS[name]} COL{header}")
+
+
+def _content(cells: Iterable[Any]) -> Literal["text", "class", "id"]:
+    """Return what the cells of a column look like: ids never repeat, each class has two rows on average."""
+    values = [str(cell).strip() for cell in cells if cell is not None]
+    distinct = {value for value in values if value}
+    if 2 * len(distinct) <= len(values):
+        return "class"
+    return "id" if len(distinct) == len(values) and all(map(IDENTIFIER.fullmatch, distinct)) else "text"
 
 
 def _check_kind(name: str, column: str, actual: Column, place: str) -> None:

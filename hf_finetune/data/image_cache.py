@@ -27,6 +27,7 @@ from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indi
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.utils import disk_cache, environment
 from hf_finetune.utils.core_sharing import available_cores
+from hf_finetune.utils.messages import counted
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -172,4 +173,4 @@ def _build(folder: Path, chunks: Iterable[torch.Tensor], rows: int, budget_gb: f
                 raise disk_cache.CacheUnavailable("the processor gives images of several sizes")
             build.append(PIXELS, pixels.contiguous().numpy())
     seconds = time.perf_counter() - started
-    logger.info("%d images cached in %s: %.0f MB, %.1f s", shape[0], folder, size / 1e6, seconds)
+    logger.info("%s cached in %s: %.0f MB, %.1f s", counted(shape[0], "image"), folder, size / 1e6, seconds)

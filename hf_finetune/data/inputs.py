@@ -65,6 +65,8 @@ class TextInputs:
     """Texts, or pairs of texts, as padded token ids."""
 
     kind: ClassVar[Kind] = "text"
+    encoding: ClassVar[str] = "tokenize"
+    """What `encode` does, for the progress."""
     caches_rows: ClassVar[bool] = False
     """Whether `encode` writes to the disk cache."""
 
@@ -199,6 +201,7 @@ class ImageInputs:
     """Images as the checkpoint's own processor makes them: resized, scaled, normalized."""
 
     kind: ClassVar[Kind] = "image"
+    encoding: ClassVar[str] = "decode the images"
 
     processor: BaseImageProcessor
     decode_once: bool = False

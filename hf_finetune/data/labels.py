@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import did_you_mean, listed
+from hf_finetune.utils.messages import counted, did_you_mean, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,7 +101,7 @@ class ClassIds:
             if (known := self._plain_ids.get(plain_name(name))) is not None:
                 return known
             raise ValueError(
-                f"the label {name!r} is not among the {len(self.ids)} classes of {self.owner} "
+                f"the label {name!r} is not among the {counted(len(self.ids), 'class', 'classes')} of {self.owner} "
                 f"({listed(list(self.ids))}){did_you_mean(name, self.ids)}"
             )
         return self.ids.setdefault(name, len(self.ids))
@@ -124,7 +124,8 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
         case int() if names:
             if not -1 <= value < len(names):
                 raise ValueError(
-                    f"the label is {value}, but its {len(names)} classes are numbered 0 to {len(names) - 1}"
+                    f"the label is {value}, but its {counted(len(names), 'class is', 'classes are')} numbered 0 to "
+                    f"{len(names) - 1}"
                 )
             return None if value == UNLABELED else names[value]
         case float():
@@ -174,8 +175,8 @@ def name_values(values: Iterable[str], names: Sequence[str], place: str, column:
         raise InputError(f"{flag}: expected a name of its own for each class")
     if len(names) != len(ordered):
         raise InputError(
-            f"{flag}: {len(names)} names, but column {column!r} of {place} holds {len(ordered)} classes "
-            f"({listed(ordered)}); name each, in the order of the numbers"
+            f"{flag}: {counted(len(names), 'name')}, but column {column!r} of {place} holds "
+            f"{counted(len(ordered), 'class', 'classes')} ({listed(ordered)}); name each, in the order of the numbers"
         )
     return dict(zip(ordered, names, strict=True))
 

@@ -32,7 +32,7 @@ from hf_finetune.data.targets.choose import check_label_kind, infer_task, target
 from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import Notes, listed
+from hf_finetune.utils.messages import Notes, counted, listed, plural, row_place
 
 logger = logging.getLogger("hf_finetune")
 
@@ -156,7 +156,9 @@ def _hold_out(
         f"by its share{more} (fraction {fraction:g}, split_seed {options.split_seed})"
     )
     if repeated := int((first_N != np.arange(len(first_N))).sum()):
-        notes.add(f"{role}: {repeated} rows repeat an earlier one exactly; they stay in the same split")
+        repeats = counted(repeated, "row repeats", "rows repeat")
+        stay = plural(repeated, "it stays", "they stay")
+        notes.add(f"{role}: {repeats} an earlier one exactly; {stay} in the same split")
     if single := data.targets.single_rows(train.labels, data.labels):
         notes.add(f"classes of a single row, which stays in train: {listed(single)}")
     return train.where(~mask_N), train.where(mask_N)
@@ -192,7 +194,8 @@ def _count_duplicates(rows: dict[Role, SplitRows], notes: Notes) -> dict[str, in
     counts = {str(role): sum(d in trained for d in part.digests) for role, part in rows.items() if role != "train"}
     for role, part in rows.items():
         if count := counts.get(role):
-            notes.add(f"duplicates: {count} of {len(part)} {role} rows are exact copies of training rows")
+            are = plural(count, "is an exact copy", "are exact copies")
+            notes.add(f"duplicates: {count} of {len(part)} {role} rows {are} of training rows")
     return counts
 
 
@@ -293,7 +296,9 @@ def stream(
     def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
         like = {name: column for name, column in (trained or {}).items() if column in split.columns}
         names = {name: like.get(name) if column is None else column for name, column in requested.items()}
-        return choose_columns(split.columns, names, kind=kind, need_label=need_label, place=split.place)
+        return choose_columns(
+            split.columns, names, kind=kind, need_label=need_label, place=split.place, cells=split.first_cells
+        )
 
     def usable(split: Split) -> bool:
         return not need_label or has_labels(split, choose(split, need_label=False).get("label"))
@@ -340,7 +345,8 @@ def stream(
 
 
 def _left_out(without_gold: list[int], rows: int) -> str:
+    count = len(without_gold)
     return (
-        f"{len(without_gold)} of {len(without_gold) + rows} rows have the label -1, which means no gold label, and are "
-        f"left out (the first: row {without_gold[0] + 1})"
+        f"{count} of {count + rows} rows {plural(count, 'has', 'have')} the label -1, which means no gold label, and "
+        f"{plural(count, 'is', 'are')} left out (the first: {row_place(without_gold[0])})"
     )

@@ -34,7 +34,7 @@ from hf_finetune.data.readers.memory_table import (
     memory_table,
 )
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import short
+from hf_finetune.utils.messages import row_place, short
 
 PREFIX = "memory:"
 ACCEPTED = (
@@ -168,8 +168,7 @@ def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict
         rows: list[Mapping[str, Any]] = list(values)
         return {column: [row.get(column) for row in rows] for column in dict.fromkeys(c for row in rows for c in row)}
     if kind == "image" or is_image(first) or (kind is None and are_image_names(values)):
-        place = f"{name}, row"
-        return {"image": [encoded(value, f"{place} {i}") for i, value in enumerate(values, start=1)]}
+        return {"image": [encoded(value, f"{name}, {row_place(i)}") for i, value in enumerate(values)]}
     if isinstance(first, Sequence) and not isinstance(first, str):
         return _text_columns(values, len(first), name)
     if kind == "text" and not isinstance(first, str):
@@ -179,7 +178,7 @@ def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict
 
 def _text_columns(rows: Sequence[Any], width: int, name: str) -> dict[str, Any]:
     """Return the columns of rows of one text each, or of a pair of texts."""
-    for i, row in enumerate(rows, start=1):
+    for i, row in enumerate(rows):
         if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != width or not 1 <= width <= 2:
-            raise InputError(f"{name}, row {i}: expected a pair of texts, got {short(row)}")
+            raise InputError(f"{name}, {row_place(i)}: expected a pair of texts, got {short(row)}")
     return {column: [row[place] for row in rows] for place, column in enumerate(("text", "text_pair")[:width])}

@@ -29,7 +29,7 @@ from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
-from hf_finetune.utils.messages import did_you_mean
+from hf_finetune.utils.messages import counted, did_you_mean, row_place
 
 FEATURES = {
     "text": Value("string"),
@@ -205,7 +205,7 @@ def _without_gold_label(chunk: Chunk, columns: dict[str, Column], label: str) ->
 
 
 def _refusal(first: UnusableRow, chosen: dict[str, str], *, others: int) -> InputError:
-    more = f" ({others} other row{'s have' if others > 1 else ' has'} a bad {first.column} too)" if others else ""
+    more = f" ({counted(others, 'other row has', 'other rows have')} a bad {first.column} too)" if others else ""
     remedy = f"correct or remove {'them' if others else 'it'}, or {DROP}"
     return InputError(f"{first.place}, column {chosen[first.column]!r}: {first.reason}{more}; {remedy}")
 
@@ -343,7 +343,7 @@ def describe_dropped(dropped: Sequence[UnusableRow], rows: int) -> str:
     """
     kinds = ", ".join(f"{count} {kind}" for kind, count in count_kinds(dropped).items())
     total, first = len(dropped) + rows, dropped[0]
-    return f"{len(dropped)} of {total} rows dropped: {kinds} (the first: row {first.row + 1}, {first.reason})"
+    return f"{len(dropped)} of {total} rows dropped: {kinds} (the first: {row_place(first.row)}, {first.reason})"
 
 
 def has_labels(split: Split, column: str | None) -> bool:

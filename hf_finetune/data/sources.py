@@ -17,7 +17,7 @@ from hf_finetune.data.memory import is_in_memory, memory_splits
 from hf_finetune.data.readers import class_folder
 from hf_finetune.data.readers.class_folder import check_name, find_classes, is_hidden
 from hf_finetune.data.readers.compressed import COMPRESSED, bare_stem, format_of
-from hf_finetune.data.readers.csv_file import CsvFile
+from hf_finetune.data.readers.csv_file import ROWS_INSPECTED, CsvFile
 from hf_finetune.data.readers.excel_file import ExcelFile
 from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
@@ -25,7 +25,7 @@ from hf_finetune.data.readers.parquet_file import ParquetFile
 from hf_finetune.data.readers.saved_dataset import is_saved_dataset, saved_splits
 from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import listed
+from hf_finetune.utils.messages import counted, listed, plural
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 _SUFFIXES = (*_TEXT_SUFFIXES, ".xlsx", ".parquet")
@@ -86,6 +86,13 @@ class Split:
         """
         return self.readers[0].columns()
 
+    def first_cells(self, columns: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the first cells of columns, up to 1,000; nothing if they cannot be read."""
+        try:
+            return next(self.readers[0].chunks(columns, ROWS_INSPECTED)).columns
+        except InputError:
+            return {}
+
     def chunks(self, columns: Sequence[str], size: int = 1024) -> Iterator[Chunk]:
         """Yield rows in order, at most `size` at a time.
 
@@ -118,7 +125,8 @@ def skipped_files(splits: Sequence[Split]) -> str:
     """Return a note on the files of class folders that are not read, counted by suffix."""
     counts = sum((split.skipped for split in splits), Counter[str]())
     by_suffix = listed([f"{count} {suffix}" for suffix, count in counts.most_common()], most=12)
-    return f"{counts.total()} files in the class folders are not read: {by_suffix}"
+    verb = plural(counts.total(), "is", "are")
+    return f"{counted(counts.total(), 'file')} in the class folders {verb} not read: {by_suffix}"
 
 
 def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:

@@ -37,7 +37,9 @@ def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Note
         notes.add(note)
     train = train_split(layout, source.path)
     requested = source.columns(kind)
-    columns = choose_columns(train.columns, requested, kind=kind, need_label=True, place=train.place)
+    columns = choose_columns(
+        train.columns, requested, kind=kind, need_label=True, place=train.place, cells=train.first_cells
+    )
     note_inferred(columns, requested, train.columns, notes)
     labeled: dict[Role, Split] = {"train": train}
     named: dict[Role, str | None] = {"validation": options.validation, "test": options.test}

@@ -7,6 +7,7 @@ import numpy as np
 
 from hf_finetune.data.config import Role
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import counted
 
 # Random streams of the split seed: holding out test rows must not change which of the rest are held out for validation.
 SEED_STREAMS: dict[Role, int] = {"test": 0, "validation": 1, "train": 2}
@@ -38,7 +39,9 @@ def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed
     counts_C = np.bincount(labels_N[candidates], minlength=int(labels_N.max()) + 1)
     most_C = np.maximum(counts_C - 1, 0)
     if most_C.sum() == 0:
-        raise InputError(f"{len(rows)} rows are too few to hold some out; a class needs two different ones")
+        raise InputError(
+            f"{counted(len(rows), 'row is', 'rows are')} too few to hold some out; a class needs two different ones"
+        )
     count = min(max(1, round(fraction * int(counts_C.sum()))), int(most_C.sum()))
     take_C = _at_least(_shares(counts_C, count, most_C), np.minimum(most_C, 1), count)
     return _draw(candidates, labels_N, take_C, seed)[first_N]
@@ -63,7 +66,9 @@ def hold_out_tags(hot_NC: np.ndarray, first_N: np.ndarray, *, fraction: float, s
     """
     distinct = np.flatnonzero(first_N == np.arange(len(first_N)))
     if len(distinct) < 2:
-        raise InputError(f"{len(distinct)} rows are too few to hold some out; expected two different ones")
+        raise InputError(
+            f"{counted(len(distinct), 'row is', 'rows are')} too few to hold some out; expected two different ones"
+        )
     rows = np.random.default_rng(seed).permutation(distinct)
     hot_nC = hot_NC[rows].astype(np.int64)
     # The first side stays, the second is held out.

@@ -18,7 +18,7 @@ from hf_finetune.data.sources import Split, locate, role_of
 from hf_finetune.data.split_selection import Selection
 from hf_finetune.errors import InputError
 from hf_finetune.utils import hashing
-from hf_finetune.utils.messages import Notes, listed
+from hf_finetune.utils.messages import Notes, counted, listed
 
 logger = logging.getLogger("hf_finetune")
 
@@ -61,7 +61,7 @@ def read_for_teacher(
     unusable: list[UnusableRow] = []
     parts: list[Columns] = []
     for split in selection.unlabeled:
-        columns = choose_inputs(split.columns, selection.columns, kind=kind, place=split.place)
+        columns = choose_inputs(split.columns, selection.columns, kind=kind, place=split.place, cells=split.first_cells)
         if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != selection.columns[name]]:
             notes.add(f"inferred for {split.name}: {', '.join(others)}")
         parts += read_rows(split, columns, None, unusable=unusable)
@@ -75,7 +75,7 @@ def read_for_teacher(
     files, summary = listed([Path(name).name for name in names]), _summary_of_dropped(counts, unusable)
     if not counts["rows"]:
         raise InputError(f"--unlabeled {files}: no row is left after dropping {summary}; name other rows")
-    notes.add(f"unlabeled: {counts['rows']} rows of {files} for the teacher to label; dropped: {summary}")
+    notes.add(f"unlabeled: {counted(counts['rows'], 'row')} of {files} for the teacher to label; dropped: {summary}")
     return rows.where(new_N), counts
 
 
@@ -156,7 +156,7 @@ def read_for_pretraining(
     chosen = np.flatnonzero(new_N)
     if len(chosen) < 2:
         raise InputError(
-            f"pretrain.rows: {len(chosen)} rows to pretrain on; expected at least two, name a file with more"
+            f"pretrain.rows: {counted(len(chosen), 'row')} to pretrain on; expected at least two, name a file with more"
         )
     from_train = int((chosen < sum(map(len, train))).sum())
     counts = {"train": from_train, "further": len(chosen) - from_train, **dropped, "unusable": len(unusable)}
@@ -173,8 +173,10 @@ def _read_source(source: Source, kind: Kind, columns: dict[str, str], unusable: 
         raise InputError(f"pretrain.rows: {source.path} has only validation and test rows; name other rows")
     tables: list[pa.Table] = []
     for split in splits:
-        chosen = choose_inputs(split.columns, columns, kind=kind, place=split.place)
+        chosen = choose_inputs(split.columns, columns, kind=kind, place=split.place, cells=split.first_cells)
         tables += [to_table([part]).drop(["row"]) for part in read_rows(split, chosen, None, unusable=unusable)]
     table = pa.concat_tables(tables)
-    logger.info("pretrain.rows: %d rows of %s (%s)", len(table), source.path, ", ".join(s.name for s in splits))
+    logger.info(
+        "pretrain.rows: %s of %s (%s)", counted(len(table), "row"), source.path, ", ".join(s.name for s in splits)
+    )
     return to_dataset(table)

@@ -23,7 +23,7 @@ from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import table, wrapped
-from hf_finetune.utils.messages import Notes
+from hf_finetune.utils.messages import Notes, counted
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -62,8 +62,9 @@ class Report:
     def describe(self) -> str:
         """Return the report as text, with some rows of each finding."""
         examples = self.examples
-        title = f"{len(examples):,} {examples.kind}s, {len(examples.names)} classes; rows are counted from 0"
-        splits = [(split, f"{len(rows):,} rows", self.places[split]) for split, rows in examples.splits.items()]
+        classes = counted(len(examples.names), "class", "classes")
+        title = f"{counted(len(examples), examples.kind)}, {classes}; rows are counted from 0"
+        splits = [(split, counted(len(rows), "row"), self.places[split]) for split, rows in examples.splits.items()]
         lines = [title, *(f"  {line}" for line in table(splits, right=[1]).splitlines())]
         for finding in self.findings:
             lines += ["", f"{finding.severity + ':':<9}{finding.summary}"]
@@ -188,18 +189,17 @@ def _unread(data: LabeledData) -> list[Finding]:
     groups, near = similar_labels(data.labels), near_labels(data.labels)
     counts = Counter(data.labels[label] for rows in data.rows.values() for label in rows.labels.tolist())
 
-    def counted(labels: Iterable[str]) -> str:
-        return ", ".join(f"{label!r} ({counts[label]:,} row{'s' * (counts[label] != 1)})" for label in labels)
+    def with_rows(labels: Iterable[str]) -> str:
+        return ", ".join(f"{label!r} ({counted(counts[label], 'row')})" for label in labels)
 
     return [
         diagnose("skipped_files", sum(map(len, data.rows.values())), count=skipped.total(), details=files),
-        diagnose("similar_labels", len(data.labels), count=sum(map(len, groups)), details=list(map(counted, groups))),
-        diagnose("near_labels", len(data.labels), count=len(near), details=list(map(counted, near))),
+        diagnose("similar_labels", len(data.labels), count=sum(map(len, groups)), details=list(map(with_rows, groups))),
+        diagnose("near_labels", len(data.labels), count=len(near), details=list(map(with_rows, near))),
     ]
 
 
 def _line_or_file(row: UnusableRow) -> str:
     if (line := re.search(r"\(line \d+\)$", row.place)) is not None:
         return f" {line[0]}"
-    # Places count rows from 1, the report from 0.
     return "" if ", row " in row.place else f" ({row.place})"

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from hf_finetune.data.config import Kind
 from hf_finetune.data.image_decoding import EncodedImage
+from hf_finetune.utils.messages import plural
 
 Severity = Literal["serious", "look", "note"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "look", "note")
@@ -119,7 +120,8 @@ class Defect:
     """serious: results mislead, or training learns something wrong. look: some rows should be checked. note: good to
     know."""
     summary: str
-    """Format of the description: `{count}` of `{of}` rows have the defect."""
+    """Format of the description: `{count}` of `{of}` rows `{have}` the defect. `{are}`, `{s}` of nouns and `{es}` of
+    verbs go with the count, too."""
     remedy: str
 
 
@@ -131,7 +133,7 @@ DEFECTS = {
     ),
     "skipped_files": Defect(
         "look",
-        "{count:,} files in the class folders are not read, {of:,} are",
+        "{count:,} file{s} in the class folders {are} not read, {of:,} rows are",
         "convert them to a format that is read, or remove them",
     ),
     "similar_labels": Defect(
@@ -141,12 +143,12 @@ DEFECTS = {
     ),
     "near_labels": Defect(
         "look",
-        "{count} pairs of labels differ by one letter, which may be a typing error or a plural",
+        "{count} pair{s} of labels differ{es} by one letter, which may be a typing error or a plural",
         "if both mean one class, write it in one way in every row; each is a class of its own now",
     ),
     "leaked": Defect(
         "serious",
-        "{count:,} of {of:,} evaluation rows are exact copies of training rows: metrics on them are too good",
+        "{count:,} of {of:,} evaluation rows {are} in train, too, as exact copies: metrics on them are too good",
         "remove them from train, or from the evaluation rows",
     ),
     "conflicts": Defect(
@@ -156,22 +158,22 @@ DEFECTS = {
     ),
     "near_leaked": Defect(
         "serious",
-        "{count:,} of {of:,} evaluation rows have {alike} as a row of train{otherwise}",
+        "{count:,} of {of:,} evaluation rows {have} {alike} as a row of train{otherwise}",
         "remove one of the two: metrics on such rows are too good",
     ),
     "duplicates": Defect(
         "look",
-        "{count:,} of {of:,} training rows repeat an earlier one exactly",
+        "{count:,} of {of:,} training rows repeat{es} an earlier one exactly",
         "keep one of each, unless repetition is a deliberate weight",
     ),
     "near_duplicates": Defect(
         "look",
-        "{count:,} of {of:,} training rows have {alike} as an earlier one{otherwise}",
+        "{count:,} of {of:,} training rows {have} {alike} as an earlier one{otherwise}",
         "keep one of each; where their labels differ, decide on one",
     ),
     "few_rows": Defect(
         "look",
-        "{count} of {of} classes have fewer than {limit} training rows",
+        "{count} of {of} classes {have} fewer than {limit} training rows",
         "label more rows of them, or merge them with others",
     ),
     "missing_classes": Defect(
@@ -191,32 +193,32 @@ DEFECTS = {
     ),
     "damaged_characters": Defect(
         "look",
-        "{count:,} of {of:,} texts have damaged characters",
+        "{count:,} of {of:,} texts {have} damaged characters",
         "read the source again in its own encoding (--data.encoding), or repair the texts",
     ),
-    "markup": Defect("look", "{count:,} of {of:,} texts hold HTML", "strip tags and entities"),
+    "markup": Defect("look", "{count:,} of {of:,} texts hold{es} HTML", "strip tags and entities"),
     "only_urls": Defect(
-        "look", "{count:,} of {of:,} texts are nothing but web addresses", "remove them, or fetch the text"
+        "look", "{count:,} of {of:,} texts {are} nothing but web addresses", "remove them, or fetch the text"
     ),
     "very_short": Defect(
         "note",
-        "{count:,} of {of:,} texts have one word or none; half of the texts have {usual:g} words or more",
+        "{count:,} of {of:,} texts {have} one word or none; half of the texts have {usual:g} words or more",
         "check whether they say anything about their class",
     ),
     "very_long": Defect(
         "note",
-        "{count:,} of {of:,} texts have more than {limit:g} words; half of the texts have {usual:g} words or more",
+        "{count:,} of {of:,} texts {have} more than {limit:g} words; half of the texts have {usual:g} words or more",
         "check whether several texts were joined",
     ),
-    "cut_off": Defect("note", "{count:,} of {of:,} texts {how}", "raise --max-length if their ends matter"),
+    "cut_off": Defect("note", "{count:,} of {of:,} texts {have} {more}", "raise --max-length if their ends matter"),
     "one_colour": Defect(
         "look",
-        "{count:,} of {of:,} images are of one color",
+        "{count:,} of {of:,} images {are} of one color",
         "remove or replace them: they show nothing",
     ),
     "tiny_pictures": Defect(
         "look",
-        "{count:,} of {of:,} images are tiny; half of all have {usual:g} pixels or more on the shorter side",
+        "{count:,} of {of:,} images {are} tiny; half of all have {usual:g} pixels or more on the shorter side",
         "check whether they are thumbnails of others, or placeholders",
     ),
 }
@@ -287,7 +289,9 @@ def diagnose(
     """
     kind = DEFECTS[defect]
     count = len(suspects) + len(details) if count is None else count
-    summary = kind.summary.format(count=count, of=of, **words)
+    forms = {"are": plural(count, "is", "are"), "have": plural(count, "has", "have")}
+    forms |= {"s": plural(count, "", "s"), "es": plural(count, "s", "")}
+    summary = kind.summary.format(count=count, of=of, **forms, **words)
     return Finding(
         name or defect, severity or kind.severity, summary, kind.remedy, count, of, tuple(suspects), tuple(details)
     )

@@ -126,20 +126,20 @@ def _cut_off(
     statistics: Statistics = {}
     if tokenizer is None:
         sample, lengths, unit = np.arange(len(examples)), words_N, "words"
-        how = f"have more words than the {max_length} tokens that are read: at least these are truncated"
+        more = f"more words than the {max_length} tokens that are read: at least so many are truncated"
     else:
         sides = [[side[i] for i in sample.tolist()] for side in examples.sides]
         from hf_finetune.data.tokens import count_tokens
 
         lengths, unit = count_tokens(tokenizer, *sides), "tokens"
         statistics["tokens"] = _quantiles(lengths)
-        how = f"are longer than the {max_length} tokens that are read; the rest is truncated"
+        more = f"more than the {max_length} tokens that are read; the rest is truncated"
     read = f"{max_length} {'tokens ' if unit == 'words' else ''}are read"
     pairs = zip(sample.tolist(), lengths.tolist(), strict=True)
     suspects = [Suspect(i, f"{length} {unit}, {read}") for i, length in pairs if length > max_length]
     statistics["cut_off_share"] = len(suspects) / max(1, len(sample))
     severity: Severity | None = "look" if len(suspects) > MANY_CUT_OFF * len(sample) else None
-    return diagnose("cut_off", len(sample), suspects, severity=severity, how=how), statistics
+    return diagnose("cut_off", len(sample), suspects, severity=severity, more=more), statistics
 
 
 def _unusual_lengths(words_N: np.ndarray) -> list[Finding]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hf_finetune.data.inputs import Truncation
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores
-from hf_finetune.utils.messages import listed
+from hf_finetune.utils.messages import counted, listed, plural
 
 Name = Literal[
     "never_predicted",
@@ -87,7 +87,8 @@ def never_predicted(
     if not found:
         return ()
     names, rows, where = listed([_quoted(label) for label in found]), sum(found.values()), " and ".join(splits)
-    message = f"{names} {_are(found)} never predicted: 0 of {rows:,} {where} rows of {_them(found)} are recognized"
+    are, them = plural(len(found), "is", "are"), plural(len(found), "it", "them")
+    message = f"{names} {are} never predicted: 0 of {rows:,} {where} rows of {them} are recognized"
     if training is None:
         how = f"with {weights}, " if weights else ""
         return (Doubt("never_predicted", message, f"train {how}for more --epochs, or with more such rows"),)
@@ -96,7 +97,7 @@ def never_predicted(
     shown = listed([f"{count:,}" for count in counts.values()])
     all_rows = sum(training.rows_per_class.values()) if training.rows is None else training.rows
     message += (
-        f"; {'it has' if len(found) == 1 else 'they have'} {shown} of "
+        f"; {plural(len(found), 'it has', 'they have')} {shown} of "
         f"{all_rows:,} training rows, {_quoted(largest)} has {most:,}"
     )
     return (Doubt("never_predicted", message, _learn_rare(min(counts.values()), most, training)),)
@@ -132,7 +133,7 @@ def missing_classes(
     # Tags have no roc_auc in any case.
     area = ["roc_auc is not defined"] if "accuracy" in metrics and "roc_auc" not in metrics else []
     names = listed([_quoted(label) for label in missing])
-    message = f"no {split} row is of {names}: nothing is known about recognizing {_them(missing)}"
+    message = f"no {split} row is of {names}: nothing is known about recognizing {plural(len(missing), 'it', 'them')}"
     consequences = ", ".join([*means, *area])
     return (Doubt("missing_class", f"{message}; {consequences}" if consequences else message, remedy),)
 
@@ -152,8 +153,8 @@ def few_rows(
         return ()
     needed = math.ceil(interval.n * (half / widest) ** 2)
     message = (
-        f"{interval.n:,} {split} rows are few {purpose}: {metric} {interval.value:.3f} has a 95% interval of "
-        f"±{half:.3f}; about {needed:,} rows give ±{widest:g}"
+        f"{counted(interval.n, f'{split} row is', f'{split} rows are')} few {purpose}: {metric} {interval.value:.3f} "
+        f"has a 95% interval of ±{half:.3f}; about {needed:,} rows give ±{widest:g}"
     )
     return (Doubt("few_rows", message, remedy.format(rows=f"{needed:,}")),)
 
@@ -173,7 +174,7 @@ def baseline_doubts(baselines: Mapping[str, Mapping[str, Any]], *, remedy: str) 
         title = key if key == baseline["name"] else f"{key} baseline ({baseline['name']})"
         message = (
             f"{'worse than' if worse else 'not shown to be better than'} the {title}: {points(difference)} on the same "
-            f"{difference['n']:,} rows"
+            f"{counted(difference['n'], 'row')}"
         )
         doubts.append(Doubt("worse_than_baseline" if worse else "no_better_than_baseline", message, remedy))
     return tuple(doubts)
@@ -183,16 +184,17 @@ def points(difference: Mapping[str, Any]) -> str:
     """Return a paired difference as `+1.2 points of accuracy [+0.1, +2.3]`; R² is no percentage."""
     metric = difference.get("metric", "accuracy")
     if metric == "r2":
-        return "{value:+.3f} of r2 [{low:+.3f}, {high:+.3f}]".format(**difference)
+        return "{value:+z.3f} of r2 [{low:+z.3f}, {high:+z.3f}]".format(**difference)
     value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
-    return f"{value:+.1f} points of {metric} [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+z.1f} points of {metric} [{low:+z.1f}, {high:+z.1f}]"
 
 
 def leaked_rows(count: int, rows: int) -> tuple[Doubt, ...]:
     """Return a doubt if some of the scored rows are training rows."""
     if not count:
         return ()
-    message = f"{count:,} of these {rows:,} rows are training rows: the metrics are too good"
+    are = plural(count, "is a training row", "are training rows")
+    message = f"{count:,} of these {rows:,} rows {are}: the metrics are too good"
     return (Doubt("trained_on", message, "score rows that the model was not trained on"),)
 
 
@@ -217,11 +219,3 @@ def truncation_doubts(truncation: Truncation | None, texts: str = "training text
 
 def _quoted(label: str) -> str:
     return f"'{label}'"
-
-
-def _are(items: Sequence[Any] | Mapping[str, Any]) -> str:
-    return "is" if len(items) == 1 else "are"
-
-
-def _them(items: Sequence[Any] | Mapping[str, Any]) -> str:
-    return "it" if len(items) == 1 else "them"

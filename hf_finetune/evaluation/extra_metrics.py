@@ -25,12 +25,13 @@ import numpy as np
 from datasets import Features, List, Value
 from datasets import Sequence as Repeated
 from evaluate.loading import CachedEvaluationModuleFactory, import_main_class
+from huggingface_hub import is_offline_mode
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval, percentile_bounds
 from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.utils.files import parse_yaml
-from hf_finetune.utils.messages import one_line
+from hf_finetune.utils.messages import counted, one_line
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -80,6 +81,16 @@ class ExtraMetric:
 
     def _key(self, name: str, values: Mapping[str, Any]) -> str:
         return self.key if len(values) == 1 else f"{self.key}_{name}"
+
+
+def check_extra_metrics(specs: Sequence[str], *, trust_remote_code: bool = False) -> None:
+    """Find the modules of metrics, so that a wrong name is refused before the data are read.
+
+    Raises:
+        InputError: there is no such metric, or it cannot be imported.
+    """
+    for spec in specs:
+        _named(spec, trust_remote_code)
 
 
 def load_extra_metrics(
@@ -136,7 +147,9 @@ def with_intervals(
             else:
                 logger.warning("%s: %s has no value on most resamples of these rows; left out", FIELD, name)
         seconds = time.perf_counter() - started
-        logger.info("%s: %s with %d resamples of %d rows took %.1f s", FIELD, metric.spec, RESAMPLES, rows, seconds)
+        logger.info(
+            "%s: %s with %d resamples of %s took %.1f s", FIELD, metric.spec, RESAMPLES, counted(rows, "row"), seconds
+        )
     return intervals
 
 
@@ -148,20 +161,34 @@ def _or_nothing(metric: ExtraMetric, labels_N: np.ndarray, probabilities_NC: np.
         return {}
 
 
-def _load(spec: str, labels: tuple[str, ...], trust_remote_code: bool) -> ExtraMetric:
+@dataclass(frozen=True)
+class _Named:
+    """The parts of a spec."""
+
+    name: str
+    config: str | None
+    arguments: Mapping[str, Any]
+    module: evaluate.EvaluationModule
+
+
+def _named(spec: str, trust_remote_code: bool) -> _Named:
     match = SYNTAX.fullmatch(spec)
     if match is None:
         raise InputError(f"{FIELD}: expected NAME or NAME:ARGUMENT=VALUE, got {spec!r}")
     name, pairs = match["name"], (match["arguments"] or "").split(",") if match["arguments"] else []
     arguments = {pair.split("=")[0]: parse_yaml(pair.partition("=")[2], f"{FIELD}: {spec}") for pair in pairs}
-    config = arguments.pop("config_name", None)
+    config = None if (value := arguments.pop("config_name", None)) is None else str(value)
     with _plain_errors(spec):
-        module = _module(name, None if config is None else str(config), trust_remote_code)
-    inputs, kind = _inputs(spec, module, labels)
-    stem = Path(name).name.removesuffix(".py").rpartition(".")[2]
-    words = [stem, *([str(config)] if config else []), *(str(value) for value in arguments.values())]
+        return _Named(name, config, arguments, _module(name, config, trust_remote_code))
+
+
+def _load(spec: str, labels: tuple[str, ...], trust_remote_code: bool) -> ExtraMetric:
+    named = _named(spec, trust_remote_code)
+    inputs, kind = _inputs(spec, named.module, labels)
+    stem = Path(named.name).name.removesuffix(".py").rpartition(".")[2]
+    words = [stem, *([named.config] if named.config else []), *(str(value) for value in named.arguments.values())]
     key = re.sub(r"\W+", "_", "_".join(words)).strip("_").lower()
-    return ExtraMetric(spec, key, module, arguments, inputs, kind, labels)
+    return ExtraMetric(spec, key, named.module, named.arguments, inputs, kind, labels)
 
 
 def _module(name: str, config: str | None, trust_remote_code: bool) -> evaluate.EvaluationModule:
@@ -186,6 +213,8 @@ def _module(name: str, config: str | None, trust_remote_code: bool) -> evaluate.
                 "no such path, installed module or cached metric; --trust-remote-code downloads it from the Hub and "
                 "runs its code"
             ) from None
+        if is_offline_mode():
+            raise InputError("it is not in the cache, and HF_HUB_OFFLINE is set: unset it to download it") from None
     return evaluate.load(name, config, **options)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.evaluation.metrics import class_ids
 from hf_finetune.utils.console import line_width, table
+from hf_finetune.utils.messages import counted
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,11 @@ class Confusion:
 
 
 def comparison_table(
-    models: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None, width: int | None = None
+    models: Sequence[Mapping[str, Any]],
+    *,
+    metrics: Sequence[str] | None = None,
+    outputs: str = "classes",
+    width: int | None = None,
 ) -> str:
     """Format one line per metric, with a column for each model; models that do not fit go into a table below.
 
@@ -32,6 +37,7 @@ def comparison_table(
         models: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, metrics as in result.json; a
             missing metric is left blank.
         metrics: names and order of the metrics; None: all, in the order of their first appearance.
+        outputs: what means are over, `classes` or `tags`.
         width: of a line. None: that of the terminal, else 80.
     """
     if metrics is None:
@@ -44,7 +50,7 @@ def comparison_table(
         lines = list(zip(names, *columns[:count], strict=True))
         tables.append(table(lines, right=range(1, count + 1), width=width))
         columns = columns[count:]
-    left_out = {metric: averaged(model[metric]) for model in models for metric in metrics if metric in model}
+    left_out = {metric: averaged(model[metric], outputs) for model in models for metric in metrics if metric in model}
     return "\n".join([*tables, *(f"{metric}: a mean{classes}" for metric, classes in left_out.items() if classes)])
 
 
@@ -67,25 +73,28 @@ def worst_classes(scores: Mapping[str, Mapping[str, Any]], most: int | None = No
     return sorted(scores, key=by_f1)[:most]
 
 
-def per_class_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 10, width: int | None = None) -> str:
+def per_class_table(
+    scores: Mapping[str, Mapping[str, Any]], *, outputs: str = "classes", most: int = 10, width: int | None = None
+) -> str:
     """Format one line per class with precision, recall and F1, their intervals, and the rows; the lowest F1 first.
 
     A score that is not defined is a dash: precision of a class that is never predicted, recall of one without rows.
 
     Args:
         scores: a split of `per_class` in result.json.
+        outputs: what they are of, `classes` or `tags`.
         most: largest number of classes; a last line counts the others.
         width: largest width in characters, for which labels are cut. None: that of the terminal, else 80.
     """
-    names = ("precision", "recall", "f1")
+    names, noun = ("precision", "recall", "f1"), {"classes": "class", "tags": "tag"}[outputs]
     shown = worst_classes(scores, most)
-    lines: list[tuple[str, ...]] = [("class", *names, "rows")]
+    lines: list[tuple[str, ...]] = [(noun, *names, "rows")]
     for label in shown:
         entry = scores[label]
         lines.append((label, *(_short_cell(entry[name]) for name in names), f"{entry['support']:,}"))
     text = [table(lines, right=[len(names) + 1], width=width)]
     if others := len(scores) - len(shown):
-        text.append(f"... and {others:,} {'class' if others == 1 else 'classes'} with a higher F1")
+        text.append(f"... and {counted(others, noun, outputs)} with a higher F1")
     return "\n".join(text)
 
 
@@ -133,7 +142,7 @@ def _numbers(interval: Mapping[str, float]) -> tuple[float, float, float]:
 
 
 def _cell(interval: Mapping[str, float] | None) -> str:
-    return "" if interval is None else "{:.3f} [{:.3f}, {:.3f}]".format(*_numbers(interval))
+    return "" if interval is None else "{:z.3f} [{:z.3f}, {:z.3f}]".format(*_numbers(interval))
 
 
 def extra_names(metrics: Mapping[str, Any]) -> list[str]:
@@ -141,9 +150,9 @@ def extra_names(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name in metrics if name not in METRICS]
 
 
-def averaged(interval: Mapping[str, Any]) -> str:
+def averaged(interval: Mapping[str, Any], outputs: str = "classes") -> str:
     """Return how many of the classes a mean leaves out as ` over 2 of 3 classes`, or an empty string."""
-    return " over {} of {} classes".format(*interval["classes"]) if interval.get("classes") else ""
+    return " over {} of {} {}".format(*interval["classes"], outputs) if interval.get("classes") else ""
 
 
 def _short_cell(interval: Mapping[str, float] | None) -> str:

@@ -53,7 +53,7 @@ def gain(labels: Any, with_views: Any, without: Any, *, resamples: int = 1000) -
 def describe(views: dict[str, Any]) -> str:
     """Describe gain and cost of the views in one line."""
     difference = views["difference"]
-    value, low, high = (f"{difference[name]:+.3f}" for name in ("value", "low", "high"))
+    value, low, high = (f"{difference[name]:+z.3f}" for name in ("value", "low", "high"))
     return (
         f"accuracy with {views['number']} views minus that of the unchanged rows: {value} [{low}, {high}], "
         f"{difference['verdict']}; {views['cost']:.1f} times the seconds"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hf_finetune.utils import disk_cache
+from hf_finetune.utils.messages import counted
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -81,7 +82,7 @@ def store_activations(
     about = {"format": FORMAT, "dtype": str(dtype).removeprefix("torch."), "width": width, "rows": rows}
     needed = tokens * width * dtype.itemsize + table.nbytes
     with disk_cache.building(folder, needed=needed, budget_gb=budget_gb, about=about) as build:
-        logger.info("activations of %d rows: %.0f MB in %s", rows, needed / 1e6, folder)
+        logger.info("activations of %s: %.0f MB in %s", counted(rows, "row"), needed / 1e6, folder)
         for indices, tensors in chunks:
             for row, tensor in zip(indices, tensors, strict=True):
                 table[:, row] = position, len(tensor)

@@ -25,6 +25,7 @@ from hf_finetune.models.freezing import frozen_layers
 from hf_finetune.utils import environment, hashing
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.disk_cache import CacheUnavailable, entry_folder
+from hf_finetune.utils.messages import counted
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -192,7 +193,9 @@ class _Source:
         if activations is None:
             raise CacheUnavailable(error or f"{folder} was removed")
         if reused:
-            logger.info("activations below layer %d of %d rows: found in %s", self.prefix.n, len(self.rows), folder)
+            logger.info(
+                "activations below layer %d of %s: found in %s", self.prefix.n, counted(len(self.rows), "row"), folder
+            )
         return activations, reused
 
     def key(self, fingerprint: str) -> dict[str, object]:

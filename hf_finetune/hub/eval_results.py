@@ -15,6 +15,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.tasks.choose import task_kind
 from hf_finetune.utils.files import parse_yaml
+from hf_finetune.utils.messages import counted
 
 BENCHMARK = re.compile(r"(?P<dataset>\w[\w.-]*/(?P<name>\w[\w.-]*)):(?P<task>\w[\w.-]*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -64,7 +65,7 @@ def eval_results_file(benchmark: str, recipe: Mapping[str, Any], result: Mapping
         value=round(score["value"], 4),
         dataset_revision=revision if data.get("path") == match["dataset"] and COMMIT.fullmatch(revision) else None,
         notes=(
-            f"{METRICS[name].title} of {score['n']} test rows, "
+            f"{METRICS[name].title} of {counted(score['n'], 'test row')}, "
             f"95% interval {score['low']:.4f} to {score['high']:.4f}; {SIGNATURE}"
         ),
     )

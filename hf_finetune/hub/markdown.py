@@ -18,7 +18,7 @@ def interval(metric: Mapping[str, float] | None) -> str:
     """Return a value with its bounds, or an empty string for None."""
     if not metric:
         return ""
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]{averaged(metric)}"
+    return f"{metric['value']:z.3f} [{metric['low']:z.3f}, {metric['high']:z.3f}]{averaged(metric)}"
 
 
 def percentage_points(difference: Mapping[str, float]) -> str:
@@ -31,7 +31,7 @@ def gain(difference: Mapping[str, Any]) -> str:
     """Return a paired difference with its metric; R² is no percentage."""
     metric = difference.get("metric", "accuracy")
     if metric == "r2":
-        return "{value:+.3f} [{low:+.3f}, {high:+.3f}] of R²".format(**difference)
+        return "{value:+z.3f} [{low:+z.3f}, {high:+z.3f}] of R²".format(**difference)
     return f"{percentage_points(difference)} points of {metric}"
 
 

@@ -38,6 +38,7 @@ from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_fold
 from hf_finetune.training.warm_start import NotOfRows, head_features
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.core_sharing import shared_cores
+from hf_finetune.utils.messages import counted
 
 DOCUMENTS = ("result.json", "recipe.json", "README.md", "predictions.parquet", provenance.FILE)
 PARTS = ("model", "encoder", "adapter")
@@ -109,7 +110,7 @@ class Classifier:
         kind = "pairs of texts" if self._trained.pairs else f"{self._trained.kind}s"
         more = ", ..." if len(self.labels) > 5 else ""
         names = ", ".join(self.labels[:5]) + more
-        return f"Classifier({_relative(self._trained.name)!r}, {kind}, {len(self.labels)} labels: {names})"
+        return f"Classifier({_relative(self._trained.name)!r}, {kind}, {counted(len(self.labels), 'label')}: {names})"
 
     def predict(
         self,

@@ -89,7 +89,7 @@ def evaluate(
             num_leaked += int(np.isin(row_keys(rows), trained_on).sum())
     all_labels, scores_NC, task = np.concatenate(labels), np.concatenate(probabilities), classifier.task
     if num_leaked:
-        logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(all_labels))
+        logger.warning(doubts.leaked_rows(num_leaked, len(all_labels))[0].message)
     intervals = task.intervals(all_labels, scores_NC, resamples=resamples)
     if extra:
         intervals |= with_intervals(further, all_labels, scores_NC)

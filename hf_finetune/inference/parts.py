@@ -18,6 +18,7 @@ from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.console import Progress
 
 PATH = "memory:rows"
+CANONICAL = {"text", "text_pair", "image"}
 logger = logging.getLogger("hf_finetune")
 
 
@@ -70,7 +71,11 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLim
     """
     rows, first = iter(inputs), 0
     while part := list(islice(rows, PART_ROWS[classifier.kind])):
-        table = memory_table("inputs", input_columns(part, kind=classifier.kind, name="inputs"))
+        columns = input_columns(part, kind=classifier.kind, name="inputs")
+        table = memory_table("inputs", columns)
+        # Columns that are named by us are not inferred, which would be noted.
+        ours: dict[str, Any] = {name: name for name in columns} if columns.keys() <= CANONICAL else {}
         with holding({"rows": MemoryData({"rows": replace(table, first=first)})}):
-            yield from read_parts(classifier, SourceSplit(PATH, limits=limits), labeled=False, progress="predict")
+            source = SourceSplit(PATH, limits=limits, **ours)
+            yield from read_parts(classifier, source, labeled=False, progress="predict")
         first += len(part)

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, islice
 from operator import ne
 from pathlib import Path
@@ -17,6 +18,7 @@ from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, SourceSplit
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.duplicates import row_digests
+from hf_finetune.data.readers.table import DROP
 from hf_finetune.data.rows import Carried, UnusableRow, count_kinds
 from hf_finetune.errors import InputError
 from hf_finetune.inference.parts import read_inputs, read_parts
@@ -61,7 +63,8 @@ def predict(
         batch_size, precision, views: see `Scorer`.
         digests: also write the column `digest`, see `data.duplicates.row_digests`, by which
             `distillation.teachers.precomputed` matches rows.
-        columns: carry the columns of the source along, or the file of each row in a folder of classes.
+        columns: carry the columns of the source along, or the file of each row in a folder of classes. If only they
+            are beyond the limits, they are left out with a warning.
         collect: also return the predictions.
         limits: limits on inputs in memory; a source has its own.
 
@@ -74,14 +77,32 @@ def predict(
     """
     if output is not None:
         check_output(output, source.path if isinstance(source, SourceSplit) else "")
-    scorer = Scorer(classifier, precision, batch_size=batch_size, views=views)
-    num_changed = 0
+    options: dict[str, Any] = {"digests": digests, "collect": collect, "limits": limits}
+    new_scorer = partial(Scorer, classifier, precision, batch_size=batch_size, views=views)
+    if columns:
+        try:
+            return _predict(new_scorer(), source, output, Carried(), **options)
+        except _CarriedBeyondLimits as error:
+            logger.warning("the other columns are not carried along: %s", error)
+    return _predict(new_scorer(), source, output, None, **options)
+
+
+def _predict(
+    scorer: Scorer,
+    source: SourceSplit | Sequence[Any],
+    output: Path | None,
+    carried: Carried | None,
+    *,
+    digests: bool,
+    collect: bool,
+    limits: DataLimits,
+) -> dict[str, Any]:
+    classifier, num_changed = scorer.classifier, 0
     dropped: list[UnusableRow] = []
     predictions: list[dict[str, Any]] = []
-    carried = Carried() if columns else None
     if isinstance(source, SourceSplit):
-        options: dict[str, Any] = {"dropped": dropped, "carried": carried}
-        parts = _or_no_columns(read_parts(classifier, source, labeled=False, progress="predict", **options), carried)
+        parts = read_parts(classifier, source, labeled=False, progress="predict", dropped=dropped, carried=carried)
+        parts = parts if carried is None else _within_limits(parts, carried, dropped)
     else:
         parts = read_inputs(classifier, source, limits)
     first = list(islice(parts, 1))  # its columns are those of the output
@@ -100,8 +121,8 @@ def predict(
             if collect:
                 predictions += table.to_pylist()
             num_changed += sum(map(ne, *map(classifier.task.predicted, (scores_NC, unchanged_NC))))
-    if views is not None:
-        _log_views(views, scorer, num_changed)
+    if scorer.views is not None:
+        _log_views(scorer.views, scorer, num_changed)
     report = scorer.report()
     if collect:
         report["predictions"] = predictions
@@ -112,16 +133,34 @@ def predict(
     return report
 
 
-def _or_no_columns(parts: Iterator[Dataset], carried: Carried | None) -> Iterator[Dataset]:
-    """Yield parts of the rows; where columns that are carried along are beyond a limit, propose to leave them out."""
+class _CarriedBeyondLimits(Exception):
+    """Rows could not be read, perhaps because of the columns that are carried along."""
+
+
+def _within_limits(parts: Iterator[Dataset], carried: Carried, dropped: Sequence[UnusableRow]) -> Iterator[Dataset]:
+    """Yield parts of the rows.
+
+    Raises:
+        _CarriedBeyondLimits: a row is refused or dropped at a limit that a carried column may have reached.
+    """
+
+    def refuse(reason: str) -> None:
+        named = re.search(r"column '(.*?)'", reason)
+        if "--data.limits." in reason and carried.names and (named is None or named[1] in carried.names):
+            raise _CarriedBeyondLimits(reason.removesuffix(f"; {DROP}"))
+
+    checked = 0
     try:
-        yield from parts
+        for rows in parts:
+            for row in dropped[checked:]:
+                refuse(f"{row.place}, {row.reason}")
+            checked = len(dropped)
+            yield rows
     except InputError as error:
-        named = re.search(r"column '(.*?)'", str(error))
-        may_be_carried = carried is not None and carried.names and (named is None or named[1] in carried.names)
-        if not (may_be_carried and "--data.limits." in str(error)):
-            raise
-        raise InputError(f"{error}; or carry no columns along, by --no-columns") from None
+        refuse(str(error))
+        raise
+    for row in dropped[checked:]:
+        refuse(f"{row.place}, {row.reason}")
 
 
 def _predictions(

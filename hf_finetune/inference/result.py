@@ -15,9 +15,10 @@ from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table
 from hf_finetune.hub import plots
 from hf_finetune.inference.session import in_python
+from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import task_kind
 from hf_finetune.utils.manifest import read_result
-from hf_finetune.utils.messages import did_you_mean, listed
+from hf_finetune.utils.messages import counted, did_you_mean, listed
 
 Scores = dict[str, Interval]
 IMAGE_WIDTH = 480
@@ -224,11 +225,15 @@ class Result:
 
     @property
     def _summary(self) -> tuple[str, ...]:
-        return task_kind(self.document.get("problem_type")).summary
+        return self._task.summary
+
+    @property
+    def _task(self) -> type[Task]:
+        return task_kind(self.document.get("problem_type"))
 
     @property
     def _title(self) -> str:
-        return f"{self.name} on {self.rows.get(self.split, 0)} {self.split} rows, 95% intervals"
+        return f"{self.name} on {counted(self.rows.get(self.split, 0), f'{self.split} row')}, 95% intervals"
 
     def to_text(self) -> str:
         """Return the tables as the shell prints them: remedies name flags, and keywords in `str(result)`.
@@ -244,8 +249,11 @@ class Result:
 
     def _text(self, doubts: Sequence[Mapping[str, str]]) -> str:
         shown = (*self._summary, *extra_names(self.metrics.get(self.split, {})))
-        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown)}"]
-        parts += [per_class_table(scores)] if (scores := (self.document.get("per_class") or {}).get(self.split)) else []
+        # Of a target there are neither.
+        outputs = "tags" if self._task.outputs == "tags" else "classes"
+        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown, outputs=outputs)}"]
+        if scores := (self.document.get("per_class") or {}).get(self.split):
+            parts.append(per_class_table(scores, outputs=outputs))
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
 
@@ -263,7 +271,7 @@ class Result:
         if classes := self.per_class:
             columns = ["precision", "recall", "f1", "support"]
             rows = [[label, *(_cell(scores.get(name)) for name in columns)] for label, scores in classes.items()]
-            parts.append(_html_table(["class", *columns], rows))
+            parts.append(_html_table(["tag" if self._task.outputs == "tags" else "class", *columns], rows))
         if self.doubts:
             items = (
                 f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>" for d in self.doubts
@@ -293,7 +301,7 @@ def _scores(metrics: Mapping[str, Any]) -> Scores:
 def _cell(value: Any) -> str:
     value = _interval(value)
     if isinstance(value, Interval):
-        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return f"{value.value:z.3f} [{value.low:z.3f}, {value.high:z.3f}]"
     return "" if value is None else str(value)
 
 

@@ -24,6 +24,7 @@ from hf_finetune.inference.image_views import ImageView, decode_images
 from hf_finetune.models.kernels.layers import fused_layers
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import default_device, has_native_bf16
+from hf_finetune.utils.messages import row_place
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -125,8 +126,8 @@ class Scorer:
         if row := non_finite_row(logits_NC):
             index, values = row
             raise InputError(
-                f"{self.classifier.name}: its logits of row {indices[index] + 1} are not finite ({values}); expected "
-                "numbers; its weights may be damaged: restore them, or train again"
+                f"{self.classifier.name}: its logits of {row_place(indices[index])} are not finite ({values}); "
+                "expected numbers; its weights may be damaged: restore them, or train again"
             )
         return self.classifier.task.scores(logits_NC)
 

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import torch
 
+from hf_finetune.config.keywords import shortest_keyword
 from hf_finetune.data.memory import PREFIX
 from hf_finetune.errors import RunError
 from hf_finetune.models.contexts import quiet
@@ -21,7 +22,12 @@ from hf_finetune.training.precision import settings_restored
 from hf_finetune.utils.console import begin_call
 from hf_finetune.utils.exit_status import PACKAGE_LOGGER, notes_on_stderr
 
-_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z.-]*[a-z])( COL\b)?")
+# With a value behind it that cannot be the next word of the sentence: COL, a number, or the name of a class.
+_FLAG = re.compile(
+    r"(?<![\w-])--([a-z][a-z.-]*[a-z])"
+    r"(?: (COL|\d[\d.]*\d|\d|[A-Z][a-z]+(?:[A-Z]\w*)?)(?=[\s,;:)]|\.(?:\s|$)|$))?"
+)
+_SHELL_ONLY = {"find-lr": "`hf-finetune train --find-lr`"}
 _SWITCHES = ("resume", "trust-remote-code", "drop-bad-rows")
 
 
@@ -55,8 +61,11 @@ def in_python(message: str) -> str:
     """Return a message with flags as keywords, `label=` for --label, and data in memory by their names alone."""
 
     def keyword(flag: re.Match[str]) -> str:
-        value = "True" if flag[1] in _SWITCHES else "COL" if flag[2] else ""
-        return f"`{flag[1].replace('-', '_')}={value}`"
+        if flag[1] in _SHELL_ONLY:
+            return _SHELL_ONLY[flag[1]]
+        value = "True" if flag[1] in _SWITCHES else flag[2] or ""
+        value = f'"{value}"' if value[:1].isalpha() and value not in ("True", "COL") else value
+        return f"`{shortest_keyword(flag[1].replace('-', '_'))}={value}`"
 
     return _FLAG.sub(keyword, message).replace(PREFIX, "")
 

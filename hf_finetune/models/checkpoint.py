@@ -12,7 +12,9 @@ from hf_finetune.errors import InputError
 from hf_finetune.models import checkpoint_files as files
 from hf_finetune.models.checkpoint_files import BIN, SAFETENSORS, Stored
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.models.efficientnet_lite import efficientnet_lite0
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, IMAGE_REMEDY, REMEDY, TEXT_CHECKPOINT
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
 
@@ -264,9 +266,24 @@ def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
         case errors.RevisionNotFoundError():
             return f"no branch, tag or commit {revision!r} on the Hub; check model.revision"
         case errors.LocalEntryNotFoundError() if is_unreachable(error):
-            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-            why += "" if error.__cause__ is None else f" ({first_line(cause_of(error))})"
-            return f"no such folder, not in the local cache, and {why}; go online or give a folder"
+            cause = "" if error.__cause__ is None else f" ({first_line(cause_of(error))})"
+            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub cannot be reached{cause}"
+            return f"no such folder, not in the local cache, and {why}; go online or give a folder{_embedded(repo)}"
         case errors.HFValidationError():
             return "neither a folder here nor a Hub id (owner/name)"
     return download_failure(error)
+
+
+def _embedded(repo: str) -> str:
+    """Return how to do without the download of a default checkpoint.
+
+    An embedded one is not used by itself: the network would decide what a command trains.
+    """
+    if repo == TEXT_CHECKPOINT:
+        return f"; {REMEDY} brings it"
+    if repo != IMAGE_CHECKPOINT:
+        return ""
+    try:
+        return f", such as the installed EfficientNet-Lite0: --model {efficientnet_lite0()}"
+    except InputError:
+        return f"; {IMAGE_REMEDY} brings a smaller one, which `quickstart --image` uses"

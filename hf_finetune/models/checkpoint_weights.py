@@ -11,6 +11,7 @@ from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import class_names
 from hf_finetune.models.contexts import seeded
 from hf_finetune.models.modules import classification_layers, encoder, reorder
+from hf_finetune.utils.messages import plural
 
 log = logging.getLogger("hf_finetune")
 
@@ -85,7 +86,7 @@ def _match_head(
     same = stored == labels or (len(set(stored)) == len(stored) and sorted(stored) == sorted(labels))
     layers = classification_layers(model)
     if same and keep_head:
-        outputs = "this target" if len(stored) == 1 else f"these {len(stored)} classes"
+        outputs = plural(len(stored), "this target", f"these {len(stored)} classes")
         note = f"{local.name}: it has a head for {outputs}"
         if stored != labels:
             reorder(layers, [stored.index(name) for name in labels])

@@ -15,6 +15,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models import modules
 from hf_finetune.models.families import depths_of, family_of
 from hf_finetune.models.modules import config_of, encoder, encoder_layers, head_modules
+from hf_finetune.utils.messages import counted
 
 WeightKind = Literal["all", "biases", "norms", "attention"]
 
@@ -47,7 +48,9 @@ def _check_depth(field: str, n: int, model: nn.Module) -> int:
     """Return the number of encoder layers; refuse one below `n`."""
     depth = len(encoder_layers(model))
     if n > depth:
-        raise InputError(f"{field}: {n}, but {config_of(model).model_type} has {depth} layers here; give 0 to {depth}")
+        raise InputError(
+            f"{field}: {n}, but {config_of(model).model_type} has {counted(depth, 'layer')} here; give 0 to {depth}"
+        )
     return depth
 
 

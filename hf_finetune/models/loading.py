@@ -1,6 +1,5 @@
 """Load a checkpoint as a classifier in float32."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from hf_finetune.models.modules import head_modules
 from hf_finetune.models.surgery.attention import supports_sdpa
 from hf_finetune.models.surgery.operations import SurgeryStep, apply_surgery, config_after
 from hf_finetune.utils.plain import short_repr
-
-log = logging.getLogger("hf_finetune")
 
 # Spawn key that separates the random numbers of surgery from those of the model; both come from the run's seed.
 SURGERY = 1
@@ -118,8 +115,6 @@ def load_classifier(
         notes.append(f"{local.name}: after surgery: {', '.join(map(short_repr, surgery))}")
     # Adapters and cards name the checkpoint, not its folder in the cache.
     model.name_or_path = model.config.name_or_path = local.name
-    for note in notes:
-        log.info(note)
     return Loaded(model, fresh, tuple(notes))
 
 

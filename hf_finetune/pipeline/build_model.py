@@ -1,5 +1,6 @@
 """Build the classifier to train: a checkpoint with the head, surgery and frozen layers of the recipe."""
 
+import logging
 from dataclasses import replace
 
 from transformers import PreTrainedModel
@@ -22,6 +23,8 @@ from hf_finetune.pipeline.context import RunContext, RunData, RunModel
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.flops import patches
+
+logger = logging.getLogger("hf_finetune")
 
 TWO_HEADS = (
     "deit: the head of the class token learns the labels, that of the distillation token the teacher; a prediction is "
@@ -51,6 +54,8 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
         distilled=two_heads,
         keep_head=recipe.pretrain.objective is None,
     )
+    for note in loaded.notes:
+        logger.info(note)
     loaded = with_head(loaded, model, seed=recipe.train.seed)
     network = loaded.model
     check_first_row(checkpoint.name, network, data.inputs.for_inference())

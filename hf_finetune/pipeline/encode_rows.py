@@ -40,7 +40,7 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
     inputs, splits, train = run.data.inputs, run.data.splits, run.recipe.train
     # The main process decodes the images into the cache, from which the others read.
     first = PartialState().main_process_first() if inputs.caches_rows else nullcontext()
-    with clock.measure("encode_s"), first:
+    with clock.measure("encode_s", inputs.encoding), first:
         train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
     epoch = step_batches(run, inputs.lengths(train_rows))
     truncation = (

@@ -38,6 +38,7 @@ from hf_finetune.training.checkpoints import (
 )
 from hf_finetune.training.trackers.base import NO_TRACKERS, PRETRAIN, RunTrackers
 from hf_finetune.utils.files import discard, make_folder, write_json
+from hf_finetune.utils.messages import counted
 from hf_finetune.utils.plain import short_repr
 
 logger = logging.getLogger("hf_finetune.run")
@@ -102,9 +103,9 @@ def _pretrain(run: Run, folder: Path, record: RunRecord, trackers: RunTrackers) 
         if state.is_main_process:
             trim_log(work / LOG, saved_state(resume_from).global_step)
     logger.info(
-        "pretraining by %s on %d rows, %d held out, learning rate %g",
+        "pretraining by %s on %s, %d held out, learning rate %g",
         short_repr(run.recipe.pretrain.objective),
-        len(rows.train),
+        counted(len(rows.train), "row"),
         len(rows.held_out),
         run.recipe.pretrain.rate,
     )

@@ -74,6 +74,7 @@ from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
 from hf_finetune.utils.experimental import experimental_notes
 from hf_finetune.utils.files import discard
+from hf_finetune.utils.messages import counted
 
 logger = logging.getLogger("hf_finetune.run")
 WITHOUT_ADAPTER = (
@@ -122,7 +123,9 @@ def trained_run(recipe: Recipe, launch: Launch, *, command: str | None = None) -
         prepared = replace(prepared, notes=(*prepared.notes, *overlaps))
     processes = prepared.context.processes
     if launch.num_processes not in (None, processes):
-        raise InputError(f"--num-processes {launch.num_processes}: {processes} process(es) were started")
+        raise InputError(
+            f"--num-processes {launch.num_processes}: {counted(processes, 'process was', 'processes were')} started"
+        )
     record = RunRecord.from_run(prepared, command)
     with plain_peer_errors(), ExitStack() as stack:
         # The first line on stderr is what refuses the resumption, not whose lock was taken over.
@@ -163,6 +166,10 @@ def prepare(recipe: Recipe) -> Run:
 
 
 def _prepare(recipe: Recipe) -> Run:
+    if recipe.evaluate.extra:
+        from hf_finetune.evaluation.extra_metrics import check_extra_metrics  # takes seconds to import
+
+        check_extra_metrics(recipe.evaluate.extra, trust_remote_code=recipe.model.trust_remote_code)
     context = setup_context(recipe)
     check.check_checkpoint(context)
     data = load_data(context)

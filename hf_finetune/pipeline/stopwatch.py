@@ -13,7 +13,6 @@ Part = Literal[
 ]  # fmt: skip
 """Keys of `time` in result.json."""
 TITLES: dict[Part, str] = {
-    "encode_s": "tokenize",
     "head_warm_start_s": "fit the head",
     "probe_s": "measure kernels",
     "cache_s": "cache activations",
@@ -33,10 +32,14 @@ class Stopwatch:
         self._seconds: dict[Part, float] = {}
 
     @contextmanager
-    def measure(self, part: Part) -> Iterator[None]:
-        """Time the block, and show that it runs. A block that raises is not recorded."""
-        started = time.perf_counter()
-        with Progress(TITLES[part], slow=part in SLOW) if part in TITLES else nullcontext():
+    def measure(self, part: Part, title: str | None = None) -> Iterator[None]:
+        """Time the block, and show that it runs. A block that raises is not recorded.
+
+        Args:
+            title: None: that of the part, if it has one.
+        """
+        started, title = time.perf_counter(), title or TITLES.get(part)
+        with nullcontext() if title is None else Progress(title, slow=part in SLOW):
             yield
         self._seconds[part] = time.perf_counter() - started
 

@@ -30,6 +30,7 @@ from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trackers.base import TRAIN
 from hf_finetune.training.trainer import ClassifierTrainer
+from hf_finetune.utils.messages import counted
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -159,9 +160,9 @@ def _log_start(setup: RunSetup, learning_rate: float) -> None:
     encoded, choice = setup.encoded, setup.record.kernels
     assert choice is not None, "chosen before training"
     logger.info(
-        "training on %d rows: %d steps of %d, learning rate %g, %s, %s attention (%s)",
-        len(encoded.train),
-        encoded.steps,
+        "training on %s: %s of %d, learning rate %g, %s, %s attention (%s)",
+        counted(len(encoded.train), "row"),
+        counted(encoded.steps, "step"),
         round(len(encoded.train) / encoded.epoch.steps),
         learning_rate,
         "float32" if choice.kernels.mixed_precision == "no" else choice.kernels.mixed_precision,

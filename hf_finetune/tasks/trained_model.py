@@ -147,6 +147,8 @@ def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedMode
     labels = tuple(class_names(checkpoint, config))
     problem_type = saved_task(checkpoint, labels, config).problem_type
     task: HubTask = "image-classification" if "ForImageClassification" in architecture else "text-classification"
+    for note in local.notes:
+        logger.info(note)
     loaded = load_classifier(local, task=task, labels=labels, problem_type=problem_type, distilled=distilled)
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")

@@ -39,6 +39,31 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(printable(name) for name in names[:most]) + more
 
 
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return the words that go with a number: `plural(count, "row is", "rows are")`.
+
+    Args:
+        many: None: `one` with an s.
+    """
+    if number == 1:
+        return one
+    return f"{one}s" if many is None else many
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number and the words that go with it, see `plural`: `1 row`, `1,200 rows`."""
+    return f"{number:,} {plural(number, one, many)}"
+
+
+def row_place(row: int, line: int | None = None) -> str:
+    """Return the number of a row for messages: from 0, as in predictions, dropped.csv and pandas.
+
+    Args:
+        line: of a text file or sheet, from 1, as an editor shows it.
+    """
+    return f"row {row} counted from 0" if line is None else f"row {row} (line {line})"
+
+
 def printable(name: str) -> str:
     """Return a name on one line of UTF-8: bytes of file names that are not UTF-8 are escaped."""
     return " ".join(name.splitlines()).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import one_line, short
+from hf_finetune.utils.messages import one_line, row_place, short
 
 T = TypeVar("T")
 STDERR = 2
@@ -103,7 +103,7 @@ def tokenize(
             return tokenizer(texts, pairs, **options)
     except Panic as panic:
         first = next((i for i in range(len(texts)) if _panics(tokenizer, texts, pairs, i, options)), 0)
-        text = "a text" if rows is None else f"the text of row {rows[first] + 1}"
+        text = "a text" if rows is None else f"the text of {row_place(rows[first])}"
         why = f"cannot split {text} ({short(texts[first])}): {panic}"
         remedy = "leave the text out, or use another checkpoint"
         raise InputError(f"{name}: its tokenizer {why}; {remedy}") from None

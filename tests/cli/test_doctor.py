@@ -55,7 +55,7 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
     with Path(texts).open("a") as file:
         file.write(",no\n")
     status, out, err = run_doctor(capsys, texts)
-    dropped = "train: 1 of 41 rows dropped: 1 text missing (the first: row 41, the text is empty)"
+    dropped = "train: 1 of 41 rows dropped: 1 text missing (the first: row 40 counted from 0, the text is empty)"
     assert (status, err) == (0, ["inferred: text from column 'text', label from column 'label'", dropped])
     assert "serious: the text of 1 of 41 rows cannot be used: training would refuse them" in out
     status, out, _ = run_doctor(capsys, texts, "--json")

@@ -111,7 +111,7 @@ def test_an_existing_output_stays(
             predict([model, str(rows), "--output", str(output)])
     assert output.read_text() == "mine"
     predict([model, str(rows), "--output", str(output), "--overwrite"])
-    assert output.read_text().startswith("row,text,predicted,") and "1 rows ->" in capsys.readouterr().out
+    assert output.read_text().startswith("row,text,predicted,") and "1 row ->" in capsys.readouterr().out
 
 
 def test_predictions_carry_the_columns_of_the_input(
@@ -178,21 +178,30 @@ def test_errors_and_dropped_rows_of_stdin(
 ) -> None:
     content = "id,text\n1,a good film\n2,\n"
     stdin(monkeypatch, content)
-    with pytest.raises(InputError, match=r"^stdin, row 2 \(line 3\), column 'text': the text is empty"):
+    with pytest.raises(InputError, match=r"^stdin, row 1 \(line 3\), column 'text': the text is empty"):
         predict([model, "-", "--format", "csv"])
     stdin(monkeypatch, content)
     predict([model, "-", "--format", "csv", "--drop-bad-rows", "--json"])
     dropped = json.loads(capsys.readouterr().out)["dropped"]
     assert (
-        dropped["rows"] == 1 and dropped["list"][0]["row"] == 1 and "row 2 (line 3): the text is empty" in caplog.text
+        dropped["rows"] == 1 and dropped["list"][0]["row"] == 1 and "row 1 (line 3): the text is empty" in caplog.text
     )
 
 
-def test_a_carried_column_beyond_a_limit_can_be_left_out(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--drop-bad-rows",)])
+def test_a_carried_column_beyond_a_limit_costs_no_prediction(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, flags: tuple[str]
+) -> None:
+    """All rows are labeled without their other columns, even if the cell comes late; the text has its limit."""
+    monkeypatch.setitem(parts.PART_ROWS, "text", 1)
     rows, output = tmp_path / "rows.parquet", tmp_path / "labels.csv"
-    pq.write_table(pa.table({"text": ["good"], "notes": ["x" * 500]}), rows)
-    arguments = [model, str(rows), "--output", str(output), "--data.limits.text-characters", "100"]
-    with pytest.raises(InputError, match=r"column 'notes': 500 bytes, .*--no-columns$"):
-        predict(arguments)
-    predict([*arguments, "--no-columns"])
-    assert len(output.read_text().splitlines()) == 2
+    pq.write_table(pa.table({"text": ["good", "bad"], "notes": ["x", "x" * 500]}), rows)
+    arguments = [model, str(rows), "--output", str(output), "--data.limits.text-characters", "100", *flags]
+    predict(arguments)
+    assert [line.split(",")[0] for line in output.read_text().splitlines()] == ["row", "0", "1"]
+    assert "notes" not in output.read_text().splitlines()[0]
+    assert "the other columns are not carried along: " in caplog.text and "column 'notes': 500 bytes" in caplog.text
+    pq.write_table(pa.table({"text": ["good", "x" * 500], "notes": ["x", "x"]}), rows)
+    if not flags:
+        with pytest.raises(InputError, match="column 'text': 500 bytes"):
+            predict([*arguments, "--overwrite"])

@@ -194,7 +194,7 @@ def test_logits_that_are_no_numbers_are_refused(
     shutil.move(run / "model", "mine")
     status, out, err = leave(capsys, COMMANDS[command].replace("run", "mine", 1))
     assert (status, out, len(err)) == (2, "", 1)
-    assert err[0].startswith("mine: its logits of row 1 are not finite (")
+    assert err[0].startswith("mine: its logits of row 0 counted from 0 are not finite (")
     assert not Path("p.csv").exists()
 
 

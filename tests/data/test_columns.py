@@ -73,6 +73,38 @@ def test_asked(columns: str, requested: dict[str, str], expected: str) -> None:
     assert chosen(columns, **requested) == expected
 
 
+IDS = {"pkg_id": ["pkg-1", "pkg_2", "a/b.c", "42"]}
+CONTENT = {**IDS, "about": ["an editor", "a shell", "an editor", None], "part": ["x", "y", "x", "y"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (CONTENT, "text=about label=part"),
+        ({**CONTENT, "more": ["1", "2", "3", "4"]}, "text=about label=part"),
+        ({"name": ["Ann", "Bob", "Cleo", "Dan"], **{"part": CONTENT["part"]}}, "the text is not obvious"),
+        (IDS | {"part": CONTENT["part"]}, "the text is not obvious"),
+        ({**CONTENT, "notes": ["so", "it is", "then", "not"]}, "the text is not obvious"),
+        (
+            {"about": ["1.5 m", "2 m", "3 m", "4 m"], "size": ["1.5", "2.5", "3.0", "4.1"], **IDS},
+            "the text is not obvious",
+        ),
+        ({}, "the text is not obvious"),
+    ],
+)
+def test_content_decides_between_columns(content: dict[str, list[str | None]], expected: str) -> None:
+    """Ids are no text and no class, values that repeat are no text; without such an answer the user is asked."""
+    columns = {name: KINDS["s"] for name in content or CONTENT}
+    place, requested = "a.parquet", dict.fromkeys(("text", "label"))
+    try:
+        chosen = choose_columns(
+            columns, requested, kind="text", need_label=True, place=place, cells=lambda names: content
+        )
+        assert " ".join(f"{name}={column}" for name, column in chosen.items()) == expected
+    except InputError as error:
+        assert expected in str(error)
+
+
 def test_images() -> None:
     assert chosen("image:b label:c", "image") == "image=image label=label"
     assert chosen("thumbnail:b img:b label:c", "image") == "image=img label=label"

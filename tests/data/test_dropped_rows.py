@@ -133,8 +133,13 @@ def test_each_split_is_counted(tmp_path: Path) -> None:
     assert splits.dropped is not None
     counts = {role: count_kinds(rows) for role, rows in splits.dropped.items()}
     assert counts == {"train": {"text missing": 1}, "validation": {"not a class": 2}, "test": {}}
-    assert noted(splits, "train: 1 of 11 rows dropped: 1 text missing (the first: row 11, the text is empty)")
-    assert noted(splits, "validation: 2 of 6 rows dropped: 2 not a class (the first: row 5, the label 'maybe' is not")
+    assert noted(
+        splits, "train: 1 of 11 rows dropped: 1 text missing (the first: row 10 counted from 0, the text is empty)"
+    )
+    assert noted(
+        splits,
+        "validation: 2 of 6 rows dropped: 2 not a class (the first: row 4 counted from 0, the label 'maybe' is not",
+    )
     assert not noted(splits, "test: ")
 
 
@@ -170,7 +175,7 @@ def test_rows_to_predict_are_dropped_aloud(tmp_path: Path, caplog: pytest.LogCap
     path, rows = csv_file(tmp_path / "a.csv", [("a", "x"), ("", "y"), ("c", "z")]), list[UnusableRow]()
     (part,) = stream(path, drop_bad_rows=True, dropped=rows)
     assert part["row"][:] == [0, 2] and [row.row for row in rows] == [1]
-    assert "1 of 3 rows dropped: 1 text missing (the first: row 2, the text is empty)" in caplog.text
+    assert "1 of 3 rows dropped: 1 text missing (the first: row 1 counted from 0, the text is empty)" in caplog.text
     rows.clear()
     (part,) = stream(path, labels=("x", "y"), drop_bad_rows=True, dropped=rows)
     assert part["row"][:] == [0] and count_kinds(rows) == {"text missing": 1, "not a class": 1}
@@ -185,8 +190,8 @@ def test_the_list_of_dropped_rows(tmp_path: Path) -> None:
         rows = list(csv.reader(file))
     assert rows == [
         ["split", "row", "place", "kind", "reason"],
-        ["train", "10", f"{path}, row 11 (line 12)", "text missing", "the text is empty"],
-        ["train", "11", f"{path}, row 12 (line 13)", "label missing", "the label is empty"],
+        ["train", "10", f"{path}, row 10 (line 12)", "text missing", "the text is empty"],
+        ["train", "11", f"{path}, row 11 (line 13)", "label missing", "the label is empty"],
     ]
 
 

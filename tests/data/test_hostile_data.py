@@ -85,7 +85,7 @@ def test_paths_that_lead_out_are_refused(tmp_path: Path) -> None:
     (data / "up").symlink_to(tmp_path)
     for path in (str(secret), "../secret.png", "up/../../secret.png", "out.png", "up/secret.png", "/etc/passwd"):
         message = refusal(table(data / "rows.parquet", ["a.png", path, "a.png", path]))
-        assert "rows.parquet, row 2, column 'image': " in message and "leads out of" in message
+        assert "rows.parquet, row 1 counted from 0, column 'image': " in message and "leads out of" in message
         assert "--data.image-root" in message
     (rows,) = stream(table(data / "rows.parquet", ["a.png", "in.png"]), "image")
     assert len(rows) == 2
@@ -97,7 +97,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket.png"))
     for name in ("pipe.png", "folder.png", "socket.png"):
-        assert f"row 1, column 'image': '{name}' is no regular file" in refusal(
+        assert f"row 0 counted from 0, column 'image': '{name}' is no regular file" in refusal(
             table(tmp_path / "a.parquet", [name] * 4)
         )
         assert damage({"bytes": None, "path": str(tmp_path / name)}) is not None
@@ -163,7 +163,7 @@ def test_a_hub_data_set_reads_its_own_downloads_only(tmp_path: Path, monkeypatch
 def test_images_of_other_types_are_refused(tmp_path: Path) -> None:
     for values in ([{"bytes": 5, "path": "a"}], [{"bytes": b"", "path": "a\0b"}], [{"bytes": None, "path": ["a"]}]):
         pq.write_table(pa.table({"image": values * 4, "label": ["a", "b"] * 2}), tmp_path / "a.parquet")
-        assert "a.parquet, row 1, column 'image': " in refusal(tmp_path / "a.parquet")
+        assert "a.parquet, row 0 counted from 0, column 'image': " in refusal(tmp_path / "a.parquet")
 
 
 # Formats
@@ -197,7 +197,7 @@ def test_pixels_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "200 x 100 pixels, expected at most 19,999" in (damage(large, DataLimits(image_pixels=19_999)) or "")
     path = table(tmp_path / "a.parquet", [large["bytes"], encoded(Image.new("L", (8, 8)))] * 4)
     message = refusal(path, limits=DataLimits(image_pixels=19_999))
-    assert "a.parquet, row 1, column 'image'" in message and "--data.limits.image-pixels" in message
+    assert "a.parquet, row 0 counted from 0, column 'image'" in message and "--data.limits.image-pixels" in message
     assert "--data.limits.image-bytes" in refusal(path, limits=DataLimits(image_bytes=80))
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 9_000)
     assert "make it smaller" in (damage(large) or "")
@@ -225,7 +225,10 @@ def test_the_sides_of_an_image_have_a_limited_ratio(tmp_path: Path) -> None:
     for size in ((1, 101), (101, 1), (1, 16_000_000)):
         content = encoded(Image.new("1", size))
         message = refusal(table(tmp_path / "a.parquet", [content] * 4))
-        assert f"a.parquet, row 1, column 'image': unreadable image ({size[0]:,} x {size[1]:,} pixels" in message
+        assert (
+            f"a.parquet, row 0 counted from 0, column 'image': unreadable image ({size[0]:,} x {size[1]:,} pixels"
+            in message
+        )
         assert "--data.limits.image-ratio" in message
     square = {"bytes": encoded(Image.new("1", (1, 100))), "path": None}
     assert damage(square) is None
@@ -319,13 +322,15 @@ def test_cells_are_limited(tmp_path: Path) -> None:
     rows = [("short", "a"), ("other", "b")] * 5 + [("x" * 101, "a")]
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     message = refusal(tmp_path / "a.csv", "text", limits=limits)
-    assert "a.csv, row 11 (line 12), column 'text': the text has 101 characters, expected at most 100" in message
+    assert "a.csv, row 10 (line 12), column 'text': the text has 101 characters, expected at most 100" in message
     assert "--data.limits.text-characters" in message
     texts, labels = zip(*[("x" * 401, "a"), ("y", "b")] * 4, strict=True)
     pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "a.parquet")
-    assert "a.parquet, row 1, column 'text': 401 bytes" in refusal(tmp_path / "a.parquet", "text", limits=limits)
+    assert "a.parquet, row 0 counted from 0, column 'text': 401 bytes" in refusal(
+        tmp_path / "a.parquet", "text", limits=limits
+    )
     (tmp_path / "b.csv").write_text("text,label\nsome,a\nmore," + "b" * 1_001 + "\n")
-    assert "row 2 (line 3), column 'label': the label has 1,001 characters" in refusal(tmp_path / "b.csv", "text")
+    assert "row 1 (line 3), column 'label': the label has 1,001 characters" in refusal(tmp_path / "b.csv", "text")
 
 
 def test_pieces_keep_the_rows_and_their_numbers() -> None:
@@ -381,7 +386,7 @@ def test_long_lines_are_refused(tmp_path: Path) -> None:
     row = json.dumps({"text": "a" * 100, "label": "b"})
     for name, content in (("a.csv", f"text,label\n{'a' * 100},b\n"), ("a.jsonl", f"\n{row}\n"), ("a.json", f"[{row}]")):
         (tmp_path / name).write_text(content)
-        place = "row 1" if name == "a.json" else "line 2"
+        place = "row 0 counted from 0" if name == "a.json" else "line 2"
         message = refusal(tmp_path / name, "text", limits=DataLimits(row_characters=100))
         assert f"{name}, {place}: more than 100 characters" in message and "--data.limits.row-characters" in message
 
@@ -444,7 +449,7 @@ def test_half_a_surrogate_pair_is_named(tmp_path: Path) -> None:
         bad = [*rows, {**rows[0], column: "x\ud800"}]
         (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
         message = refusal(tmp_path / "a.jsonl", "text")
-        assert f"row 21 (line 21), column '{column}'" in message and "surrogate" in message
+        assert f"row 20 (line 21), column '{column}'" in message and "surrogate" in message
         message.encode()
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, "\udcff": 1}) + "\n" for row in rows))
     refusal(tmp_path / "a.jsonl", "text").encode()
@@ -455,7 +460,9 @@ def test_parquet_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     invalid = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
     for column, other in (("text", "label"), ("label", "text")):
         pq.write_table(pa.table({column: invalid, other: ["a", "b"] * 4}), tmp_path / "a.parquet")
-        assert f"a.parquet, row 2, column '{column}': the text is not UTF-8" in refusal(tmp_path / "a.parquet", "text")
+        assert f"a.parquet, row 1 counted from 0, column '{column}': the text is not UTF-8" in refusal(
+            tmp_path / "a.parquet", "text"
+        )
 
 
 def test_file_names_with_a_line_break_are_named(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_texts_beside_paths_stay_texts(tmp_path: Path) -> None:
 def test_paths_start_at_the_image_root(tmp_path: Path) -> None:
     images(tmp_path / "there")
     path = table(tmp_path / "a.csv", ("image", "label"), [(f"{i}.png", "ab"[i % 2]) for i in range(8)])
-    assert f"row 1 (line 2), column 'image': '0.png': no such file in {tmp_path}; name the folder" in error_of(
+    assert f"row 0 (line 2), column 'image': '0.png': no such file in {tmp_path}; name the folder" in error_of(
         path, "image"
     )
     assert len(paths(load(path, "image", image_root=str(tmp_path / "there" / "images")))) == 8

@@ -158,7 +158,7 @@ def test_images_that_are_missing_or_damaged(tmp_path: Path) -> None:
     images = [png(1), None, png(2), b"", b"junk"]
     path = parquet_file(tmp_path / "a.parquet", image=pa.array(images, pa.binary()), label=list("ababa"))
     assert error_of(path, "image") == (
-        f"{path}, row 2, column 'image': the image is missing (2 other rows have a bad image too); "
+        f"{path}, row 1 counted from 0, column 'image': the image is missing (2 other rows have a bad image too); "
         "correct or remove them, or --drop-bad-rows leaves such rows out"
     )
 
@@ -173,7 +173,7 @@ def test_pairs(tmp_path: Path) -> None:
     assert {row["text_pair"] for row in splits.train if row["row"] % 3 == 0} == {""}
     csv_file(path, [*rows, ("", "h", 1, 20)], ("premise", "hypothesis", "label", "idx"))
     assert (
-        "a.csv, row 21 (line 22), column 'premise': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+        "a.csv, row 20 (line 22), column 'premise': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
         in error_of(path)
     )
 
@@ -198,18 +198,18 @@ def test_sniff(tmp_path: Path) -> None:
 def test_missing_values_are_named_and_counted(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*texts(3000), ("", "no"), (" \t", "yes"), ("x", ""), ("", "no")])
     assert error_of(path) == (
-        f"{path}, row 3001 (line 3002), column 'text': the text is empty (2 other rows have a bad text too); "
+        f"{path}, row 3000 (line 3002), column 'text': the text is empty (2 other rows have a bad text too); "
         "correct or remove them, or --drop-bad-rows leaves such rows out"
     )
     path = csv_file(tmp_path / "b.csv", [*texts(5), ("x", " ")])
     assert (
         error_of(path)
-        == f"{path}, row 6 (line 7), column 'label': the label is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+        == f"{path}, row 5 (line 7), column 'label': the label is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = parquet_file(tmp_path / "c.parquet", text=["a", None, "b"], label=["x", "y", None])
     assert (
         error_of(path)
-        == f"{path}, row 2, column 'text': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+        == f"{path}, row 1 counted from 0, column 'text': the text is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
     )
 
 
@@ -217,12 +217,12 @@ def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(6)]
     path = jsonl_file(tmp_path / "a.jsonl", [*rows, {"txet": "b", "label": 1}])
     assert error_of(path) == (
-        f"{path}, row 7 (line 7), column 'text': the text is empty, the row has no such key, did you mean 'txet'?; "
+        f"{path}, row 6 (line 7), column 'text': the text is empty, the row has no such key, did you mean 'txet'?; "
         "correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = jsonl_file(tmp_path / "b.jsonl", [*rows, {"text": "b", "zzz": 1}])
     assert (
-        "row 7 (line 7), column 'label': the label is empty, the row has no such key, only 'text', 'zzz'"
+        "row 6 (line 7), column 'label': the label is empty, the row has no such key, only 'text', 'zzz'"
         in error_of(path)
     )
 
@@ -231,12 +231,12 @@ def test_text_must_be_text(tmp_path: Path) -> None:
     path = jsonl_file(tmp_path / "a.jsonl", [{"text": "a", "label": 0}, {"text": 5, "label": 1}])
     assert (
         error_of(path)
-        == f"{path}, row 2 (line 2), column 'text': expected text, got 5 (int); correct or remove it, or --drop-bad-rows leaves such rows out"
+        == f"{path}, row 1 (line 2), column 'text': expected text, got 5 (int); correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path.write_text('{"text": "a", "label": 0}\n{"text": NaN, "label": 1}')
-    assert "row 2 (line 2), column 'text': the text is empty" in error_of(path)
+    assert "row 1 (line 2), column 'text': the text is empty" in error_of(path)
     path.write_text('{"text": "a", "label": 0}\n{"text": "\\ud83d", "label": 1}')
-    assert "row 2 (line 2), column 'text': the text holds half a surrogate pair" in error_of(path)
+    assert "row 1 (line 2), column 'text': the text holds half a surrogate pair" in error_of(path)
     path = parquet_file(tmp_path / "a.parquet", text=[1, 2], label=[0, 1])
     assert "a.parquet: column 'text' holds int64, expected text; name another by --text COL" in error_of(
         path, text="text"
@@ -307,17 +307,17 @@ def test_class_names_keep_their_order(tmp_path: Path) -> None:
     [
         (
             ["a", 2.5],
-            "row 2 (line 2), column 'label': the label is 2.5, expected a class; numbers need --task regression",
+            "row 1 (line 2), column 'label': the label is 2.5, expected a class; numbers need --task regression",
         ),
         (
             ["a", ["b"]],
-            "row 2 (line 2), column 'label': the label is ['b'] (list), expected one class; several tags a row",
+            "row 1 (line 2), column 'label': the label is ['b'] (list), expected one class; several tags a row",
         ),
-        ([["a"], [["b"]]], "row 2 (line 2), column 'label': one of the tags is ['b'] (list), expected text"),
+        ([["a"], [["b"]]], "row 1 (line 2), column 'label': one of the tags is ['b'] (list), expected text"),
         ([[], []], "a.jsonl: no row has a tag in column 'label'; expected some"),
-        ([1.5, "x"], "row 1 (line 1), column 'label': the label is 1.5, expected a class"),
+        ([1.5, "x"], "row 0 (line 1), column 'label': the label is 1.5, expected a class"),
         ([1.5, 1.5], "a.jsonl: every row has the target 1.5; expected numbers that differ"),
-        (["a", {"b": 1}], "row 2 (line 2), column 'label': the label is {'b': 1} (dict)"),
+        (["a", {"b": 1}], "row 1 (line 2), column 'label': the label is {'b': 1} (dict)"),
         (["a", "a"], "a.jsonl: every row has the label 'a'; expected at least two classes"),
         ([None, ""], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
         ([-1, -1], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
@@ -330,12 +330,12 @@ def test_labels_of_no_use(tmp_path: Path, values: list, expected: str) -> None:
 
 def test_float_columns(tmp_path: Path) -> None:
     path = parquet_file(tmp_path / "a.parquet", text=["a", "b"], label=[0.5, 1.0])
-    message = "row 1, column 'label': the label is 0.5, expected a class; numbers need --task regression"
+    message = "row 0 counted from 0, column 'label': the label is 0.5, expected a class; numbers need --task regression"
     assert message in error_of(path, task="single-label")
     path = parquet_file(tmp_path / "c.parquet", text=["a", "b", "c"], label=[0.5, 1.0, float("inf")])
-    assert "row 3, column 'label': the target is inf (float), expected a finite number" in error_of(path)
+    assert "row 2 counted from 0, column 'label': the target is inf (float), expected a finite number" in error_of(path)
     path = parquet_file(tmp_path / "b.parquet", text=["a", "b", "c"], label=[0.0, 1.0, float("nan")])
-    assert "row 3, column 'label': the label is empty" in error_of(path)
+    assert "row 2 counted from 0, column 'label': the label is empty" in error_of(path)
 
 
 def test_class_numbers_without_a_name(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_class_numbers_without_a_name(tmp_path: Path) -> None:
         features.arrow_schema.metadata
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    assert "row 3, column 'label': the label is 7, but its 2 classes are numbered 0 to 1" in error_of(
+    assert "row 2 counted from 0, column 'label': the label is 7, but its 2 classes are numbered 0 to 1" in error_of(
         tmp_path / "a.parquet"
     )
 

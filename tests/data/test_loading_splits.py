@@ -19,7 +19,7 @@ def three(tmp_path: Path) -> Path:
 def test_a_label_that_train_does_not_know(three: Path) -> None:
     csv_file(three / "test.csv", [*texts(4), ("x", "yess")])
     assert error_of(three) == (
-        f"{three}/test.csv, row 5 (line 6), column 'label': the label 'yess' is not among the 2 classes of the "
+        f"{three}/test.csv, row 4 (line 6), column 'label': the label 'yess' is not among the 2 classes of the "
         "training rows (no, yes), did you mean 'yes'?; correct or remove it, or --drop-bad-rows leaves such rows out"
     )
 

@@ -133,7 +133,7 @@ def test_paths_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         assert read(data).fingerprint == splits.fingerprint, "strings that all name images are paths"
     assert sniff_kind_of((["a.png", "a text"], [0, 1])) == "text"
-    with pytest.raises(InputError, match=r"row 1, column 'image': .*leads out of"):
+    with pytest.raises(InputError, match=r"row 0 counted from 0, column 'image': .*leads out of"):
         read(([Path("..") / tmp_path.name / "0.png", *paths[1:]], LABELS))
     with pytest.raises(InputError, match=r"'none\.png': no such file in .*; give paths that start there, or at /"):
         read((["none.png", *names[1:]], LABELS))
@@ -152,7 +152,7 @@ def test_paths_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )  # fmt: skip
 def test_pixels_of_another_shape_or_type_are_one_line(pixels: Any, message: str) -> None:
-    with pytest.raises(InputError, match=rf"^inputs, row 2: .*{message}") as error:
+    with pytest.raises(InputError, match=rf"^inputs, row 1 counted from 0: .*{message}") as error:
         input_columns([IMAGES[0], pixels], kind="image", name="inputs")
     assert "\n" not in str(error.value)
 
@@ -171,14 +171,14 @@ def test_gray_pixels() -> None:
         ((TEXTS, LABELS[:-1]), "data: the columns differ in length: 40 text, 39 label"),
         ({"text": TEXTS, "label": 5}, "data, column 'label': expected a list, got 5"),
         (FRAME.iloc[:0], r"data \(DataFrame\): there are no rows"),
-        (pd.DataFrame({"text": [None, *TEXTS[1:]], "label": LABELS}), r"data \(DataFrame\), row 1, column 'text': the text is empty"),
-        (pd.DataFrame({"text": [*TEXTS[1:], 5], "label": LABELS}), "row 40, column 'text': expected text, got 5"),
-        (pd.DataFrame({"text": TEXTS, "label": [*LABELS[1:], pd.NA]}), "row 40, column 'label': the label is empty"),
+        (pd.DataFrame({"text": [None, *TEXTS[1:]], "label": LABELS}), r"data \(DataFrame\), row 0 counted from 0, column 'text': the text is empty"),
+        (pd.DataFrame({"text": [*TEXTS[1:], 5], "label": LABELS}), "row 39 counted from 0, column 'text': expected text, got 5"),
+        (pd.DataFrame({"text": TEXTS, "label": [*LABELS[1:], pd.NA]}), "row 39 counted from 0, column 'label': the label is empty"),
         (pd.DataFrame({"a": TEXTS, "b": TEXTS, "c": LABELS}), "the column of the text is not obvious"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns are called 'a'"),
         ((FRAME[["text"]], LABELS[1:]), r"data \(DataFrame\): the columns differ in length"),
         ((FRAME, LABELS), "the inputs have a column 'label' beside the labels"),
-        (([("a", "b"), "c"], [0, 1]), "data, row 2: expected a pair of texts, got 'c'"),
+        (([("a", "b"), "c"], [0, 1]), "data, row 1 counted from 0: expected a pair of texts, got 'c'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line(data: Any, message: str) -> None:
@@ -219,5 +219,5 @@ def test_inputs_to_predict() -> None:
     assert list(input_columns(np.array([["a"], ["b"]]), kind="text")["text"]) == ["a", "b"]
     assert input_columns([{"a": 1}, {"b": 2}], kind="text") == {"a": [1, None], "b": [None, 2]}
     assert input_columns(["x.png"], kind="image") == {"image": [{"bytes": None, "path": "x.png"}]}
-    with pytest.raises(InputError, match="data, row 2: expected an image of Pillow, its path"):
+    with pytest.raises(InputError, match="data, row 1 counted from 0: expected an image of Pillow, its path"):
         input_columns([IMAGES[0], 5], kind="image")

@@ -77,13 +77,13 @@ def test_rows_without_a_gold_label_are_left_out_and_counted(tmp_path: Path, capl
 def test_labels_that_are_needed(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", ["a,yes", "b,maybe"])
     assert error_of(path, **KNOWN) == (
-        f"{path}, row 2 (line 3), column 'label': the label 'maybe' is not among the 2 classes of the classifier "
+        f"{path}, row 1 (line 3), column 'label': the label 'maybe' is not among the 2 classes of the classifier "
         "(no, yes); correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = csv_file(tmp_path / "b.csv", ["a,yes", "b,"])
     assert (
         error_of(path, **KNOWN)
-        == f"{path}, row 2 (line 3), column 'label': the label is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
+        == f"{path}, row 1 (line 3), column 'label': the label is empty; correct or remove it, or --drop-bad-rows leaves such rows out"
     )
     path = csv_file(tmp_path / "c.csv", ["a,-1", "b,-1"])
     assert error_of(path, **KNOWN) == (
@@ -99,7 +99,7 @@ def test_labels_that_are_needed(tmp_path: Path) -> None:
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*["a,x"] * 5, " ,x", ",x"])
     assert error_of(path, batch_rows=2) == (
-        f"{path}, row 6 (line 7), column 'text': the text is empty (1 other row has a bad text too); "
+        f"{path}, row 5 (line 7), column 'text': the text is empty (1 other row has a bad text too); "
         "correct or remove them, or --drop-bad-rows leaves such rows out"
     )
 

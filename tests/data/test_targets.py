@@ -70,15 +70,15 @@ def test_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "fields", "message"),
     [
-        ([["a"], [None]], {}, "row 2 (line 2), column 'tags': one of the tags is empty"),
-        ([["a"], [["b"]]], {}, "row 2 (line 2), column 'tags': one of the tags is ['b'] (list)"),
+        ([["a"], [None]], {}, "row 1 (line 2), column 'tags': one of the tags is empty"),
+        ([["a"], [["b"]]], {}, "row 1 (line 2), column 'tags': one of the tags is ['b'] (list)"),
         ([["a"], {"b": 1}], {"task": "multi-label"}, "column 'tags': the tags are {'b': 1} (dict), expected a list"),
         (
             [1.5, "x"],
             {"task": "regression"},
-            "row 2 (line 2), column 'tags': the target is 'x' (str), expected a number",
+            "row 1 (line 2), column 'tags': the target is 'x' (str), expected a number",
         ),
-        ([1.5, None], {"task": "regression"}, "row 2 (line 2), column 'tags': the label is empty"),
+        ([1.5, None], {"task": "regression"}, "row 1 (line 2), column 'tags': the label is empty"),
         ([["a"], ["b"]], {"task": "regression"}, "holds lists, expected numbers for regression"),
         ([["a"], ["b"]], {"task": "single-label"}, "or use --task multi-label"),
         ([["a"], ["b"]], {"label_names": ("x",)}, "data.label_names: expected none with tags"),

@@ -71,5 +71,5 @@ def test_pairs_need_pairs(tmp_path: Path) -> None:
 
 
 def test_too_few() -> None:
-    with pytest.raises(InputError, match=r"pretrain.rows: 1 rows to pretrain on; expected at least two"):
+    with pytest.raises(InputError, match=r"pretrain.rows: 1 row to pretrain on; expected at least two"):
         read_for_pretraining([rows("a", "a", "v")], [], evaluated=[rows("v")], kind="text", columns=COLUMNS)

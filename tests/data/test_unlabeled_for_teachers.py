@@ -67,7 +67,7 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
         (
             "empty.csv",
             ["text 0", " "],
-            r"no row is left after dropping .*, 1 that are empty or damaged \(the first: .*empty.csv, row 2",
+            r"no row is left after dropping .*, 1 that are empty or damaged \(the first: .*empty.csv, row 1",
         ),
     ):
         path = tmp_path / name
@@ -85,7 +85,7 @@ def test_empty_rows_are_left_out(data: dict[str, str], tmp_path: Path) -> None:
     splits = load(**data, unlabeled=(write(tmp_path / "more.csv", ["", "new", " "]),))
     assert splits.unlabeled_counts == {"rows": 1, "evaluated": 0, "repeated": 0, "unusable": 2}
     assert splits.train["text"][-1] == "new" and splits.train["row"][-1] == 1
-    assert splits.notes[-1].endswith(", row 1 (line 2), the text is empty)")
+    assert splits.notes[-1].endswith(", row 0 (line 2), the text is empty)")
 
 
 def test_a_column_of_another_name(data: dict[str, str], tmp_path: Path) -> None:

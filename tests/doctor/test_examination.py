@@ -168,7 +168,7 @@ def test_rows_are_numbered_as_in_their_file_behind_ones_that_are_left_out(tmp_pa
 
 def test_without_any_usable_row_it_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"train.csv, row 1 \(line 2\): the text is empty; no training row can be used"
+        InputError, match=r"train.csv, row 0 \(line 2\): the text is empty; no training row can be used"
     ):
         examined(tmp_path, [("", "yes"), (" ", "no")])
 

@@ -10,7 +10,7 @@ from evaluate import loading
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import extra_metrics
-from hf_finetune.evaluation.extra_metrics import load_extra_metrics, with_intervals
+from hf_finetune.evaluation.extra_metrics import check_extra_metrics, load_extra_metrics, with_intervals
 from hf_finetune.evaluation.metrics import softmax
 
 NAMES = ("bad", "good", "neutral")
@@ -156,6 +156,7 @@ def test_only_with_trust_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch, share
     with pytest.raises(InputError):
         load_extra_metrics(["f1_of_theirs"], NAMES)
     assert loaded == []
+    monkeypatch.setattr(extra_metrics, "is_offline_mode", lambda: False)
     load_extra_metrics(["f1_of_theirs"], NAMES, trust_remote_code=True)
     assert loaded == ["f1_of_theirs"]
 
@@ -178,3 +179,14 @@ def test_a_metric_that_resamples_lack_is_left_out(
     # It is not defined on these rows at all.
     assert with_intervals(metrics, np.array([0, 1, 1]), np.eye(3)) == {}
     assert "picky.py: a class is missing; left out" in caplog.text
+
+
+def test_a_wrong_name_is_refused_before_the_data_are_read(share: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And offline no download is tried."""
+    check_extra_metrics([share])
+    monkeypatch.setattr(evaluate, "load", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr(extra_metrics, "is_offline_mode", lambda: True)
+    with pytest.raises(InputError, match=r"evaluate\.extra: none: no such path, installed module or cached metric"):
+        check_extra_metrics([share, "none"])
+    with pytest.raises(InputError, match=r"evaluate\.extra: none: it is not in the cache, and HF_HUB_OFFLINE is set"):
+        check_extra_metrics(["none"], trust_remote_code=True)

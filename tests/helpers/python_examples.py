@@ -43,7 +43,7 @@ def set_up() -> dict[str, Any]:
 def run_docstrings() -> None:
     """Run the examples of the public classes and functions of Python; exit with the number of failures."""
     from hf_finetune import Classifier, Result, paired_difference, train, verdict
-    from hf_finetune.sklearn import FineTunedClassifier
+    from hf_finetune.sklearn import FineTunedClassifier, FineTunedRegressor
 
     public = (Classifier, Result, paired_difference, train, verdict)
     names = set_up() | {value.__name__: value for value in public}
@@ -51,14 +51,15 @@ def run_docstrings() -> None:
         names["frame"], test=names["test_frame"], text="review", label="stars", epochs=1, output="runs/reviews"
     )
     runner, failures = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL), 0
-    for value in (*public, FineTunedClassifier):
+    estimators = (FineTunedClassifier, FineTunedRegressor)
+    for value in (*public, *estimators):
         members = vars(value) if inspect.isclass(value) else {}
         functions = [getattr(m, "__func__", m) for n, m in members.items() if not n.startswith("_")]
         for member in (value, *filter(inspect.isfunction, functions)):
             text = (inspect.getdoc(member) or "").replace("me/reviews", "tester/reviews")
             examples = doctest.DocTestParser().get_doctest(text, dict(names), member.__qualname__, None, 0)
-            # The methods of the estimator are scikit-learn's.
-            if not examples.examples and (value is not FineTunedClassifier or member is value):
+            # The methods of the estimators are scikit-learn's.
+            if not examples.examples and (value not in estimators or member is value):
                 print(f"{member.__qualname__} has no example")
                 failures += 1
             failures += runner.run(examples).failed

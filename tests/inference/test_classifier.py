@@ -106,9 +106,9 @@ def test_every_kind_of_input(clf: Classifier, expected: np.ndarray, inputs: Any)
         (5, "inputs: expected a text, an image, or a collection of them, got int"),
         ([5], "inputs: expected texts, or pairs of texts, got 5"),
         ([None], "inputs: expected texts, or pairs of texts, got None"),
-        (["good", None], "inputs, row 2, column 'text': the text is empty; correct or remove it"),
-        (["good", 5], r"inputs, row 2, column 'text': expected text, got 5 \(int\); correct or remove it"),
-        (pd.DataFrame({"text": ["good", ""]}), r"data \(DataFrame\), row 2, column 'text': the text is empty; correct or remove it"),
+        (["good", None], "inputs, row 1 counted from 0, column 'text': the text is empty; correct or remove it"),
+        (["good", 5], r"inputs, row 1 counted from 0, column 'text': expected text, got 5 \(int\); correct or remove it"),
+        (pd.DataFrame({"text": ["good", ""]}), r"data \(DataFrame\), row 1 counted from 0, column 'text': the text is empty; correct or remove it"),
         (pd.DataFrame({"number": [1]}), r"data \(DataFrame\): no column holds the text"),
     ],
 )  # fmt: skip
@@ -121,7 +121,9 @@ def test_unusable_inputs(clf: Classifier, inputs: Any, message: str) -> None:
 def test_unusable_labeled_rows_can_be_dropped(clf: Classifier) -> None:
     result = clf.evaluate((["good", "", "bad"], ["good", "good", None]), drop_bad_rows=True)
     assert result.rows == {"evaluation": 1} and result["dropped"]["rows"] == 2
-    with pytest.raises(InputError, match=r"row 2, column 'text': the text is empty; .*`drop_bad_rows=True` leaves"):
+    with pytest.raises(
+        InputError, match=r"row 1 counted from 0, column 'text': the text is empty; .*`drop_bad_rows=True` leaves"
+    ):
         clf.evaluate((["good", ""], ["good", "good"]))
 
 
@@ -150,7 +152,7 @@ def test_a_generator_is_read_in_parts(clf: Classifier, monkeypatch: pytest.Monke
         "_parts",
         lambda *a: (most.append(len(taken)) or part for part in original(*a)),  # type: ignore[func-returns-value]
     )
-    with pytest.raises(InputError, match="inputs, row 8, column 'text': the text is empty"):
+    with pytest.raises(InputError, match="inputs, row 7 counted from 0, column 'text': the text is empty"):
         clf.predict(rows())
     assert most == [3, 6]
 
@@ -194,7 +196,8 @@ def test_evaluation(clf: Classifier, expected: np.ndarray) -> None:
     assert result.metric("accuracy").value == 1 and result.rows == {"evaluation": 4} and result.labels == LABELS
     assert str(result).startswith("saved on 4 evaluation rows")
     with pytest.raises(
-        InputError, match=r"data, row 1, column 'label': the label 'god' is not among .*did you mean 'good'"
+        InputError,
+        match=r"data, row 0 counted from 0, column 'label': the label 'god' is not among .*did you mean 'good'",
     ):
         clf.evaluate((TEXTS, ["god", *labels[1:]]))
 
@@ -261,7 +264,10 @@ def test_a_program_that_configures_the_logger_gets_the_notes(
 
 def test_messages_name_keywords() -> None:
     assert in_python("x: name it by --text-pair COL, or raise --data.limits.decoded-bytes.") == (
-        "x: name it by `text_pair=COL`, or raise `data.limits.decoded_bytes=`."
+        "x: name it by `text_pair=COL`, or raise `decoded_bytes=`."
+    )
+    assert in_python("--objective.loss Asymmetric, --max-length 134; a rate from --find-lr, or --teacher Path/to") == (
+        '`loss="Asymmetric"`, `max_length=134`; a rate from `hf-finetune train --find-lr`, or `teacher=` Path/to'
     )
     assert in_python("no split of memory:data") == "no split of data"
     assert in_python("--output a--b: continue it by --resume") == "`output=` a--b: continue it by `resume=True`"

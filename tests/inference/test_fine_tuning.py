@@ -10,7 +10,7 @@ import pytest
 
 from hf_finetune import Classifier, InputError, Result, SwapWords, train
 from hf_finetune.inference.fine_tuning import public_call
-from hf_finetune.sklearn import FineTunedClassifier
+from hf_finetune.sklearn import FineTunedClassifier, FineTunedRegressor
 
 SIGNATURES = {
     train: "data *validation *test *model *method *text *label *epochs *seed *output *resume *push **fields",
@@ -25,6 +25,8 @@ SIGNATURES = {
     Result.metric: "self name split",
     FineTunedClassifier: "model *method *epochs *learning_rate *max_length *seed *output *verbose **fields",
     FineTunedClassifier.fit: "self X y",
+    FineTunedRegressor: "model *method *epochs *learning_rate *max_length *seed *output *verbose **fields",
+    FineTunedRegressor.fit: "self X y",
 }
 
 

@@ -61,7 +61,7 @@ def test_bad_rows_leave_nothing_behind(
     classifier: TrainedModel, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows.write_text("text\n" + "good\n" * 2000 + '" "\n')
-    with pytest.raises(InputError, match="row 2001"):
+    with pytest.raises(InputError, match=r"row 2000 \(line 2002\)"):
         predict(classifier, SourceSplit(str(rows)), rows.parent / "new" / "deep" / "p.csv")
     assert list(rows.parent.iterdir()) == [rows]
     assert capsys.readouterr().err == ""

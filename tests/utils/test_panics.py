@@ -22,13 +22,16 @@ def test_the_row_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError) as caught:
         tokenize(backtracking(), texts, name="bert", rows=[6, 7, 8])
     message = str(caught.value)
-    assert message.startswith("bert: its tokenizer cannot split the text of row 8 ('bbbb") and "\n" not in message
+    assert (
+        message.startswith("bert: its tokenizer cannot split the text of row 7 counted from 0 ('bbbb")
+        and "\n" not in message
+    )
     assert "retry-limit" in message and message.endswith("leave the text out, or use another checkpoint")
     assert capfd.readouterr().err == ""
 
 
 def test_pairs_are_tried_as_pairs() -> None:
-    with pytest.raises(InputError, match="row 2 "):
+    with pytest.raises(InputError, match="row 1 counted from 0 "):
         tokenize(backtracking(), ["a", "a"], ["a", "b" * 40 + "!"], rows=[0, 1])
 
 

@@ -17,6 +17,7 @@ from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.readers.compressed import too_large
 from hf_finetune.data.readers.table import DROP, Chunk, Fault
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import row_place
 
 # Bytes of the cells of a piece; what a row costs beside its cells.
 PIECE_BYTES, ROW_BYTES = 32_000_000, 64
@@ -60,7 +61,7 @@ class Piece:
                 except UnicodeDecodeError:
                     fault = "the text is not UTF-8; write it again in UTF-8"
                     if strict:
-                        place = f"{self.place}, row {self.first + i + 1}, column {name!r}"
+                        place = f"{self.place}, {row_place(self.first + i)}, column {name!r}"
                         raise InputError(f"{place}: {fault}, or {DROP}") from None
                     self.faults[i] = Fault("undecodable row", f"column {name!r}: {fault}")
                     values.append(None)
@@ -139,7 +140,7 @@ def _row_bytes(
         for row in np.flatnonzero(bytes_N > most).tolist():
             reason = f"{bytes_N[row]:,} bytes, expected at most {most:,}; shorten it, or raise --data.limits.{flag}"
             if strict:
-                raise InputError(f"{place}, row {first + row + 1}, column {name!r}: {reason}; {DROP}")
+                raise InputError(f"{place}, {row_place(first + row)}, column {name!r}: {reason}; {DROP}")
             faults[row] = Fault("too large", f"column {name!r}: {reason}")
         total_N += bytes_N
     total_N[list(faults)] = ROW_BYTES

@@ -16,6 +16,7 @@ from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import counted, row_place
 
 # The content of a column is inferred from this many rows; the delimiter from fewer.
 ROWS_INSPECTED, ROWS_DELIMITED = 1000, 100
@@ -95,7 +96,7 @@ class CsvFile(TextFile):
             faults = {i: record for i, (_, record) in enumerate(batch) if isinstance(record, Fault)}
             if faults and not self.yields_faults:
                 i, fault = next(iter(faults.items()))
-                place = f"{self.path}, row {first + i + 1} (line {batch[i][0]})"
+                place = f"{self.path}, {row_place(first + i, batch[i][0])}"
                 raise InputError(f"{place}: {fault.reason}; {DROP}")
             rows = [[None] * len(header) if isinstance(record, Fault) else record for _, record in batch]
             values: dict[str, list] = {name: [row[at] for row in rows] for name, at in positions.items()}
@@ -170,7 +171,9 @@ class CsvFile(TextFile):
         hint = ""
         if len(record) > len(header):
             hint = f"; a field that contains a {_DELIMITERS[self._delimiter][0]} must be enclosed in quotation marks"
-        return Fault("malformed row", f"expected {len(header)} fields as in the header, got {len(record)}{hint}")
+        return Fault(
+            "malformed row", f"expected {counted(len(header), 'field')} as in the header, got {len(record)}{hint}"
+        )
 
 
 def _quoting_rule(error: csv.Error) -> str:

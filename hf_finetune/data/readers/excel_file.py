@@ -21,7 +21,7 @@ from hf_finetune.data.readers.compressed import most_decoded, too_large
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
 from hf_finetune.data.readers.table import DROP, Chunk, Column, DataFile, Fault, batched
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import did_you_mean, listed, one_line, quoted
+from hf_finetune.utils.messages import counted, did_you_mean, listed, one_line, quoted
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -143,7 +143,8 @@ class ExcelFile(DataFile):
     def _fitted(self, record: list[Cell], header: list[str], line: int) -> list[Cell] | Fault:
         """Return a row with one cell for each column."""
         if any(cell is not None for cell in record[len(header) :]):
-            reason = f"a cell beyond the {len(header)} columns that the first row names; name its column, or remove it"
+            columns = counted(len(header), "column")
+            reason = f"a cell beyond the {columns} that the first row names; name its column, or remove it"
             if self.yields_faults:
                 return Fault("malformed row", reason)
             raise InputError(f"{self._place}, row {line} of the sheet: {reason}; {DROP}")

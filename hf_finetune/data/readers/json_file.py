@@ -17,6 +17,7 @@ from hf_finetune.data.readers.json_stream import JsonStream
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, read_parts, undecodable
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import row_place
 
 Json = Any
 Row = dict[str, Json]
@@ -71,7 +72,7 @@ class JsonFile(TextFile):
                 yield number, self._checked(row, f"line {number}")
         else:
             for number, row in enumerate(document, 1):
-                yield None, self._checked(row, f"row {number}")
+                yield None, self._checked(row, row_place(number - 1))
         if not number:
             raise InputError(f"{self.path}: the file holds no rows; expected one object per example")
 

@@ -9,6 +9,7 @@ from typing import Any
 from hf_finetune.data.config import DataLimits
 from hf_finetune.data.readers.text_file import too_long
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import row_place
 
 Json = Any
 # Characters that are read at least.
@@ -83,8 +84,8 @@ class JsonStream:
         self._at += 1
         number, separator = 0, self.peek()
         while separator != "]":
+            yield self.value(f", {row_place(number)}")
             number += 1
-            yield self.value(f", row {number}")
             separator = self.peek()
             if separator not in (",", "]"):
                 raise self.malformed("Expecting ',' delimiter")

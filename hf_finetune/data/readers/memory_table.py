@@ -22,7 +22,7 @@ from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.parquet_file import arrow_columns
 from hf_finetune.data.readers.table import Chunk, Column, batched
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import one_line, short
+from hf_finetune.utils.messages import one_line, row_place, short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -181,7 +181,7 @@ def _converted(values: Any, place: str) -> pa.Array | pa.ChunkedArray | list:
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         content = [value.item() if isinstance(value, np.generic) else value for value in values]
     if is_image(first_present(content)):
-        return pa.array([encoded(value, f"{place}, row {i}") for i, value in enumerate(content, start=1)], IMAGE)
+        return pa.array([encoded(value, f"{place}, {row_place(i)}") for i, value in enumerate(content)], IMAGE)
     return [None if value is pd.NA or value is pd.NaT else value for value in content]
 
 

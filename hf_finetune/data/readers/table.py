@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import row_place
 
 T = TypeVar("T")
 
@@ -69,8 +70,7 @@ class Chunk:
         """Return file and number of the i-th row, for messages."""
         if self.files:
             return str(Path(self.source) / self.files[i])
-        line = self.lines[i] if self.lines else None
-        return f"{self.source}, row {self.first + i + 1}" + ("" if line is None else f" (line {line})")
+        return f"{self.source}, {row_place(self.first + i, self.lines[i] if self.lines else None)}"
 
 
 class Reader(Protocol):

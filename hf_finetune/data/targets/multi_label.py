@@ -17,7 +17,7 @@ from hf_finetune.data import splits
 from hf_finetune.data.labels import SURROGATE, label_name, order_classes, shortened, warn_of_similar
 from hf_finetune.data.targets.base import LabelColumn, Settled, Targets, fixed_lists
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import Notes, did_you_mean, listed
+from hf_finetune.utils.messages import Notes, counted, did_you_mean, listed, plural
 
 
 class TagIds:
@@ -73,7 +73,7 @@ class TagIds:
             raise ValueError(f"the tag {name[:40]!r} holds half a surrogate pair")
         if name not in self.ids and self.closed:
             raise ValueError(
-                f"the tag {name!r} is not among the {len(self.ids)} tags of {self.owner} "
+                f"the tag {name!r} is not among the {counted(len(self.ids), 'tag')} of {self.owner} "
                 f"({listed(list(self.ids))}){did_you_mean(name, self.ids)}"
             )
         return self.ids.setdefault(name, len(self.ids))
@@ -113,8 +113,8 @@ class MultiLabel(Targets):
             notes.add(f"tags of every training row, of which nothing can be learned: {listed(everywhere)}")
         rows = int((hot_NC.sum(axis=1) == 0).sum())
         notes.add(
-            f"{len(labels)} tags, {hot_NC.sum() / len(hot_NC):.3g} a row on average"
-            + (f"; {rows} of {len(hot_NC)} training rows have none" if rows else "")
+            f"{counted(len(labels), 'tag')}, {hot_NC.sum() / len(hot_NC):.3g} a row on average"
+            + (f"; {rows} of {len(hot_NC)} training rows {plural(rows, 'has', 'have')} none" if rows else "")
         )
         return Settled(labels, fixed_lists(hot_NC), {})
 

@@ -22,6 +22,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import non_finite_row
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils.disk_cache import CacheUnavailable
+from hf_finetune.utils.messages import row_place
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -126,7 +127,7 @@ class LogitCache:
         if row := non_finite_row(logits_nC):
             index, values = row
             raise InputError(
-                f"objective.teacher: {self.teacher}: its prediction of row {numbers[index] + 1} of {split} is not "
+                f"objective.teacher: {self.teacher}: its prediction of {row_place(numbers[index])} of {split} is not "
                 f"finite ({values}); its weights may be damaged, expected another teacher"
             )
         return logits_nC

@@ -29,7 +29,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import artifacts_in
-from hf_finetune.utils.messages import one_line
+from hf_finetune.utils.messages import counted, one_line, row_place
 from hf_finetune.utils.plain import short_repr
 
 PARQUET, NPY = ".parquet", ".npy"
@@ -96,8 +96,8 @@ class PrecomputedPredictions:
             content = f"text {first['text'][:40]!r}" if "text" in first else "an image"
             raise InputError(
                 f"objective.teacher: expected a prediction of every row of {split}, got none from {self.name} for "
-                f"{len(missing)} of the {len(rows)} rows, the first of them row {first['row']} ({content}, digest "
-                f"{digests[missing[0]].hex()})"
+                f"{len(missing)} of the {counted(len(rows), 'row')}, the first of them {row_place(first['row'])} "
+                f"({content}, digest {digests[missing[0]].hex()})"
             )
         return np.asarray(self.logits_MC[[self.indices[digest] for digest in digests]], dtype=np.float32)
 
@@ -160,7 +160,7 @@ def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tupl
     difference_R = np.abs(p_RC - first_RC).max(1)
     if len(others := again_R[(difference_R > CLEAR) & (p_RC.argmax(1) != first_RC.argmax(1))]):
         i = others[0]
-        raise InputError(f"{name}: rows {first_M[i] + 1} and {i + 1} predict one row, and not alike; keep one")
+        raise InputError(f"{name}: rows {first_M[i]} and {i} counted from 0 predict one row, and not alike; keep one")
     if (largest := float(difference_R.max())) <= SAME:
         return ()
     return (
@@ -225,7 +225,7 @@ def _log_probabilities(p_MC: np.ndarray, path: Path, columns: Sequence[str]) -> 
     totals_M = p_MC.sum(axis=1)
     if len(uneven := np.flatnonzero(np.abs(totals_M - 1) > 0.01)):
         raise InputError(
-            f"{path}, row {uneven[0] + 1}: expected columns p:NAME with a sum of 1, got "
+            f"{path}, {row_place(uneven[0])}: expected columns p:NAME with a sum of 1, got "
             f"{float(totals_M[uneven[0]]):.4g}; columns logit:NAME may hold any numbers"
         )
     return np.log(np.maximum(p_MC, LEAST_PROBABILITY))
@@ -237,7 +237,7 @@ def _check_values(
     if not is_valid_MC.all():
         row, column = np.argwhere(~is_valid_MC)[0]
         value = values_MC[row, column]
-        raise InputError(f"{path}, row {row + 1}, column {columns[column]!r}: expected {expected}, got {value}")
+        raise InputError(f"{path}, {row_place(row)}, column {columns[column]!r}: expected {expected}, got {value}")
 
 
 def _digests(table: pa.Table, path: Path) -> list[bytes]:
@@ -255,7 +255,7 @@ def _digests(table: pa.Table, path: Path) -> list[bytes]:
         )
     texts = table.select([name for name in ("text", "text_pair") if name in names])
     for name in texts.column_names:
-        for row, text in enumerate(texts[name].to_pylist(), 1):
+        for row, text in enumerate(texts[name].to_pylist()):
             if not isinstance(text, str):
-                raise InputError(f"{path}, row {row}, column {name!r}: expected text, got {text!r}")
+                raise InputError(f"{path}, {row_place(row)}, column {name!r}: expected text, got {text!r}")
     return row_digests(texts)

@@ -72,7 +72,7 @@ def test_cells_blank_rows_and_places(tmp_path: Path) -> None:
     assert values(file, "label") == [1, 2.5, True]
     assert values(file, "when") == ["2020-01-02T00:00:00", None, None]
     places = [chunk.place(i) for chunk in file.chunks(["text"], 2) for i in range(chunk.size)]
-    assert places == [f"{file.path}, row 1 (line 3)", f"{file.path}, row 2 (line 5)", f"{file.path}, row 3 (line 6)"]
+    assert places == [f"{file.path}, row 0 (line 3)", f"{file.path}, row 1 (line 5)", f"{file.path}, row 2 (line 6)"]
 
 
 def test_whole_numbers_are_labels(tmp_path: Path) -> None:

@@ -232,4 +232,4 @@ def test_images_stay_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert split.columns()["label"].names == ("a", "b") and split.columns()["image"].kind == "image"
     chunks = list(split.chunks(["image", "label"], 2))
     assert chunks[1].columns == {"image": [{"bytes": b"x", "path": "p"}], "label": [0]}
-    assert chunks[1].place(0) == "a/b, split train, row 3"
+    assert chunks[1].place(0) == "a/b, split train, row 2 counted from 0"

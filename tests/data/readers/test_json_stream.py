@@ -59,7 +59,9 @@ def test_what_is_malformed_is_found_where_json_finds_it(text: str) -> None:
 def test_a_value_beyond_the_limit_is_not_read() -> None:
     assert items('["abcd", 12]', row_characters=6) == ["abcd", 12]
     for value in ('"abcde"', "[1,2,3]", "1234567"):
-        with pytest.raises(InputError, match=r"a.json, row 2: more than 6 characters; .*--data.limits.row-characters"):
+        with pytest.raises(
+            InputError, match=r"a.json, row 1 counted from 0: more than 6 characters; .*--data.limits.row-characters"
+        ):
             items(f"[0, {value}]", row_characters=6)
 
     def endless():

@@ -24,7 +24,7 @@ def test_features_are_honoured(tmp_path: Path) -> None:
     assert columns["label"].names == ("cat", "dog")
     chunk = next(ParquetFile(tmp_path / "a.parquet").chunks(["image", "label"], 10))
     assert chunk.columns == {"image": [{"bytes": b"x", "path": None}], "label": [1]}
-    assert chunk.place(0) == f"{tmp_path}/a.parquet, row 1"
+    assert chunk.place(0) == f"{tmp_path}/a.parquet, row 0 counted from 0"
 
 
 def test_bare_types(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_rows_are_counted_over_chunks(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": list("abcde")}), tmp_path / "a.parquet", row_group_size=2)
     chunks = list(ParquetFile(tmp_path / "a.parquet").chunks(["text"], 3))
     assert [t for c in chunks for t in c.columns["text"]] == list("abcde")
-    assert chunks[-1].place(chunks[-1].size - 1).endswith("a.parquet, row 5")
+    assert chunks[-1].place(chunks[-1].size - 1).endswith("a.parquet, row 4 counted from 0")
 
 
 def test_damage(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_csv_rows_and_their_places(tmp_path: Path) -> None:
     source = CsvFile(file)
     assert values(source, "text") == ["two\nlines", "NA", 'say "hi", you']
     assert values(source, "label") == ["x", "null", "None"]
-    assert places(source, "text") == [f"{file}, row 1 (line 2)", f"{file}, row 2 (line 5)", f"{file}, row 3 (line 6)"]
+    assert places(source, "text") == [f"{file}, row 0 (line 2)", f"{file}, row 1 (line 5)", f"{file}, row 2 (line 6)"]
 
 
 def test_csv_column_kinds(tmp_path: Path) -> None:
@@ -89,22 +89,22 @@ def test_huge_field(tmp_path: Path) -> None:
         ("", "a.csv: the file is empty; expected a header line that names the columns, then rows"),
         ("\n\n", "a.csv: the file is empty"),
         ("text,label\n", "a.csv: a header and no rows; expected one row per example below it"),
-        ("text,label\na,b\nc\n", "a.csv, row 2 (line 3): expected 2 fields as in the header, got 1"),
+        ("text,label\na,b\nc\n", "a.csv, row 1 (line 3): expected 2 fields as in the header, got 1"),
         (
             "text,label\n\na, b,c\n",
-            "a.csv, row 1 (line 3): expected 2 fields as in the header, got 3; "
+            "a.csv, row 0 (line 3): expected 2 fields as in the header, got 3; "
             "a field that contains a comma must be enclosed in quotation marks",
         ),
         ("text,label,text\na,b,c\n", "a.csv: the header names the column 'text' twice; rename one of them"),
         (
             "text;label\na;b\nc;d;e\n",
-            "a.csv, row 2 (line 3): expected 2 fields as in the header, got 3; "
+            "a.csv, row 1 (line 3): expected 2 fields as in the header, got 3; "
             "a field that contains a semicolon must be enclosed in quotation marks",
         ),
         ('text,label\na,b\n"c,d\ne,f\n', "a.csv, line 3: a quotation mark is never closed; a field that begins with"),
         (
             'text,label\na,b\n"c" d,e\n',
-            "a.csv, row 2 (line 3): ',' expected after '\"'; a field that begins with a quotation mark",
+            "a.csv, row 1 (line 3): ',' expected after '\"'; a field that begins with a quotation mark",
         ),
         (
             b"text,label\na,b\nc\0d,e\n",
@@ -204,9 +204,9 @@ def test_json_column_kinds(tmp_path: Path) -> None:
 
 def test_jsonl_places_name_the_line(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n{"text": "b"}\n')
-    assert places(JsonFile(file), "text") == [f"{file}, row 1 (line 1)", f"{file}, row 2 (line 3)"]
+    assert places(JsonFile(file), "text") == [f"{file}, row 0 (line 1)", f"{file}, row 1 (line 3)"]
     file = write(tmp_path / "a.json", '[{"text": "a"},\n\n{"text": "b"}]\n')
-    assert places(JsonFile(file), "text") == [f"{file}, row 1", f"{file}, row 2"]
+    assert places(JsonFile(file), "text") == [f"{file}, row 0 counted from 0", f"{file}, row 1 counted from 0"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_jsonl_places_name_the_line(tmp_path: Path) -> None:
         (
             "a.json",
             '[{"text": "a"}, "b"]',
-            'a.json, row 2: expected an object like {"text": ..., "label": ...}, got "b"',
+            'a.json, row 1 counted from 0: expected an object like {"text": ..., "label": ...}, got "b"',
         ),
         ("a.json", '"b"', 'a.json: expected a list of objects, got "b"'),
         (

@@ -97,18 +97,18 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
     [
         (
             {"text": [*ROWS["text"][1:], "other"], **GOODS},
-            r"every row of train, got none from .*a.parquet for 1 of the 6 rows, the first of them row 0 \(text '.*', digest [0-9a-f]{64}\)",
+            r"every row of train, got none from .*a.parquet for 1 of the 6 rows, the first of them row 0 counted from 0 \(text '.*', digest [0-9a-f]{64}\)",
         ),
         ({"row": [0, 1, 2, 3, 4, 5], **GOODS}, r"expected a column 'digest' or 'text'.* write it by `hf-finetune predict --digests`"),
         ({"text": ROWS["text"][:]}, r"a.parquet: expected a column of each class, all p:NAME or all logit:NAME, got text"),
         ({"text": ROWS["text"][:], "p:good": GOOD}, r"2 classes, got .*a.parquet, which lacks 'bad'"),
         ({"text": ROWS["text"][:], **GOODS, "p:fine": GOOD}, r"which has 'fine' besides"),
-        ({"text": ROWS["text"][:], "p:good": 2 * GOOD, "p:bad": GOOD}, r"row 6, column 'p:good': expected a probability, got 1.2"),
-        ({"text": ROWS["text"][:], "p:good": GOOD, "p:bad": GOOD}, r"row 1: expected .* a sum of 1, got 0.2"),
-        ({"text": ROWS["text"][:], "logit:good": [*GOOD[:5], np.nan], "logit:bad": GOOD}, r"row 6, column 'logit:good': expected a f"),
+        ({"text": ROWS["text"][:], "p:good": 2 * GOOD, "p:bad": GOOD}, r"row 5 counted from 0, column 'p:good': expected a probability, got 1.2"),
+        ({"text": ROWS["text"][:], "p:good": GOOD, "p:bad": GOOD}, r"row 0 counted from 0: expected .* a sum of 1, got 0.2"),
+        ({"text": ROWS["text"][:], "logit:good": [*GOOD[:5], np.nan], "logit:bad": GOOD}, r"row 5 counted from 0, column 'logit:good': expected a f"),
         ({"text": ROWS["text"][:], "p:good": ["x"] * 6, "p:bad": GOOD}, r"expected numbers in the columns p:NAME"),
-        ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 predict one row, and not alike; keep one"),
-        ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 6, column 'text': expected text, got None"),
+        ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 0 and 5 counted from 0 predict one row, and not alike; keep one"),
+        ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 5 counted from 0, column 'text': expected text, got None"),
         ({"text": ROWS["text"][:], **GOODS, "logit:good": GOOD, "logit:bad": GOOD}, r"all p:NAME or all logit:NAME, got text, p:good"),
         ({"digest": ["xy"] * 6, **GOODS}, r"column 'digest': expected hexadecimal digits"),
     ],
@@ -131,7 +131,7 @@ def test_repeated_predictions(tmp_path: Path, kind: type) -> None:
     alike = array(tmp_path, repeated[[0, 1, 2, 1]].astype(kind), digests=digests)
     assert read_precomputed(alike, ("bad", "good")).notes == ()
     repeated[3] = 0.0, 0.25
-    with pytest.raises(InputError, match="rows 2 and 4 predict one row, and not alike; keep one"):
+    with pytest.raises(InputError, match="rows 1 and 3 counted from 0 predict one row, and not alike; keep one"):
         read_precomputed(array(tmp_path, repeated.astype(kind), digests=digests), ("bad", "good"))
 
 
@@ -159,7 +159,11 @@ def test_faulty_arrays_are_refused(tmp_path: Path) -> None:
             np.zeros((6, 3)),
             r"another name for each class, got .*which has 'bad' more than once",
         ),
-        ({}, np.full((6, 2), np.inf), r"logits.npy, row 1, column 'good': expected a finite number, got inf"),
+        (
+            {},
+            np.full((6, 2), np.inf),
+            r"logits.npy, row 0 counted from 0, column 'good': expected a finite number, got inf",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             read(array(tmp_path, content, **about))
