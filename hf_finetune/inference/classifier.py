@@ -163,7 +163,7 @@ class Classifier:
         precision: Precision = "float32",
         limits: DataLimits = DEFAULT_LIMITS,
     ) -> np.ndarray:
-        """Return the probability of each label.
+        """Return the probability of each class or tag; of a model of numbers the numbers.
 
         Args:
             inputs, text, text_pair, image: see `predict`.

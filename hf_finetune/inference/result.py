@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table
+from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table, worst_classes
 from hf_finetune.hub import plots
 from hf_finetune.inference.session import in_python
 from hf_finetune.tasks.base import Task
@@ -21,6 +21,8 @@ from hf_finetune.utils.manifest import read_result
 from hf_finetune.utils.messages import counted, did_you_mean, listed
 
 Scores = dict[str, Interval]
+MOST_SHOWN = 10
+"""Classes in a notebook's summary, those with the lowest F1; it shows the others when they are opened."""
 IMAGE_WIDTH = 480
 """Pixels of a plot in a notebook's summary."""
 
@@ -265,16 +267,21 @@ class Result:
 
     def _repr_html_(self) -> str:
         """Return the tables and the learning curves for a notebook."""
-        names = list(self.metrics.get(self.split, {}))
-        rows = [[row["name"], *(_cell(row.get(name)) for name in names)] for row in self._models()]
-        parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *names], rows)]
-        if classes := self.per_class:
-            columns = ["precision", "recall", "f1", "support"]
-            rows = [[label, *(_cell(scores.get(name)) for name in columns)] for label, scores in classes.items()]
-            parts.append(_html_table(["tag" if self._task.outputs == "tags" else "class", *columns], rows))
+        models = self._models()
+        rows = [[name, *(_cell(row.get(name)) for row in models)] for name in self.metrics.get(self.split, {})]
+        parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *(row["name"] for row in models)], rows)]
+        if classes := (self.document.get("per_class") or {}).get(self.split):
+            columns = {"precision": "precision", "recall": "recall", "f1": "f1", "support": "rows"}
+            rows = [[label, *(_cell(classes[label].get(name)) for name in columns)] for label in worst_classes(classes)]
+            header = ["tag" if self._task.outputs == "tags" else "class", *columns.values()]
+            parts.append(_html_table(header, rows[:MOST_SHOWN]))
+            if others := rows[MOST_SHOWN:]:
+                summary = f"{counted(len(others), 'other')} with a higher F1"
+                parts.append(f"<details><summary>{summary}</summary>{_html_table(header, others)}</details>")
         if self.doubts:
             items = (
-                f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>" for d in self.doubts
+                f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>"
+                for d in self._doubts_in_python
             )
             parts.append(f"<p><b>doubts</b></p><ul>{''.join(items)}</ul>")
         if curves := self.plots.get("learning_curves"):

@@ -33,9 +33,12 @@ def learning_curves(lines: Lines, metric: str, best_step: int | None = None) -> 
     def draw(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True)
         _plot(top, lines, "loss", "training loss", 0, marker="")
-        _plot(top, lines, "eval_log_loss", "validation log loss", 1)
+        # Numbers have no log loss.
+        has_log_loss = any("eval_log_loss" in line for line in lines)
+        if has_log_loss:
+            _plot(top, lines, "eval_log_loss", "validation log loss", 1)
         _plot(bottom, lines, f"eval_{metric}", f"validation {metric}", 2)
-        top.set(ylabel="loss (nats)")
+        top.set(ylabel="loss (nats)" if has_log_loss else "loss")
         bottom.set(xlabel="optimizer step", ylabel=f"validation {metric.replace('_', ' ')}")
         if best_step is not None:
             mark(top, best_step, "best weights")
@@ -79,7 +82,7 @@ def range_test(test: RangeTest, name: str) -> Draw:
         {"loss of the step": (test.rates, test.losses), "smoothed": (test.rates, test.smoothed)},
         title=f"{name}: loss while the learning rate grows",
         x_label="learning rate",
-        y_label="loss (nats)",
+        y_label="loss",
         log_x=True,
         marks={"proposed": test.proposed, **test.marks},
     )

@@ -58,6 +58,25 @@ def test_prints_as_a_table_and_as_html(document: dict[str, Any]) -> None:
     html = result._repr_html_()
     assert "<td>0.846 [0.816, 0.876]</td>" in html and "neg&lt;b&gt;" in html and "a &lt;tie&gt;" in html
     assert html.count("<table>") == html.count("</table>") == 2
+    assert "more `epochs=`, or `resume=True`" in html, "remedies are Python's in a notebook"
+    assert "<th>this model</th><th>majority</th>" in html and "<tr><td>accuracy</td>" in html, "a line a metric"
+
+
+def test_many_classes_are_folded(document: dict[str, Any]) -> None:
+    """Those with the lowest F1 come first, and are of tags in a result of tags."""
+    scores = {
+        f"tag{i:02}": {"precision": None, "recall": None, "f1": interval(i / 12), "support": 5}
+        for i in range(12, 0, -1)
+    }
+    tags = {"problem_type": "multi_label_classification", "per_class": {"test": scores}}
+    html = Result({**document, **tags})._repr_html_()
+    shown, folded = html.split("<details><summary>2 others with a higher F1</summary>")
+    assert "<th>tag</th>" in shown and shown.index("tag01") < shown.index("tag10") and "tag11" not in shown
+    assert (
+        "tag11" in folded
+        and "tag12" in folded
+        and "... and 2 tags with a higher F1" in str(Result({**document, **tags}))
+    )
 
 
 def test_results_of_earlier_versions_have_fewer_sections(tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def test_learning_curves() -> None:
     assert [[2, 0], [2, 1]] in top.values() and [[2, 0], [2, 1]] in bottom.values(), "the best step is marked"
 
 
+def test_numbers_have_no_log_loss() -> None:
+    figure = Figure()
+    learning_curves([{"step": 1, "loss": 0.9}, {"step": 2, "eval_r2": 0.5}], "r2")(figure)
+    top, bottom = figure.axes
+    assert [line.get_label() for line in top.lines] == ["training loss"] and top.get_ylabel() == "loss"
+    assert bottom.get_ylabel() == "validation r2"
+
+
 def test_pretraining_and_schedule() -> None:
     (axes,) = curves(pretraining_curves([*LINES, {"step": 10, "eval_held_out_loss": 0.3}], "held_out_loss"))
     assert axes["held-out loss"] == [[10, 0.3]]
