@@ -237,7 +237,7 @@ def test_special_characters_break_neither_yaml_nor_markdown() -> None:
         assert len(re.findall(r"^```", card.text, re.MULTILINE)) == 4
         rows = [re.sub(r"\\\|", "", line) for line in card.text.splitlines() if line.startswith("| ")]
         assert {line.count("|") for line in rows} == {3, 4, 5, 6}
-        assert "1 classes have fewer than 20" in card.text
+        assert "1 class has fewer than 20" in card.text
         if "<" in word:
             assert "<script>" not in re.sub(r"`[^`]*`", "", card.text).replace("\\<", "")
 

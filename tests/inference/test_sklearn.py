@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer
@@ -157,7 +157,8 @@ def test_tags() -> None:
         assert predicted.shape == scores.shape == (40, 3) and predicted[:, 0].tolist() == hot[:, 0].tolist()
         assert fitted.multilabel_ and predicted.dtype == int and not predicted[:, 2].any() and not scores[:, 2].any()
     assert fitted.classes_.tolist() == ["up", "any", "none"] and 0 < fitted.score(TEXTS, hot) <= 1
-    assert cross_val_score(FineTunedClassifier(), TEXTS, hot, cv=2).shape == (2,)
+    folds = KFold(2, shuffle=True, random_state=0)
+    assert cross_val_score(FineTunedClassifier(), TEXTS, hot, cv=folds).shape == (2,)
     with pytest.raises(InputError, match="y: expected a class for each row, or an array of 0 and 1"):
         FineTunedClassifier().fit(TEXTS, [["up"], ["down"]] * 20)
 
