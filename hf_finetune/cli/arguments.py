@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config_errors import expectation, without_null
 from hf_finetune.utils.hints import configs_in, is_union, unwrapped
@@ -60,6 +61,25 @@ class Flags:
     def hint(self, flag: str) -> Any:
         """Return the type of a flag or of its negation, or None if there is no such flag."""
         return self.hints.get(flag) or self.hints.get(f"--{flag.removeprefix('--').replace('no-', '', 1)}")
+
+
+def with_joined_labels(flags: Flags, arguments: Sequence[str]) -> list[str]:
+    """Join the words after `--label` by commas, `--label a b c`, where all other words come before the flags."""
+    leading = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if leading < len(flags.required):
+        return list(arguments)
+    joined: list[str] = []
+    names = 0
+    for argument in arguments:
+        if argument.startswith("--"):
+            names = 0 if current_flags([argument])[0] in ("--label", "--data.label") else -1
+        elif names > 0:
+            joined[-1] += f",{argument}"
+            continue
+        elif names == 0 and joined and joined[-1].startswith("--"):
+            names = 1
+        joined.append(argument)
+    return joined
 
 
 def flag_of(argument: str) -> str:

@@ -23,7 +23,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     views = parse_views(job)
     with importing():
         from hf_finetune.data.provenance import trained_on
-        from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table
+        from hf_finetune.evaluation.report import comparison_table, doubts_text, per_class_table, per_target_table
         from hf_finetune.evaluation.test_time import describe
         from hf_finetune.inference import evaluation
 
@@ -50,5 +50,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if not job.json:
         if result["per_class"]:
             print(f"\n{per_class_table(result['per_class'], outputs=outputs)}")
+        if result["per_target"]:
+            print(f"\n{per_target_table(result['per_target'])}")
         if result["doubts"]:
             print(f"\n{doubts_text(result['doubts'])}")

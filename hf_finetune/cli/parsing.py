@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from hf_finetune.cli.arguments import Flags, explain, flag_of, unknown_argument
+from hf_finetune.cli.arguments import Flags, explain, flag_of, unknown_argument, with_joined_labels
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 
@@ -42,6 +42,7 @@ def parse(
         InputError: an unknown or missing flag, or a value of another type.
         SystemExit: after the help was printed.
     """
+    arguments = with_joined_labels(Flags.of(kind, default), arguments)
     current = current_flags(arguments, {field.name for field in dataclasses.fields(kind)})
     before = typed or {}
     typed = {new: before.get(old, old) for new, old in zip(map(flag_of, current), map(flag_of, arguments), strict=True)}

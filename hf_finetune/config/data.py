@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, Source, SplitOptions, TaskName
+from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, LabelColumns, Source, SplitOptions, TaskName
 from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
 
 
@@ -27,8 +27,9 @@ class Location:
 class Data(SplitOptions, Location):
     """Labeled rows, and how they are split."""
 
-    label: Annotated[str | None, flag("--label")] = None
-    """Column of the class, the tags or the number. Default: the obvious one, which is printed."""
+    label: Annotated[LabelColumns, flag("--label")] = None
+    """Column of the class, the tags or the number. Default: the obvious one, which is printed. One column for each tag
+    (0 or 1) or target (numbers): their names, or a pattern such as tag_*."""
     task: Annotated[TaskName | None, flag("--task")] = None
     """What is predicted: single-label (one class a row), multi-label (any number of tags), or regression (a number).
     Default: by the label column, which is printed. Lists are tags, numbers with fractions are numbers."""

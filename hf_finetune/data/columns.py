@@ -57,7 +57,7 @@ _KINDS = {
     "text": ("string",),
     "text_pair": ("string",),
     "image": ("image", "string"),
-    "label": ("string", "number", "class", "list"),
+    "label": ("string", "number", "class", "list", "columns"),
 }
 
 

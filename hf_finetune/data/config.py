@@ -27,6 +27,32 @@ ClassNames = Annotated[
         str_from_instance=lambda names: [",".join(names)],
     ),
 ]
+
+
+def _one_or_several(arguments: list[str]) -> str | tuple[str, ...] | None:
+    names = _separated(arguments)
+    return (None if names[0] == "None" else names[0]) if len(names) == 1 else names or None
+
+
+def column_title(label: str | tuple[str, ...] | None) -> str | None:
+    """Return the name of one column, or what several together are called."""
+    if label is None or isinstance(label, str):
+        return label
+    return ",".join(label) if len(label) <= SPELLED_COLUMNS else f"{','.join(label[:2])},... ({len(label)} columns)"
+
+
+SPELLED_COLUMNS = 6
+"""Columns of tags or targets that are named together in messages."""
+LabelColumns = Annotated[
+    str | tuple[str, ...] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="COL[,COL,...]",
+        instance_from_str=_one_or_several,
+        is_instance=lambda value: value is None or isinstance(value, str | tuple),
+        str_from_instance=lambda label: [label if isinstance(label, str) else ",".join(label or ("None",))],
+    ),
+]
 Role = Literal["train", "validation", "test"]
 TaskName = Literal["single-label", "multi-label", "regression"]
 
@@ -86,8 +112,8 @@ class Source:
     """Column of the second text."""
     image: str | None = None
     """Column of the image. Default: the obvious one."""
-    label: str | None = None
-    """Column of the class. Default: the obvious one."""
+    label: LabelColumns = None
+    """Column of the class. Default: the obvious one. One column for each tag or target: their names, or tag_*."""
     label_names: ClassNames = ()
     """Names of classes that are numbered, in the order of the numbers: neg,pos for 0 and 1."""
     task: TaskName | None = None
@@ -108,13 +134,14 @@ class Source:
     def columns(self, kind: Kind) -> dict[str, str | None]:
         """Return the columns to read, by canonical name. None: the obvious one."""
         inputs = {"text": self.text, "text_pair": self.text_pair} if kind == "text" else {"image": self.image}
-        return {**inputs, "label": self.label}
+        return {**inputs, "label": column_title(self.label)}
 
     def elsewhere(self, path: str) -> "Source":
         """Return other rows, which are read in the same way: all splits and columns of another path."""
         sheet = self.sheet if path.lower().endswith(".xlsx") else None
         return Source(
             path,
+            label=self.label,
             label_names=self.label_names,
             task=self.task,
             label_separator=self.label_separator,

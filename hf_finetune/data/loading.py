@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from hf_finetune.data.split_selection import Selection, note_inferred, select_sp
 from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class
 from hf_finetune.data.targets.base import LabelColumn, LabelReader, Targets
 from hf_finetune.data.targets.choose import check_label_kind, infer_task, targets_of
+from hf_finetune.data.targets.multi_label import MultiLabel
 from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
@@ -73,6 +74,13 @@ class Splits:
     task: TaskName = "single-label"
     label_separator: str | None = None
     """Character between the tags of a text."""
+    label_columns: tuple[str, ...] = ()
+    """The source's columns of the tags or targets, if each has its own."""
+
+    @property
+    def named_columns(self) -> dict[str, str | list[str]]:
+        """`columns`, with a list of several label columns."""
+        return {**self.columns, **({"label": list(self.label_columns)} if self.label_columns else {})}
 
 
 def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, keep_left_out: bool = False) -> Splits:
@@ -119,6 +127,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
         task=data.targets.task,
         label_separator=source.label_separator,
+        label_columns=data.label_columns,
     )
 
 
@@ -213,6 +222,12 @@ class LabeledData:
     unusable: dict[Role, list[UnusableRow]]
     """Rows that were skipped, see `read_labeled`."""
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """See `Splits`."""
+        label = self.selection.labeled["train"].columns[self.selection.columns["label"]]
+        return label.names if label.kind == "columns" else ()
+
 
 def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes) -> LabeledData:
     """Read every labeled split. The classes are those of train.
@@ -245,6 +260,7 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
         check_label_kind(targets, columns["label"], split)
+        _check_label_columns(split, columns["label"], train.columns[columns["label"]].names, train.place)
     reader = targets.reader()
     tables: dict[Role, pa.Table] = {"train": read("train", reader)}
     described = LabelColumn(
@@ -264,6 +280,18 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     return LabeledData(selection, rows, targets, settled.labels, settled.label_values, unusable)
 
 
+def _check_label_columns(split: Split, label: str, names: Sequence[str], owner: str) -> None:
+    """Refuse a split without one of the columns of tags or targets: what they would say is not known.
+
+    Args:
+        names: the tags or targets.
+        owner: what has them, for messages.
+    """
+    column = split.columns[label]
+    if column.kind == "columns" and (missing := [name for name in names if name not in column.names]):
+        raise InputError(f"{split.place}: no column {missing[0]!r}, which {owner} has; name all of them by --label")
+
+
 def stream(
     source: SourceSplit,
     kind: Kind,
@@ -274,7 +302,7 @@ def stream(
     batch_rows: int = 1024,
     dropped: list[UnusableRow] | None = None,
     carried: Carried | None = None,
-    trained: Mapping[str, str] | None = None,
+    trained: Mapping[str, str | tuple[str, ...]] | None = None,
 ) -> Iterator[Dataset]:
     """Yield canonical rows in the order of the source, `batch_rows` at a time (a .json file is read whole).
 
@@ -290,11 +318,15 @@ def stream(
     Raises:
         InputError: see `load`; or a label is not a class of the classifier.
     """
-    need_label, requested = labels is not None, source.columns(kind)
+    need_label, label = labels is not None, (trained or {}).get("label")
+    if need_label and source.label is None and isinstance(label, tuple):
+        source = replace(source, label=label)
+    known = {name: column for name, column in (trained or {}).items() if isinstance(column, str)}
+    requested = source.columns(kind)
     layout = locate(source, kind=kind, labeled=need_label)
 
     def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
-        like = {name: column for name, column in (trained or {}).items() if column in split.columns}
+        like = {name: column for name, column in known.items() if column in split.columns}
         names = {name: like.get(name) if column is None else column for name, column in requested.items()}
         return choose_columns(
             split.columns, names, kind=kind, need_label=need_label, place=split.place, cells=split.first_cells
@@ -323,6 +355,8 @@ def stream(
     reader = None if labels is None else targets.reader(labels, "the classifier", values)
     if need_label:
         check_label_kind(targets, columns["label"], split)
+        if targets.task == MultiLabel.task:
+            _check_label_columns(split, columns["label"], labels or (), "the classifier")
     without_gold: list[int] | None = [] if need_label else None
     unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
     rows = 0

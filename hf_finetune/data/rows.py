@@ -354,7 +354,8 @@ def has_labels(split: Split, column: str | None) -> bool:
     for chunk in split.chunks([column]):
         for value in chunk.columns[column]:
             try:
-                if label_name(value, names) not in (None, "-1"):
+                cells, known = (value.values(), ()) if isinstance(value, Mapping) else ([value], names)
+                if any(label_name(cell, known) not in (None, "-1") for cell in cells):
                     return True
             except ValueError:
                 return True  # a label, though an invalid one

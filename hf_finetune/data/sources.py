@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
 from hf_finetune.data.readers.saved_dataset import is_saved_dataset, saved_splits
+from hf_finetune.data.readers.several_columns import SeveralColumns, label_columns
 from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import counted, listed, plural
@@ -139,6 +140,21 @@ def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
     Raises:
         InputError: there is no such file, folder or Hub data set, or it has no readable data.
     """
+    layout = _layout(source, kind, labeled)
+    label = source.label
+    if not labeled or label is None or (isinstance(label, str) and "*" not in label):
+        return layout
+    splits, others = (
+        {
+            name: replace(split, readers=tuple(SeveralColumns(reader, label) for reader in split.readers))
+            for name, split in part.items()
+        }
+        for part in (layout.splits, layout.others)
+    )
+    return replace(layout, splits=splits, others=others)
+
+
+def _layout(source: Source, kind: Kind | None, labeled: bool) -> Layout:
     if is_in_memory(source.path):
         return Layout({name: Split(name, (reader,)) for name, reader in memory_splits(source).items()})
     path = local_path(source.path)
@@ -275,7 +291,12 @@ def _metadata(folder: Path, labeled: bool, source: Source) -> Reader | None:
                 continue
             others = [column for column in columns if column != FILE_NAME]
             known = {each for tier in LABELS for each in tier}
-            if source.label in others or len(others) == 1 or known.intersection(map(str.lower, others)):
+            if (
+                source.label in others
+                or label_columns(source.label, others)
+                or len(others) == 1
+                or known.intersection(map(str.lower, others))
+            ):
                 return reader
             if not labeled and find_classes(folder, "image", source) is None:
                 return reader

@@ -3,7 +3,7 @@
 Shapes: N rows, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,11 @@ def scores_of_counts(counts: Counts, names: Sequence[str], *, confidence: float 
 def class_section(scores: Sequence[ClassScores]) -> dict[str, dict[str, Any]]:
     """Return the scores by label, as in result.json."""
     return {each.label: each.to_dict() for each in scores}
+
+
+def target_section(scores: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each target, as in result.json."""
+    return {name: {metric: value.to_dict() for metric, value in each.items()} for name, each in scores.items()}
 
 
 def _shares(correct: np.ndarray, rows: np.ndarray, confidence: float) -> list[Interval | None]:

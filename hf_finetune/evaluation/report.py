@@ -98,6 +98,19 @@ def per_class_table(
     return "\n".join(text)
 
 
+def per_target_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 20, width: int | None = None) -> str:
+    """Format one line per metric, with a column for each target; targets that do not fit go into a table below.
+
+    Args:
+        scores: a split of `per_target` in result.json.
+        most: largest number of targets; a last line counts the others.
+        width: see `comparison_table`.
+    """
+    models = [{"name": name, **metrics} for name, metrics in [*scores.items()][:most]]
+    others = f"\n... and {len(scores) - most:,} more targets" if len(scores) > most else ""
+    return comparison_table(models, width=width) + others
+
+
 def doubts_text(doubts: Sequence[Mapping[str, str]], *, width: int | None = None) -> str:
     """Format doubts as a list, each with its remedy; empty without doubts.
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -133,7 +133,8 @@ class Classifier:
             limits: limits on the inputs, `DataLimits(text_characters=2_000_000)`.
 
         Returns:
-            An array of N names or numbers, or a list of N lists of tags; for a single text or image its own.
+            An array of N names or numbers, shape (N, T) for T targets; or a list of N lists of tags. For a single text
+            or image its own.
 
         Examples:
             >>> clf.predict("works as it should") in clf.labels
@@ -149,8 +150,9 @@ class Classifier:
         predicted = self._trained.task.predicted(scores_NC)
         if self._is_single(inputs):
             return predicted[0]
-        # Lists of tags stay lists.
-        return predicted if predicted and isinstance(predicted[0], list) else np.asarray(predicted)
+        # Lists of tags stay lists; those of numbers have one length.
+        has_tags = self._trained.task.predicted_type.equals(pa.list_(pa.string()))
+        return predicted if has_tags else np.asarray(predicted)
 
     def predict_proba(
         self,
@@ -192,7 +194,7 @@ class Classifier:
         text: str | None = None,
         text_pair: str | None = None,
         image: str | None = None,
-        label: str | None = None,
+        label: str | Sequence[str] | None = None,
         split: str | None = None,
         drop_bad_rows: bool = False,
         batch_size: int | None = None,
@@ -203,7 +205,8 @@ class Classifier:
 
         Args:
             data: a table as for `train`, a tuple of inputs and labels, a path, or a Hub id.
-            text, text_pair, image, label: columns. None: those that the run was trained on, else the obvious ones.
+            text, text_pair, image, label: columns; of tags or targets, label is a list of them. None: those that the
+                run was trained on, else the obvious ones.
             split: split of the data. None: test, else validation, else train.
             drop_bad_rows: leave out rows that cannot be used; `result["dropped"]` counts them.
             batch_size: see `predict_proba`.
@@ -219,7 +222,8 @@ class Classifier:
             InputError: a row without a label, or with one that the classifier does not know; a metric that cannot be
                 used; or see `predict`.
         """
-        columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
+        labels = label if isinstance(label, str | None) else tuple(label)
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
         with python_session(), self._source(data, columns, limits, split=split) as source:
             source = replace(source, drop_bad_rows=drop_bad_rows)
             leaked = provenance.trained_on(str(self.folder))
@@ -229,7 +233,7 @@ class Classifier:
         document = {"name": Path(self._trained.name).name, "labels": list(self.labels), **report}
         document |= {"problem_type": problem_type}
         document |= {"rows": {name: report["rows"]}, "metrics": {name: report["metrics"]}}
-        return Result({**document, "per_class": {name: report["per_class"]}})
+        return Result({**document, **{part: {name: report[part]} for part in ("per_class", "per_target")}})
 
     def embed(
         self,
@@ -379,7 +383,12 @@ class Classifier:
 
     @contextmanager
     def _source(
-        self, data: Any, columns: dict[str, str | None], limits: DataLimits, *, split: str | None = None
+        self,
+        data: Any,
+        columns: Mapping[str, str | tuple[str, ...] | None],
+        limits: DataLimits,
+        *,
+        split: str | None = None,
     ) -> Iterator[SourceSplit]:
         """Yield the source of a table, a path or a Hub id."""
         kind = self._trained.kind

@@ -19,7 +19,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.per_class import ClassScores, class_section
+from hf_finetune.evaluation.per_class import ClassScores, class_section, target_section
 from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
@@ -56,10 +56,11 @@ def evaluate(
         extra, trust_remote_code: further metrics, see `evaluation.extra_metrics.load_extra_metrics`.
 
     Returns:
-        {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "doubts" (see
-        `evaluation.doubts`), "rows_trained_on", "dropped", "throughput", "precision"}. With views the metrics are those
-        of the views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows),
-        "difference" (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
+        {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "per_target" (the
+        metrics of each of several targets), "doubts" (see `evaluation.doubts`), "rows_trained_on", "dropped",
+        "throughput", "precision"}. With views the metrics are those of the views, and "views" has {"number", "augment",
+        "seed", "without" (the metrics of the unchanged rows), "difference" (see `evaluation.test_time.gain`), "cost"
+        (seconds relative to the unchanged rows alone)}.
 
     Raises:
         InputError: a row without a label, or with a label that the classifier does not know; or a metric that cannot be
@@ -98,6 +99,7 @@ def evaluate(
         **scorer.report(),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
         "per_class": class_section(scores),
+        "per_target": target_section(task.per_target(all_labels, scores_NC, resamples=resamples)),
         "doubts": [
             doubt.to_dict()
             for doubt in (

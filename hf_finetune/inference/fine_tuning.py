@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def train(
     model: Any = None,
     method: Method | None = None,
     text: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     epochs: float | None = None,
     seed: int | None = None,
     output: str | Path | None = None,
@@ -52,7 +52,7 @@ def train(
             rows some are held out from the training rows.
         model: Hub id or folder of the checkpoint. None: an embedded one for texts.
         method: full, lora, top or head.
-        text, label: columns. None: the obvious ones.
+        text, label: columns. None: the obvious ones. One column for each tag or target: a list of names.
         epochs: passes over the training rows.
         seed: of the head, the order of the rows, and dropout.
         output: folder of the run. None: `runs/NAME-N`.

@@ -12,7 +12,14 @@ from typing import Any, Self
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.report import comparison_table, doubts_text, extra_names, per_class_table, worst_classes
+from hf_finetune.evaluation.report import (
+    comparison_table,
+    doubts_text,
+    extra_names,
+    per_class_table,
+    per_target_table,
+    worst_classes,
+)
 from hf_finetune.hub import plots
 from hf_finetune.inference.session import in_python
 from hf_finetune.tasks.base import Task
@@ -160,8 +167,17 @@ class Result:
 
         Empty for a run of an earlier version.
         """
-        classes = (self.document.get("per_class") or {}).get(self.split, {})
+        classes = self._of_split("per_class")
         return {label: {n: _interval(v) for n, v in scores.items()} for label, scores in classes.items()}
+
+    @property
+    def per_target(self) -> dict[str, Scores]:
+        """Metrics with intervals of each of several targets, on the judged split; empty without several."""
+        return {name: _scores(metrics) for name, metrics in self._of_split("per_target").items()}
+
+    def _of_split(self, section: str) -> Mapping[str, Any]:
+        """Return the part of a section on the judged split."""
+        return (self.document.get(section) or {}).get(self.split) or {}
 
     @property
     def doubts(self) -> tuple[dict[str, str], ...]:
@@ -254,8 +270,9 @@ class Result:
         # Of a target there are neither.
         outputs = "tags" if self._task.outputs == "tags" else "classes"
         parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown, outputs=outputs)}"]
-        if scores := (self.document.get("per_class") or {}).get(self.split):
+        if scores := self._of_split("per_class"):
             parts.append(per_class_table(scores, outputs=outputs))
+        parts += [per_target_table(targets)] if (targets := self._of_split("per_target")) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
 
@@ -270,7 +287,7 @@ class Result:
         models = self._models()
         rows = [[name, *(_cell(row.get(name)) for row in models)] for name in self.metrics.get(self.split, {})]
         parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *(row["name"] for row in models)], rows)]
-        if classes := (self.document.get("per_class") or {}).get(self.split):
+        if classes := self._of_split("per_class"):
             columns = {"precision": "precision", "recall": "recall", "f1": "f1", "support": "rows"}
             rows = [[label, *(_cell(classes[label].get(name)) for name in columns)] for label in worst_classes(classes)]
             header = ["tag" if self._task.outputs == "tags" else "class", *columns.values()]
@@ -278,6 +295,11 @@ class Result:
             if others := rows[MOST_SHOWN:]:
                 summary = f"{counted(len(others), 'other')} with a higher F1"
                 parts.append(f"<details><summary>{summary}</summary>{_html_table(header, others)}</details>")
+        if targets := self.per_target:
+            rows = [
+                [name, *(_cell(each.get(name)) for each in targets.values())] for name in next(iter(targets.values()))
+            ]
+            parts.append(_html_table(["target", *targets], rows))
         if self.doubts:
             items = (
                 f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>"

@@ -14,7 +14,7 @@ from hf_finetune.data.memory import is_in_memory
 from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.report import summarize
-from hf_finetune.evaluation.per_class import class_section
+from hf_finetune.evaluation.per_class import class_section, target_section
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models import freezing
@@ -110,12 +110,17 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
 
 def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
     judged, validation, task = evaluation.judged_split, evaluation.splits["validation"], trained.task
+    resamples = trained.run.recipe.evaluate.resamples
     return {
         "metrics": {
             name: {metric: interval.to_dict() for metric, interval in split.metrics.items()}
             for name, split in evaluation.splits.items()
         },
         "per_class": {name: class_section(split.per_class) for name, split in evaluation.splits.items()},
+        "per_target": {
+            name: target_section(task.per_target(split.labels, split.scores_NC, resamples=resamples))
+            for name, split in evaluation.splits.items()
+        },
         "doubts": [doubt.to_dict() for doubt in run_doubts(trained, evaluation)],
         "baselines": evaluation.baselines,
         "calibration": {
@@ -140,7 +145,7 @@ def _data(run: Run, truncation: Truncation | None) -> Section:
 
     return {
         "fingerprint": splits.fingerprint,
-        "columns": splits.columns,
+        "columns": splits.named_columns,
         "duplicates": splits.duplicates,
         # Null: no rows without a label.
         "unlabelled": splits.unlabeled_counts,

@@ -1,6 +1,7 @@
 """Plan a run: what it would do, and an estimate of its time and memory from a few steps."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Plan:
     labels: int
     outputs: str
     """What the labels name: classes, tags or target."""
-    columns: dict[str, str]
+    columns: Mapping[str, str | list[str]]
     notes: list[str]
     tokens: dict[str, float] | None
     """Mean and greatest length of the training texts, the share that is truncated, and the length that would hold
@@ -146,7 +147,7 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
         rows={"train": len(encoded), "validation": len(splits.validation), "test": len(splits.test or ())},
         labels=len(splits.labels),
         outputs=run.data.task.outputs,
-        columns=splits.columns,
+        columns=splits.named_columns,
         notes=list(run.notes),
         tokens=_text_lengths(run, encoded),
         steps=steps,

@@ -225,6 +225,12 @@ class Task(ABC):
         """Return the scores of each class or tag; none for numbers."""
         return ()
 
+    def per_target(
+        self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int
+    ) -> dict[str, dict[str, Interval]]:
+        """Return the metrics of each of several targets, by its name; none without several."""
+        return {}
+
     calibrates: ClassVar[bool] = False
     """Whether `calibrated` needs the scores of the validation rows."""
 

@@ -18,8 +18,7 @@ TASKS: tuple[type[Task], ...] = (SingleLabel, MultiLabel, Regression)
 def task_of(splits: Splits) -> Task:
     """Return the task of labeled rows."""
     if splits.task == "regression":
-        targets_N = labels_of(labeled_rows(splits.train))
-        return Regression(splits.labels, float(targets_N.mean()), float(targets_N.std()) or 1.0)
+        return Regression.of_rows(splits.labels, labels_of(labeled_rows(splits.train)))
     return _task(splits.task)(splits.labels)
 
 

@@ -1,6 +1,6 @@
-"""A number a row.
+"""A number a row, or one for each of several targets.
 
-Legend: N rows, T targets (one), D features.
+Legend: N rows, T targets, D features.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ STRONGER = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """A number a row. The network trains on standardized targets; the scale is then folded into its last layer."""
+    """A number for each target of a row. The network trains on standardized targets; the scale is then folded into its
+    last layer."""
 
-    mean: float = 0.0
-    """Of the training targets. After training, and in a saved model, 0 with deviation 1."""
-    deviation: float = 1.0
+    means: tuple[float, ...] = ()
+    """Of the training targets. (): after training, and in a saved model, 0 with deviations of 1."""
+    deviations: tuple[float, ...] = ()
 
     name = "regression"
     problem_type = "regression"
@@ -62,35 +63,49 @@ class Regression(Task):
         "data.augment": "MixHalves and by_class rare read the class of a row",
     }
 
+    @classmethod
+    def of_rows(cls, labels: tuple[str, ...], targets_NT: np.ndarray) -> Regression:
+        """Return the task of training targets, which it standardizes."""
+        columns = np.ascontiguousarray(targets_NT.T)
+        return cls(labels, tuple(float(n.mean()) for n in columns), tuple(float(n.std()) or 1.0 for n in columns))
+
     def scaled(self, labels: Any) -> Any:
         """Return standardized targets."""
-        return (labels - self.mean) / self.deviation
+        if not self.means:
+            return labels
+        if isinstance(labels, torch.Tensor):
+            return (labels - labels.new_tensor(self.means)) / labels.new_tensor(self.deviations)
+        return (labels - np.array(self.means)) / np.array(self.deviations)
 
     def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
-        """Fit ridge regression of the standardized target to standardized features."""
-        from sklearn.linear_model import RidgeCV
-
-        targets_N, standard = self.scaled(labels[:, 0]), Standardized.of(features_ND)
+        """Fit ridge regression of each standardized target to standardized features."""
+        targets_NT, standard = self.scaled(labels), Standardized.of(features_ND)
         # Noisy targets need far stronger penalties than classes: leave-one-out errors choose.
-        model = RidgeCV([factor / fit.inverse_strength for factor in STRONGER])
-        halves, predicted_N = fit.halves(len(targets_N)), np.zeros(len(targets_N))
+        penalties = [factor / fit.inverse_strength for factor in STRONGER]
+        halves, predicted_NT = fit.halves(len(targets_NT)), np.zeros(targets_NT.shape)
         for held_out, fitted in (halves, halves[::-1]) if all(map(len, halves)) else ():
-            model.fit(standard.features_ND[fitted], targets_N[fitted])
-            predicted_N[held_out] = model.predict(standard.features_ND[held_out])
-        explained = 1 - float(((predicted_N - targets_N) ** 2).sum() / ((targets_N - targets_N.mean()) ** 2).sum())
-        model.fit(standard.features_ND, targets_N)
-        weight, bias = standard.fold(model.coef_[None], np.array([model.intercept_]))
-        return FittedHead(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), explained)
+            models = _ridges(standard.features_ND[fitted], targets_NT[fitted], penalties)
+            predicted_NT[held_out] = _predictions(models, standard.features_ND[held_out])
+        unexplained = ((predicted_NT - targets_NT) ** 2).sum() / ((targets_NT - targets_NT.mean(axis=0)) ** 2).sum()
+        models = _ridges(standard.features_ND, targets_NT, penalties)
+        weight, bias = standard.fold(
+            np.stack([model.coef_ for model in models]), np.array([model.intercept_ for model in models])
+        )
+        weights = (torch.tensor(each, dtype=torch.float32) for each in (weight, bias))
+        return FittedHead(*weights, 1 - float(unexplained))
 
     def finish(self, network: nn.Module) -> None:
-        """Fold mean and deviation into the last layer, so that the network answers in the target's own unit."""
+        """Fold means and deviations into the last layer, so that the network answers in the targets' own units."""
+        if not self.means:
+            return
         for layer in classification_layers(network):
-            bias_C = layer.bias.detach() * self.deviation + self.mean
-            set_layer(layer, layer.weight.detach() * self.deviation, bias_C)
+            mean_T, deviation_T = layer.bias.new_tensor(self.means), layer.bias.new_tensor(self.deviations)
+            bias_T = layer.bias.detach() * deviation_T + mean_T
+            set_layer(layer, layer.weight.detach() * deviation_T[:, None], bias_T)
 
     def rows_per_output(self, labels: np.ndarray) -> np.ndarray:
         """Return all rows."""
-        return np.array([len(labels)])
+        return np.full(len(self.labels), len(labels))
 
     def logit_size(self, logits_NC: np.ndarray) -> float:
         """Return the size of the numbers, at least 1: float32 has seven digits."""
@@ -101,52 +116,67 @@ class Regression(Task):
         return np.asarray(logits_NC, dtype=np.float64)
 
     def training_scores(self, logits_NC: np.ndarray) -> np.ndarray:
-        """Return standardized numbers in the target's own unit."""
-        return self.scores(logits_NC) * self.deviation + self.mean
+        """Return standardized numbers in the targets' own units."""
+        scores_NT = self.scores(logits_NC)
+        return scores_NT * np.array(self.deviations) + np.array(self.means) if self.means else scores_NT
 
     def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
-        """Return the metrics of numbers."""
-        return regression.regression_metrics(labels[:, 0], scores_NC[:, 0])
+        """Return the metrics of numbers, the means over several targets."""
+        return regression.regression_metrics(labels, scores_NC)
 
     def intervals(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
         """Return the metrics with intervals by the bootstrap over rows."""
-        return regression.regression_intervals(labels[:, 0], scores_NC[:, 0], resamples=resamples)
+        return regression.regression_intervals(labels, scores_NC, resamples=resamples)
+
+    def per_target(
+        self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int
+    ) -> dict[str, dict[str, Interval]]:
+        """Return the metrics of each of several targets."""
+        if len(self.labels) == 1:
+            return {}
+        pairs = zip(self.labels, labels.T, scores_NC.T, strict=True)
+        return {name: regression.regression_intervals(*numbers, resamples=resamples) for name, *numbers in pairs}
 
     def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of R²."""
-        mine, others = (regression.r2_by_row(labels[:, 0], scores[:, 0]) for scores in (scores_NC, others_NC))
-        return paired_scores(mine, others)
+        return paired_scores(*(regression.r2_by_row(labels, scores_NT) for scores_NT in (scores_NC, others_NC)))
 
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
-        """Return the mean, the median, and ridge regression on words or pixels."""
-        from sklearn.linear_model import RidgeCV
-
-        targets_N = labels_of(train)[:, 0]
+        """Return the means, the medians, and ridge regression of each target on words or pixels."""
+        targets_NT = labels_of(train)
         kind, features, test, chosen = shallow_features(train, rows)
-        model = RidgeCV(PENALTIES).fit(features, targets_N[chosen])
-
-        def constant(value: float) -> np.ndarray:
-            return np.full((len(rows), 1), value)
-
+        models = _ridges(features, targets_NT[chosen], PENALTIES)
         return {
-            "mean": Baseline("mean", constant(float(targets_N.mean()))),
-            "median": Baseline("median", constant(float(np.median(targets_N)))),
-            "linear": Baseline(f"{kind}+ridge", model.predict(test)[:, None]),
+            "mean": Baseline("mean", np.tile(targets_NT.mean(axis=0), (len(rows), 1))),
+            "median": Baseline("median", np.tile(np.median(targets_NT, axis=0), (len(rows), 1))),
+            "linear": Baseline(f"{kind}+ridge", _predictions(models, test)),
         }
 
     def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
-        """Return the numbers."""
-        return scores_NC[:, 0].tolist()
+        """Return the numbers; of several targets a list for each row."""
+        return scores_NC[:, 0].tolist() if len(self.labels) == 1 else scores_NC.tolist()
 
     def label_column(self, labels: np.ndarray) -> pa.Array:
         """Return the numbers."""
-        return pa.array(labels[:, 0], pa.float64())
+        return pa.array(self.predicted(labels), self.predicted_type)
 
     @property
     def predicted_type(self) -> pa.DataType:
-        """Numbers."""
-        return pa.float64()
+        """Numbers, or lists of them."""
+        return pa.float64() if len(self.labels) == 1 else pa.list_(pa.float64())
 
     def score_columns(self, scores_NC: np.ndarray) -> dict[str, pa.Array]:
-        """Return no further columns."""
-        return {}
+        """Return predicted:<name> for each of several targets."""
+        columns = zip(self.labels, scores_NC.T, strict=True) if len(self.labels) > 1 else ()
+        return {f"predicted:{name}": pa.array(scores_N, pa.float64()) for name, scores_N in columns}
+
+
+def _ridges(features: Any, targets_NT: np.ndarray, penalties: Sequence[float]) -> list[Any]:
+    """Fit ridge regression to each target, with the penalty of the least leave-one-out errors."""
+    from sklearn.linear_model import RidgeCV
+
+    return [RidgeCV(penalties).fit(features, targets_N) for targets_N in targets_NT.T]
+
+
+def _predictions(models: Sequence[Any], features: Any) -> np.ndarray:
+    return np.stack([model.predict(features) for model in models], axis=1)

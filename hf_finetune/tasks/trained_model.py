@@ -65,8 +65,8 @@ class TrainedModel:
     """Folder or Hub id, for messages."""
     label_values: Mapping[str, str] = field(default_factory=dict)
     """Names of the labels that its data numbered."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns that its run was trained on, by canonical name. Empty: unknown."""
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Columns that its run was trained on, by canonical name; several of tags or targets. Empty: unknown."""
     limits: CheckpointLimits = CHECKPOINT_LIMITS
     """Limits within which its files were read."""
     label_separator: str | None = None
@@ -219,13 +219,16 @@ def run_folder(files: Mapping[str, Path]) -> Path:
     return next((f for f in (model, model.parent) if (f / "result.json").is_file()), model)
 
 
-def _columns(files: Mapping[str, Path]) -> dict[str, str]:
+def _columns(files: Mapping[str, Path]) -> dict[str, str | tuple[str, ...]]:
     """Return the columns that a run was trained on; none for a model of others, or a damaged result.json."""
     try:
         columns = read_json(run_folder(files) / "result.json", RESTORE)["data"]["columns"]
     except (OSError, InputError, LookupError, TypeError):
         return {}
-    return {name: c for name, c in columns.items() if isinstance(c, str)} if isinstance(columns, dict) else {}
+    if not isinstance(columns, dict):
+        return {}
+    several = {n: tuple(c) for n, c in columns.items() if isinstance(c, list) and all(isinstance(x, str) for x in c)}
+    return {name: c for name, c in columns.items() if isinstance(c, str)} | several
 
 
 def _label_values(config: dict[str, Any]) -> dict[str, str]:

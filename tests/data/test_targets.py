@@ -10,7 +10,7 @@ from datasets import ClassLabel, Features, List, Value
 from helpers.data_files import csv_file, jsonl_file, parquet_file
 
 from hf_finetune.data import loading
-from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.config import Source, SourceSplit, SplitOptions
 from hf_finetune.data.labels import is_labeled, label_array, labels_of
 from hf_finetune.data.splits import hold_out_tags
 from hf_finetune.errors import InputError
@@ -124,3 +124,83 @@ def test_label_arrays() -> None:
     assert label_array(lists).shape == (2, 2) and is_labeled(label_array(lists)).tolist() == [True, False]
     assert is_labeled(np.array([0, -1])).tolist() == [True, False]
     assert is_labeled(np.array([[0, 1], [-1, -1]])).tolist() == [True, False]
+
+
+HOT = [("t0", "1", "0", ""), ("t1", "0", "true", "0.0"), ("t2", "", "", "False"), ("t3", "1", "1", "0")] * 5
+HEADER = ("text", "b", "a", "c")
+
+
+def test_one_column_a_tag(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", HOT, HEADER)
+    splits = load(path, label=("b", "a", "c"))
+    # c has no row, the order is that of the columns.
+    assert splits.task == "multi-label" and splits.labels == ("b", "a")
+    assert splits.named_columns == {"text": "text", "label": ["b", "a", "c"]}
+    rows = {
+        row: hot
+        for part in (splits.train, splits.validation)
+        for row, hot in zip(part["row"], labels_of(part), strict=True)
+    }
+    assert [rows[i].tolist() for i in range(4)] == [[1, 0], [0, 1], [0, 0], [1, 1]]
+    assert any("tags without a training row are ignored: c" in note for note in splits.notes)
+
+
+def test_columns_by_a_pattern(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "is_x": i % 2, "is_y": bool(i % 3), "other": "z"} for i in range(20)]
+    assert load(jsonl_file(tmp_path / "a.jsonl", rows), label="is_*", text="text").labels == ("is_x", "is_y")
+
+
+def test_a_column_whose_name_has_a_comma_is_one(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [(f"t{i}", f"{i % 2}") for i in range(20)], ("text", "b,a"))
+    splits = load(path, label=("b", "a"))
+    assert splits.task == "single-label" and splits.columns["label"] == "b,a" and not splits.label_columns
+
+
+@pytest.mark.parametrize(
+    ("cell", "fields", "message"),
+    [
+        ("2", {}, "row 3 (line 4), column 'b,a': column 'b' holds '2' (str), expected 0 or 1"),
+        ("-1", {}, "row 3 (line 4), column 'b,a': column 'b' holds '-1'"),
+        ("x", {"task": "regression"}, "row 3 (line 4), column 'b,a': the target 'b' is 'x' (str), expected a number"),
+        ("", {"task": "regression"}, "row 3 (line 4), column 'b,a': one of the targets is empty"),
+        ("1", {"task": "single-label"}, "column 'b,a' holds 2 columns, expected classes"),
+        ("1", {"label": ("b", "d")}, "--label d: "),
+        ("1", {"label": ("b", "b")}, "--label b,b: the column 'b' is named twice"),
+        ("1", {"label": "q*"}, "--label q*: "),
+    ],
+)
+def test_bad_columns(tmp_path: Path, cell: str, fields: dict[str, Any], message: str) -> None:
+    rows = [(f"t{i}", "1", f"{i % 2}") for i in range(20)]
+    rows[2] = ("t2", cell, "0")
+    path = csv_file(tmp_path / "a.csv", rows, HEADER[:3])
+    with pytest.raises(InputError) as caught:
+        load(path, **{"label": ("b", "a"), **fields})
+    assert message in str(caught.value)
+
+
+def test_a_split_without_one_of_the_columns(tmp_path: Path) -> None:
+    train = csv_file(tmp_path / "a.csv", HOT, HEADER)
+    test = csv_file(tmp_path / "b.csv", [row[:3] for row in HOT], HEADER[:3])
+    with pytest.raises(InputError, match=r"--label c: .*b\.csv has no such column"):
+        load(train, SplitOptions(test=str(test)), label=("b", "a", "c"))
+    # Of a pattern, it is not silently absent.
+    with pytest.raises(InputError, match=r"b\.csv: no column 'c', which .*a\.csv has; name all of them by --label"):
+        load(train, SplitOptions(test=str(test)), label="[abc]*")
+    source = SourceSplit(str(test), label=("b", "a"))
+    with pytest.raises(InputError, match="no column 'c', which the classifier has"):
+        next(loading.stream(source, "text", labels=("b", "c"), task="multi-label"))
+
+
+def test_several_targets(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [(f"t{i}", f"{i}", f"{-i / 2}") for i in range(40)], ("text", "y", "x"))
+    splits = load(path, label=("y", "x"))
+    assert splits.task == "regression" and splits.labels == ("y", "x")
+    assert labels_of(splits.train).shape == (36, 2)
+    assert (labels_of(splits.train)[:, 1] == -labels_of(splits.train)[:, 0] / 2).all()
+    # In the order of the model's outputs, whatever that of the columns.
+    part = next(loading.stream(SourceSplit(str(path), label=("x", "y")), "text", labels=("y", "x"), task="regression"))
+    assert labels_of(part)[2].tolist() == [2.0, -1.0]
+    # Without names, the columns of the run.
+    columns = {"text": "text", "label": ("y", "x")}
+    part = next(loading.stream(SourceSplit(str(path)), "text", labels=("y", "x"), task="regression", trained=columns))
+    assert labels_of(part)[2].tolist() == [2.0, -1.0]

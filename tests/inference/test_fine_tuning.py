@@ -40,7 +40,7 @@ def test_names_that_programs_rely_on() -> None:
     public = {name for name in vars(Classifier) if not name.startswith("_")}
     assert public == {"load", "predict", "predict_proba", "evaluate", "embed", "save", "push_to_hub"}
     sections = {"name", "checkpoint", "method", "seed", "labels", "rows", "split", "metrics", "baselines", "per_class"}
-    sections |= {"doubts", "parity", "time", "throughput", "notes", "document", "folder", "plots"}
+    sections |= {"per_target", "doubts", "parity", "time", "throughput", "notes", "document", "folder", "plots"}
     fields = {name for name, value in vars(Result).items() if isinstance(value, property) and not name.startswith("_")}
     assert fields | {"document", "folder"} == sections
 

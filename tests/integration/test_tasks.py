@@ -191,3 +191,37 @@ def test_a_plan(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -
     command("plan", table(tmp_path, task), "--model", tiny_text_checkpoint(tmp_path / "bert"), *FLAGS)
     outputs = "4 tags" if task == "multi-label" else "1 target"
     assert f"validation, 0 test, {outputs}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_one_column_a_tag_or_target(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several label columns, by names at the shell and by a list in Python: the same columns for evaluate."""
+    texts = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(60)]
+    columns: dict[str, list[Any]] = {
+        "film": [int("film" in text) for text in texts],
+        "plot": ["plot" in t for t in texts],
+    }
+    if task == "regression":
+        columns = {"film": [number(t) for t in texts], "plot": [-0.01 * len(t) for t in texts]}
+    data = parquet_file(tmp_path / "a.parquet", text=texts, **columns)
+    model, run = tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
+    command("train", data, "--model", model, "--output", run, *FLAGS, "--label", "film", "plot")
+    result = document(run)
+    assert result["labels"] == ["film", "plot"] and result["data"]["columns"]["label"] == ["film", "plot"]
+    assert all(check["ok"] for check in result["parity"].values())
+    capsys.readouterr()
+    command("evaluate", run, data)
+    printed = capsys.readouterr().out
+    predicted = hf_finetune.Classifier.load(run).predict(texts[:3])
+    if task == "regression":
+        per_target = result["per_target"]["validation"]
+        assert result["metrics"]["validation"]["r2"]["value"] == pytest.approx(
+            np.mean([per_target[name]["r2"]["value"] for name in ("film", "plot")])
+        )
+        assert "### Per target" in (run / "README.md").read_text() and "film" in printed
+        assert predicted.shape == (3, 2) and (predicted[:, 0] > 500).all() and (abs(predicted[:, 1]) < 5).all()
+        predictions = pq.read_table(run / "predictions.parquet").to_pandas()
+        assert predictions["predicted:plot"].iloc[0] == predictions["predicted"].iloc[0][1]
+    else:
+        assert all(isinstance(tags, list) for tags in predicted) and "film" in printed
+    assert hf_finetune.Classifier.load(run).evaluate(str(data), label=["film", "plot"]).rows == {"evaluation": 60}

@@ -20,11 +20,11 @@ T = TypeVar("T")
 class Column:
     """The content of a column."""
 
-    kind: Literal["string", "number", "class", "list", "image", "other"]
+    kind: Literal["string", "number", "class", "list", "columns", "image", "other"]
     type: str
     """Description for messages."""
     names: tuple[str, ...] = ()
-    """Class names, for kind class, and for lists of classes."""
+    """Class names, for kind class, and for lists of classes; the columns, for kind columns."""
     numeric: bool = False
     """Whether all strings are numbers, and so no texts."""
     names_images: bool = False

@@ -6,8 +6,8 @@ from itertools import islice
 from hf_finetune.data.config import TaskName
 from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import Targets
-from hf_finetune.data.targets.multi_label import MultiLabel
-from hf_finetune.data.targets.regression import Regression
+from hf_finetune.data.targets.multi_label import MultiLabel, is_marked
+from hf_finetune.data.targets.regression import Regression, finite_number
 from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes
@@ -27,7 +27,8 @@ def targets_of(task: TaskName, separator: str | None = None) -> Targets:
 def infer_task(split: Split, column: str, requested: TaskName | None, separator: str | None, notes: Notes) -> Targets:
     """Return how the labels of a column are read: as requested, else by its content, which is noted.
 
-    Lists are tags, and numbers with fractions are numbers; everything else are classes.
+    Lists are tags, and numbers with fractions are numbers; several columns are tags, or numbers where most cells are
+    neither 0 nor 1; everything else are classes.
 
     Raises:
         InputError: a separator for another task.
@@ -37,6 +38,8 @@ def infer_task(split: Split, column: str, requested: TaskName | None, separator:
         raise InputError(f"--label-separator {separator}: expected {expected}")
     if requested is not None or separator is not None:
         return targets_of(requested or "multi-label", separator)
+    if split.columns[column].kind == "columns":
+        return _infer_of_columns(split, column, notes)
     if split.columns[column].kind == "list":
         notes.add(f"task: multi-label, as column {column!r} holds lists; another one by --task")
         return MultiLabel()
@@ -47,6 +50,27 @@ def infer_task(split: Split, column: str, requested: TaskName | None, separator:
         )
         return Regression()
     return SingleLabel()
+
+
+def _infer_of_columns(split: Split, column: str, notes: Notes) -> Targets:
+    """Return the task of several columns, by their first cells. A lone 2 among marks is refused later, with its row."""
+    rows = (value for chunk in split.chunks([column]) for value in chunk.columns[column])
+    marks, numbers = 0, 0
+    for row in islice(rows, ROWS_TO_INFER):
+        for name, cell in row.items():
+            try:
+                is_marked(name, cell)
+                marks += 1
+            except ValueError:
+                try:
+                    numbers += finite_number(cell, name) is not None
+                except ValueError:
+                    marks += 1
+    if numbers > marks:
+        notes.add(f"task: regression, as the columns {column} hold numbers; tags are 0 or 1, by --task multi-label")
+        return Regression()
+    notes.add(f"task: multi-label, as the columns {column} hold 0 or 1; numbers by --task regression")
+    return MultiLabel()
 
 
 def _has_fractions(split: Split, column: str) -> bool:

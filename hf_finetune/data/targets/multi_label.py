@@ -19,6 +19,10 @@ from hf_finetune.data.targets.base import LabelColumn, Settled, Targets, fixed_l
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, counted, did_you_mean, listed, plural
 
+MARKS: dict[Any, bool] = {None: False, "": False, 0: False, "0": False, "0.0": False, "false": False}
+MARKS |= {1: True, "1": True, "1.0": True, "true": True}
+"""Whether a row has a tag, by the cell of the tag's column."""
+
 
 class TagIds:
     """Assign ids to tags: those of known tags, or new ids in order of appearance.
@@ -41,6 +45,8 @@ class TagIds:
         Raises:
             ValueError: the cell holds no tags, or an unknown one.
         """
+        if isinstance(value, Mapping) and names:
+            return [self._id(column, ()) for column, cell in value.items() if is_marked(column, cell)]
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return []
         tags = self._split(value) if isinstance(value, str) else value
@@ -79,14 +85,31 @@ class TagIds:
         return self.ids.setdefault(name, len(self.ids))
 
 
+def is_marked(column: str, cell: Any) -> bool:
+    """Return whether a row has the tag of a column.
+
+    Raises:
+        ValueError: the cell is no 0 or 1, no truth value, and not empty.
+    """
+    value = cell.strip().lower() if isinstance(cell, str) else cell
+    if isinstance(value, float) and math.isnan(value):
+        return False
+    if isinstance(value, str | int | float | None) and value in MARKS:
+        return MARKS[value]
+    raise ValueError(
+        f"column {column!r} holds {shortened(cell)}, expected 0 or 1, true or false, or an empty cell; numbers need "
+        "--task regression"
+    )
+
+
 @dataclass(frozen=True)
 class MultiLabel(Targets):
     """Any number of tags a row."""
 
     separator: str = ","
     task = "multi-label"
-    column_kinds = ("list", "string", "class")
-    expected = "tags: lists, or text with a separator between the tags"
+    column_kinds = ("list", "string", "class", "columns")
+    expected = "tags: lists, text with a separator between the tags, or one column a tag"
     stratum = "tag"
 
     def reader(
@@ -109,6 +132,8 @@ class MultiLabel(Targets):
             )
         warn_of_similar(labels, column.place, column.name)
         hot_NC = _multi_hot(cells, len(labels))[:, [reader.ids[name] for name in labels]]
+        if absent := [name for name in column.declared if name not in reader.ids]:
+            notes.add(f"tags without a training row are ignored: {listed(absent)}")
         if everywhere := [name for name, share in zip(labels, hot_NC.mean(axis=0), strict=True) if share == 1]:
             notes.add(f"tags of every training row, of which nothing can be learned: {listed(everywhere)}")
         rows = int((hot_NC.sum(axis=1) == 0).sum())

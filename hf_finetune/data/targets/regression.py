@@ -1,16 +1,17 @@
-"""Labels that are a number a row.
+"""Labels that are a number a row, or one for each of several targets.
 
-Legend: N rows.
+Legend: N rows, T targets.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from hf_finetune.data.labels import shortened
+from hf_finetune.data.labels import label_array, shortened
 from hf_finetune.data.targets.base import LabelColumn, Settled, Targets, fixed_lists
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes
@@ -19,37 +20,63 @@ MOST_STRATA, ROWS_PER_STRATUM = 10, 10
 """Numbers are held out by ranges of equal frequency: this many, or fewer on a few rows."""
 
 
+@dataclass(frozen=True)
 class Numbers:
     """Reads finite numbers."""
 
-    cell: ClassVar[pa.DataType] = pa.float64()
+    targets: tuple[str, ...] = ()
+    """Their columns, in the order of the outputs. (): those of the rows."""
+    cell: ClassVar[pa.DataType] = pa.list_(pa.float64())
     fault: ClassVar[str] = "not a number"
 
-    def read(self, value: Any, names: Sequence[str]) -> float | None:
-        """Return the number of a cell, or None if it is missing.
+    def read(self, value: Any, names: Sequence[str]) -> list[float] | None:
+        """Return the numbers of a cell, one for each target, or None if it is missing.
 
         Raises:
-            ValueError: the cell is no finite number.
+            ValueError: the cell is no finite number, only some of the targets are missing, or there are others.
         """
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if not isinstance(value, Mapping):
+            return self._checked([finite_number(value, "the target")])
+        order = self.targets if set(self.targets) == set(value) else tuple(value)
+        return self._checked([finite_number(value[name], f"the target {name!r}") for name in order])
+
+    def _checked(self, numbers: list[float | None]) -> list[float] | None:
+        present = [number for number in numbers if number is not None]
+        if self.targets and len(numbers) != len(self.targets):
+            raise ValueError(f"{len(numbers)} numbers, expected the {len(self.targets)} of {', '.join(self.targets)}")
+        if 0 < len(present) < len(numbers):
+            raise ValueError("one of the targets is empty, expected a number for each")
+        return present or None
+
+
+def finite_number(value: Any, name: str) -> float | None:
+    """Return the number of a cell, or None if it is missing.
+
+    Args:
+        name: begins the message.
+
+    Raises:
+        ValueError: the cell is no finite number.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str | int | float):
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"{name} is {shortened(value)}, expected a number") from None
+        if math.isnan(number):
             return None
-        if isinstance(value, str | int | float) and not names:
-            try:
-                number = float(value)
-            except ValueError:
-                raise ValueError(f"the target is {shortened(value)}, expected a number") from None
-            if math.isnan(number):
-                return None
-            if math.isfinite(number):
-                return number
-        raise ValueError(f"the target is {shortened(value)}, expected a finite number")
+        if math.isfinite(number):
+            return number
+    raise ValueError(f"{name} is {shortened(value)}, expected a finite number")
 
 
 class Regression(Targets):
-    """A number a row."""
+    """A number a row, or one for each of several targets."""
 
     task = "regression"
-    column_kinds = ("number", "string")
+    column_kinds = ("number", "string", "columns")
     expected = "numbers"
     stratum = "range of numbers"
 
@@ -57,27 +84,32 @@ class Regression(Targets):
         self, labels: Sequence[str] | None = None, owner: str = "", values: Mapping[str, str] | None = None
     ) -> Numbers:
         """Return a reader of numbers."""
-        return Numbers()
+        return Numbers(tuple(labels or ()))
 
     def settle(self, reader: Numbers, cells: pa.ChunkedArray, column: LabelColumn, notes: Notes) -> Settled:
-        """Name the target after its column, and refuse one that does not vary."""
+        """Name the targets after their columns, and refuse one that does not vary."""
         if column.label_names:
             raise InputError("data.label_names: expected none with numbers, which are no classes; leave it out")
-        values_N = cells.to_numpy()
-        low, high = float(values_N.min()), float(values_N.max())
-        if low == high:
-            raise InputError(f"{column.place}: every row has the target {low:g}; expected numbers that differ")
-        notes.add(
-            f"target {column.name!r}: {low:g} to {high:g}, mean {values_N.mean():.4g}, deviation {values_N.std():.4g}"
-        )
-        return Settled((column.name,), self.encode(cells, ()), {})
+        encoded, names = self.encode(cells, ()), column.declared or (column.name,)
+        for name, values_N in zip(names, label_array(encoded).T, strict=True):
+            low, high = float(values_N.min()), float(values_N.max())
+            if low == high:
+                target = f"target {low:g}" if len(names) == 1 else f"target {name!r} at {low:g}"
+                raise InputError(f"{column.place}: every row has the {target}; expected numbers that differ")
+            notes.add(
+                f"target {name!r}: {low:g} to {high:g}, mean {values_N.mean():.4g}, deviation {values_N.std():.4g}"
+            )
+        return Settled(names, encoded, {})
 
     def encode(self, cells: pa.ChunkedArray, labels: Sequence[str]) -> pa.Array:
-        """Return the numbers as rows of one target."""
-        return fixed_lists(np.asarray(cells.to_numpy(), dtype=np.float64)[:, None])
+        """Return the numbers as rows of all targets."""
+        return fixed_lists(label_array(cells))
 
     def strata(self, labels: np.ndarray) -> np.ndarray:
-        """Return ranges of equal frequency."""
+        """Return ranges of equal frequency; of several targets, those of their mean in units of their deviation."""
         count = max(1, min(MOST_STRATA, len(labels) // ROWS_PER_STRATUM))
-        edges = np.quantile(labels[:, 0], np.linspace(0, 1, count + 1)[1:-1])
-        return np.searchsorted(edges, labels[:, 0], side="left")
+        values_N = labels[:, 0]
+        if labels.shape[1] > 1:
+            values_N = (labels / np.maximum(labels.std(axis=0), np.finfo(float).tiny)).mean(axis=1)
+        edges = np.quantile(values_N, np.linspace(0, 1, count + 1)[1:-1])
+        return np.searchsorted(edges, values_N, side="left")
