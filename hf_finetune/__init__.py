@@ -46,9 +46,9 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.models.surgery.operations import StochasticDepth
     from hf_finetune.pipeline.run import run
     from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
-    from hf_finetune.training.losses.config import AbsoluteError, Asymmetric, Balanced, BinaryCrossEntropy, CrossEntropy
-    from hf_finetune.training.losses.config import EffectiveNumber, Focal, Huber, PerClass, PolyLoss, SquaredError
-    from hf_finetune.training.losses.config import Supervised
+    from hf_finetune.training.losses.config import AbsoluteError, Asymmetric, Balanced, BinaryCrossEntropy, Coral
+    from hf_finetune.training.losses.config import CrossEntropy, EffectiveNumber, Focal, Huber, PerClass, PolyLoss
+    from hf_finetune.training.losses.config import SquaredError, Supervised
     from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Adan, Lion, Muon, Optim, SGD
     from hf_finetune.training.optim.config import ScheduleFree
     from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
@@ -56,22 +56,21 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 __all__ = [  # noqa: RUF022
     "AbsoluteError", "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "Asymmetric", "AttentionMaps",
     "AttentionRelations", "AugMix", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate",
-    "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "ChangeCase", "CheckpointLimits", "Classifier",
-    "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits", "DecoupledKD",
+    "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "ChangeCase", "CheckpointLimits", "Classifier", "ColorJitter",
+    "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits", "DecoupledKD",
     "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
     "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
-    "HardLabel", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert",
-    "Jpeg", "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage",
-    "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf",
-    "Optim", "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError",
-    "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms",
-    "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "Rotate", "SGD",
-    "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling",
-    "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes",
-    "SquaredError", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords",
-    "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment",
-    "bbc_headlines", "bbc_news", "efficientnet_lite0", "main", "minilm", "paired_difference", "run", "train",
-    "twemoji", "verdict",
+    "HardLabel", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
+    "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
+    "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
+    "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp",
+    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
+    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "Rotate", "SGD", "Scale", "Schedule",
+    "ScheduleFree", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
+    "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "SquaredError",
+    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TWEMOJI_LICENSE", "TextData",
+    "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines", "bbc_news",
+    "efficientnet_lite0", "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on
 # fmt: on

@@ -31,13 +31,16 @@ class Data(SplitOptions, Location):
     """Column of the class, the tags or the number. Default: the obvious one, which is printed. One column for each tag
     (0 or 1) or target (numbers): their names, or a pattern such as tag_*."""
     task: Annotated[TaskName | None, flag("--task")] = None
-    """What is predicted: single-label (one class a row), multi-label (any number of tags), or regression (a number).
-    Default: by the label column, which is printed. Lists are tags, numbers with fractions are numbers."""
+    """What is predicted: single-label (one class a row), ordinal (one of several ordered classes), multi-label (any
+    number of tags), or regression (a number). Default: by the label column, which is printed. Lists are tags, numbers
+    with fractions are numbers; whole numbers are classes, in no order unless ordinal is named."""
     label_separator: Annotated[str | None, flag("--label-separator")] = None
     """Character between the tags of a text column, with multi-label. The default is a comma."""
     label_names: Annotated[ClassNames, flag("--label-names")] = ()
     """Names of classes that are whole numbers or truth values, in the order of the numbers: neg,pos for 0 and 1. They
     are stored with the model, which knows the numbers, too."""
+    label_order: Annotated[ClassNames, flag("--label-order")] = ()
+    """Names of ordered classes, the lowest first: low,medium,high, with ordinal. Whole numbers need none."""
     sheet: str | None = None
     """Sheet of an Excel workbook. Default: the first one."""
     license: str | None = None

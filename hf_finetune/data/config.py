@@ -54,7 +54,7 @@ LabelColumns = Annotated[
     ),
 ]
 Role = Literal["train", "validation", "test"]
-TaskName = Literal["single-label", "multi-label", "regression"]
+TaskName = Literal["single-label", "ordinal", "multi-label", "regression"]
 
 
 @configclass
@@ -116,8 +116,10 @@ class Source:
     """Column of the class. Default: the obvious one. One column for each tag or target: their names, or tag_*."""
     label_names: ClassNames = ()
     """Names of classes that are numbered, in the order of the numbers: neg,pos for 0 and 1."""
+    label_order: ClassNames = ()
+    """Names of ordered classes, the lowest first, for `--task ordinal`."""
     task: TaskName | None = None
-    """What the label is: one class, several tags, or a number. Default: by the content of its column."""
+    """What the label is: one class, an ordered one, several tags, or a number. Default: by its column's content."""
     label_separator: str | None = None
     """Character between the tags of a text."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None
@@ -143,6 +145,7 @@ class Source:
             path,
             label=self.label,
             label_names=self.label_names,
+            label_order=self.label_order,
             task=self.task,
             label_separator=self.label_separator,
             encoding=self.encoding,

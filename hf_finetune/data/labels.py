@@ -191,6 +191,14 @@ def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[s
     return tuple(sorted(names))
 
 
+def may_be_ordered(labels: Sequence[str]) -> bool:
+    """Return whether classes look like a scale: from 3 to 11 consecutive whole numbers."""
+    if not 3 <= len(labels) <= 11 or not all(re.fullmatch(r"-?\d{1,18}", name) for name in labels):
+        return False
+    numbers = sorted(map(int, labels))
+    return numbers == [*range(numbers[0], numbers[-1] + 1)]
+
+
 def similar_labels(labels: Iterable[str]) -> list[list[str]]:
     """Return the groups of labels that differ only in case, in white space, or in the form of their characters."""
     groups: dict[str, list[str]] = {}

@@ -13,6 +13,7 @@ from datasets import Dataset
 from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions, TaskName
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
+from hf_finetune.data.labels import may_be_ordered
 from hf_finetune.data.rows import (
     Carried,
     SplitRows,
@@ -255,7 +256,7 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
             notes.add(f"{role}: {describe_dropped(skipped, len(table))}")
         return table
 
-    targets = infer_task(train, columns["label"], source.task, source.label_separator, notes)
+    targets = infer_task(train, columns["label"], source, notes)
     check_label_kind(targets, columns["label"], train)
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
@@ -272,6 +273,11 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     )
     settled = targets.settle(reader, tables["train"]["label"], described, notes)
     tables["train"] = with_label(tables["train"], settled.column)
+    if source.task is None and targets.task == SingleLabel.task and may_be_ordered(settled.labels):
+        notes.add(
+            f"the classes are {settled.labels[0]} to {settled.labels[-1]}; if they are ordered, as stars are, use "
+            "--task ordinal"
+        )
     for role in selection.labeled:
         if role != "train":
             table = read(role, targets.reader(settled.labels, "the training rows", settled.label_values))

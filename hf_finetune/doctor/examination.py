@@ -106,7 +106,7 @@ def examine(
             f"--model {checkpoint}: it counts the tokens of texts, and {source.path} holds images; leave it out"
         )
     data = read_labeled(replace(source, drop_bad_rows=True), kind, options or SplitOptions(), Notes())
-    if data.targets.task != SingleLabel.task:
+    if not isinstance(data.targets, SingleLabel):
         raise InputError(
             f"{source.path}: doctor examines one class a row, these are labels for {data.targets.task}; "
             "train says what it refuses"

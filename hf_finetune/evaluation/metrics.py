@@ -23,6 +23,8 @@ EpochMetric = Literal[
     "macro_f1",
     "matthews_correlation",
     "log_loss",
+    "quadratic_kappa",
+    "within_one",
     "micro_f1",
     "sample_f1",
     "subset_accuracy",

@@ -56,7 +56,7 @@ def eval_results_file(benchmark: str, recipe: Mapping[str, Any], result: Mapping
         raise InputError(
             f"hub.benchmark {benchmark}: the run has no test split, whose result it would be; leave it out"
         )
-    name = (recipe.get("evaluate") or {}).get("metric") or task_kind(result.get("problem_type")).epoch_metric
+    name = (recipe.get("evaluate") or {}).get("metric") or task_kind(result).epoch_metric
     score, data = metrics[name], recipe.get("data") or {}
     revision = str(data.get("revision") or "")
     entry = EvalResultEntry(

@@ -28,10 +28,10 @@ def percentage_points(difference: Mapping[str, float]) -> str:
 
 
 def gain(difference: Mapping[str, Any]) -> str:
-    """Return a paired difference with its metric; R² is no percentage."""
+    """Return a paired difference with its metric; R² and kappa are no percentages."""
     metric = difference.get("metric", "accuracy")
-    if metric == "r2":
-        return "{value:+z.3f} [{low:+z.3f}, {high:+z.3f}] of R²".format(**difference)
+    if name := {"r2": "R²", "quadratic_kappa": "kappa"}.get(metric):
+        return "{value:+z.3f} [{low:+z.3f}, {high:+z.3f}] of ".format(**difference) + name
     return f"{percentage_points(difference)} points of {metric}"
 
 

@@ -87,7 +87,7 @@ class RunFacts:
     @cached_property
     def task(self) -> type[Task]:
         """The problem type."""
-        return task_kind(self.result.get("problem_type"))
+        return task_kind(self.result)
 
     @cached_property
     def epoch_metric(self) -> str:

@@ -229,9 +229,9 @@ class Classifier:
             leaked = provenance.trained_on(str(self.folder))
             report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked, extra=extra)
         name = split or "evaluation"
-        problem_type = self._trained.task.problem_type
+        task = self._trained.task
         document = {"name": Path(self._trained.name).name, "labels": list(self.labels), **report}
-        document |= {"problem_type": problem_type}
+        document |= {"problem_type": task.problem_type, "label_task": task.name}
         document |= {"rows": {name: report["rows"]}, "metrics": {name: report["metrics"]}}
         return Result({**document, **{part: {name: report[part]} for part in ("per_class", "per_target")}})
 

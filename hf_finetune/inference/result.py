@@ -247,7 +247,7 @@ class Result:
 
     @property
     def _task(self) -> type[Task]:
-        return task_kind(self.document.get("problem_type"))
+        return task_kind(self.document)
 
     @property
     def _title(self) -> str:

@@ -63,10 +63,10 @@ class Scorer:
             )
         if views is not None:
             views.check(classifier.kind)
-        if precision == "bf16" and not classifier.task.has_classes:
+        if precision == "bf16" and not classifier.task.by_argmax:
             raise InputError(f"--precision bf16: expected float32 with {classifier.task.name}")
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
-        exact = views is not None or not native or not classifier.task.has_classes
+        exact = views is not None or not native or not classifier.task.by_argmax
         self.precision = "float32" if precision == "auto" and exact else precision
         self.half: HalfPrecision | None = None
         self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0

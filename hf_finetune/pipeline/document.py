@@ -91,6 +91,7 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
         "name": recipe.name,
         "task": recipe.task,
         "problem_type": run.data.task.problem_type,
+        "label_task": run.data.task.name,
         "checkpoint": recipe.model.checkpoint,
         "base_model": run.origin.base_model,
         # Null: the checkpoint's weights. Otherwise random weights, in a network with these changes of its config.
@@ -130,6 +131,7 @@ def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         },
         # The pairs of classes with the most wrong rows, most first.
         "confused": task.confused(judged.labels, judged.scores_NC),
+        "residuals": task.residuals(judged.labels, judged.scores_NC),
         **task.marks(),
         "parity": {name: check.to_dict() for name, check in checks.items()},
         **standalone(trained.network, trained.folder),

@@ -105,7 +105,7 @@ def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
     """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, numbers of classes, thresholds
     of tags and their separator."""
     # An earlier run's marks do not hold for this one.
-    for name in ("trained_on_pairs", "label_values", "thresholds", "label_separator"):
+    for name in ("trained_on_pairs", "label_values", "thresholds", "label_separator", "ordinal"):
         vars(network.config).pop(name, None)
     for name, value in task.marks().items():
         setattr(network.config, name, value)

@@ -67,8 +67,12 @@ class Task(ABC):
     judged_by: ClassVar[str]
     """The metric of paired comparisons with other models."""
     default_loss: ClassVar[Loss]
+    other_losses: ClassVar[tuple[TaskName, ...]] = ()
+    """Further tasks, whose losses fit as well."""
     has_classes: ClassVar[bool] = False
     """Whether a row has exactly one class, which many techniques read."""
+    by_argmax: ClassVar[bool] = False
+    """Whether that of the highest logit is predicted."""
     model_noun: ClassVar[str]
     """What the model is called on its card: `A text {}`."""
     purpose: ClassVar[str]
@@ -121,7 +125,7 @@ class Task(ABC):
             InputError: the loss is for another task.
         """
         chosen = self.default_loss if loss is None else loss
-        if chosen.task != self.name:
+        if chosen.task not in (self.name, *self.other_losses):
             raise InputError(
                 f"objective.loss: expected a loss for {self.name}, such as {type(self.default_loss).__name__}, got "
                 f"{type(chosen).__name__}, which is for {chosen.task}"
@@ -230,6 +234,10 @@ class Task(ABC):
     ) -> dict[str, dict[str, Interval]]:
         """Return the metrics of each of several targets, by its name; none without several."""
         return {}
+
+    def residuals(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the errors by range of the numbers or by level, for result.json, see `evaluation.residuals`."""
+        return []
 
     calibrates: ClassVar[bool] = False
     """Whether `calibrated` needs the scores of the validation rows."""

@@ -9,10 +9,11 @@ from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.multi_label import MultiLabel
+from hf_finetune.tasks.ordinal import Ordinal
 from hf_finetune.tasks.regression import Regression
 from hf_finetune.tasks.single_label import SingleLabel
 
-TASKS: tuple[type[Task], ...] = (SingleLabel, MultiLabel, Regression)
+TASKS: tuple[type[Task], ...] = (SingleLabel, Ordinal, MultiLabel, Regression)
 
 
 def task_of(splits: Splits) -> Task:
@@ -26,9 +27,11 @@ def _task(name: str) -> type[Task]:
     return next(task for task in TASKS if name in (task.name, task.problem_type))
 
 
-def task_kind(problem_type: str | None) -> type[Task]:
-    """Return the task of a result; that of classes for a result of an earlier version."""
-    return next((task for task in TASKS if task.problem_type == problem_type), SingleLabel)
+def task_kind(result: Mapping[str, Any]) -> type[Task]:
+    """Return the task of the content of a result.json; that of classes for a result of an earlier version."""
+    name, problem = result.get("label_task"), result.get("problem_type")
+    fits = [task for task in TASKS if task.name == name] or [task for task in TASKS if task.problem_type == problem]
+    return fits[0] if fits else SingleLabel
 
 
 def saved_task(checkpoint: str, labels: Sequence[str], config: Mapping[str, Any]) -> Task:
@@ -42,11 +45,13 @@ def saved_task(checkpoint: str, labels: Sequence[str], config: Mapping[str, Any]
         InputError: its problem type is unknown, or its thresholds are damaged.
     """
     problem = config.get("problem_type") or SingleLabel.problem_type
-    known = {task.problem_type: task for task in TASKS}
+    known = {task.problem_type: task for task in reversed(TASKS)}
     if problem not in known:
         raise InputError(
             f"{checkpoint}: its config.json says problem_type {problem}, expected one of {', '.join(known)}"
         )
+    if known[problem] is SingleLabel and config.get("ordinal") is True:
+        return Ordinal(tuple(labels))
     if known[problem] is not MultiLabel:
         return known[problem](tuple(labels))
     stored = config.get("thresholds")

@@ -6,7 +6,7 @@ Legend: N rows, T targets, D features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation import regression
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import paired_scores
+from hf_finetune.evaluation.residuals import residuals_of_target
 from hf_finetune.features.baselines import Baseline, shallow_features
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.tasks.base import HeadFit, Task
@@ -136,6 +137,11 @@ class Regression(Task):
             return {}
         pairs = zip(self.labels, labels.T, scores_NC.T, strict=True)
         return {name: regression.regression_intervals(*numbers, resamples=resamples) for name, *numbers in pairs}
+
+    def residuals(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the errors by range of each target."""
+        targets = zip(self.labels, labels.T, scores_NC.T, strict=True)
+        return [asdict(each) for target in targets for each in residuals_of_target(*target)]
 
     def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of R²."""

@@ -204,3 +204,39 @@ def test_several_targets(tmp_path: Path) -> None:
     columns = {"text": "text", "label": ("y", "x")}
     part = next(loading.stream(SourceSplit(str(path)), "text", labels=("y", "x"), task="regression", trained=columns))
     assert labels_of(part)[2].tolist() == [2.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "fields", "labels"),
+    [
+        (["10", "9", "2"], {"task": "ordinal"}, ("2", "9", "10")),
+        (["mid", "low", "high"], {"label_order": ("low", "mid", "high", "top")}, ("low", "mid", "high")),
+        (["0", "1", "2"], {"task": "ordinal", "label_names": ("bad", "fair", "good")}, ("bad", "fair", "good")),
+    ],
+)
+def test_ordered_classes(tmp_path: Path, cells: list[str], fields: dict[str, Any], labels: tuple[str, ...]) -> None:
+    path = csv_file(tmp_path / "a.csv", [(f"t{i}", cells[i % 3]) for i in range(30)], ("text", "stars"))
+    splits = load(path, **fields)
+    assert (splits.task, splits.labels) == ("ordinal", labels)
+    assert np.bincount(labels_of(splits.validation)).tolist() == [1, 1, 1]
+    # Never inferred.
+    splits = load(path)
+    hint = "if they are ordered, as stars are, use --task ordinal"
+    assert splits.task == "single-label" and any(hint in note for note in splits.notes) == (cells[0] == "0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task": "ordinal"}, "the levels in column 'stars' are text (high, low); name them from the lowest to the"),
+        ({"label_order": ("low", "hihg")}, "it lacks 'high' of column 'stars' of"),
+        ({"label_order": ("low", "low", "high")}, "--label-order low,low,high: expected each level once"),
+        ({"label_order": ("low",), "task": "regression"}, "--label-order low: expected none with --task regression"),
+        ({"label_order": ("low", "high"), "label_names": ("x", "y")}, "expected none together with --label-names"),
+    ],
+)
+def test_bad_orders(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    path = csv_file(tmp_path / "a.csv", [(f"t{i}", ["low", "high"][i % 2]) for i in range(30)], ("text", "stars"))
+    with pytest.raises(InputError) as caught:
+        load(path, **fields)
+    assert message in str(caught.value)

@@ -225,3 +225,35 @@ def test_one_column_a_tag_or_target(tmp_path: Path, task: str, capsys: pytest.Ca
     else:
         assert all(isinstance(tags, list) for tags in predicted) and "film" in printed
     assert hf_finetune.Classifier.load(run).evaluate(str(data), label=["film", "plot"]).rows == {"evaluation": 60}
+
+
+def test_ordered_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stock class holds the levels; an ordinal model teaches a LoRA student of the same task."""
+    levels = ("poor", "fair", "good")
+    texts = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(90)]
+    rows = {"text": texts, "grade": [levels[1 + ("good" in text) - ("bad" in text)] for text in texts]}
+    data, model = parquet_file(tmp_path / "a.parquet", **rows), tiny_text_checkpoint(tmp_path / "bert")
+    run, student = tmp_path / "run", tmp_path / "student"
+    order = ["--label-order", ",".join(levels)]
+    command("train", data, "--model", model, "--output", run, *FLAGS, *order)
+    result = document(run)
+    assert result["labels"] == list(levels) and result["label_task"] == "ordinal" and result["standalone"]
+    assert all(check["ok"] for check in result["parity"].values())
+    assert list(result["metrics"]["validation"])[:2] == ["quadratic_kappa", "mae"]
+    assert {"median", "linear"} <= set(result["baselines"])
+    assert result["baselines"]["linear"]["difference"]["metric"] == "quadratic_kappa"
+    card = (run / "README.md").read_text()
+    assert "### Residuals" in card and "The predicted level is the median" in card and "| `poor` |" in card
+    predictions = pq.read_table(run / "predictions.parquet").to_pandas()
+    probabilities = predictions[[f"p:{level}" for level in levels]].to_numpy()
+    medians = [levels[i] for i in (probabilities[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] > 0.5).sum(axis=1)]
+    assert predictions["predicted"].tolist() == medians
+    answer = pipeline("text-classification", str(run / "model"), top_k=None)(rows["text"][predictions["row"][0]])
+    scores = {each["label"]: each["score"] for each in answer}
+    assert [scores[level] for level in levels] == pytest.approx(probabilities[0], abs=1e-5)
+    command("train", data, "--model", model, "--output", student, *FLAGS, *order, "--method", "lora", "--teacher", run)
+    assert document(student)["label_task"] == "ordinal"
+    capsys.readouterr()
+    command("evaluate", student, data, "--json")
+    assert list(json.loads(capsys.readouterr().out)["metrics"]) == list(result["metrics"]["validation"])
+    assert hf_finetune.Classifier.load(student).predict(["a good film", "a bad film"])[0] in levels

@@ -3,10 +3,11 @@
 import math
 from itertools import islice
 
-from hf_finetune.data.config import TaskName
+from hf_finetune.data.config import Source, TaskName
 from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import Targets
 from hf_finetune.data.targets.multi_label import MultiLabel, is_marked
+from hf_finetune.data.targets.ordinal import Ordinal
 from hf_finetune.data.targets.regression import Regression, finite_number
 from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.errors import InputError
@@ -14,30 +15,36 @@ from hf_finetune.utils.messages import Notes
 
 ROWS_TO_INFER = 10_000
 """Labels that are read to infer the task."""
-TARGETS: tuple[type[Targets], ...] = (SingleLabel, MultiLabel, Regression)
+TARGETS: tuple[type[Targets], ...] = (SingleLabel, Ordinal, MultiLabel, Regression)
 
 
-def targets_of(task: TaskName, separator: str | None = None) -> Targets:
+def targets_of(task: TaskName, separator: str | None = None, order: tuple[str, ...] = ()) -> Targets:
     """Return how the labels of a task are read."""
     if task == "multi-label":
         return MultiLabel(separator or ",")
+    if task == "ordinal":
+        return Ordinal(order)
     return next(kind for kind in TARGETS if kind.task == task)()
 
 
-def infer_task(split: Split, column: str, requested: TaskName | None, separator: str | None, notes: Notes) -> Targets:
+def infer_task(split: Split, column: str, source: Source, notes: Notes) -> Targets:
     """Return how the labels of a column are read: as requested, else by its content, which is noted.
 
     Lists are tags, and numbers with fractions are numbers; several columns are tags, or numbers where most cells are
     neither 0 nor 1; everything else are classes.
 
     Raises:
-        InputError: a separator for another task.
+        InputError: a separator or an order for another task.
     """
+    requested, separator, order = source.task, source.label_separator, source.label_order
+    if order and (requested not in (None, "ordinal") or separator is not None):
+        with_what = f"--task {requested}" if requested else "--label-separator"
+        raise InputError(f"--label-order {','.join(order)}: expected none with {with_what}; use --task ordinal")
     if separator is not None and (requested not in (None, "multi-label") or len(separator) != 1):
         expected = "one character" if len(separator) != 1 else f"none with --task {requested}"
         raise InputError(f"--label-separator {separator}: expected {expected}")
-    if requested is not None or separator is not None:
-        return targets_of(requested or "multi-label", separator)
+    if requested is not None or separator is not None or order:
+        return targets_of(requested or ("ordinal" if order else "multi-label"), separator, order)
     if split.columns[column].kind == "columns":
         return _infer_of_columns(split, column, notes)
     if split.columns[column].kind == "list":

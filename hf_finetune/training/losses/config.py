@@ -7,6 +7,7 @@ from hf_finetune.training.losses.absolute_error import AbsoluteError
 from hf_finetune.training.losses.asymmetric import Asymmetric
 from hf_finetune.training.losses.binary_cross_entropy import BinaryCrossEntropy
 from hf_finetune.training.losses.class_weights import Balanced, EffectiveNumber, PerClass
+from hf_finetune.training.losses.coral import Coral
 from hf_finetune.training.losses.cross_entropy import CrossEntropy
 from hf_finetune.training.losses.focal import Focal
 from hf_finetune.training.losses.huber import Huber
@@ -15,7 +16,7 @@ from hf_finetune.training.losses.squared_error import SquaredError
 from hf_finetune.utils.config import Choice, Fraction, NonNegative, Operations, configclass
 
 Loss: TypeAlias = (
-    CrossEntropy | Focal | PolyLoss | BinaryCrossEntropy | Asymmetric | SquaredError | AbsoluteError | Huber
+    CrossEntropy | Focal | PolyLoss | Coral | BinaryCrossEntropy | Asymmetric | SquaredError | AbsoluteError | Huber
 )
 ClassWeights: TypeAlias = Balanced | EffectiveNumber | PerClass
 
@@ -27,9 +28,9 @@ class Supervised:
     label_smoothing: Fraction = 0.0
     """Share of the target's probability that is spread evenly over all classes."""
     loss: Choice[Loss | None] = None
-    """Loss of an example. The choices are listed at the end. Classes: CrossEntropy, Focal or PolyLoss; tags:
-    BinaryCrossEntropy or Asymmetric; numbers: SquaredError, AbsoluteError or Huber. The default is the first of its
-    task."""
+    """Loss of an example. The choices are listed at the end. Classes: CrossEntropy, Focal or PolyLoss; ordered classes:
+    Coral, or those of classes; tags: BinaryCrossEntropy or Asymmetric; numbers: SquaredError, AbsoluteError or Huber.
+    The default is the first of its task."""
     class_weights: Choice[ClassWeights | None] = None
     """Weight of an example's loss by its class: Balanced, EffectiveNumber or PerClass. The weights have a mean of 1
     over the training set, not over a batch. Tags: Balanced or PerClass, the weight of a tag where an example has it.

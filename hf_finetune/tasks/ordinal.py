@@ -1,0 +1,107 @@
+"""One of several ordered classes a row.
+
+The network has an output a level, and its softmax gives the probabilities of the levels, so that a stock class holds
+it. The C - 1 logits of "above this level", as CORAL and CORN have them, would mean nothing to the argmax of plain
+transformers, and no linear map takes them to the logits of C classes: the losses compute them from those.
+
+Legend: N rows, C levels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import numpy as np
+from datasets import Dataset
+
+from hf_finetune.data.labels import labels_of
+from hf_finetune.evaluation import ordinal
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.paired import paired_scores
+from hf_finetune.evaluation.per_class import ClassScores, per_class
+from hf_finetune.evaluation.report import confusion
+from hf_finetune.evaluation.residuals import residuals_of_levels
+from hf_finetune.features.baselines import SEED, Baseline, majority, shallow_features
+from hf_finetune.tasks.single_label import SingleLabel
+from hf_finetune.training.losses.coral import Coral
+
+
+class Ordinal(SingleLabel):
+    """One of several ordered classes a row, by softmax; predicted is the median level."""
+
+    name = "ordinal"
+    metrics = ordinal.METRICS
+    epoch_metric = "quadratic_kappa"
+    summary = ("quadratic_kappa", "mae", "accuracy")
+    judged_by = "quadratic_kappa"
+    default_loss = Coral()
+    other_losses = ("single-label",)
+    outputs = "levels"
+    by_argmax = False
+    model_noun = "ordinal classifier"
+    purpose = "It tells {} ordered levels apart, the lowest first"
+    refuses: ClassVar[Mapping[str, str]] = {
+        "evaluate.extra": "its modules read the most probable class, and the median level is predicted"
+    }
+
+    def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics of levels and their probabilities."""
+        return ordinal.ordinal_metrics(labels, scores_NC)
+
+    def intervals(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return the metrics with intervals, see `ordinal_intervals`."""
+        return ordinal.ordinal_intervals(labels, scores_NC, resamples=resamples)
+
+    def measured(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+        """Return `intervals`."""
+        return self.intervals(labels, scores_NC, resamples=resamples)
+
+    def confused(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the most confused levels."""
+        return [asdict(pair) for pair in confusion(labels, ordinal.median_levels(scores_NC), self.labels)]
+
+    def residuals(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+        """Return the errors of each level, in levels."""
+        levels_N = ordinal.median_levels(scores_NC)
+        return [asdict(each) for each in residuals_of_levels(self.labels, labels, levels_N)]
+
+    def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
+        """Return the difference of quadratic weighted kappas."""
+        levels = map(ordinal.median_levels, (scores_NC, others_NC))
+        return paired_scores(*(ordinal.kappa_by_row(labels, levels_N) for levels_N in levels))
+
+    def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return the median level, and a logistic regression of each "above this level" on words or pixels."""
+        kind, features, test, chosen = shallow_features(train, rows)
+        scores_NC = _above_each_level(features, labels_of(train)[chosen], test, len(self.labels))
+        shares_NC = majority(train, rows, num_labels=len(self.labels)).scores_NC
+        return {"median": Baseline("median", shares_NC), "linear": Baseline(f"{kind}+ordinal logistic", scores_NC)}
+
+    def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
+        """Return precision, recall and F1 of each level."""
+        return per_class(labels, ordinal.median_levels(scores_NC), self.labels)
+
+    def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
+        """Return the name of the median level."""
+        return [self.labels[level] for level in ordinal.median_levels(scores_NC)]
+
+    def marks(self) -> dict[str, Any]:
+        """Return that the classes are ordered."""
+        return {"ordinal": True}
+
+
+def _above_each_level(features: Any, labels_N: np.ndarray, test: Any, levels: int) -> np.ndarray:
+    """Return the probabilities (N, C) of the method of Frank and Hall (2001, "A simple approach to ordinal
+    classification"): a binary classifier for each level but the highest."""
+    from sklearn.linear_model import LogisticRegression
+
+    above_NC = np.ones((test.shape[0], levels + 1))
+    above_NC[:, -1] = 0
+    for level in range(1, levels):
+        is_above_N = labels_N >= level
+        above_NC[:, level] = is_above_N.mean()
+        if 0 < is_above_N.sum() < len(labels_N):
+            model = LogisticRegression(C=10, solver="liblinear", tol=1e-2, random_state=SEED)
+            above_NC[:, level] = model.fit(features, is_above_N).predict_proba(test)[:, 1]
+    # No level is exceeded more surely than a lower one.
+    return -np.diff(np.minimum.accumulate(above_NC, axis=1), axis=1)
