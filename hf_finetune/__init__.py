@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
     from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
     from hf_finetune.augmentation.text.operations import BackTranslate, SubstituteByModel
+    from hf_finetune.augmentation.text.pairs import SwapPair
     from hf_finetune.augmentation.text.presets import Aeda, Eda
     from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
     from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
@@ -68,8 +69,8 @@ __all__ = [  # noqa: RUF022
     "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "Rotate", "SGD", "Scale", "Schedule",
     "ScheduleFree", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
     "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "SquaredError",
-    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TWEMOJI_LICENSE", "TextData",
-    "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines", "bbc_news",
+    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE",
+    "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines", "bbc_news",
     "efficientnet_lite0", "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on

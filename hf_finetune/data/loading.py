@@ -260,8 +260,7 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     check_label_kind(targets, columns["label"], train)
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
-        check_label_kind(targets, columns["label"], split)
-        _check_label_columns(split, columns["label"], train.columns[columns["label"]].names, train.place)
+        check_label_kind(targets, columns["label"], split, train.columns[columns["label"]].names, train.place)
     reader = targets.reader()
     tables: dict[Role, pa.Table] = {"train": read("train", reader)}
     described = LabelColumn(
@@ -286,16 +285,14 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     return LabeledData(selection, rows, targets, settled.labels, settled.label_values, unusable)
 
 
-def _check_label_columns(split: Split, label: str, names: Sequence[str], owner: str) -> None:
-    """Refuse a split without one of the columns of tags or targets: what they would say is not known.
-
-    Args:
-        names: the tags or targets.
-        owner: what has them, for messages.
-    """
-    column = split.columns[label]
-    if column.kind == "columns" and (missing := [name for name in names if name not in column.names]):
-        raise InputError(f"{split.place}: no column {missing[0]!r}, which {owner} has; name all of them by --label")
+def _as_trained(
+    source: SourceSplit, trained: Mapping[str, str | tuple[str, ...]], *, need_label: bool
+) -> tuple[SourceSplit, dict[str, str]]:
+    """Return a source with the several label columns of a run, unless it names its own, and the run's other columns."""
+    label = trained.get("label")
+    if need_label and source.label is None and isinstance(label, tuple):
+        source = replace(source, label=label)
+    return source, {name: column for name, column in trained.items() if isinstance(column, str)}
 
 
 def stream(
@@ -324,11 +321,8 @@ def stream(
     Raises:
         InputError: see `load`; or a label is not a class of the classifier.
     """
-    need_label, label = labels is not None, (trained or {}).get("label")
-    if need_label and source.label is None and isinstance(label, tuple):
-        source = replace(source, label=label)
-    known = {name: column for name, column in (trained or {}).items() if isinstance(column, str)}
-    requested = source.columns(kind)
+    source, known = _as_trained(source, trained or {}, need_label=labels is not None)
+    need_label, requested = labels is not None, source.columns(kind)
     layout = locate(source, kind=kind, labeled=need_label)
 
     def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
@@ -359,10 +353,9 @@ def stream(
     values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
     targets = targets_of(task, source.label_separator)
     reader = None if labels is None else targets.reader(labels, "the classifier", values)
-    if need_label:
-        check_label_kind(targets, columns["label"], split)
-        if targets.task == MultiLabel.task:
-            _check_label_columns(split, columns["label"], labels or (), "the classifier")
+    if labels is not None:
+        tags = labels if targets.task == MultiLabel.task else ()
+        check_label_kind(targets, columns["label"], split, tags, "the classifier")
     without_gold: list[int] | None = [] if need_label else None
     unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
     rows = 0

@@ -19,6 +19,7 @@ from hf_finetune.doctor.duplicates import find_duplicates
 from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
 from hf_finetune.doctor.images import decode_images, examine_images
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
+from hf_finetune.doctor.pairs import examine_pairs
 from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
@@ -158,7 +159,8 @@ def _examine_texts(
     begun = (examples.joined_text(i, " ")[:LONG_TEXT] for i in sample.tolist())
     words = mark_table(words_in(plain_words(text)) for text in begun)
     telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
-    return [*findings, *repeats, *telltales], statistics
+    pairs = examine_pairs(examples) if len(examples.sides) == 2 else []
+    return [*findings, *pairs, *repeats, *telltales], statistics
 
 
 def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Finding], Statistics]:

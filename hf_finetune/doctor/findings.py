@@ -171,6 +171,16 @@ DEFECTS = {
         "{count:,} of {of:,} training rows {have} {alike} as an earlier one{otherwise}",
         "keep one of each; where their labels differ, decide on one",
     ),
+    "equal_pairs": Defect(
+        "look",
+        "{count:,} of {of:,} pairs hold the same text twice",
+        "correct or remove them, unless equal texts are a case of their own",
+    ),
+    "swapped_pairs": Defect(
+        "look",
+        "{count:,} of {of:,} pairs occur in the other order as well",
+        "if the order means nothing, keep one of each, with one label, in one split, and train with SwapPair",
+    ),
     "few_rows": Defect(
         "look",
         "{count} of {of} classes {have} fewer than {limit} training rows",

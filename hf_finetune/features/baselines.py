@@ -14,6 +14,7 @@ from scipy import sparse
 
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.text_pieces import UNSPACED
+from hf_finetune.features.overlap import overlap
 
 logger = logging.getLogger("hf_finetune")
 
@@ -94,8 +95,8 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
         rows: rows to predict.
 
     Returns:
-        Their name (tfidf or pixels), the features of the training rows and of `rows`, shape (N, F), and the indices of
-        the training rows.
+        Their name (tfidf, tfidf+overlap of pairs, or pixels), the features of the training rows and of `rows`, shape
+        (N, F), and the indices of the training rows.
     """
     if "image" in train.column_names:
         chosen = _subsample(np.ones(len(train)), MAX_IMAGES, "images")
@@ -103,7 +104,8 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
     columns = [column for column in ("text", "text_pair") if column in train.column_names]
     characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
     chosen = _subsample(characters, MAX_CHARACTERS, "characters")
-    return "tfidf", *_tfidf(train.select(chosen), rows, columns), chosen
+    name = "tfidf+overlap" if len(columns) == 2 else "tfidf"
+    return name, *_tfidf(train.select(chosen), rows, columns), chosen
 
 
 def _labels(rows: Dataset) -> np.ndarray:
@@ -127,7 +129,7 @@ def _subsample(sizes: np.ndarray, limit: int, unit: str) -> np.ndarray:
 
 
 def _tfidf(train: Dataset, rows: Dataset, columns: list[str]) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Return sparse features (N, F) of the training rows and of `rows`; those of text pairs are concatenated."""
+    """Return sparse features (N, F) of the training rows and of `rows`; of pairs those of each text, and `overlap`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     fitted: list[sparse.csr_matrix] = []
@@ -140,6 +142,11 @@ def _tfidf(train: Dataset, rows: Dataset, columns: list[str]) -> tuple[sparse.cs
         if any(text.strip() for text in texts):
             fitted.append(vectorizer.fit_transform(texts))
             transformed.append(vectorizer.transform(_texts(rows, column)))
+    if len(columns) == 2:
+        words = TfidfVectorizer(token_pattern=_WORDS, sublinear_tf=True, max_features=MAX_FEATURES, dtype=np.float32)
+        words.fit(_texts(train, columns[0]) + _texts(train, columns[1]))
+        for part, features in ((train, fitted), (rows, transformed)):
+            features.append(overlap(*(words.transform(_texts(part, column)) for column in columns)))
     return sparse.hstack(fitted, format="csr"), sparse.hstack(transformed, format="csr")
 
 

@@ -100,13 +100,7 @@ def evaluate(
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
         "per_class": class_section(scores),
         "per_target": target_section(task.per_target(all_labels, scores_NC, resamples=resamples)),
-        "doubts": [
-            doubt.to_dict()
-            for doubt in (
-                *doubts.leaked_rows(num_leaked, len(all_labels)),
-                *_doubts(task, scores, intervals, truncation),
-            )
-        ],
+        "doubts": [doubt.to_dict() for doubt in _doubts(task, scores, intervals, truncation, num_leaked)],
         "rows_trained_on": None if trained_on is None else num_leaked,
         # Null: such rows would have been refused.
         "dropped": {"rows": len(dropped), "reasons": count_kinds(dropped)} if source.drop_bad_rows else None,
@@ -118,16 +112,22 @@ def evaluate(
 
 
 def _doubts(
-    task: Task, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], truncation: Truncation | None
+    task: Task,
+    scores: Sequence[ClassScores],
+    metrics: Mapping[str, Interval],
+    truncation: Truncation | None,
+    num_leaked: int,
 ) -> tuple[Doubt, ...]:
     """Return what makes these metrics doubtful.
 
     Args:
         task: the interval of its metric shows whether the rows are enough.
         truncation: of the first `SAMPLE` rows.
+        num_leaked: rows that are training rows.
     """
     rows, metric = next(iter(metrics.values())).n, task.epoch_metric
     return (
+        *doubts.leaked_rows(num_leaked, rows),
         *doubts.never_predicted({"scored": scores}, weights=task.rare_remedy),
         *doubts.missing_classes("scored", scores, metrics, remedy="score rows of these classes, too"),
         *(

@@ -1,6 +1,7 @@
 """Load the rows of a run, and its tokenizer or image processor."""
 
 from hf_finetune.augmentation.compose import leaves
+from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
@@ -30,10 +31,16 @@ def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> S
     """Load the splits of a recipe's data, see `data.loading.load`.
 
     Raises:
-        InputError: see `data.loading.load`; or MixHalves on pairs of texts.
+        InputError: see `data.loading.load`; or MixHalves on pairs of texts, SwapPair on others.
     """
     splits = load(data.source, data.kind, data, keep_left_out=keep_left_out)
-    if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
+    are_pairs, operations = "text_pair" in splits.train.column_names, leaves(data.augment)
+    if not are_pairs and any(isinstance(o, SwapPair) for o in operations):
+        raise InputError(
+            "data.augment: SwapPair expects pairs of texts, and these rows are single texts; name the second column by "
+            "--text-pair, or leave it out"
+        )
+    if are_pairs and any(isinstance(o, MixHalves) for o in operations):
         raise InputError(
             "data.augment: MixHalves expects single texts, and these rows are pairs of texts; leave it out"
         )

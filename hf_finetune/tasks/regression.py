@@ -92,8 +92,8 @@ class Regression(Task):
         weight, bias = standard.fold(
             np.stack([model.coef_ for model in models]), np.array([model.intercept_ for model in models])
         )
-        weights = (torch.tensor(each, dtype=torch.float32) for each in (weight, bias))
-        return FittedHead(*weights, 1 - float(unexplained))
+        weight_TD, bias_T = (torch.tensor(each, dtype=torch.float32) for each in (weight, bias))
+        return FittedHead(weight_TD, bias_T, 1 - float(unexplained))
 
     def finish(self, network: nn.Module) -> None:
         """Fold means and deviations into the last layer, so that the network answers in the targets' own units."""

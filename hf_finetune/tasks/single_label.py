@@ -3,36 +3,38 @@
 Legend: N rows, C classes, D features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from hf_finetune.data.config import TaskName
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap
-from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, classification_metrics, softmax
+from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, Metric, classification_metrics, softmax
 from hf_finetune.evaluation.paired import paired_difference
 from hf_finetune.evaluation.per_class import ClassScores, per_class
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import Baseline, linear_baseline, majority
 from hf_finetune.tasks.base import HeadFit, Task
 from hf_finetune.training import warm_start
+from hf_finetune.training.losses.config import Loss
 from hf_finetune.training.losses.cross_entropy import CrossEntropy
 
 
 class SingleLabel(Task):
     """One class a row, by softmax and cross-entropy."""
 
-    name = "single-label"
+    name: ClassVar[TaskName] = "single-label"
     problem_type = "single_label_classification"
-    metrics = METRICS
+    metrics: ClassVar[Mapping[str, Metric]] = METRICS
     epoch_metric = "accuracy"
     summary = SUMMARY_METRICS
     judged_by = "accuracy"
-    default_loss = CrossEntropy()
+    default_loss: ClassVar[Loss] = CrossEntropy()
     outputs = "classes"
     has_classes = True
     by_argmax = True

@@ -269,3 +269,18 @@ def test_text_that_is_not_ascii_counts_three_times(
         caplog.clear()
         examine(Source(str(tmp_path / "rows.csv"), limits=DataLimits(compared_characters=most)), "text")
         assert ("rows are compared" in caplog.text) == is_partial
+
+
+def test_pairs_that_are_equal_or_swapped(tmp_path: Path) -> None:
+    texts = [text for text, _ in clean(80)]
+    rows = [(texts[i], texts[i + 40], ("no", "yes")[i % 2]) for i in range(40)]
+    rows += [(texts[41], texts[1].upper(), "yes"), (texts[42], texts[2], "yes"), (texts[3], f" {texts[3]}", "no")]
+    lines = [",".join(row) for row in (("text", "text_pair", "label"), *rows)]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    findings = by_name(examine(Source(str(tmp_path / "pairs.csv")), "text"))
+    assert [suspect.index for suspect in findings["equal_pairs"].suspects] == [42]
+    reasons = [suspect.reason for suspect in findings["swapped_pairs"].suspects]
+    assert reasons == [
+        "train row 1 in the other order, both labeled yes",
+        "train row 2 in the other order, labeled no there, yes here",
+    ]

@@ -1,5 +1,6 @@
 """Each task trains by every method, saves, loads in plain transformers, resumes to the same bits, and predicts."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,11 @@ def test_a_plan(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
-def test_one_column_a_tag_or_target(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_column_a_tag_or_target(
+    tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several label columns, by names at the shell and by a list in Python: the same columns for evaluate."""
+    gate.run_here(monkeypatch.setattr)
     texts = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(60)]
     columns: dict[str, list[Any]] = {
         "film": [int("film" in text) for text in texts],
@@ -205,7 +209,7 @@ def test_one_column_a_tag_or_target(tmp_path: Path, task: str, capsys: pytest.Ca
         columns = {"film": [number(t) for t in texts], "plot": [-0.01 * len(t) for t in texts]}
     data = parquet_file(tmp_path / "a.parquet", text=texts, **columns)
     model, run = tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
-    command("train", data, "--model", model, "--output", run, *FLAGS, "--label", "film", "plot")
+    command("train", data, "--model", model, "--output", run, *FLAGS, *BRIEFLY, "--label", "film", "plot")
     result = document(run)
     assert result["labels"] == ["film", "plot"] and result["data"]["columns"]["label"] == ["film", "plot"]
     assert all(check["ok"] for check in result["parity"].values())
@@ -227,15 +231,16 @@ def test_one_column_a_tag_or_target(tmp_path: Path, task: str, capsys: pytest.Ca
     assert hf_finetune.Classifier.load(run).evaluate(str(data), label=["film", "plot"]).rows == {"evaluation": 60}
 
 
-def test_ordered_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ordered_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A stock class holds the levels; an ordinal model teaches a LoRA student of the same task."""
+    gate.run_here(monkeypatch.setattr)
     levels = ("poor", "fair", "good")
     texts = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(90)]
     rows = {"text": texts, "grade": [levels[1 + ("good" in text) - ("bad" in text)] for text in texts]}
     data, model = parquet_file(tmp_path / "a.parquet", **rows), tiny_text_checkpoint(tmp_path / "bert")
     run, student = tmp_path / "run", tmp_path / "student"
     order = ["--label-order", ",".join(levels)]
-    command("train", data, "--model", model, "--output", run, *FLAGS, *order)
+    command("train", data, "--model", model, "--output", run, *FLAGS, *order, "--evaluate.no-plots")
     result = document(run)
     assert result["labels"] == list(levels) and result["label_task"] == "ordinal" and result["standalone"]
     assert all(check["ok"] for check in result["parity"].values())
@@ -248,12 +253,44 @@ def test_ordered_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     probabilities = predictions[[f"p:{level}" for level in levels]].to_numpy()
     medians = [levels[i] for i in (probabilities[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] > 0.5).sum(axis=1)]
     assert predictions["predicted"].tolist() == medians
-    answer = pipeline("text-classification", str(run / "model"), top_k=None)(rows["text"][predictions["row"][0]])
+    answer = pipeline("text-classification", str(run / "model"), top_k=None)([rows["text"][predictions["row"][0]]])[0]
     scores = {each["label"]: each["score"] for each in answer}
     assert [scores[level] for level in levels] == pytest.approx(probabilities[0], abs=1e-5)
-    command("train", data, "--model", model, "--output", student, *FLAGS, *order, "--method", "lora", "--teacher", run)
+    flags = [*FLAGS, *BRIEFLY, *order, "--method", "lora", "--teacher", run]
+    command("train", data, "--model", model, "--output", student, *flags)
     assert document(student)["label_task"] == "ordinal"
     capsys.readouterr()
     command("evaluate", student, data, "--json")
     assert list(json.loads(capsys.readouterr().out)["metrics"]) == list(result["metrics"]["validation"])
     assert hf_finetune.Classifier.load(student).predict(["a good film", "a bad film"])[0] in levels
+
+
+def test_similarity_of_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of pairs in any order: by a file, flags, stdin and tuples."""
+    gate.run_here(monkeypatch.setattr)
+    texts = [f"{WORDS[i % len(WORDS)]} {i}" for i in range(70)]
+    pairs = {"sentence1": texts[:60], "sentence2": texts[10:]}
+    scores = [len(set(a.split()) & set(b.split())) + 0.5 for a, b in zip(*pairs.values(), strict=True)]
+    data, model = parquet_file(tmp_path / "a.parquet", **pairs, score=scores), tiny_text_checkpoint(tmp_path / "bert")
+    run = tmp_path / "run"
+    flags = [*FLAGS, "--data.augment", "[SwapPair]", "--evaluate.no-plots"]
+    command("train", data, "--model", model, "--output", run, *flags)
+    result = document(run)
+    assert result["problem_type"] == "regression" and result["baselines"]["linear"]["name"] == "tfidf+overlap+ridge"
+    card = (run / "README.md").read_text()
+    assert 'classify({"text": "The first text.", "text_pair": "The second text."}' in card and "SwapPair()" in card
+    first, second = texts[0], texts[10]
+    expected = hf_finetune.Classifier.load(run).predict([(first, second)])[0]
+    capsys.readouterr()
+    command("predict", run, "--text", first, "--text-pair", second, "--json")
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["predicted"] == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(f"sentence1\tsentence2\n{first}\t{second}\n".encode()))
+    )
+    command("predict", run, "-", "--format", "tsv", "--json")
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["predicted"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(InputError, match="SwapPair expects pairs of texts"):
+        flags = ["--data.augment", "[SwapPair]", "--output", tmp_path / "x"]
+        command("train", table(tmp_path, "regression"), "--model", model, *FLAGS, *flags)

@@ -3,8 +3,11 @@
 from hf_finetune.augmentation.generative.back_translation import BackTranslate
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.text.characters import CharacterOperation
+from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.presets import TextPreset
 from hf_finetune.augmentation.text.sentences import SentenceOperation
 from hf_finetune.augmentation.text.words import WordOperation
 
-TextOperation = WordOperation | CharacterOperation | SentenceOperation | TextPreset | SubstituteByModel | BackTranslate
+TextOperation = (
+    WordOperation | CharacterOperation | SentenceOperation | SwapPair | TextPreset | SubstituteByModel | BackTranslate
+)

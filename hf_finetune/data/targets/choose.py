@@ -1,6 +1,7 @@
 """Which task the labels of a column are for."""
 
 import math
+from collections.abc import Sequence
 from itertools import islice
 
 from hf_finetune.data.config import Source, TaskName
@@ -98,13 +99,19 @@ def _has_fractions(split: Split, column: str) -> bool:
     return fractions
 
 
-def check_label_kind(targets: Targets, column: str, split: Split) -> None:
+def check_label_kind(targets: Targets, column: str, split: Split, names: Sequence[str] = (), owner: str = "") -> None:
     """Check that the label column of a split can hold the labels of a task.
 
+    Args:
+        names: tags or targets for which there are columns, if each has its own. Those of an absent one are not known.
+        owner: what has them, for messages.
+
     Raises:
-        InputError: naming what is expected.
+        InputError: naming what is expected, or the absent column.
     """
     actual = split.columns[column]
+    if actual.kind == "columns" and (missing := [name for name in names if name not in actual.names]):
+        raise InputError(f"{split.place}: no column {missing[0]!r}, which {owner} has; name all of them by --label")
     if actual.kind not in targets.column_kinds and actual.type not in ("nothing", "null"):
         others = [kind.task for kind in TARGETS if actual.kind in kind.column_kinds]
         remedy = f", or use --task {' or '.join(others)}" if others else ""

@@ -1,10 +1,12 @@
 """Labels that are one class a row."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from hf_finetune.data.config import TaskName
 from hf_finetune.data.labels import ClassIds, check_classes, name_values, order_classes, plain_names
 from hf_finetune.data.targets.base import LabelColumn, Settled, Targets
 from hf_finetune.utils.messages import Notes, listed
@@ -13,7 +15,7 @@ from hf_finetune.utils.messages import Notes, listed
 class SingleLabel(Targets):
     """One class a row."""
 
-    task = "single-label"
+    task: ClassVar[TaskName] = "single-label"
     column_kinds = ("string", "number", "class")
     expected = "classes (text or whole numbers)"
     stratum = "class"

@@ -20,6 +20,7 @@ from hf_finetune.augmentation.operations import Graded, Population, TextBatch, g
 from hf_finetune.augmentation.text.base import PerWord
 from hf_finetune.augmentation.text.characters import ChangeCase
 from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.presets import Eda
 from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
 from hf_finetune.augmentation.text.words import InsertWords, ReplaceSynonyms, SwapWords
@@ -33,7 +34,8 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
     ChangeCase: {"p": 0.5, "to": "upper"},
 }
 # SubstituteByModel and BackTranslate need a checkpoint: tests/augmentation/generative/ has theirs.
-KINDS = [kind for kind in typing.get_args(TextOperation) if not issubclass(kind, GenerativeOperation)]
+# SwapPair is not for single texts: tests/augmentation/text/test_pairs.py.
+KINDS = [kind for kind in typing.get_args(TextOperation) if not issubclass(kind, GenerativeOperation | SwapPair)]
 
 
 def unusual(kind: type) -> TextOperation:

@@ -37,7 +37,7 @@ def test_of_two_levels_it_is_cross_entropy() -> None:
 def test_a_certain_answer_has_a_gradient() -> None:
     logits = torch.tensor([[0.0, 200.0, 0.0], [200.0, 0.0, 0.0]], requires_grad=True)
     Coral()(logits, torch.tensor([1, 2])).sum().backward()
-    assert torch.isfinite(logits.grad).all() and float(logits.grad[1, 0]) == pytest.approx(2.0)
+    assert torch.isfinite(logits.grad).all() and float(logits.grad[1, 0]) == pytest.approx(2.0, rel=1e-4)
 
 
 def test_corn_of_class_logits_is_cross_entropy() -> None:
