@@ -13,6 +13,7 @@ FIELDS: dict[str, str] = {
     "data.unlabelled": "unlabeled",
     "data.augment.colour": "color_jitter",
     "ThreeAugment.colour": "color_jitter",
+    "data.limits.image_texts": "image_reads",
     "pretrain.objective.normalise": "normalize",
     "MAE.normalise": "normalize",
 }

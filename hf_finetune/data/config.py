@@ -65,19 +65,24 @@ class DataLimits:
     """Longest text in characters."""
     row_characters: Count = 20_000_000
     """Longest line of a text file, or longest JSON that is read at once: a row, or an object of columns."""
+    rows: Count = 1_000_000
+    """Largest number of rows of a file, unless it is below the bytes of the file: of a compressed file, a parquet file,
+    or a folder of `save_to_disk`."""
     blank_lines: Count = 100_000
     """Largest number of blank lines between two lines of a text file."""
     columns: Count = 100_000
     """Largest number of columns of a table."""
     image_pixels: Annotated[int, between(1, 178_956_970)] = 50_000_000
     """Largest image in decoded pixels; Pillow refuses more than 178,956,970. A JPEG of more than 50,000,000 pixels is
-    decoded at half its width and height, or less. A pixel of JPEG 2000 counts as four, one of WebP or AVIF as two."""
+    decoded at half its width and height, or less. A pixel of JPEG 2000 counts as four, one of WebP or AVIF as two,
+    one of a progressive JPEG once for every ten scans, and a byte of plain PBM, PGM, PPM or run-length BMP as ten."""
     image_ratio: Count = 100
     """Largest ratio of the sides of an image. Many processors set the shorter side, and the longer one follows."""
     image_bytes: Count = 200_000_000
     """Largest image file in bytes."""
-    image_texts: Count = 10_000
-    """Largest number of texts beside the pixels of a PNG. Pillow reads all of them whenever it opens the image."""
+    image_reads: Count = 30_000
+    """Largest number of parts in which Pillow reads an image file, unless it is below a thousandth of the bytes of the
+    file: headers, texts, comments, tiles. A text of a PNG is three. It reads them whenever it opens the image."""
     decoded_bytes: Count = 100_000_000
     """Largest decoded size in bytes of a compressed file, an Excel workbook, or the columns that are read of a parquet
     file, unless it is below 20 times the size of the file."""

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, TypedDict
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
+from hf_finetune.data.config import DEFAULT_LIMITS
 from hf_finetune.data.image_paths import open_regular
 from hf_finetune.errors import InputError
 
@@ -47,8 +47,8 @@ def are_image_names(values: Iterable[object]) -> bool:
 
 # A larger JPEG is decoded at a half, a quarter or an eighth of its width and height.
 REDUCED_PIXELS = DEFAULT_LIMITS.image_pixels
-# Pixels of these formats count so many times: their decoders take that much longer than others.
-PIXELS_COUNT = {"JPEG2000": 4, "WEBP": 2, "AVIF": 2}
+# A file may be read in as many parts as it has so many bytes, whatever the limit.
+BYTES_A_READ = 1000
 # Images that are decoded together have at most this many pixels, unless it is a single one. A pixel takes 4 bytes, and
 # up to 12 while it is converted.
 PIXELS_AT_ONCE = 50_000_000
@@ -67,12 +67,12 @@ def decode(image: EncodedImage) -> Image:
     Raises:
         InputError: the image is damaged or of a format that is not among `FORMATS`, or Pillow is missing.
     """
-    _require_pillow()
+    require_pillow()
     try:
         return _rgb(image)
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
         name = " ".join((image.get("path") or "an image").split())
-        raise InputError(f"{name}: unreadable image ({_reason(error)}); replace or remove it") from error
+        raise InputError(f"{name}: unreadable image ({reason_of(error)}); replace or remove it") from error
 
 
 def decode_pieces(images: Iterable[EncodedImage]) -> Iterator[list[Image]]:
@@ -129,8 +129,8 @@ def upright_size(image: EncodedImage) -> tuple[int, int]:
     """
     from PIL.Image import Image
 
-    with _open(image) as opened:
-        _reduce(opened)
+    with open_image(image) as opened:
+        reduce_jpeg(opened)
         sideways = Image.getexif(opened).get(ORIENTATION) in SIDEWAYS
         return (opened.height, opened.width) if sideways else opened.size
 
@@ -146,19 +146,22 @@ def count_within(images: Iterable[EncodedImage], pixels: int) -> int:
     return count + 1
 
 
-def pieces(images: Sequence[EncodedImage], *, thumbnails: bool = False) -> Iterator[Sequence[EncodedImage]]:
+def pieces(
+    images: Sequence[EncodedImage], *, thumbnails: bool = False, most_reads: int | None = None
+) -> Iterator[Sequence[EncodedImage]]:
     """Divide images into runs of at most `PIXELS_AT_ONCE` pixels, to be decoded in parallel. Reads their headers.
 
     Args:
-        thumbnails: JPEG files are decoded as `damage` does.
+        thumbnails: JPEG files are decoded as `image_checks.damage` does.
+        most_reads: see `open_image`.
     """
     start, total = 0, 0
     for i, image in enumerate(images):
         try:
-            with _open(image) as opened:
+            with open_image(image, most_reads) as opened:
                 whole = opened.width * opened.height
-                _reduce(opened, thumbnail=thumbnails)
-                pixels = whole if _is_progressive(opened) else opened.width * opened.height
+                reduce_jpeg(opened, thumbnail=thumbnails)
+                pixels = whole if is_progressive(opened) else opened.width * opened.height
         except Exception:  # reported when it is decoded
             pixels = 0
         if total and total + pixels > PIXELS_AT_ONCE:
@@ -169,79 +172,11 @@ def pieces(images: Sequence[EncodedImage], *, thumbnails: bool = False) -> Itera
         yield images[start:]
 
 
-def damage(image: EncodedImage, limits: DataLimits = DEFAULT_LIMITS) -> str | None:
-    """Return why `decode` would fail, or None. JPEG is decoded at an eighth of its size, which detects truncation too.
-
-    Args:
-        limits: an image beyond them is damaged, too.
-
-    Raises:
-        InputError: Pillow is missing.
-    """
-    _require_pillow()
-    from PIL import ImageOps
-
-    try:
-        size, most = _size(image), limits.image_bytes
-        if size > most:
-            return f"{size:,} bytes, expected at most {most:,}; make it smaller or raise --data.limits.image-bytes"
-        with _open(image) as opened:
-            if (reason := _beyond(opened, limits) or _many_texts(opened, limits)) is not None:
-                return reason
-            _reduce(opened, thumbnail=True)
-            opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-    except Exception as error:  # see decode
-        return _reason(error)
-    return None
-
-
-def _beyond(opened: ImageFile, limits: DataLimits) -> str | None:
-    """Return why an image is beyond the limits, by its header, or None."""
-    _reduce(opened)
-    sides = f"{opened.width:,} x {opened.height:,} pixels"
-    pixels, most = opened.width * opened.height, limits.image_pixels
-    if (times := PIXELS_COUNT.get(opened.format or "", 1)) * pixels > most:
-        of_format = f" of a {opened.format} image" if times > 1 else ""
-        return (
-            f"{sides}, expected at most {most // times:,} in total{of_format}; make it smaller or raise "
-            "--data.limits.image-pixels"
-        )
-    if max(opened.size) > limits.image_ratio * min(opened.size):
-        return (
-            f"{sides}, expected sides of a ratio of at most {limits.image_ratio:,}; cut it into pieces or raise "
-            "--data.limits.image-ratio"
-        )
-    return None
-
-
-def _many_texts(opened: ImageFile, limits: DataLimits) -> str | None:
-    """Return why a PNG has too many texts before its pixels, or None."""
-    if opened.format != "PNG" or (file := opened.fp) is None:
-        return None
-    at = file.tell()
-    file.seek(0)
-    header = file.read(at)
-    texts = sum(header.count(kind) for kind in (b"tEXt", b"zTXt", b"iTXt"))
-    if texts > limits.image_texts:
-        expected = f"expected at most {limits.image_texts:,}"
-        return f"{texts:,} texts, {expected}; save it again without them or raise --data.limits.image-texts"
-    return None
-
-
-def _size(image: EncodedImage) -> int:
-    """Return the size of an image file in bytes."""
-    if image["bytes"] is not None:
-        return len(image["bytes"])
-    assert image["path"] is not None, "checked when the row was read"
-    return os.stat(image["path"]).st_size
-
-
 def _rgb(image: EncodedImage) -> Image:
     from PIL import ImageOps
 
-    with _open(image) as opened:
-        _reduce(opened)
+    with open_image(image) as opened:
+        reduce_jpeg(opened)
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)
         upright: Image = opened
@@ -270,12 +205,12 @@ def _gray_of_8_bits(image: Image) -> Image:
     return Image.fromarray(scaled)
 
 
-def _reduce(opened: ImageFile, *, thumbnail: bool = False) -> None:
+def reduce_jpeg(opened: ImageFile, *, thumbnail: bool = False) -> None:
     """Let a JPEG be decoded at a half of its width and height, or less: a large one, or every one as a thumbnail."""
     if thumbnail:
         opened.draft("L", (1, 1))
         return
-    if _is_progressive(opened):
+    if is_progressive(opened):
         return
     parts = 1
     while opened.width * opened.height > REDUCED_PIXELS * parts**2 and parts < 8:
@@ -285,7 +220,7 @@ def _reduce(opened: ImageFile, *, thumbnail: bool = False) -> None:
         opened.draft(None, (opened.width // parts, opened.height // parts))
 
 
-def _is_progressive(opened: ImageFile) -> bool:
+def is_progressive(opened: ImageFile) -> bool:
     """Return whether a JPEG is decoded as a whole whatever the size of the result: the coefficients of its scans."""
     return bool(opened.info.get("progressive"))
 
@@ -299,13 +234,52 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _open(image: EncodedImage) -> ImageFile:
+class ManyReads(Exception):
+    """An image file is read in too many parts."""
+
+
+class CountedFile(io.BufferedReader):
+    """A file that refuses to be read in more than so many parts.
+
+    Pillow reads a header, a text, a comment, a tile at a time, in Python, again whenever an image is opened.
+    """
+
+    def __init__(self, raw: Any, most: int) -> None:
+        super().__init__(raw)
+        self.reads, self.most = 0, most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read a part.
+
+        Raises:
+            ManyReads: it is one too many.
+        """
+        self.reads += 1
+        if self.reads > self.most:
+            raise ManyReads
+        return super().read(size)
+
+
+def open_image(image: EncodedImage, most_reads: int | None = None) -> ImageFile:
+    """Read the header of an image.
+
+    Args:
+        most_reads: the file is a `CountedFile`, which is read in so many parts at most, or one for every `BYTES_A_READ`
+            of its bytes. None: no limit.
+
+    Raises:
+        ManyReads: it is read in more parts.
+        Exception: whatever a damaged file makes Pillow raise.
+    """
     from PIL import Image
 
+    raw: IO[bytes]
     if (content := image["bytes"]) is not None:
-        return Image.open(io.BytesIO(content), formats=_formats())
-    assert image["path"] is not None, "checked when the row was read"
-    file = os.fdopen(open_regular(image["path"]), "rb")
+        raw = io.BytesIO(content)
+    else:
+        assert image["path"] is not None, "checked when the row was read"
+        raw = os.fdopen(open_regular(image["path"]), "rb")
+    file = raw if most_reads is None else CountedFile(raw, max(most_reads, size_of(image) // BYTES_A_READ))
     try:
         opened = Image.open(file, formats=_formats())
     except BaseException:
@@ -316,7 +290,16 @@ def _open(image: EncodedImage) -> ImageFile:
     return opened
 
 
-def _reason(error: Exception) -> str:
+def size_of(image: EncodedImage) -> int:
+    """Return the size of an image file in bytes."""
+    if image["bytes"] is not None:
+        return len(image["bytes"])
+    assert image["path"] is not None, "checked when the row was read"
+    return os.stat(image["path"]).st_size
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an image cannot be decoded, in one line."""
     from PIL import UnidentifiedImageError
     from PIL.Image import DecompressionBombError
 
@@ -329,7 +312,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _require_pillow() -> None:
+def require_pillow() -> None:
+    """Load Pillow.
+
+    Raises:
+        InputError: it is missing.
+    """
     try:
         import PIL.Image  # noqa: F401
     except ImportError:

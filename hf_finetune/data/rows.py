@@ -21,7 +21,8 @@ from datasets.table import InMemoryTable
 
 from hf_finetune.data.config import DataLimits
 from hf_finetune.data.duplicates import row_digests
-from hf_finetune.data.image_decoding import EncodedImage, damage, pieces
+from hf_finetune.data.image_checks import damage
+from hf_finetune.data.image_decoding import EncodedImage, pieces
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.labels import SURROGATE, UNLABELED, label_array, label_name, shortened
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
@@ -29,7 +30,7 @@ from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
-from hf_finetune.utils.messages import counted, did_you_mean, row_place
+from hf_finetune.utils.messages import counted, did_you_mean, listed, row_place, short
 
 FEATURES = {
     "text": Value("string"),
@@ -40,6 +41,10 @@ FEATURES = {
 NAMES = ("text", "text_pair", "image", "label", "row")
 """The canonical columns, in order."""
 
+# Rows that cannot be used: so many get a hint, and are counted before the data are refused.
+EXPLAINED, MOST_COUNTED = 20, 100_000
+# Keys of a row among which a similar one is looked for.
+MOST_KEYS = 1000
 Columns = dict[str, pa.Array]
 # What is wrong with a row, by its index in the chunk.
 Faults = dict[int, Fault]
@@ -160,7 +165,8 @@ def read_rows(
         carried: collects further columns of the rows, before each part is yielded.
 
     Raises:
-        InputError: without `unusable`, for the first such row, once all rows were read.
+        InputError: without `unusable`, for the first such row, once all rows or `MOST_COUNTED` such rows were read;
+            with it, if most of very many rows cannot be used.
     """
     first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -172,18 +178,24 @@ def read_rows(
             faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
             faults |= {i: ("row", fault) for i, fault in chunk.faults.items()}
             skipped = set() if without_gold is None else _without_gold_label(chunk, split.columns, chosen["label"])
+            # Hints on all of them would take far longer than the rows.
+            hints = EXPLAINED - counts.total()
             bad = [
-                UnusableRow(row + i, chunk.place(i), name, _explained(fault, chunk, i, chosen.get(name)))
-                for i, (name, fault) in sorted(faults.items())
-                if i not in skipped
+                UnusableRow(
+                    row + i, chunk.place(i), name, _explained(fault, chunk, i, chosen.get(name)) if n < hints else fault
+                )
+                for n, (i, (name, fault)) in enumerate(sorted((i, f) for i, f in faults.items() if i not in skipped))
             ]
             usable = [i for i in range(chunk.size) if i not in faults and i not in skipped]
+            counts.update(each.column for each in bad)
             if bad and unusable is None:
                 first_unusable = first_unusable or bad[0]
-                counts.update(each.column for each in bad)
+                if counts.total() >= MOST_COUNTED:
+                    break
             elif bad or skipped:
                 if unusable is not None:
                     unusable += bad
+                    _refuse_most(unusable, row + chunk.size)
                 if without_gold is not None:
                     without_gold += [row + i for i in sorted(skipped)]
                 left = {name: [values[i] for i in usable] for name, values in chunk.columns.items()}
@@ -204,8 +216,20 @@ def _without_gold_label(chunk: Chunk, columns: dict[str, Column], label: str) ->
     return {i for i, value in enumerate(values) if isinstance(value, int) and value == UNLABELED}
 
 
+def _refuse_most(unusable: Sequence[UnusableRow], rows: int) -> None:
+    """Refuse data of which most rows would be dropped, once they are many."""
+    if len(unusable) >= MOST_COUNTED and 2 * len(unusable) > rows:
+        first = unusable[0]
+        raise InputError(
+            f"{first.place}, column {first.column!r}: {first.reason}; {len(unusable):,} of the first {rows:,} rows "
+            "cannot be used; name another column, or correct them"
+        )
+
+
 def _refusal(first: UnusableRow, chosen: dict[str, str], *, others: int) -> InputError:
-    more = f" ({counted(others, 'other row has', 'other rows have')} a bad {first.column} too)" if others else ""
+    or_more = " or more" if others >= MOST_COUNTED - 1 else ""
+    rows = counted(others, f"other row{or_more} has", f"other rows{or_more} have")
+    more = f" ({rows} a bad {first.column} too)" if others else ""
     remedy = f"correct or remove {'them' if others else 'it'}, or {DROP}"
     return InputError(f"{first.place}, column {chosen[first.column]!r}: {first.reason}{more}; {remedy}")
 
@@ -214,7 +238,8 @@ def _explained(fault: Fault, chunk: Chunk, i: int, column: str | None) -> Fault:
     """Add that a JSON object lacks the key, which reads like an empty value otherwise."""
     if column is None or not chunk.objects or column in (keys := chunk.objects[i]):
         return fault
-    hint = did_you_mean(column, keys) or f", only {', '.join(map(repr, keys))}"
+    hint = did_you_mean(column, keys) if len(keys) <= MOST_KEYS else ""
+    hint = hint or (f", only {listed([short(key) for key in keys])}" if keys else ", nor any other")
     return Fault(fault.kind, f"{fault.reason}, the row has no such key{hint}")
 
 
@@ -277,7 +302,7 @@ def _images(
             faults[i] = Fault("image missing", str(error))
     present = [i for i in range(len(images)) if i not in faults]
     check = partial(damage, limits=limits)
-    parts = pieces([images[i] for i in present], thumbnails=True)
+    parts = pieces([images[i] for i in present], thumbnails=True, most_reads=limits.image_reads)
     reasons = [reason for part in parts for reason in pool.map(check, part)]
     for i, reason in zip(present, reasons, strict=True):
         if reason is not None:
@@ -315,9 +340,12 @@ def _labels(
     most = limits.label_characters
     for i, value in enumerate(values):
         try:
-            if isinstance(value, str) and len(value) > most:
+            cells = value.values() if isinstance(value, Mapping) else [value]
+            parts = [part for cell in cells for part in (cell if isinstance(cell, list | tuple) else [cell])]
+            longest = max((len(part) for part in parts if isinstance(part, str | bytes)), default=0)
+            if longest > most:
                 raise ValueError(
-                    f"the label has {len(value):,} characters, expected at most {most:,}; name another column by "
+                    f"the label has {longest:,} characters, expected at most {most:,}; name another column by "
                     "--label, or raise --data.limits.label-characters"
                 )
             labels.append(reader.read(value, names))

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from hf_finetune.augmentation.compose import uses_classes
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.labels import is_labeled, labels_of
 from hf_finetune.distillation.feature_matching.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
@@ -69,12 +70,16 @@ def check_task(context: RunContext, data: RunData) -> None:
     """Refuse fields that the task of the rows does not have, before the network and teachers are loaded.
 
     Raises:
-        InputError: naming the field, what it needs, and the task.
+        InputError: naming the field, what it needs, and the task; or see `Task.check_judged`.
     """
     recipe, task = context.recipe, data.task
     objective = recipe.objective
     task.best_metric(recipe.evaluate.metric)
     task.choose_loss(objective.loss)
+    for name, rows in (("validation", data.splits.validation), ("test", data.splits.test)):
+        if rows is not None:
+            labels = labels_of(rows)
+            task.check_judged(labels[is_labeled(labels)], name)
     is_set = {
         "objective": recipe.has_teacher,
         "objective.label_smoothing": objective.label_smoothing > 0,

@@ -166,6 +166,14 @@ class Task(ABC):
 
     # Evaluation
 
+    def check_judged(self, labels: np.ndarray, split: str) -> None:
+        """Check that the metrics of labels have values; by default they do.
+
+        Raises:
+            InputError: naming the split.
+        """
+        return None
+
     @abstractmethod
     def scores(self, logits_NC: np.ndarray) -> np.ndarray:
         """Return what a user reads of logits, shape (N, C), float64: probabilities or numbers."""

@@ -12,6 +12,7 @@ from hf_finetune.tasks.multi_label import MultiLabel
 from hf_finetune.tasks.ordinal import Ordinal
 from hf_finetune.tasks.regression import Regression
 from hf_finetune.tasks.single_label import SingleLabel
+from hf_finetune.utils.messages import short
 
 TASKS: tuple[type[Task], ...] = (SingleLabel, Ordinal, MultiLabel, Regression)
 
@@ -46,9 +47,9 @@ def saved_task(checkpoint: str, labels: Sequence[str], config: Mapping[str, Any]
     """
     problem = config.get("problem_type") or SingleLabel.problem_type
     known = {task.problem_type: task for task in reversed(TASKS)}
-    if problem not in known:
+    if not isinstance(problem, str) or problem not in known:
         raise InputError(
-            f"{checkpoint}: its config.json says problem_type {problem}, expected one of {', '.join(known)}"
+            f"{checkpoint}: its config.json says problem_type {short(problem)}, expected one of {', '.join(known)}"
         )
     if known[problem] is SingleLabel and config.get("ordinal") is True:
         return Ordinal(tuple(labels))

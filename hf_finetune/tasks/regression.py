@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_finetune.data.labels import labels_of
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation import regression
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import paired_scores
@@ -120,6 +121,23 @@ class Regression(Task):
         """Return standardized numbers in the targets' own units."""
         scores_NT = self.scores(logits_NC)
         return scores_NT * np.array(self.deviations) + np.array(self.means) if self.means else scores_NT
+
+    def check_judged(self, labels: np.ndarray, split: str) -> None:
+        """Check that the numbers differ.
+
+        Raises:
+            InputError: naming the split.
+        """
+        for name, targets_N in zip(self.labels, labels.T if len(labels) else (), strict=False):
+            if np.ptp(targets_N) == 0:
+                raise InputError(
+                    f"{split}: every row has {targets_N[0]:g} in {name!r}, and R² needs targets that differ; name other "
+                    f"rows by --{split}"
+                )
+
+    def epoch_values(self, labels: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics of logits of the training network; without a correlation where it predicts one number."""
+        return {"pearson": 0.0, "spearman": 0.0} | super().epoch_values(labels, logits_NC)
 
     def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
         """Return the metrics of numbers, the means over several targets."""

@@ -12,6 +12,7 @@ from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.targets.multi_label import SEPARATORS, is_separator
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import (
     FoundCheckpoint,
@@ -198,6 +199,9 @@ def _classifier(
     model = model.to(default_device()).eval()
     check_first_row(name, model, inputs)
     task, separator = saved_task(name, labels, config), config.get("label_separator")
+    if separator is not None and not (isinstance(separator, str) and is_separator(separator)):
+        found = f"its config.json has the label_separator {short(separator)}"
+        raise InputError(f"{name}: {found}, expected {SEPARATORS}; {RESTORE}")
     return TrainedModel(
         model,
         inputs,
@@ -208,7 +212,7 @@ def _classifier(
         _label_values(config),
         _columns(files),
         local.limits,
-        separator if isinstance(separator, str) else None,
+        separator,
     )
 
 

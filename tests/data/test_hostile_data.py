@@ -16,11 +16,11 @@ from datasets import Dataset, Features
 from datasets import Image as HubImage
 from helpers.loading import load, stream
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from hf_finetune.data import image_decoding
 from hf_finetune.data.config import DataLimits, Source
-from hf_finetune.data.image_decoding import EncodedImage, damage, decode, decode_pieces, pieces, upright_size
+from hf_finetune.data.image_checks import damage
+from hf_finetune.data.image_decoding import decode, decode_pieces, pieces, upright_size
 from hf_finetune.data.image_paths import hub_folder
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.dataset_split import DatasetSplit
@@ -352,17 +352,6 @@ def test_classes_are_limited_by_the_rows(tmp_path: Path) -> None:
     assert len(load(str(tmp_path / "a.csv"), "text", limits=DataLimits(classes=20)).labels) == 30
 
 
-def test_texts_of_a_png_are_limited() -> None:
-    """Pillow reads them at each opening: six images with 100,000 took train 14 s."""
-    texts = PngInfo()
-    for number in range(30):
-        texts.add_text(f"k{number}", "x", zip=number % 2 == 0)
-    image: EncodedImage = {"bytes": encoded(Image.new("RGB", (40, 10)), pnginfo=texts), "path": None}
-    assert damage(image) is None
-    message = damage(image, DataLimits(image_texts=20)) or ""
-    assert "30 texts, expected at most 20" in message and "--data.limits.image-texts" in message
-
-
 def test_columns_are_limited(tmp_path: Path) -> None:
     names = [f"c{i}" for i in range(30)]
     (tmp_path / "a.csv").write_text(f"text,label,{','.join(names)}\na,b{',1' * 30}\n")
@@ -371,15 +360,6 @@ def test_columns_are_limited(tmp_path: Path) -> None:
     for suffix, columns in (("csv", 32), ("jsonl", 21), ("parquet", 32)):
         message = refusal(tmp_path / f"a.{suffix}", "text", limits=DataLimits(columns=20))
         assert f"{columns} columns, expected 20 or less" in message and "--data.limits.columns" in message
-
-
-def test_blank_lines_are_limited(tmp_path: Path) -> None:
-    """A gzip of 300 kB holds 100 MB of them, which take a minute."""
-    row = json.dumps({"text": "a", "label": "b"})
-    for name, first in (("a.csv", "text,label"), ("a.jsonl", row), ("a.json", "[")):
-        (tmp_path / name).write_text(first + "\n" * 30 + row)
-        message = refusal(tmp_path / name, "text", limits=DataLimits(blank_lines=20))
-        assert f"{name}, line 22: more than 20 blank lines" in message and "--data.limits.blank-lines" in message
 
 
 def test_long_lines_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_finetune.data.image_decoding import damage, decode
+from hf_finetune.data.image_checks import damage
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.errors import InputError
 
 

@@ -43,6 +43,9 @@ def test_lists_are_tags(tmp_path: Path) -> None:
         ('"x, y",a', None, ["a", "x, y"]),
         ("['b', 'a']", None, ["a", "b"]),
         ("", None, []),
+        ("b\n,a\r\n", None, ["a", "b"]),
+        ("b  a", " ", ["a", "b"]),
+        ('b"', None, ['b"']),
     ],
 )
 def test_texts_are_tags(tmp_path: Path, cell: str, separator: str | None, expected: list[str]) -> None:
@@ -78,6 +81,11 @@ def test_numbers(tmp_path: Path) -> None:
             {"task": "regression"},
             "row 1 (line 2), column 'tags': the target is 'x' (str), expected a number",
         ),
+        ([1.5, 10**400], {"task": "regression"}, "(int), expected a number"),
+        ([1.5, -1e31], {"task": "regression"}, "the target is -1e+31 (float), expected at most 1e+30"),
+        ([1e9, 1e9 + 1], {"task": "regression"}, "differ by less (1000000000 to 1000000001) than the float32"),
+        ([1e-31, 2e-31], {"task": "regression"}, "differ by less (1e-31 to 2e-31) than the float32"),
+        ([["a"], ["b", "x" * 1001]], {}, "the label has 1,001 characters, expected at most 1,000"),
         ([1.5, None], {"task": "regression"}, "row 1 (line 2), column 'tags': the label is empty"),
         ([["a"], ["b"]], {"task": "regression"}, "holds lists, expected numbers for regression"),
         ([["a"], ["b"]], {"task": "single-label"}, "or use --task multi-label"),
@@ -89,6 +97,19 @@ def test_bad_labels(tmp_path: Path, cells: list[Any], fields: dict[str, Any], me
     with pytest.raises(InputError) as caught:
         load(path, **fields)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", ["", "::", '"', "\n", "\r"])
+def test_what_separates_no_tags(tmp_path: Path, separator: str) -> None:
+    path = jsonl_file(tmp_path / "a.jsonl", [{"text": f"t{i}", "tags": "a"} for i in range(9)])
+    with pytest.raises(InputError) as caught:
+        load(path, label_separator=separator)
+    assert f"--label-separator {separator!r}: expected one character, but no quotation mark" in str(caught.value)
+
+
+def test_a_whole_number_beyond_floats_is_a_class(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": 10 ** (400 * (i % 2))} for i in range(20)]
+    assert load(jsonl_file(tmp_path / "a.jsonl", rows)).task == "single-label"
 
 
 def test_an_unknown_tag_of_the_test_rows(tmp_path: Path) -> None:

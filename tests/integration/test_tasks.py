@@ -172,7 +172,7 @@ def test_a_pooled_head_folds_its_scale(tmp_path: Path) -> None:
         (["--evaluate.metric", "accuracy"], r"evaluate.metric: expected a metric of regression \(r2, "),
         (["--rows-per-class", "4"], "--rows-per-class 4: expected none with regression"),
         (["--task", "multi-label"], "column 'label' holds double, expected tags"),
-        (["--label-separator", "::"], "--label-separator ::: expected one character"),
+        (["--label-separator", "::"], "--label-separator '::': expected one character"),
     ],
 )
 def test_what_a_task_does_not_have_is_refused(tmp_path: Path, flags: list[str], message: str) -> None:

@@ -13,13 +13,15 @@ from typing import Literal
 from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.compressed import format_of
-from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns, check_rows
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import counted, row_place
 
 # The content of a column is inferred from this many rows; the delimiter from fewer.
 ROWS_INSPECTED, ROWS_DELIMITED = 1000, 100
+# Rows are counted so many at a time.
+ROWS_CHECKED = 1000
 # Names of the delimiters, in singular and plural, in the order in which they are tried.
 _DELIMITERS = {",": ("comma", "commas"), ";": ("semicolon", "semicolons"), "\t": ("tab", "tabs"), "|": ("bar", "bars")}
 
@@ -131,8 +133,12 @@ class CsvFile(TextFile):
             strict=True,
         )
         header: list[str] = []
+        rows, size = 0, self.path.stat().st_size
         while True:
             line = reader.line_num + 1
+            rows += 1
+            if rows % ROWS_CHECKED == 0:
+                check_rows(self.name, rows, size, self.limits)
             try:
                 record = next(reader)
             except StopIteration:

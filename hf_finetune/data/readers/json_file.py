@@ -14,7 +14,7 @@ from hf_finetune.data.labels import SURROGATE
 from hf_finetune.data.readers.compressed import format_of
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
 from hf_finetune.data.readers.json_stream import JsonStream
-from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_columns, check_rows
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, read_parts, undecodable
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import row_place
@@ -55,8 +55,9 @@ class JsonFile(TextFile):
         Raises:
             InputError: a line cannot be decoded or is malformed; or there are no rows.
         """
-        images = beside(self.path, self.image_root)
+        images, bytes_of_file = beside(self.path, self.image_root), self.path.stat().st_size
         for first, batch in batched(self._rows(), size):
+            check_rows(self.name, first + len(batch), bytes_of_file, self.limits)
             lines = [line for line, _ in batch]
             faults = {i: row for i, (_, row) in enumerate(batch) if isinstance(row, Fault)}
             rows: list[Row] = [{} if isinstance(row, Fault) else row for _, row in batch]

@@ -18,7 +18,7 @@ from datasets import ClassLabel, Features, Image, List
 from hf_finetune.data.image_paths import beside
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.compressed import most_decoded, too_large
-from hf_finetune.data.readers.table import Chunk, Column, DataFile, check_columns
+from hf_finetune.data.readers.table import Chunk, Column, DataFile, check_columns, check_rows
 from hf_finetune.errors import InputError
 
 # A data set that declares more classes is read without their names.
@@ -53,6 +53,7 @@ class ParquetFile(DataFile):
         """
         images, empty = beside(self.path, self.image_root), True
         with self._open() as file:
+            check_rows(self.name, file.metadata.num_rows, self.path.stat().st_size, self.limits)
             most = most_decoded(self.path, self.limits)
             parts = _parts_of(self.path, file, columns)
             if sum(part.total_uncompressed_size for part in parts) > most:

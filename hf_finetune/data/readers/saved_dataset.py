@@ -9,6 +9,7 @@ import datasets
 from hf_finetune.data.config import Source
 from hf_finetune.data.image_paths import within
 from hf_finetune.data.readers.dataset_split import DatasetSplit
+from hf_finetune.data.readers.table import check_rows
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import one_line
 
@@ -23,7 +24,7 @@ def saved_splits(folder: Path, source: Source) -> dict[str, DatasetSplit]:
     """Return the splits of a folder of `save_to_disk`.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or has more rows than the limits allow.
     """
     try:
         saved = datasets.load_from_disk(str(folder))
@@ -33,6 +34,9 @@ def saved_splits(folder: Path, source: Source) -> dict[str, DatasetSplit]:
         ) from error
     parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     images = within(folder, source.image_root)
+    for name, rows in parts.items():
+        size = sum(Path(file["filename"]).stat().st_size for file in rows.cache_files)
+        check_rows(f"{folder}, split {name}", len(rows), size, source.limits)
     return {
         name: DatasetSplit(f"{folder}, split {name}", rows, images, source.limits, source.drop_bad_rows)
         for name, rows in parts.items()

@@ -150,6 +150,18 @@ def check_columns(name: str, columns: int, limits: DataLimits) -> None:
         raise InputError(f"{name}: {columns:,} columns, {expected}")
 
 
+def check_rows(name: str, rows: int, size: int, limits: DataLimits) -> None:
+    """Refuse more rows than the limit, and than the bytes that hold them.
+
+    Args:
+        name: of the source, begins the message.
+        size: bytes on the disk.
+    """
+    if rows > max(limits.rows, size):
+        expected = f"expected {limits.rows:,} or less; if you trust it, raise --data.limits.rows"
+        raise InputError(f"{name}: {rows:,} rows or more in {size:,} bytes, {expected}")
+
+
 def batched(rows: Iterable[T], size: int) -> Iterator[tuple[int, list[T]]]:
     """Yield lists of at most `size` rows, each with the number of its first row."""
     rows, first = iter(rows), 0

@@ -72,14 +72,14 @@ def read_parts(
                         f"{path}, line {number}: a NUL byte; remove it, or for a UTF-16 file use --data.encoding utf-16"
                         f"{remedy}"
                     )
-                blank = blank + 1 if part in ("\n", "\r\n") else 0
+                blank = blank + 1 if part.isspace() else 0
                 if blank > limits.blank_lines:
                     most = f"{limits.blank_lines:,} blank lines"
                     raise InputError(
                         f"{path}, line {number}: more than {most}; remove them or raise --data.limits.blank-lines"
                     )
                 yield part
-                number += part.endswith("\n")
+                number += part.endswith(("\n", "\r"))
     except (OSError, UnicodeError) as error:
         raise unreadable(path, encoding, error, limits, remedy=remedy) from None
 

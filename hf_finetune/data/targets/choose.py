@@ -7,7 +7,7 @@ from itertools import islice
 from hf_finetune.data.config import Source, TaskName
 from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import Targets
-from hf_finetune.data.targets.multi_label import MultiLabel, is_marked
+from hf_finetune.data.targets.multi_label import SEPARATORS, MultiLabel, is_marked, is_separator
 from hf_finetune.data.targets.ordinal import Ordinal
 from hf_finetune.data.targets.regression import Regression, finite_number
 from hf_finetune.data.targets.single_label import SingleLabel
@@ -41,9 +41,9 @@ def infer_task(split: Split, column: str, source: Source, notes: Notes) -> Targe
     if order and (requested not in (None, "ordinal") or separator is not None):
         with_what = f"--task {requested}" if requested else "--label-separator"
         raise InputError(f"--label-order {','.join(order)}: expected none with {with_what}; use --task ordinal")
-    if separator is not None and (requested not in (None, "multi-label") or len(separator) != 1):
-        expected = "one character" if len(separator) != 1 else f"none with --task {requested}"
-        raise InputError(f"--label-separator {separator}: expected {expected}")
+    if separator is not None and (requested not in (None, "multi-label") or not is_separator(separator)):
+        expected = f"none with --task {requested}" if is_separator(separator) else SEPARATORS
+        raise InputError(f"--label-separator {separator!r}: expected {expected}")
     if requested is not None or separator is not None or order:
         return targets_of(requested or ("ordinal" if order else "multi-label"), separator, order)
     if split.columns[column].kind == "columns":
@@ -92,7 +92,7 @@ def _has_fractions(split: Split, column: str) -> bool:
             return False
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return False
         # An infinite number is refused later, with its row.
         fractions = fractions or (math.isfinite(number) and not number.is_integer())

@@ -66,7 +66,13 @@ class TagIds:
                 tags = None
             if isinstance(tags, list):
                 return tags
-        parts = next(csv.reader([text.replace("\n", " ")], delimiter=self.separator, skipinitialspace=True), [])
+        # A line break within quotation marks is none; the blanks of a blank are the separators.
+        blanks = self.separator != " "
+        rows = csv.reader([" ".join(text.splitlines())], delimiter=self.separator, skipinitialspace=blanks)
+        try:
+            parts = next(rows, [])
+        except csv.Error as error:
+            raise ValueError(f"the tags are {shortened(text)}, which cannot be divided ({error})") from None
         return [part.strip() for part in parts if part.strip()]
 
     def _id(self, tag: Any, names: Sequence[str]) -> int:
@@ -100,6 +106,14 @@ def is_marked(column: str, cell: Any) -> bool:
         f"column {column!r} holds {shortened(cell)}, expected 0 or 1, true or false, or an empty cell; numbers need "
         "--task regression"
     )
+
+
+SEPARATORS = "one character, but no quotation mark and no line break"
+
+
+def is_separator(text: str) -> bool:
+    """Return whether a text can be between two tags, see `SEPARATORS`."""
+    return len(text) == 1 and text != '"' and text.splitlines() != [""]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ MOST_STRATA, ROWS_PER_STRATUM = 10, 10
 """Numbers are held out by ranges of equal frequency: this many, or fewer on a few rows."""
 
 
+LARGEST, LEAST_DEVIATION = 1e30, 1e-6
+"""Size of a number, and the least deviation relative to it, that the float32 of a network tells apart."""
+
+
 @dataclass(frozen=True)
 class Numbers:
     """Reads finite numbers."""
@@ -63,12 +67,17 @@ def finite_number(value: Any, name: str) -> float | None:
     if isinstance(value, str | int | float):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError(f"{name} is {shortened(value)}, expected a number") from None
         if math.isnan(number):
             return None
-        if math.isfinite(number):
+        if abs(number) <= LARGEST:
             return number
+        if math.isfinite(number):
+            raise ValueError(
+                f"{name} is {shortened(value)}, expected at most {LARGEST:g}, as networks compute in float32; divide "
+                "the column"
+            )
     raise ValueError(f"{name} is {shortened(value)}, expected a finite number")
 
 
@@ -96,6 +105,11 @@ class Regression(Targets):
             if low == high:
                 target = f"target {low:g}" if len(names) == 1 else f"target {name!r} at {low:g}"
                 raise InputError(f"{column.place}: every row has the {target}; expected numbers that differ")
+            if values_N.std() < max(LEAST_DEVIATION * max(abs(low), abs(high)), 1 / LARGEST):
+                raise InputError(
+                    f"{column.place}: the targets in column {name!r} differ by less ({low:.10g} to {high:.10g}) than "
+                    "the float32 of a network tells apart; subtract their mean, or multiply them"
+                )
             notes.add(
                 f"target {name!r}: {low:g} to {high:g}, mean {values_N.mean():.4g}, deviation {values_N.std():.4g}"
             )

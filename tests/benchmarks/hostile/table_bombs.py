@@ -1,22 +1,18 @@
-"""Data that make a reader take all time or memory, written into a folder in about a second each."""
+"""Tables that make a reader take all time or memory, each written into a folder."""
 
 from __future__ import annotations
 
 import io
 import json
 import random
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 Bomb = Callable[[Path], Path]
 
@@ -50,6 +46,38 @@ def _compressed(folder: Path, name: str, codec: str) -> Path:
     with pa.CompressedOutputStream(str(path), codec) as file:
         for _ in range(300):
             file.write(b"\n" * 1_000_000)
+    return path
+
+
+def _tiny_rows(folder: Path, name: str, row: bytes, first: bytes = b"") -> Path:
+    """Write a gzip of 50 MB of rows of a few bytes."""
+    path = folder / name
+    with pa.CompressedOutputStream(str(path), "gzip") as file:
+        file.write(first)
+        for _ in range(50):
+            file.write(row * (1_000_000 // len(row)))
+    return path
+
+
+def _run_length_parquet(folder: Path, rows: int = 10_000_000) -> Path:
+    """Write rows whose columns are two runs each."""
+    numbers = (np.arange(rows) > rows // 2).astype(np.int32)
+    columns = {name: pa.DictionaryArray.from_arrays(pa.array(numbers), ["a", "b"]) for name in ("text", "label")}
+    pq.write_table(pa.table(columns), folder / "bomb.parquet", compression="zstd", row_group_size=rows)
+    return folder / "bomb.parquet"
+
+
+def _empty_objects(folder: Path) -> Path:
+    path = folder / "bomb.jsonl"
+    path.write_text(json.dumps({"text": "a", "label": "b"}) + "\n{}" * 3_000_000)
+    return path
+
+
+def _long_rows(folder: Path) -> Path:
+    """Write rows of 90,000 keys, none of which is that of a column."""
+    other = json.dumps({f"texts{i}": 1 for i in range(90_000)})
+    path = folder / "bomb.jsonl"
+    path.write_text("\n".join([json.dumps({"text": "a", "label": "b"}), *[other] * 30]))
     return path
 
 
@@ -108,84 +136,8 @@ def _workbook(folder: Path, part: str, old: str, new: str) -> Path:
     return path
 
 
-def _images(folder: Path, encode: Callable[[tuple[int, int, int]], bytes], suffix: str) -> Path:
-    """Write six images of two classes, each of another color."""
-    for i in range(6):
-        path = folder / "images" / "ab"[i % 2] / f"{i}.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode((9 * i, 40, 60)))
-    return folder / "images"
-
-
-def solid_images(folder: Path, kind: str = "PNG", megapixels: float = 0.001, **options: Any) -> Path:
-    """Write six images of one color, of two classes."""
-    side = int(1000 * megapixels**0.5)
-
-    def encode(color: tuple[int, int, int]) -> bytes:
-        file = io.BytesIO()
-        Image.new("RGB", (side, side), color).save(file, kind, **options)
-        return file.getvalue()
-
-    return _images(folder, encode, kind.lower())
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _frame(kind: str, color: tuple[int, int, int]) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), color).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    return file.getvalue()
-
-
-def _gif(color: tuple[int, int, int], frames: int = 10_000) -> bytes:
-    whole = _frame("GIF", color)
-    # The header and the table of colors, then a frame, then the end.
-    start = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
-    return whole[:start] + whole[start:-1] * frames + whole[-1:]
-
-
-def _apng(color: tuple[int, int, int], frames: int = 10_000) -> bytes:
-    whole = _frame("PNG", color)
-    length = int.from_bytes(whole[33:37], "big")
-    pixels, parts = whole[41 : 41 + length], [whole[:33], _chunk(b"acTL", struct.pack(">II", frames, 0))]
-    for number in range(frames):
-        control = struct.pack(">IIIIIHHBB", max(0, 2 * number - 1), 64, 64, 0, 0, 1, 10, 0, 0)
-        frame = _chunk(b"fdAT", struct.pack(">I", 2 * number) + pixels) if number else _chunk(b"IDAT", pixels)
-        parts += [_chunk(b"fcTL", control), frame]
-    return b"".join([*parts, _chunk(b"IEND", b"")])
-
-
-def _animated_webp(color: tuple[int, int, int], frames: int = 10_000) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
-
-    size = (63).to_bytes(3, "little") * 2
-    frame = chunk(b"ANMF", bytes(6) + size + (10).to_bytes(3, "little") + b"\0" + _frame("WEBP", color)[12:])
-    parts = [chunk(b"VP8X", bytes([2, 0, 0, 0]) + size), chunk(b"ANIM", bytes(6)), frame * frames]
-    return b"RIFF" + struct.pack("<I", 4 + sum(map(len, parts))) + b"WEBP" + b"".join(parts)
-
-
-@cache
-def _zeros() -> bytes:
-    return zlib.compress(bytes(300_000_000), 1)
-
-
-def _png(color: tuple[int, int, int], *chunks: tuple[bytes, bytes], size: tuple[int, int] = (64, 64)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, color).save(file, "PNG", compress_level=1)
-    whole = file.getvalue()
-    return whole[:33] + b"".join(_chunk(*each) for each in chunks) + whole[33:]
-
-
 SHEET = "xl/worksheets/sheet1.xml"
-FEW_ROWS: set[str] = {
-    *(f"{name} of 49 megapixels" for name in ("PNG", "JPEG", "progressive JPEG", "TIFF")),
-    *("WebP of 24 megapixels", "images with 100000 texts", "50 cells of a million Chinese letters"),
-}
-"""Bombs of so few rows that training on them is no long work by itself."""
-BOMBS: dict[str, Bomb] = {
+TABLE_BOMBS: dict[str, Bomb] = {
     "20000 nearly equal rows of 600 words": partial(_near_rows, words=600, alphabet="abc"),
     "20000 nearly equal rows of 200 Cyrillic words": partial(_near_rows, words=200, alphabet="бвг"),
     "20000 nearly equal rows of 600 Cyrillic words": partial(_near_rows, words=600, alphabet="бвг"),
@@ -196,6 +148,15 @@ BOMBS: dict[str, Bomb] = {
     "50 cells of a million Chinese letters": partial(_cell, characters=999_000, piece="中文字母"),
     "a gzip of 300 MB": partial(_compressed, name="bomb.csv.gz", codec="gzip"),
     "a zstd of 300 MB": partial(_compressed, name="bomb.jsonl.zst", codec="zstd"),
+    "a gzip of CSV rows of 4 bytes": partial(_tiny_rows, name="bomb.csv.gz", row=b"a,b\n", first=b"text,label\n"),
+    "a gzip of TSV rows of 4 bytes": partial(_tiny_rows, name="bomb.tsv.gz", row=b"a\tb\n", first=b"text\tlabel\n"),
+    "a gzip of JSON rows of 3 bytes": partial(_tiny_rows, name="bomb.jsonl.gz", row=b"{}\n"),
+    "a gzip of a JSON list of empty objects": partial(_tiny_rows, name="bomb.json.gz", row=b"{},", first=b"["),
+    "a gzip of carriage returns": partial(_tiny_rows, name="bomb.csv.gz", row=b"\r", first=b"text,label\n"),
+    "a gzip of blanks and line feeds": partial(_tiny_rows, name="bomb.jsonl.gz", row=b" \n"),
+    "a parquet of two runs of ten million rows": _run_length_parquet,
+    "3 million empty objects": _empty_objects,
+    "JSON rows of 90000 other keys": _long_rows,
     "JSON nested 100000 deep": _nested,
     "JSON of a million keys": _keys,
     "JSON of a text of 300 MB": partial(_one_line, begin='[{"text": "', middle="x", end='", "label": "a"}]'),
@@ -213,23 +174,5 @@ BOMBS: dict[str, Bomb] = {
     "a workbook with a row of 200000 cells": partial(
         _workbook, part=SHEET, old="</sheetData>", new=f"<row>{'<c/>' * 200_000}</row></sheetData>"
     ),
-    "images with 100000 texts": partial(
-        _images, encode=lambda color: _png(color, *[(b"tEXt", b"k\0x")] * 100_000), suffix="png"
-    ),
-    "images with a text of 300 MB": partial(
-        _images,
-        encode=lambda color: _png(color, (b"zTXt", b"k\0\0" + _zeros())),
-        suffix="png",
-    ),
-    "PNG of 49 megapixels": partial(solid_images, kind="PNG", megapixels=49, compress_level=1),
-    "JPEG of 49 megapixels": partial(solid_images, kind="JPEG", megapixels=49),
-    "progressive JPEG of 49 megapixels": partial(solid_images, kind="JPEG", megapixels=49, progressive=True),
-    "TIFF of 49 megapixels": partial(solid_images, kind="TIFF", megapixels=49, compression="tiff_adobe_deflate"),
-    "WebP of 24 megapixels": partial(solid_images, kind="WEBP", megapixels=24, lossless=True, method=0, quality=0),
-    "GIF of 10000 frames": partial(_images, encode=_gif, suffix="gif"),
-    "PNG of 10000 frames": partial(_images, encode=_apng, suffix="png"),
-    "WebP of 10000 frames": partial(_images, encode=_animated_webp, suffix="webp"),
-    "images of 100 megapixels": partial(_images, encode=partial(_png, size=(10_000, 10_000)), suffix="png"),
-    "images of 1 x 1000000 pixels": partial(_images, encode=partial(_png, size=(1, 1_000_000)), suffix="png"),
 }
-"""Bombs by name. The seconds and megabytes of `doctor` are bounded for each."""
+"""Bombs by name."""
