@@ -25,6 +25,7 @@ from transformers import BaseImageProcessor
 from hf_finetune.data.image_decoding import EncodedImage, decode_parallel
 from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indices, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
+from hf_finetune.data.thumbnails import remembering
 from hf_finetune.utils import disk_cache, environment
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import counted
@@ -153,7 +154,8 @@ def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tens
             # The same image may be in several rows.
             keys = [(image["path"], image["bytes"]) for image in images]
             distinct = dict(zip(keys, images, strict=True))
-            pixels = in_pieces(resize, processor, decode_parallel(list(distinct.values()), pool))
+            decoded = remembering(list(distinct.values()), decode_parallel(list(distinct.values()), pool))
+            pixels = in_pieces(resize, processor, decoded)
             yield pixels if len(distinct) == len(keys) else pixels[[list(distinct).index(key) for key in keys]]
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Number of images on which a processor is tested, and pixels beyond which it is tested on a reduced copy.
 PROBED_IMAGES, PROBED_PIXELS = 8, 1_000_000
+# Pixels that are copied at a time.
+PIXELS_AT_ONCE = 2_000_000
 
 
 def process(processor: BaseImageProcessor, images: Sequence[Image], **options: Any) -> torch.Tensor:
@@ -31,8 +33,10 @@ def process(processor: BaseImageProcessor, images: Sequence[Image], **options: A
     Raises:
         InputError: the processor makes images of several sizes.
     """
+    large = all(image.width * image.height > PROBED_PIXELS for image in images) and _reads_tensors(processor)
+    given = [_pixels(image) for image in images] if large else list(images)
     try:
-        return processor(list(images), return_tensors="pt", **options)["pixel_values"]
+        return processor(given, return_tensors="pt", **options)["pixel_values"]
     except ValueError:
         if len(images) == 1:
             raise
@@ -40,6 +44,25 @@ def process(processor: BaseImageProcessor, images: Sequence[Image], **options: A
         if len({part.shape[1:] for part in parts}) == 1:
             raise
         raise _several_sizes(processor, parts) from None
+
+
+def _reads_tensors(processor: BaseImageProcessor) -> bool:
+    """Return whether a processor makes a tensor (3, H, W) of an image before anything else."""
+    return any(base.__name__ == "TorchvisionBackend" for base in type(processor).__mro__)
+
+
+def _pixels(image: Image) -> torch.Tensor:
+    """Return the pixels of an image, (3, H, W), uint8, copied a few lines at a time.
+
+    As a whole they would be copied four times through memory that they do not fit twice: 0.31 s in place of 0.15 s for
+    49 megapixels.
+    """
+    pixels = torch.empty((3, image.height, image.width), dtype=torch.uint8)
+    lines = max(1, PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, lines):
+        part = np.array(image.crop((0, top, image.width, min(top + lines, image.height))))
+        pixels[:, top : top + lines] = torch.from_numpy(part).permute(2, 0, 1)
+    return pixels
 
 
 def _several_sizes(processor: BaseImageProcessor, parts: Iterable[torch.Tensor]) -> InputError:

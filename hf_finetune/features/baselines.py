@@ -12,8 +12,8 @@ import numpy as np
 from datasets import Dataset
 from scipy import sparse
 
-from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.text_pieces import UNSPACED
+from hf_finetune.data.thumbnails import SIDE, thumbnail
 from hf_finetune.features.overlap import overlap
 
 logger = logging.getLogger("hf_finetune")
@@ -28,8 +28,6 @@ MIN_ROWS = 1_000
 """Least number of training rows, whatever the length of their texts."""
 MAX_FEATURES = 50_000
 """Number of words and word pairs of a text column, the most frequent ones."""
-SIDE = 16
-"""Side of the resized images in pixels."""
 SEED = 0
 """Seed of the subsample and of the solver."""
 # Punctuation marks count as words: "!" and "?" are features of classes.
@@ -152,13 +150,12 @@ def _tfidf(train: Dataset, rows: Dataset, columns: list[str]) -> tuple[sparse.cs
 
 def _pixels(train: Dataset, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return pixels (N, 3 SIDE^2) of the training rows and of `rows`, standardized by the training rows."""
-    from PIL import Image  # an optional dependency
     from sklearn.preprocessing import StandardScaler
 
     def resized(rows: Dataset) -> np.ndarray:
         pixels = np.empty((len(rows), SIDE * SIDE * 3), dtype=np.float32)
         for row, image in enumerate(rows["image"]):
-            pixels[row] = np.asarray(decode(image).resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
+            pixels[row] = thumbnail(image).ravel()
         return pixels
 
     scaler = StandardScaler()

@@ -131,8 +131,8 @@ class Regression(Task):
         for name, targets_N in zip(self.labels, labels.T if len(labels) else (), strict=False):
             if np.ptp(targets_N) == 0:
                 raise InputError(
-                    f"{split}: every row has {targets_N[0]:g} in {name!r}, and R² needs targets that differ; name other "
-                    f"rows by --{split}"
+                    f"{split}: every row has {targets_N[0]:g} in {name!r}, and R² needs targets that differ; name "
+                    f"other rows by --{split}"
                 )
 
     def epoch_values(self, labels: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
