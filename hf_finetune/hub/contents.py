@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,13 @@ NEVER_PUSHED = {
 """Patterns of file and folder names, by what they are."""
 ALWAYS_PUSHED = ("README.md", "result.json", "recipe.json")
 ADAPTER_CONFIG = "adapter/adapter_config.json"
-SECRET_PATTERN = re.compile(rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+SECRET_PATTERN = re.compile(
+    rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    # GitHub, GitLab, PyPI, Amazon, Google, Slack, and services whose keys begin with sk-.
+    rb"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50}|glpat-[A-Za-z0-9_-]{20}|pypi-AgE[A-Za-z0-9_-]{50}"
+    rb"|(?<![A-Za-z0-9])A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])|AIza[A-Za-z0-9_-]{35}|xox[abprs]-[0-9]+-[A-Za-z0-9-]{20}"
+    rb"|(?<![A-Za-z0-9])sk-(?:[a-z]+-)?[A-Za-z0-9_-]{40}"
+)
 CHUNK_BYTES = 1 << 24
 
 
@@ -88,6 +94,7 @@ def collect(
         # That no file is missing or was added; their content is compared below, where it is read.
         manifest.check(hashed={manifest.location(file): sha256 for file, sha256 in manifest.hashes.items()})
         contents |= {_place(file): run_dir / file for file in manifest.hashes}
+        _check_artifacts(map(_place, manifest.hashes))
     if ADAPTER_CONFIG in contents:
         contents[ADAPTER_CONFIG] = portable = _portable_adapter(run_dir, recipe, result)
         if manifest is not None:
@@ -136,13 +143,22 @@ def _files_without_manifest(run_dir: Path) -> dict[str, Path]:
             contents[HEAD_FILE] = run_dir / HEAD_FILE
     if not contents:
         raise InputError(f"{run_dir}: no model/, encoder/ or adapter/ in it; expected the folder of a finished run")
-    for path in contents:
+    _check_artifacts(contents)
+    return contents
+
+
+def _check_artifacts(paths: Iterable[str]) -> None:
+    """Refuse a name that no run writes: whoever adds a file may add it to the manifest, too.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for path in paths:
         _check_name(path)
         if not any(fnmatch.fnmatch(path.split("/")[-1], pattern) for pattern in LOADED_FROM_ROOT):
             raise InputError(
                 f"{path}: not a file of a model, a tokenizer or an image processor; remove it from the run's folder"
             )
-    return contents
 
 
 def _finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,9 +21,18 @@ from helpers.hub_server import hub_server
 from hostile.bench import Attack, Bench, Outcome, execute, prepare
 from hostile.checkpoints import adapter_attacks, checkpoint_attacks, tokenizer_attacks
 from hostile.data import data_attacks
+from hostile.flags import command_attacks, flag_attacks
+from hostile.paths import leftover_attacks, output_attacks, path_attacks
 from hostile.runs import disk_attacks, document_attacks, push_attacks
 from hostile.settings import setting_attacks
 from hostile.tasks import model_attacks, record_attacks, separator_attacks, target_attacks
+
+ATTACKS = (
+    *(data_attacks, path_attacks, target_attacks, separator_attacks),
+    *(checkpoint_attacks, tokenizer_attacks, adapter_attacks, model_attacks),
+    *(document_attacks, record_attacks, leftover_attacks, push_attacks),
+    *(setting_attacks, flag_attacks, command_attacks, output_attacks, disk_attacks),
+)
 
 
 def print_table(outcomes: list[tuple[Attack, Outcome]]) -> None:
@@ -47,9 +56,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the undamaged files here, for the next time")
     parser.add_argument("--verbose", action="store_true", help="print all that stderr says of a failed attack")
     options = parser.parse_args()
-    attacks = [*data_attacks(), *tokenizer_attacks(), *document_attacks(), *checkpoint_attacks(), *adapter_attacks()]
-    attacks += [*setting_attacks(), *disk_attacks(), *push_attacks()]
-    attacks += [*target_attacks(), *separator_attacks(), *model_attacks(), *record_attacks()]
+    attacks = [attack for attacks in ATTACKS for attack in attacks()]
     if options.only:
         attacks = [attack for attack in attacks if any(word in attack.name for word in options.only)]
     outcomes: list[tuple[Attack, Outcome]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub import contents
+from hf_finetune.utils.manifest import Manifest
 
 
 def refused(bench: Bench, match: str) -> None:
@@ -59,6 +61,49 @@ def test_a_pickle_is_known_by_its_content(bench: Bench) -> None:
     (bench.run / "model" / "vocab.dat").unlink()
     (bench.run / "model" / "more.safetensors").write_bytes(pickle.dumps({"a": 1}))
     refused(bench, "more.safetensors: .*pickle")
+
+
+TOKENS = {
+    "GitHub": "ghp_" + "a1" * 18,
+    "GitHub, fine-grained": "github_pat_" + "a1" * 40,
+    "GitLab": "glpat-" + "a1" * 10,
+    "PyPI": "pypi-AgE" + "a1" * 40,
+    "Amazon": "AKIA" + "A1" * 8,
+    "Google": "AIza" + "a1_b-" * 7,
+    "Slack": "xoxb-" + "1" * 12 + "-" + "a1" * 12,
+    "an API": "sk-proj-" + "a1B2" * 12,
+    "a key of ssh": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "a key of PGP": "-----BEGIN PGP PRIVATE KEY BLOCK-----",
+}
+
+
+@pytest.mark.parametrize("service", TOKENS)
+def test_tokens_of_other_services_are_refused(bench: Bench, service: str) -> None:
+    """A card that quotes the command may quote them."""
+    card = bench.run / "README.md"
+    card.write_text(f"{card.read_text()} key={TOKENS[service]};")
+    refused(bench, "README.md: it contains an access token or a private key")
+
+
+def test_words_that_look_like_tokens_are_none(bench: Bench) -> None:
+    card = bench.run / "README.md"
+    card.write_text(
+        f"{card.read_text()} {'task-' + 'a1' * 30} sk-learn AKIA {'X' * 4}{'AKIA' + 'A1' * 8} glpat-1 hf_finetune"
+    )
+    assert bench.push()
+
+
+@pytest.mark.parametrize("name", ["model/rows.csv", "model/id_rsa", "model/../rows.csv", "model/vocab/../../rows.txt"])
+def test_a_file_that_was_added_to_the_manifest(bench: Bench, name: str) -> None:
+    """Whoever adds a file may write its hash into result.json."""
+    for path in bench.run.rglob("*.bin"):
+        path.unlink()
+    (bench.run / "model" / "vocab").mkdir()
+    (bench.run / name).write_bytes(b"mine")
+    result = json.loads((bench.run / "result.json").read_text())
+    result["artifacts"] = Manifest.of(bench.run).hashes | {name: hashlib.sha256(b"mine").hexdigest()}
+    (bench.run / "result.json").write_text(json.dumps(result))
+    refused(bench, "not a file of a model, a tokenizer or an image processor|expected the SHA-256 of each file")
 
 
 def test_tokens_in_files_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

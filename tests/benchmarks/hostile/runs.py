@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,7 +50,15 @@ def document_attacks() -> list[Attack]:
 
 def push_attacks() -> list[Attack]:
     """Runs whose files are not those of their manifest, or whose documents hold a secret; and a push that is whole."""
-    secret = "hf_" + "a" * 34
+    secrets = {
+        "Hugging Face": "hf_" + "a" * 34,
+        "GitHub": "ghp_" + "a1" * 18,
+        "GitLab": "glpat-" + "a1" * 10,
+        "Amazon": "AKIA" + "A1" * 8,
+        "Google": "AIza" + "a1_b-" * 7,
+        "Slack": "xoxb-" + "1" * 12 + "-" + "a1" * 12,
+        "an API": "sk-proj-" + "a1B2" * 12,
+    }
 
     def added(name: str, content: bytes, bench: Bench) -> list[Any]:
         run = bench.copy("full")
@@ -66,8 +76,15 @@ def push_attacks() -> list[Attack]:
     def linked(run: Path) -> None:
         (run / "model" / "vocab.txt").symlink_to("/etc/hostname")
 
-    def note(run: Path) -> None:
+    def note(secret: str, run: Path) -> None:
         edit_json(run / "result.json", notes=[secret])
+
+    def listed(name: str, content: bytes, run: Path) -> None:
+        """Add a file, and its hash to the manifest."""
+        (run / name).parent.mkdir(exist_ok=True, parents=True)
+        (run / name).write_bytes(content)
+        artifacts = json.loads((run / "result.json").read_text())["artifacts"]
+        edit_json(run / "result.json", artifacts=artifacts | {name: hashlib.sha256(content).hexdigest()})
 
     names = (
         "model/id_rsa",
@@ -85,17 +102,21 @@ def push_attacks() -> list[Attack]:
         "a file is missing": partial(without, "model/tokenizer.json"),
         "a link leads out": linked,
         "the card is missing": partial(without, "README.md"),
-        "a token in result.json": note,
+        **{f"a token of {name} in result.json": partial(note, secret) for name, secret in secrets.items()},
+        **{
+            f"{name} added and listed": partial(listed, name, b"mine")
+            for name in (*names, "model/../rows.csv", "../rows.csv", "model/a/b/c.txt")
+        },
         "no parity check": lambda run: edit_json(run / "result.json", parity=None),
         "a failed parity check": lambda run: edit_json(run / "result.json", parity={"reload": {"ok": False}}),
-        "nothing is changed": lambda run: None,
     }
     return [
         *(Attack(f"push, {name} added", partial(added, name, b"mine"), (0, 2, 4), needs_hub=True) for name in names),
         *(
-            Attack(f"push, {name}", partial(changed, damage), (0, 2, 4), needs_hub=True)
+            Attack(f"push, {name}", partial(changed, damage), (2, 4), needs_hub=True)
             for name, damage in damages.items()
         ),
+        Attack("push, nothing is changed", partial(changed, lambda run: None), (0,), needs_hub=True),
     ]
 
 

@@ -176,16 +176,17 @@ def model_attacks() -> list[Attack]:
             folder, lambda t: {n: w * 1e30 if n.startswith("classifier") else w for n, w in t.items()}
         ),
     }
-    commands = ("predict", "evaluate", "with its manifest", "start")
+    refused = ("with its manifest", "start")
     return [
         Attack(
             f"{name}, {what}: {command}",
             partial(met, name, damage, command),
-            (4,) if command in ("with its manifest", "start") else (0, 2),
+            (4,) if command in refused else (0, 2),
         )
         for name in ("tags", "numbers")
-        for what, damage in damages.items()
-        for command in commands
+        for number, (what, damage) in enumerate(damages.items())
+        # The hash of one changed file is as good as that of another.
+        for command in ("predict", "evaluate", *(refused if number % 10 == 0 else ()))
     ]
 
 
