@@ -12,8 +12,11 @@ from hostile.bench import Attack, Bench
 from hostile.image_bombs import IMAGE_BOMBS
 from hostile.table_bombs import TABLE_BOMBS
 
-# Training on many rows takes as long as they do.
-FEW_ROWS = {*IMAGE_BOMBS, "50 cells of a million Chinese letters"}
+# Training on many rows takes as long as they do. Images that are refused are refused to all commands.
+FEW_ROWS = {
+    *(f"{name} of 49 megapixels" for name in ("PNG", "JPEG", "progressive JPEG", "TIFF")),
+    *("WebP of 24 megapixels", "images with 100000 texts", "50 cells of a million Chinese letters"),
+}
 
 
 def data_attacks() -> list[Attack]:
@@ -35,9 +38,13 @@ def data_attacks() -> list[Attack]:
     return [
         Attack(f"data, {name}: {command}", partial(met, command, name, bomb), (0, 2))
         for name, bomb in (TABLE_BOMBS | IMAGE_BOMBS).items()
-        for command in (
-            "doctor",
-            *(() if "nearly equal rows" in name else ("plan",)),
-            *(("train", "predict", "evaluate") if name in FEW_ROWS else ()),
-        )
+        for command in _commands(name)
     ]
+
+
+def _commands(name: str) -> tuple[str, ...]:
+    if name in FEW_ROWS:
+        return "doctor", "plan", "train", "predict", "evaluate"
+    if name in IMAGE_BOMBS:
+        return "doctor", "train"
+    return ("doctor",) if "nearly equal rows" in name else ("doctor", "plan")

@@ -42,7 +42,7 @@ def flag_attacks() -> list[Attack]:
     return [
         *(Attack(f"flags, {flag} {value!r}", partial(met, flag, value), (0, 2)) for flag in FLAGS for value in NUMBERS),
         *(
-            Attack(f"flags, {flag} {value[:20]!r}", partial(met, flag, value), (0, 2))
+            Attack(f"flags, {flag} {value[:40]!r}", partial(met, flag, value), (0, 2))
             for flag, values in TEXTS.items()
             for value in values
         ),
