@@ -70,8 +70,8 @@ def test_counting_bad_rows_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "a", "label": "b"}) + "\n{}" * 9000)
     message = refusal(path)
-    assert "row 2 (line 2), column 'text': the text is empty, the row has no such key, nor any other" in message
-    assert "2046 or more other rows have a bad text too" in message
+    assert "row 1 (line 2), column 'text': the text is empty, the row has no such key, nor any other" in message
+    assert "2,046 other rows or more have a bad text too" in message
     for dropping in (lambda: load(str(path), "text", drop_bad_rows=True), lambda: examine(Source(str(path)), "text")):
         with pytest.raises(InputError, match="2,047 of the first 2,048 rows cannot be used; name another column"):
             dropping()

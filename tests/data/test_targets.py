@@ -180,10 +180,10 @@ def test_a_column_whose_name_has_a_comma_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "fields", "message"),
     [
-        ("2", {}, "row 3 (line 4), column 'b,a': column 'b' holds '2' (str), expected 0 or 1"),
-        ("-1", {}, "row 3 (line 4), column 'b,a': column 'b' holds '-1'"),
-        ("x", {"task": "regression"}, "row 3 (line 4), column 'b,a': the target 'b' is 'x' (str), expected a number"),
-        ("", {"task": "regression"}, "row 3 (line 4), column 'b,a': one of the targets is empty"),
+        ("2", {}, "row 2 (line 4), column 'b,a': column 'b' holds '2' (str), expected 0 or 1"),
+        ("-1", {}, "row 2 (line 4), column 'b,a': column 'b' holds '-1'"),
+        ("x", {"task": "regression"}, "row 2 (line 4), column 'b,a': the target 'b' is 'x' (str), expected a number"),
+        ("", {"task": "regression"}, "row 2 (line 4), column 'b,a': one of the targets is empty"),
         ("1", {"task": "single-label"}, "column 'b,a' holds 2 columns, expected classes"),
         ("1", {"label": ("b", "d")}, "--label d: "),
         ("1", {"label": ("b", "b")}, "--label b,b: the column 'b' is named twice"),
