@@ -99,9 +99,13 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")
     if name in _HOMES:
+        import warnings
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        with warnings.catch_warnings():
+            # tqdm's, in a notebook without ipywidgets, which our progress does not need.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            return getattr(import_module(_HOMES[name]), name)
     from hf_finetune import errors
     from hf_finetune.config.recipe import Launch, Recipe
     from hf_finetune.utils import embedded

@@ -1,6 +1,8 @@
 """Old names of fields, flags and operations go on working."""
 
 import dataclasses
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,3 +133,14 @@ def test_every_new_name_exists() -> None:
         if kind[:1].isupper():
             names = {f.name for f in dataclasses.fields(getattr(hf_finetune, kind))}
             assert new in names and old.rpartition(".")[2] not in names
+
+
+def test_an_import_in_a_notebook_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tqdm, which the libraries import, asks for ipywidgets."""
+
+    def imports(module: str) -> SimpleNamespace:
+        warnings.warn("IProgress not found. Please update jupyter and ipywidgets.", stacklevel=2)
+        return SimpleNamespace(train=module)
+
+    monkeypatch.setattr("importlib.import_module", imports)
+    assert hf_finetune.__getattr__("train") == "hf_finetune.inference.fine_tuning"
