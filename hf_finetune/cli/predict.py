@@ -171,6 +171,12 @@ def _table(predictions: Sequence[dict[str, Any]]) -> str:
 
 def _answer(row: dict[str, Any]) -> tuple[str, str]:
     """Return what is predicted for a row, and the probability of its class."""
+    if "entities" in row:
+        entities = row["entities"]
+        return printable(", ".join(f"{e['text']} {e['label']} {e['score']:.2f}" for e in entities) or "-"), ""
+    if "words" in row:
+        tagged = zip(row["words"], row["predicted"], strict=True)
+        return printable(" ".join(f"{word}/{tag}" for word, tag in tagged)), ""
     match row["predicted"]:
         case list() as tags:
             return printable(", ".join(f"{tag} {row[f'p:{tag}']:.2f}" for tag in tags) or "-"), ""

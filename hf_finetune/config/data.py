@@ -32,8 +32,9 @@ class Data(SplitOptions, Location):
     (0 or 1) or target (numbers): their names, or a pattern such as tag_*."""
     task: Annotated[TaskName | None, flag("--task")] = None
     """What is predicted: single-label (one class a row), ordinal (one of several ordered classes), multi-label (any
-    number of tags), or regression (a number). Default: by the label column, which is printed. Lists are tags, numbers
-    with fractions are numbers; whole numbers are classes, in no order unless ordinal is named."""
+    number of tags), regression (a number), or tokens (a tag for each word). Default: by the columns, which is printed.
+    Lists are tags, beside a list of as many words the tags of words; numbers with fractions are numbers; whole numbers
+    are classes, in no order unless ordinal is named."""
     label_separator: Annotated[str | None, flag("--label-separator")] = None
     """Character between the tags of a text column, with multi-label. The default is a comma."""
     label_names: Annotated[ClassNames, flag("--label-names")] = ()
@@ -66,7 +67,7 @@ class TextData(Data):
 
     kind: ClassVar[Literal["text"]] = "text"
     text: Annotated[str | None, flag("--text")] = None
-    """Column of the text. Default: the obvious one, which is printed."""
+    """Column of the text, or of the words with --task tokens. Default: the obvious one, which is printed."""
     text_pair: Annotated[str | None, flag("--text-pair")] = None
     """Column of the second text, for sentence pairs."""
     max_length: Annotated[int, Ge(4), flag("--max-length")] = 128

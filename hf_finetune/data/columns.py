@@ -33,7 +33,10 @@ LABELS: Tiers = (
     ("label",),
     ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"),
     ("tags", "score", "rating", "stars"),
+    ("ner_tags",),
+    ("pos_tags", "upos"),
 )
+WORDS: Tiers = (("tokens", "words"),)
 IMAGES: Tiers = (("image",), ("img", "picture", "photo", "file_name"))
 FILE_NAME = "file_name"
 """The column of a metadata file that names the images, as `datasets` has it."""
@@ -54,7 +57,8 @@ _EXPECTED = {
     "label": "classes, tags or numbers",
 }
 _KINDS = {
-    "text": ("string",),
+    # Lists are those of words, which `targets.choose.infer_task` refuses for other tasks.
+    "text": ("string", "list"),
     "text_pair": ("string",),
     "image": ("image", "string"),
     "label": ("string", "number", "class", "list", "columns"),
@@ -188,6 +192,9 @@ class _Choice:
                 self.chosen["text"], self.chosen["text_pair"] = pairs[0]
                 return
         prose = [c for c in texts if not self.columns[c].numeric and not self.columns[c].names_images]
+        if not prose and (words := self._free("list")):
+            self.chosen["text"] = self._by_name("text", words, WORDS) or self._only("text", words, ())
+            return
         self.chosen["text"] = self._by_name("text", texts, TEXTS) or self._only("text", prose, ("text",))
 
     def infer_image(self) -> None:
@@ -242,7 +249,7 @@ class _Choice:
             problem = (
                 f"no column holds the {purpose}; there {plural(len(self.columns), 'is', 'are')} {quoted(self.columns)}"
             )
-        known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, IGNORED) for n in names}
+        known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, *WORDS, IGNORED) for n in names}
         is_csv = self.place.lower().endswith((".csv", ".tsv"))
         no_header = is_csv and not known.intersection(column.lower() for column in self.columns)
         header = "; the first line must name the columns" if no_header else ""

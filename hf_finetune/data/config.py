@@ -54,7 +54,7 @@ LabelColumns = Annotated[
     ),
 ]
 Role = Literal["train", "validation", "test"]
-TaskName = Literal["single-label", "ordinal", "multi-label", "regression"]
+TaskName = Literal["single-label", "ordinal", "multi-label", "regression", "tokens"]
 
 
 @configclass
@@ -124,7 +124,8 @@ class Source:
     label_order: ClassNames = ()
     """Names of ordered classes, the lowest first, for `--task ordinal`."""
     task: TaskName | None = None
-    """What the label is: one class, an ordered one, several tags, or a number. Default: by its column's content."""
+    """What the label is: one class, an ordered one, several tags, a number, or a tag for each word. Default: by the
+    content of its column."""
     label_separator: str | None = None
     """Character between the tags of a text."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None

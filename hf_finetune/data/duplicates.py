@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from hf_finetune.data.image_paths import open_regular
+from hf_finetune.data.ragged import Ragged, flat
 from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
     return first_occurrences([known.setdefault(n, digest) for n, digest in zip(numbers, digests, strict=True)])
 
 
-def fingerprint(labels: Sequence[str], splits: Mapping[str, tuple[Sequence[bytes], np.ndarray]]) -> str:
+def fingerprint(labels: Sequence[str], splits: Mapping[str, tuple[Sequence[bytes], Any]]) -> str:
     """Return the SHA-256 of the class names and, by split, of all input digests and labels."""
     total = hashlib.sha256(json.dumps(list(labels)).encode())
     for name, (digests, labels_N) in splits.items():
         total.update(f"{name} {len(digests)}".encode())
         total.update(b"".join(digests))
         kind = "<f8" if labels_N.dtype.kind == "f" else "<i8"
-        total.update(np.ascontiguousarray(labels_N, dtype=kind).tobytes())
+        total.update(np.ascontiguousarray(flat(labels_N), dtype=kind).tobytes())
+        if isinstance(labels_N, Ragged):
+            total.update(labels_N.offsets.tobytes())
     return total.hexdigest()

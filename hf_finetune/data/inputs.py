@@ -20,7 +20,8 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from hf_finetune.data import image_cache, image_processing
 from hf_finetune.data.config import Kind
 from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
-from hf_finetune.data.labels import label_array
+from hf_finetune.data.labels import has_words, label_array
+from hf_finetune.data.ragged import Ragged, flat
 from hf_finetune.data.tokens import (
     LONG_TEXT,
     TokenLists,
@@ -301,14 +302,14 @@ class Rows(EpochRows):
     def __init__(self, encoded: Dataset, columns: list[str]) -> None:
         self.encoded = encoded.select_columns([c for c in columns if c in encoded.column_names])
         self._tokens: dict[str, TokenLists] = {}
-        self._labels: np.ndarray | None = None
+        self._labels: np.ndarray | Ragged | None = None
         schema = self.encoded.features.arrow_schema
         names = [c for c in self.encoded.column_names if c != "label"]
         if names and all(is_token_column(schema.field(n).type) for n in names):
             table = self.encoded.with_format("arrow")[:]
             self._tokens = {n: TokenLists(table.column(n)) for n in names}
             if "label" in self.encoded.column_names:
-                self._labels = label_array(table.column("label"))
+                self._labels = label_array(table.column("label"), of_words=has_words(names))
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -344,7 +345,7 @@ def sample_rows(
 
 
 def with_labels(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
-    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32."""
-    labels = np.asarray(batch["label"])
+    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32; of words (W,), int64."""
+    labels = np.asarray(flat(batch["label"]))
     dtype = torch.long if labels.ndim == 1 else torch.float32
     return {**collate(batch), "labels": torch.as_tensor(labels, dtype=dtype)}

@@ -7,12 +7,13 @@ import logging
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from hf_finetune.data.ragged import Ragged
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import counted, did_you_mean, listed
 
@@ -31,21 +32,31 @@ UNLABELED = -1
 ROWS_PER_CLASS = 10
 
 
-def label_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return a column of labels as an array: (N,) for classes, (N, C) for tags and numbers."""
+def has_words(columns: Collection[str]) -> bool:
+    """Return whether rows have a label for each word, by their columns: canonical rows, or encoded ones."""
+    return "bounds" in columns or "places" in columns
+
+
+def label_array(column: pa.Array | pa.ChunkedArray, *, of_words: bool = False) -> Any:
+    """Return a column of labels as an array: (N,) for classes, (N, C) for tags and numbers; `Ragged` for words."""
     if not pa.types.is_nested(column.type):
         return column.to_numpy()
+    if of_words:
+        return Ragged.of_column(column)
     lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return lists.flatten().to_numpy().reshape(len(lists), -1)
 
 
-def labels_of(rows: "Dataset") -> np.ndarray:
+def labels_of(rows: "Dataset") -> Any:
     """Return the labels of canonical rows, see `label_array`."""
-    return label_array(rows.select_columns(["label"]).with_format("arrow")[:]["label"])
+    column = rows.select_columns(["label"]).with_format("arrow")[:]["label"]
+    return label_array(column, of_words=has_words(rows.column_names))
 
 
-def is_labeled(labels: np.ndarray) -> np.ndarray:
+def is_labeled(labels: Any) -> np.ndarray:
     """Return which rows have a label, shape (N,): no class id or tag is -1, and no number is NaN."""
+    if isinstance(labels, Ragged):
+        return np.bincount(labels.row_of_value, labels.values == UNLABELED, minlength=len(labels)) == 0
     missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == UNLABELED
     return ~(missing.any(axis=1) if missing.ndim == 2 else missing)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_finetune.data.columns import choose_columns, require_columns
+from hf_finetune.data.columns import WORDS, choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions, TaskName
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
 from hf_finetune.data.labels import may_be_ordered
@@ -43,8 +44,9 @@ logger = logging.getLogger("hf_finetune")
 class Splits:
     """Training, validation and test rows with the columns `text` (and `text_pair`) or `image`, `label` and `row`.
 
-    `label` is an index into `labels`, or a list: a 0 or 1 for each of the tags `labels`, or the numbers of the targets
-    `labels`. `row` is the position in the split that the row was read from.
+    `label` is an index into `labels`, or a list: a 0 or 1 for each of the tags `labels`, the numbers of the targets
+    `labels`, or an index for each word, whose bounds in the text are in `bounds`. `row` is the position in the
+    split that the row was read from.
     """
 
     train: Dataset
@@ -174,7 +176,7 @@ def _hold_out(
     return train.where(~mask_N), train.where(mask_N)
 
 
-def _draw_train(targets: Targets, labels: np.ndarray, options: SplitOptions, notes: Notes) -> np.ndarray:
+def _draw_train(targets: Targets, labels: Any, options: SplitOptions, notes: Notes) -> np.ndarray:
     """Return a mask (N,) of the rows that stay in train."""
     rows, seed = np.arange(len(labels)), (options.split_seed, SEED_STREAMS["train"])
     per_class, most = options.rows_per_class, options.max_train_rows
@@ -245,7 +247,8 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     def read(role: Role, labels: LabelReader) -> pa.Table:
         skipped, without_gold = (unusable.setdefault(role, []), None) if source.drop_bad_rows else (None, list[int]())
         split = selection.labeled[role]
-        table = to_table(list(read_rows(split, columns, labels, unusable=skipped, without_gold=without_gold)))
+        options: dict[str, Any] = {"unusable": skipped, "without_gold": without_gold, "words": targets.reads_words}
+        table = to_table(list(read_rows(split, columns, labels, **options)))
         if without_gold:
             notes.add(f"{role}: {_left_out(without_gold, len(table))}")
         if skipped:
@@ -256,7 +259,7 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
             notes.add(f"{role}: {describe_dropped(skipped, len(table))}")
         return table
 
-    targets = infer_task(train, columns["label"], source, notes)
+    targets = infer_task(train, columns, source, notes)
     check_label_kind(targets, columns["label"], train)
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
@@ -323,11 +326,14 @@ def stream(
     """
     source, known = _as_trained(source, trained or {}, need_label=labels is not None)
     need_label, requested = labels is not None, source.columns(kind)
+    targets = targets_of(task, source.label_separator)
     layout = locate(source, kind=kind, labeled=need_label)
 
     def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
         like = {name: column for name, column in known.items() if column in split.columns}
         names = {name: like.get(name) if column is None else column for name, column in requested.items()}
+        if targets.reads_words and names["text"] is None:
+            names["text"] = next((name for name in split.columns if name.lower() in WORDS[0]), None)
         return choose_columns(
             split.columns, names, kind=kind, need_label=need_label, place=split.place, cells=split.first_cells
         )
@@ -351,7 +357,6 @@ def stream(
             f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
         )
     values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
-    targets = targets_of(task, source.label_separator)
     reader = None if labels is None else targets.reader(labels, "the classifier", values)
     if labels is not None:
         tags = labels if targets.task == MultiLabel.task else ()
@@ -361,10 +366,8 @@ def stream(
     rows = 0
     if carried is not None:
         carried.choose(split, columns)
-    parts = read_rows(
-        split, columns, reader, size=batch_rows, unusable=unusable, without_gold=without_gold, carried=carried
-    )
-    for part in parts:
+    options: dict[str, Any] = {"without_gold": without_gold, "carried": carried, "words": targets.reads_words}
+    for part in read_rows(split, columns, reader, size=batch_rows, unusable=unusable, **options):
         rows += len(part["row"])
         if len(part["row"]):
             table = to_table([part])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetInfo, Features, Image, Value
+from datasets import Dataset, DatasetInfo, Features, Image, List, Value
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
@@ -24,10 +24,11 @@ from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_checks import damage
 from hf_finetune.data.image_decoding import EncodedImage, pieces
 from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.labels import SURROGATE, UNLABELED, label_array, label_name, shortened
+from hf_finetune.data.labels import SURROGATE, UNLABELED, has_words, label_array, label_name, shortened
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
 from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
+from hf_finetune.data.words import TaggedSentence, read_sentence
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import counted, did_you_mean, listed, row_place, short
@@ -35,11 +36,12 @@ from hf_finetune.utils.messages import counted, did_you_mean, listed, row_place,
 FEATURES = {
     "text": Value("string"),
     "text_pair": Value("string"),
+    "bounds": List(Value("int64")),
     "image": Image(decode=False),
     "row": Value("int64"),
 }
-NAMES = ("text", "text_pair", "image", "label", "row")
-"""The canonical columns, in order."""
+NAMES = ("text", "text_pair", "bounds", "image", "label", "row")
+"""The canonical columns, in order. `bounds`: of the words in the text, see `words.Sentence`."""
 
 # Rows that cannot be used: so many get a hint, and are counted before the data are refused.
 EXPLAINED, MOST_COUNTED = 20, 100_000
@@ -64,9 +66,9 @@ class SplitRows:
         return cls(table, row_digests(table))
 
     @cached_property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Any:
         """Label of each row, see `labels.label_array`."""
-        return label_array(self.table["label"])
+        return label_array(self.table["label"], of_words=has_words(self.table.column_names))
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -153,6 +155,7 @@ def read_rows(
     unusable: list[UnusableRow] | None = None,
     without_gold: list[int] | None = None,
     carried: Carried | None = None,
+    words: bool = False,
 ) -> Iterator[Columns]:
     """Yield canonical rows as Arrow arrays, at most `size` at a time.
 
@@ -163,6 +166,7 @@ def read_rows(
         without_gold: collects the numbers of rows without a gold label, which are then skipped: -1 where labels are the
             numbers of named classes, as in SNLI.
         carried: collects further columns of the rows, before each part is yielded.
+        words: read sentences, with the bounds of their words, see `Targets.reads_words`.
 
     Raises:
         InputError: without `unusable`, for the first such row, once all rows or `MOST_COUNTED` such rows were read;
@@ -170,7 +174,7 @@ def read_rows(
     """
     first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(available_cores()) as pool:
-        convert = partial(_convert, split=split, chosen=chosen, labels=labels, pool=pool)
+        convert = partial(_convert, split=split, chosen=chosen, labels=labels, pool=pool, words=words)
         others = () if carried is None else carried.names
         for chunk in split.chunks([*chosen.values(), *others], size):
             columns, faults_by_column = convert(chunk.columns, chunk.images)
@@ -251,10 +255,18 @@ def _convert(
     chosen: dict[str, str],
     labels: LabelReader | None,
     pool: ThreadPoolExecutor,
+    words: bool,
 ) -> tuple[Columns, dict[str, Faults]]:
     """Return Arrow arrays and faults, by canonical name."""
     columns: Columns = {}
     faults: dict[str, Faults] = {}
+    if words:
+        values = dict(values)
+        tags = values[chosen["label"]] if "label" in chosen else None
+        columns, sentences, faults["text"] = _sentences(values[chosen["text"]], tags, split.limits)
+        chosen = {"label": chosen["label"]} if tags is not None else {}
+        if tags is not None:
+            values[chosen["label"]] = sentences
     for name, column in chosen.items():
         if name == "image":
             columns[name], faults[name] = _images(values[column], folder, split.limits, pool)
@@ -288,6 +300,36 @@ def _texts(values: list[Any], limits: DataLimits, *, may_be_empty: bool) -> tupl
         invalid = [i for i, value in enumerate(values) if SURROGATE.search(value)]
         half = Fault("undecodable row", "the text holds half a surrogate pair")
         return pa.array([], pa.string()), faults | dict.fromkeys(invalid, half)
+
+
+def _sentences(
+    texts: list[Any], tags: list[Any] | None, limits: DataLimits
+) -> tuple[Columns, list[TaggedSentence | None], Faults]:
+    """Return the columns `text` and `bounds` of sentences, the sentences with the cells of their tags, and faults."""
+    sentences: list[TaggedSentence | None] = []
+    faults: Faults = {}
+    most = limits.text_characters
+    for i, (text, cell) in enumerate(zip(texts, tags or [None] * len(texts), strict=True)):
+        sentences.append(None)
+        try:
+            sentence = read_sentence(text, cell)
+        except ValueError as error:
+            faults[i] = Fault("not words", str(error))
+            continue
+        if sentence is None:
+            faults[i] = Fault("text missing", "the text is empty" if isinstance(text, str) else "there are no words")
+        elif len(sentence.text) > most:
+            faults[i] = Fault(
+                "too large",
+                f"the text has {len(sentence.text):,} characters, expected at most {most:,}; shorten it, or raise "
+                "--data.limits.text-characters",
+            )
+        else:
+            sentences[i] = TaggedSentence(sentence, cell, isinstance(text, str))
+    read = [each.sentence for each in sentences if each is not None and not faults]
+    columns = {"text": pa.array([each.text for each in read], pa.string())}
+    columns["bounds"] = pa.array([each.bounds for each in read], pa.list_(pa.int64()))
+    return columns, sentences, faults
 
 
 def _images(

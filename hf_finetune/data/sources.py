@@ -14,9 +14,10 @@ from typing import Any
 from hf_finetune.data.columns import FILE_NAME, IMAGES, LABELS
 from hf_finetune.data.config import DataLimits, Kind, Role, Source
 from hf_finetune.data.memory import is_in_memory, memory_splits
-from hf_finetune.data.readers import class_folder
+from hf_finetune.data.readers import class_folder, conll_file
 from hf_finetune.data.readers.class_folder import check_name, find_classes, is_hidden
 from hf_finetune.data.readers.compressed import COMPRESSED, bare_stem, format_of
+from hf_finetune.data.readers.conll_file import ConllFile
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED, CsvFile
 from hf_finetune.data.readers.excel_file import ExcelFile
 from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
@@ -28,7 +29,7 @@ from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import counted, listed, plural
 
-_TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+_TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", *conll_file.SUFFIXES)
 _SUFFIXES = (*_TEXT_SUFFIXES, ".xlsx", ".parquet")
 # Not searched for in folders, where a .txt file is one text.
 _NAMED_SUFFIXES = (*_SUFFIXES, ".txt")
@@ -232,8 +233,12 @@ def _file(path: Path, source: Source) -> Reader:
     if compression and suffix not in (*_TEXT_SUFFIXES, ".txt"):
         raise InputError(f"{path}: of compressed files only {' '.join(_TEXT_SUFFIXES)} are read; decompress it first")
     match suffix:
+        case ".txt" if conll_file.is_conll(path, encoding, source.limits):
+            return ConllFile(path, encoding, **options)
         case ".csv" | ".tsv" | ".txt":
             return CsvFile(path, encoding, **options)
+        case suffix if suffix in conll_file.SUFFIXES:
+            return ConllFile(path, encoding, **options)
         case ".json" | ".jsonl":
             return JsonFile(path, encoding, **options)
         case ".xlsx":

@@ -11,6 +11,7 @@ from hf_finetune.data.memory import is_in_memory
 from hf_finetune.data.readers.table import Column
 from hf_finetune.data.rows import has_labels
 from hf_finetune.data.sources import Layout, Split, locate, role_of, skipped_files
+from hf_finetune.data.targets.choose import words_column
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, did_you_mean, listed
 
@@ -40,6 +41,10 @@ def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Note
     columns = choose_columns(
         train.columns, requested, kind=kind, need_label=True, place=train.place, cells=train.first_cells
     )
+    if kind == "text" and requested["text"] is None and source.task in (None, "tokens"):
+        taken = [column for name, column in columns.items() if name != "text"]
+        if (words := words_column(train, columns["label"], taken)) is not None:
+            columns = {"text": words, "label": columns["label"]}
     note_inferred(columns, requested, train.columns, notes)
     labeled: dict[Role, Split] = {"train": train}
     named: dict[Role, str | None] = {"validation": options.validation, "test": options.test}

@@ -97,6 +97,23 @@ def hold_out_tags(hot_NC: np.ndarray, first_N: np.ndarray, *, fraction: float, s
     return mask_N[first_N]
 
 
+def subsample_tags(hot_NC: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
+    """Select `count` rows with every tag by its share, see `hold_out_tags`.
+
+    Returns:
+        Mask (N,) of the selected rows; of all rows if there are no more.
+    """
+    rows = len(hot_NC)
+    if count >= rows:
+        return np.ones(rows, dtype=bool)
+    mask_N = hold_out_tags(hot_NC, np.arange(rows), fraction=count / rows, seed=seed)
+    chosen, others = np.flatnonzero(mask_N), np.flatnonzero(~mask_N)
+    rng = np.random.default_rng(seed)
+    mask_N[rng.permutation(chosen)[count:]] = False
+    mask_N[rng.permutation(others)[: max(0, count - len(chosen))]] = True
+    return mask_N
+
+
 def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
     """Select `count` rows, stratified by class, at least one of each class.
 

@@ -13,6 +13,7 @@ from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences
 from hf_finetune.data.labels import UNLABELED, is_labeled, labels_of
+from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.rows import Columns, SplitRows, UnusableRow, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, role_of
 from hf_finetune.data.split_selection import Selection
@@ -64,10 +65,10 @@ def read_for_teacher(
         columns = choose_inputs(split.columns, selection.columns, kind=kind, place=split.place, cells=split.first_cells)
         if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != selection.columns[name]]:
             notes.add(f"inferred for {split.name}: {', '.join(others)}")
-        parts += read_rows(split, columns, None, unusable=unusable)
+        words = "bounds" in labeled["train"].table.column_names
+        parts += read_rows(split, columns, None, unusable=unusable, words=words)
     table = to_table(parts)
-    like = labeled["train"].table["label"].type
-    labels = _unlabeled(like, len(table))
+    labels = _unlabeled(labeled["train"].table["label"].type, table)
     rows = SplitRows.from_table(table.add_column(table.column_names.index("row"), "label", labels))
     evaluated = {digest for role, part in labeled.items() if role != "train" for digest in part.digests}
     new_N, dropped = _new_rows(rows.digests, evaluated=evaluated, trained=labeled["train"].digests)
@@ -79,8 +80,12 @@ def read_for_teacher(
     return rows.where(new_N), counts
 
 
-def _unlabeled(kind: pa.DataType, rows: int) -> pa.Array:
+def _unlabeled(kind: pa.DataType, table: pa.Table) -> pa.Array:
     """Return labels of a type that mean none, see `labels.is_labeled`."""
+    rows = len(table)
+    if "bounds" in table.column_names:
+        words_N = Ragged.of_column(table["bounds"]).lengths // 2
+        return Ragged.of(np.full(words_N.sum(), UNLABELED), words_N).to_arrow()
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(np.full(rows, UNLABELED), kind)
     missing = np.nan if pa.types.is_floating(kind.value_type) else UNLABELED

@@ -13,8 +13,12 @@ class Evaluate:
     """Metrics, baselines and the parity gate."""
 
     metric: EpochMetric | None = None
-    """Validation metric that chooses the best epoch. The default is accuracy for classes, micro_f1 for tags and r2 for
-    numbers."""
+    """Validation metric that chooses the best epoch. The default is accuracy for classes, micro_f1 for tags, r2 for
+    numbers, and for tags of words entity_f1 if they mark entities, else accuracy."""
+    constrained_decoding: bool = False
+    """Predict the most likely tags of a sentence of which each may follow the one before (Viterbi), for words with BIO
+    or BIOES tags. It is stored with the model, and `predict` and `evaluate` do so, too. False: the most likely tag of
+    each word by itself."""
     resamples: Annotated[int, Ge(100)] = 1000
     """Bootstrap resamples of every 95% interval."""
     extra: tuple[str, ...] = ()

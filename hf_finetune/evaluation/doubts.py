@@ -131,7 +131,7 @@ def missing_classes(
         if value.classes is not None
     ]
     # Tags have no roc_auc in any case.
-    area = ["roc_auc is not defined"] if "accuracy" in metrics and "roc_auc" not in metrics else []
+    area = ["roc_auc is not defined"] if "balanced_accuracy" in metrics and "roc_auc" not in metrics else []
     names = listed([_quoted(label) for label in missing])
     message = f"no {split} row is of {names}: nothing is known about recognizing {plural(len(missing), 'it', 'them')}"
     consequences = ", ".join([*means, *area])

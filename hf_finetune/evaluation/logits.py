@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from hf_finetune.data.inputs import EpochRows
+from hf_finetune.data.ragged import places_of
 from hf_finetune.utils.console import Progress
 
 # Rows of a part, within which rows are sorted by length: texts take little memory, and a longer part has less padding.
@@ -33,6 +34,7 @@ def predict_logits(
     batch_size: int | None = 64,
     tokens: int | None = None,
     lengths: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
     autocast: torch.dtype | None = None,
     progress: str | None = None,
 ) -> np.ndarray:
@@ -43,11 +45,12 @@ def predict_logits(
         batch_size: rows of a forward pass. None: determined by `tokens`.
         tokens: padded tokens of a forward pass; without `lengths`, a pass has 64 rows instead.
         lengths: shape (N,), tokens of each row; rows of similar length share a batch. None: batches in row order.
+        counts: shape (N,), logits of each row, of which there is one for each word, see `data.word_inputs`. None: one.
         autocast: dtype of matrix products; None: float32.
         progress: title under which the rows are counted, see `utils.console.Progress`; None: they are not.
 
     Returns:
-        Shape (N, C), float32, in row order.
+        Shape (N, C), float32, in row order; of words (W, C).
     """
     weight = next(model.parameters())
     device, dtype = weight.device, weight.dtype
@@ -57,16 +60,19 @@ def predict_logits(
     bar = nullcontext() if progress is None else Progress(progress, total=len(rows), quiet=True)
     # Not inference_mode: BEiT caches an index tensor in a forward pass, and could not be trained afterwards.
     with bar as shown, evaluating(model), torch.no_grad(), autocast_to(autocast, device):
-        for batch in loader:
+        for indices, batch in zip(batches, loader, strict=True):
             batch = to_device(batch, device)
             if dtype != torch.float32:
                 batch = {n: v.to(dtype) if torch.is_floating_point(v) else v for n, v in batch.items()}
             parts.append(model(**batch).logits.float().cpu().numpy())
             if shown is not None:
-                shown.update(len(parts[-1]))
+                shown.update(len(indices))
     in_batches = np.concatenate(parts)
+    if lengths is None:
+        return in_batches
+    order = np.concatenate(batches)
     logits_NC = np.empty_like(in_batches)
-    logits_NC[np.concatenate(batches)] = in_batches
+    logits_NC[order if counts is None else places_of(order, counts)] = in_batches
     return logits_NC
 
 
@@ -78,21 +84,23 @@ def _batches(rows: int, lengths: np.ndarray | None, batch_size: int | None, toke
     return [order[i : i + size].tolist() for i in range(0, rows, size)]
 
 
-def gather_logits(part: np.ndarray, rows: int, processes: int) -> np.ndarray:
+def gather_logits(part: np.ndarray, rows: int, processes: int, counts: np.ndarray | None = None) -> np.ndarray:
     """Gather the logits (N, C) of all rows on every process. Process i has the rows i, i + processes, ...
 
     Args:
         part: logits of this process.
         rows: number of all rows N.
         processes: number of processes, all of which call this.
+        counts: of all rows, see `predict_logits`.
     """
     if processes == 1:
         return part
     parts: list[Any] = [None] * processes
     torch.distributed.all_gather_object(parts, part)
-    logits_NC = np.empty((rows, part.shape[1]), dtype=part.dtype)
+    logits_NC = np.empty((rows if counts is None else counts.sum(), part.shape[1]), dtype=part.dtype)
     for process, logits in enumerate(parts):
-        logits_NC[process::processes] = logits
+        of_process = np.arange(process, rows, processes)
+        logits_NC[of_process if counts is None else places_of(of_process, counts)] = logits
     return logits_NC
 
 

@@ -2,8 +2,14 @@
 
 from collections.abc import Mapping
 
-from hf_finetune.evaluation import metrics, multi_label, ordinal, regression
+from hf_finetune.evaluation import metrics, multi_label, ordinal, regression, tokens
 from hf_finetune.evaluation.metrics import Metric
 
-METRICS: Mapping[str, Metric] = {**regression.METRICS, **ordinal.METRICS, **multi_label.METRICS, **metrics.METRICS}
+METRICS: Mapping[str, Metric] = {
+    **tokens.ENTITY_METRICS,
+    **regression.METRICS,
+    **ordinal.METRICS,
+    **multi_label.METRICS,
+    **metrics.METRICS,
+}
 """Those with the same name have the same title and direction."""

@@ -36,6 +36,10 @@ EpochMetric = Literal[
     "pearson",
     "mae",
     "rmse",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "sentence_accuracy",
 ]
 """Metrics that can select the best epoch, of all tasks."""
 SUMMARY_METRICS = ("accuracy", "macro_f1", "log_loss")

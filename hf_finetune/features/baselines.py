@@ -40,8 +40,8 @@ class Baseline:
 
     name: str
     """Such as majority, tfidf+logistic or pixels+ridge."""
-    scores_NC: np.ndarray
-    """float64: probabilities, 0 for classes without training rows; or numbers."""
+    scores_NC: Any
+    """float64: probabilities, 0 for classes without training rows; or numbers. `Ragged` of words."""
 
 
 def majority(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseline:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Inputs, Rows
+from hf_finetune.data.word_inputs import OF_WINDOWS, PLACES, word_places
 from hf_finetune.evaluation.logits import Collate, autocast_to, batches_by_tokens, to_device
 from hf_finetune.features.activation_cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
@@ -48,8 +49,8 @@ class CachedInputs:
 
     @property
     def columns(self) -> list[str]:
-        """Columns that `collate` reads."""
-        return ["cached"]
+        """Columns that `collate` reads, those of words among them."""
+        return ["cached", PLACES]
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
         """Return the tokens of each text, shape (N,), for the same steps as without a cache. None for images."""
@@ -58,13 +59,14 @@ class CachedInputs:
     def collate(self, batch: dict[str, list]) -> Batch:
         """Return a batch of activations, see `Prefix.as_batch`."""
         tokens_TD = self.activations.tokens_TD
-        return self.prefix.as_batch([tokens_TD[start : start + count] for start, count in batch["cached"]])
+        rows = [tokens_TD[start : start + count] for start, count in batch["cached"]]
+        return {**self.prefix.as_batch(rows), **word_places(batch, max(map(len, rows)), lengths=rows)}
 
     def rows(self, encoded: Dataset, first: int) -> Dataset:
         """Return the cached rows of encoded rows, whose first one is row `first` of the cache."""
         part = slice(first, first + len(encoded))
         positions = np.stack([self.activations.starts_N[part], self.activations.lengths_N[part]], axis=1)
-        columns = {name: encoded[name][:] for name in ("label", "length") if name in encoded.column_names}
+        columns = {name: encoded[name][:] for name in ("label", "length", *OF_WINDOWS) if name in encoded.column_names}
         return Dataset.from_dict({"cached": positions.tolist(), **columns})
 
 

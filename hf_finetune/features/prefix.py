@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.freezing import lower_part
 from hf_finetune.models.heads.custom import last_layers_read
@@ -177,7 +178,9 @@ class Prefix:
             self.tokens = tokens
         with evaluating(model), torch.no_grad():
             expected = model(**batch).logits
-            actual = model(**to_device(self.as_batch(list(rows_of(hidden_BTD, batch))), hidden_BTD.device)).logits
+            activations = self.as_batch(list(rows_of(hidden_BTD, batch)))
+            activations |= {name: batch[name] for name in (WORD_PLACES,) if name in batch}
+            actual = model(**to_device(activations, hidden_BTD.device)).logits
         if not torch.allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE):
             raise NoBoundary(f"logits from the activations differ by {float((actual - expected).abs().max()):.1e}")
 

@@ -11,6 +11,9 @@ from hf_finetune.evaluation.metrics import Metric
 from hf_finetune.evaluation.report import averaged
 from hf_finetune.hub.run_facts import RunFacts
 
+WIDGET = "My name is Clara and I live in Berkeley, California."
+"""A text for the Hub's widget of words: none of the data, which may be private."""
+
 
 def metadata(run: RunFacts) -> ModelCardData:
     """Return the card's metadata as the Hub reads them."""
@@ -25,6 +28,7 @@ def metadata(run: RunFacts) -> ModelCardData:
         tags=["hf_finetune", *([run.result["method"], "peft"] if run.has_adapter else [])],
         base_model=run.base_model,
         datasets=None if run.data_id is None else [run.data_id],
+        widget=[{"text": WIDGET}] if run.scores_words else None,
         metrics=list(dict.fromkeys(METRICS[name].hub_type if name in METRICS else name for name in run.metrics)),
         model_name=run.recipe.name,
         eval_results=[_eval_result(run, name, interval) for name, interval in run.metrics.items()],

@@ -34,7 +34,8 @@ class Job(TypedDict):
     """The content of JOB.json."""
 
     task: str
-    rows: list[dict[str, str]]
+    rows: list[dict[str, Any]]
+    """`text` (and `text_pair`) or the path of an `image`. Where words are scored, also the `places` of their tokens."""
     num_labels: int
     threads: int
     trust_remote_code: bool
@@ -55,6 +56,11 @@ def batches(job: Job, processor: Any) -> list[dict[str, Any]]:
             batch = processor([r["text"] for r in part], pairs, truncation=True, padding=True, return_tensors="pt")
         encoded.append(dict(batch))
     return encoded
+
+
+def of_words(logits: torch.Tensor, rows: list[dict[str, Any]]) -> torch.Tensor:
+    """Return logits (W, C) of the words of rows from those of their tokens (N, T, C)."""
+    return torch.cat([row_TC[torch.tensor(row["places"])] for row_TC, row in zip(logits, rows, strict=True)])
 
 
 # The model card prints this function, so it uses nothing but torch and safetensors.
@@ -86,9 +92,13 @@ def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tens
 
 def load(job: Job, artifact: Artifact) -> tuple[torch.nn.Module, Any]:
     """Return the artifact as a model in float32, with its tokenizer or image processor."""
-    text = job["task"] == "text-classification"
-    auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
-    auto_processor = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
+    auto = {
+        "text-classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
+        "image-classification": transformers.AutoModelForImageClassification,
+    }[job["task"]]
+    images = job["task"] == "image-classification"
+    auto_processor = transformers.AutoImageProcessor if images else transformers.AutoTokenizer
     processor = auto_processor.from_pretrained(artifact["path"])
     trust = {"trust_remote_code": True} if job["trust_remote_code"] else {}
     if artifact["kind"] != "adapter":
@@ -110,6 +120,13 @@ def load(job: Job, artifact: Artifact) -> tuple[torch.nn.Module, Any]:
     return PeftModel.from_pretrained(base, artifact["path"]), processor
 
 
+def pipeline_words(pipe: Any, row: dict[str, Any]) -> list[dict[str, str]]:
+    """Return what `pipeline` predicts for each word of a text. It must group entities, too."""
+    pipe(row["text"], aggregation_strategy="simple")
+    by_token = {token["index"]: token["entity"] for token in pipe(row["text"], ignore_labels=[])}
+    return [{"label": by_token.get(place, "")} for place in row["places"]]
+
+
 def main(path: Path) -> None:
     """Write the logits of each artifact of the job, and the labels of `pipeline` on the model."""
     job: Job = json.loads(path.read_text())
@@ -126,6 +143,9 @@ def main(path: Path) -> None:
             parts = [
                 model(**b).logits if head is None else head_logits(model, b, head) for b in batches(job, processor)
             ]
+            if job["task"] == "token-classification":
+                starts = range(0, len(job["rows"]), BATCH_ROWS)
+                parts = [of_words(part, job["rows"][i : i + BATCH_ROWS]) for part, i in zip(parts, starts, strict=True)]
         logits[artifact["name"]] = torch.cat(parts).numpy()
     np.savez(path.with_suffix(".npz"), **logits)
 
@@ -135,6 +155,8 @@ def main(path: Path) -> None:
         pipe = transformers.pipeline(job["task"], first["path"], device="cpu")  # type: ignore[call-overload]
         if job["task"] == "image-classification":
             predictions = [pipe(r["image"], top_k=1)[0] for r in job["rows"][:BATCH_ROWS]]
+        elif job["task"] == "token-classification":
+            predictions = [each for r in job["rows"][:BATCH_ROWS] for each in pipeline_words(pipe, r)]
         else:
             rows = [{k: r[k] for k in ("text", "text_pair") if k in r} for r in job["rows"][:BATCH_ROWS]]
             predictions = [pipe(r, top_k=1, truncation=True) for r in rows]

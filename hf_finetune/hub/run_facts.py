@@ -76,8 +76,18 @@ class RunFacts:
 
     @cached_property
     def reads_text(self) -> bool:
-        """Whether the model classifies texts, not images."""
-        return self.result["task"] == "text-classification"
+        """Whether the model classifies texts or their words, not images."""
+        return self.result["task"] != "image-classification"
+
+    @cached_property
+    def scores_words(self) -> bool:
+        """Whether the model scores the words of a text."""
+        return self.result["task"] == "token-classification"
+
+    @cached_property
+    def class_noun(self) -> str:
+        """What the table of classes lists."""
+        return "class" if self.task.has_classes else self.task.per_class_noun
 
     @cached_property
     def reads_pairs(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
 
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
@@ -22,11 +23,13 @@ from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, SourceSplit
 from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.memory import collect, holding, input_columns, is_table
+from hf_finetune.data.ragged import Ragged, join
 from hf_finetune.data.readers.memory_table import is_image
 from hf_finetune.data.readers.table import DROP
+from hf_finetune.data.word_inputs import by_row
 from hf_finetune.errors import InputError
 from hf_finetune.inference.evaluation import evaluate
-from hf_finetune.inference.parts import PATH, read_inputs, read_parts
+from hf_finetune.inference.parts import PATH, noting_texts, read_inputs, read_parts
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.inference.session import python_session
@@ -49,7 +52,8 @@ class Classifier:
 
     Inputs are a single text or image, a list or generator of them, a table, or files:
 
-    - texts, pairs of texts `(first, second)`, images of Pillow, paths of images, arrays of uint8, (H, W, 3) or (H, W)
+    - texts, lists of words, pairs of texts `(first, second)`, images of Pillow, paths of images, arrays of uint8,
+      (H, W, 3) or (H, W)
     - a pandas or polars DataFrame, a Dataset or DatasetDict, a mapping of columns
     - `Path("new.csv")`, or a folder, as `hf-finetune predict` reads them
 
@@ -135,6 +139,8 @@ class Classifier:
         Returns:
             An array of N names or numbers, shape (N, T) for T targets; or a list of N lists of tags. For a single text
             or image its own.
+            Of tags of words: for a text a list of {start, end, label, text, score}, of its entities, or of all words
+            where the tags mark none; for a list of words, or a row of a table, the list of their tags.
 
         Examples:
             >>> clf.predict("works as it should") in clf.labels
@@ -146,8 +152,13 @@ class Classifier:
             InputError: an input is empty or damaged, with its row; or a column is missing.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
-        scores_NC = self._scores(inputs, columns, limits, batch_size=batch_size, precision=precision)
-        predicted = self._trained.task.predicted(scores_NC)
+        task, predicted, of_text = self._trained.task, list[Any](), list[bool]()
+        scored = self._scored(
+            noting_texts(inputs, of_text), columns, limits, batch_size=batch_size, precision=precision
+        )
+        for rows, scores_NC in scored:
+            part = of_text[len(predicted) : len(predicted) + len(rows)] or [False] * len(rows)
+            predicted += task.answers(rows, scores_NC, part)
         if self._is_single(inputs):
             return predicted[0]
         # Lists of tags stay lists; those of numbers have one length.
@@ -164,7 +175,7 @@ class Classifier:
         batch_size: int | None = None,
         precision: Precision = "float32",
         limits: DataLimits = DEFAULT_LIMITS,
-    ) -> np.ndarray:
+    ) -> Any:
         """Return the probability of each class or tag; of a model of numbers the numbers.
 
         Args:
@@ -174,7 +185,8 @@ class Classifier:
             limits: see `predict`.
 
         Returns:
-            Shape (N, C), float32, in the order of `labels`; shape (C,) for a single text or image.
+            Shape (N, C), float32, in the order of `labels`; shape (C,) for a single text or image. Of tags of words, a
+            list of N arrays (W, C).
 
         Examples:
             >>> clf.predict_proba(["works as it should", "broke after a day"]).sum(axis=1).round(3).tolist()
@@ -184,8 +196,14 @@ class Classifier:
             InputError: see `predict`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
-        scores_NC = self._scores(inputs, columns, limits, batch_size=batch_size, precision=precision)
-        return scores_NC[0] if self._is_single(inputs) else scores_NC
+        scored = self._scored(inputs, columns, limits, batch_size=batch_size, precision=precision)
+        parts = [scores_NC for _, scores_NC in scored] or [self._trained.task.empty_scores()]
+        scores_NC = join(parts)
+        if self._is_single(inputs):
+            return scores_NC[0].astype(np.float32)
+        if isinstance(scores_NC, Ragged):
+            return [scores_C.astype(np.float32) for scores_C in scores_NC]
+        return scores_NC.astype(np.float32)
 
     def evaluate(
         self,
@@ -243,14 +261,14 @@ class Classifier:
         text_pair: str | None = None,
         image: str | None = None,
         limits: DataLimits = DEFAULT_LIMITS,
-    ) -> np.ndarray:
+    ) -> Any:
         """Return the features that the classification layer reads.
 
         Args:
             inputs, text, text_pair, image, limits: see `predict`.
 
         Returns:
-            Shape (N, D), float32; shape (D,) for a single text or image.
+            Shape (N, D), float32; shape (D,) for a single text or image. Of tags of words, a list of N arrays (W, D).
 
         Examples:
             >>> clf.embed(["works as it should", "broke after a day"]).shape
@@ -260,16 +278,19 @@ class Classifier:
             InputError: the classification layer reads tokens, not rows; or see `predict`.
         """
         model, model_inputs = self._trained.model, self._trained.inputs
-        layers, parts = classification_layers(model)[:1], []
+        layers, parts, columns = classification_layers(model)[:1], list[Any](), columns_of(model_inputs, labels=False)
         with python_session():
             for rows in self._parts(inputs, {"text": text, "text_pair": text_pair, "image": image}, limits):
-                encoded = Rows(model_inputs.encode_in_memory(rows), columns_of(model_inputs, labels=False))
+                encoded = model_inputs.encode_in_memory(rows)
                 try:
-                    parts += head_features(model, layers, encoded, model_inputs.collate)
+                    features = head_features(model, layers, Rows(encoded, columns), model_inputs.collate)[0]
                 except NotOfRows:
                     raise InputError(f"{self._trained.name}: its classification layer reads tokens, not rows") from None
-        features_ND = np.concatenate(parts) if parts else np.empty((0, layers[0].in_features), np.float32)
-        return features_ND[0] if self._is_single(inputs) else features_ND
+                parts.append(by_row(encoded, features))
+        features_ND = join(parts) if parts else np.empty((0, layers[0].in_features), np.float32)
+        if self._is_single(inputs):
+            return features_ND[0]
+        return list(features_ND) if isinstance(features_ND, Ragged) else features_ND
 
     def save(self, folder: str | Path) -> None:
         """Copy the files of the classifier, its result and its card to a new folder.
@@ -351,8 +372,7 @@ class Classifier:
         is_source = isinstance(inputs, Path) and (self._trained.kind == "text" or _holds_rows(inputs))
         return is_pair or isinstance(inputs, str) or (is_image(inputs) and not is_source)
 
-    @shared_cores()
-    def _scores(
+    def _scored(
         self,
         inputs: Any,
         columns: dict[str, str | None],
@@ -360,12 +380,12 @@ class Classifier:
         *,
         batch_size: int | None,
         precision: Precision,
-    ) -> np.ndarray:
-        """Return the probabilities (N, C), float32."""
-        with python_session():
+    ) -> Iterator[tuple[Dataset, Any]]:
+        """Yield canonical rows with their scores, see `Scorer.score`, a part at a time."""
+        with shared_cores(), python_session():
             scorer = Scorer(self._trained, precision, batch_size=batch_size)
-            parts = [scorer.score(rows)[0].astype(np.float32) for rows in self._parts(inputs, columns, limits)]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
+            for rows in self._parts(inputs, columns, limits):
+                yield rows, scorer.score(rows)[0]
 
     def _parts(self, inputs: Any, columns: dict[str, str | None], limits: DataLimits) -> Iterator[Any]:
         """Yield canonical rows of any inputs, a part at a time."""

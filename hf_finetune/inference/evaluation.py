@@ -14,6 +14,7 @@ from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import TextInputs, Truncation
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.provenance import row_keys
+from hf_finetune.data.ragged import join
 from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import doubts
@@ -88,7 +89,7 @@ def evaluate(
             truncation = classifier.inputs.truncation(classifier.inputs.encode(first))
         if trained_on is not None:
             num_leaked += int(np.isin(row_keys(rows), trained_on).sum())
-    all_labels, scores_NC, task = np.concatenate(labels), np.concatenate(probabilities), classifier.task
+    all_labels, scores_NC, task = join(labels), join(probabilities), classifier.task
     if num_leaked:
         logger.warning(doubts.leaked_rows(num_leaked, len(all_labels))[0].message)
     intervals = task.intervals(all_labels, scores_NC, resamples=resamples)

@@ -1,7 +1,7 @@
 """Read the rows of a source, or inputs in memory, in parts, and count them."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from hf_finetune.data.loading import stream
 from hf_finetune.data.memory import MemoryData, holding, input_columns
 from hf_finetune.data.readers.memory_table import memory_table
 from hf_finetune.data.rows import Carried, UnusableRow
+from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.console import Progress
@@ -63,7 +64,7 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLim
     """Yield canonical rows of inputs in memory, at most `PART_ROWS` at a time.
 
     Args:
-        inputs: texts, pairs of texts, images or paths of images; a generator is read part by part.
+        inputs: texts, lists of words, pairs of texts, images or paths of images; a generator is read part by part.
         limits: limits on the inputs.
 
     Raises:
@@ -71,7 +72,8 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLim
     """
     rows, first = iter(inputs), 0
     while part := list(islice(rows, PART_ROWS[classifier.kind])):
-        columns = input_columns(part, kind=classifier.kind, name="inputs")
+        reads_words = isinstance(classifier.inputs, WordInputs)
+        columns = {"text": part} if reads_words else input_columns(part, kind=classifier.kind, name="inputs")
         table = memory_table("inputs", columns)
         # Columns that are named by us are not inferred, which would be noted.
         ours: dict[str, Any] = {name: name for name in columns} if columns.keys() <= CANONICAL else {}
@@ -79,3 +81,20 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLim
             source = SourceSplit(PATH, limits=limits, **ours)
             yield from read_parts(classifier, source, labeled=False, progress="predict")
         first += len(part)
+
+
+def noting_texts(inputs: Any, of_text: list[bool]) -> Any:
+    """Return inputs in memory, and note whether each is a text, of a generator as it is read. Tables are not noted."""
+    if isinstance(inputs, str):
+        of_text.append(True)
+    elif isinstance(inputs, Sequence):
+        of_text.extend(isinstance(each, str) for each in inputs)
+    elif isinstance(inputs, Iterator):
+        return _noted(inputs, of_text)
+    return inputs
+
+
+def _noted(inputs: Iterator[Any], of_text: list[bool]) -> Iterator[Any]:
+    for each in inputs:
+        of_text.append(isinstance(each, str))
+        yield each

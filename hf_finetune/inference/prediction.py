@@ -10,7 +10,6 @@ from operator import ne
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
@@ -114,13 +113,14 @@ def _predict(
             scores_NC, unchanged_NC = scorer.score(rows)
             keys = [key.hex() for key in row_digests(rows.with_format("arrow")[:])] if digests else None
             taken = taken or _carried_columns(carried, classifier.task)
-            table = _predictions(classifier.task, rows["row"][:], scores_NC, keys, taken)
+            table = _predictions(classifier.task, rows, scores_NC, keys, taken)
             taken = {}
             if write is not None:
                 write(table)
             if collect:
                 predictions += table.to_pylist()
-            num_changed += sum(map(ne, *map(classifier.task.predicted, (scores_NC, unchanged_NC))))
+            if scorer.views is not None:
+                num_changed += sum(map(ne, *map(classifier.task.predicted, (scores_NC, unchanged_NC))))
     if scorer.views is not None:
         _log_views(scorer.views, scorer, num_changed)
     report = scorer.report()
@@ -165,16 +165,21 @@ def _within_limits(parts: Iterator[Dataset], carried: Carried, dropped: Sequence
 
 def _predictions(
     task: Task,
-    rows: Sequence[int],
-    scores_NC: np.ndarray,
+    rows: Dataset,
+    scores_NC: Any,
     digests: Sequence[str] | None,
     carried: Mapping[str, pa.Array],
 ) -> pa.Table:
-    """Return row, the `carried` columns of the input, predicted, with `digests` also digest, and further scores."""
+    """Return row, the `carried` columns of the input, predicted, with `digests` also digest, and further scores.
+
+    Of words, also the words, and the entities among them.
+    """
     columns = {
-        "row": pa.array(rows, pa.int64()),
+        "row": pa.array(rows["row"][:], pa.int64()),
         **carried,
+        **task.input_columns(rows),
         "predicted": pa.array(task.predicted(scores_NC), task.predicted_type),
+        **task.found_columns(rows, scores_NC),
         **({} if digests is None else {"digest": pa.array(digests, pa.string())}),
         **task.score_columns(scores_NC),
     }
@@ -183,7 +188,8 @@ def _predictions(
 
 def _schema(task: Task, carried: Sequence[str], *, digests: bool) -> pa.Schema:
     empty: dict[str, pa.Array] = {name: pa.nulls(0) for name in carried}
-    return _predictions(task, [], np.empty((0, len(task.labels))), [] if digests else None, empty).schema
+    rows = Dataset.from_dict({"row": [], "text": [], "bounds": []})
+    return _predictions(task, rows, task.empty_scores(), [] if digests else None, empty).schema
 
 
 def _carried_columns(carried: Carried | None, task: Task, *, warns: bool = False) -> dict[str, pa.Array]:

@@ -16,6 +16,8 @@ from datasets import Dataset
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.inputs import EpochRows, Rows, TextInputs, columns_of
+from hf_finetune.data.ragged import Ragged, flat
+from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import TOKENS, non_finite_row, predict_logits
@@ -71,8 +73,10 @@ class Scorer:
         self.half: HalfPrecision | None = None
         self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0
 
-    def score(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, rows: Dataset) -> tuple[Any, Any]:
         """Return the mean scores over the views of each row, and those of the unchanged row; shapes (N, C).
+
+        Those of words are `Ragged`.
 
         Raises:
             InputError: a logit is NaN or infinite, naming the row.
@@ -81,7 +85,7 @@ class Scorer:
         views = self._views(rows)
         unchanged_NC = next(views)
         self.seconds_unchanged += time.perf_counter() - started
-        mean_NC = mean_probabilities(chain([unchanged_NC], views))
+        mean_NC = unchanged_NC if self.views is None else mean_probabilities(chain([unchanged_NC], views))
         self.seconds += time.perf_counter() - started
         self.rows += len(rows)
         return mean_NC, unchanged_NC
@@ -91,8 +95,8 @@ class Scorer:
         """Seconds of all views relative to those of the unchanged rows."""
         return self.seconds / self.seconds_unchanged
 
-    def probabilities(self, rows: Dataset, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Return the probabilities (N, C) of unchanged rows.
+    def probabilities(self, rows: Dataset, indices: Sequence[int] | None = None) -> Any:
+        """Return the probabilities (N, C) of unchanged rows, see `score`.
 
         Args:
             indices: index of each row in its source, for messages. None: they are in order.
@@ -103,9 +107,11 @@ class Scorer:
         inputs = self.classifier.inputs
         indices = range(len(rows)) if indices is None else indices
         encoded = inputs.encode_in_memory(rows)
-        return self._score_batches(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded), indices)
+        batches = Rows(encoded, columns_of(inputs, labels=False))
+        logits_NC = self._logits(batches, inputs.lengths(encoded), word_counts(encoded))
+        return self._scores(by_row(encoded, logits_NC), indices)
 
-    def _views(self, rows: Dataset) -> Iterator[np.ndarray]:
+    def _views(self, rows: Dataset) -> Iterator[Any]:
         """Yield the probabilities (N, C) of each view, the unchanged rows first."""
         inputs, views = self.classifier.inputs, self.views
         indices = rows["row"][:]
@@ -119,25 +125,25 @@ class Scorer:
         else:
             pixels_NCHW = decode_images(inputs, rows["image"][:])
             for view in range(views.number):
-                yield self._score_batches(ImageView(pixels_NCHW, indices, views, view), None, indices)
+                yield self._scores(self._logits(ImageView(pixels_NCHW, indices, views, view), None), indices)
 
-    def _score_batches(self, batches: EpochRows, lengths: np.ndarray | None, indices: Sequence[int]) -> np.ndarray:
-        logits_NC = self._logits(batches, lengths)
-        if row := non_finite_row(logits_NC):
+    def _scores(self, logits_NC: Any, indices: Sequence[int]) -> Any:
+        if row := non_finite_row(flat(logits_NC)):
             index, values = row
+            index = logits_NC.row_of_value[index] if isinstance(logits_NC, Ragged) else index
             raise InputError(
                 f"{self.classifier.name}: its logits of {row_place(indices[index])} are not finite ({values}); "
                 "expected numbers; its weights may be damaged: restore them, or train again"
             )
         return self.classifier.task.scores(logits_NC)
 
-    def _logits(self, batches: EpochRows, lengths: np.ndarray | None) -> np.ndarray:
+    def _logits(self, batches: EpochRows, lengths: np.ndarray | None, counts: np.ndarray | None = None) -> np.ndarray:
         model, collate = self.classifier.model, self.classifier.inputs.collate
         if self.precision == "auto" and self.half is None and len(batches) < FEWEST_ROWS:
             self.precision = "float32"
         if self.precision == "float32":
             options: dict[str, Any] = {"batch_size": self.batch_size, "tokens": TOKENS, "progress": "score"}
-            return predict_logits(model, batches, collate, lengths=lengths, **options)
+            return predict_logits(model, batches, collate, lengths=lengths, counts=counts, **options)
         if self.half is None:
             rescore = self.precision == "auto"
             self.half = HalfPrecision(model, collate, rescore=rescore, batch_size=self.batch_size, tokens=TOKENS)
@@ -158,6 +164,6 @@ class Scorer:
         }
 
 
-def probabilities(classifier: TrainedModel, rows: Dataset, *, batch_size: int | None = None) -> np.ndarray:
+def probabilities(classifier: TrainedModel, rows: Dataset, *, batch_size: int | None = None) -> Any:
     """Return the probabilities (N, C) of canonical rows, in float32."""
     return Scorer(classifier, "float32", batch_size=batch_size).probabilities(rows)

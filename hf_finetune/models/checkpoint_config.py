@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -22,11 +23,18 @@ from hf_finetune.models.from_config import FIELD, check_buildable, resized
 from hf_finetune.models.surgery.operations import SurgeryStep, config_after
 from hf_finetune.utils.messages import short
 
-Task = Literal["text-classification", "image-classification"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+Task = Literal["text-classification", "image-classification", "token-classification"]
+ProblemType = Literal[
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+    "token_classification",
+    "named_entity_recognition",
+]
 AUTO_CLASS: dict[Task, Any] = {
     "text-classification": AutoModelForSequenceClassification,
     "image-classification": AutoModelForImageClassification,
+    "token-classification": AutoModelForTokenClassification,
 }
 # Weights that need no comparison with the files: 200 MB.
 ALWAYS_FITS = 50_000_000
@@ -34,6 +42,7 @@ ALWAYS_FITS = 50_000_000
 MODALITY = {
     "text-classification": ("texts", "a text model", "bert, roberta, distilbert, deberta, electra or modernbert"),
     "image-classification": ("images", "an image model", "vit, deit, dinov2, swin, beit, convnext or resnet"),
+    "token-classification": ("words", "a model of words", "bert, roberta, distilbert, deberta, electra or modernbert"),
 }
 
 

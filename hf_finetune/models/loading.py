@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from hf_finetune.models.checkpoint_config import (
 from hf_finetune.models.checkpoint_weights import compare_weights
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.families import family_of
+from hf_finetune.models.heads.words import score_words
 from hf_finetune.models.modules import head_modules
 from hf_finetune.models.surgery.attention import supports_sdpa
 from hf_finetune.models.surgery.operations import SurgeryStep, apply_surgery, config_after
@@ -84,7 +85,8 @@ def load_classifier(
     pretrained = from_config is None
     config = classifier_config(local, task, from_config)
     name_classes(config, labels)
-    config.problem_type = problem_type
+    # The stock classes of tokens know no problem types.
+    config.problem_type = None if task == "token-classification" else cast(Any, problem_type)
     if not config.to_dict().get("auto_map"):
         # Never the class that the checkpoint names: only DeiT has a second one, for students.
         config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
@@ -113,6 +115,8 @@ def load_classifier(
             model = apply_surgery(model, surgery)
         fresh = tuple(name for name, _ in model.named_modules() if name in fresh)
         notes.append(f"{local.name}: after surgery: {', '.join(map(short_repr, surgery))}")
+    if task == "token-classification":
+        score_words(model)
     # Adapters and cards name the checkpoint, not its folder in the cache.
     model.name_or_path = model.config.name_or_path = local.name
     return Loaded(model, fresh, tuple(notes))

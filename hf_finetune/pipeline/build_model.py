@@ -43,7 +43,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
     two_heads = _has_two_heads(context)
     loaded = load_classifier(
         checkpoint,
-        task=recipe.task,
+        task=data.task.hub_task(recipe.kind),
         labels=data.splits.labels,
         problem_type=data.task.problem_type,
         dropout=model.dropout,

@@ -90,7 +90,13 @@ def check_task(context: RunContext, data: RunData) -> None:
         "batching.sampling": recipe.batching.sampling != "none",
         "evaluate.extra": bool(recipe.evaluate.extra),
         "pretrain.compare": recipe.pretrain.objective is not None and recipe.pretrain.compare,
-        "data.augment": uses_classes(recipe.data.augment),
+        "data.augment": uses_classes(recipe.data.augment) or (bool(recipe.data.augment) and not task.augments),
+        "model.pooling": recipe.model.pooling != "default",
+        "model.last_layers": recipe.model.last_layers > 1,
+        "model.head": recipe.model.has_custom_head,
+        "adapter.peft_type": recipe.uses_prompt_learning,
+        "objective.kinds": recipe.compares_features,
+        "pretrain.objective": recipe.pretrain.objective is not None,
     }
     for field, reason in task.refuses.items():
         if is_set[field]:

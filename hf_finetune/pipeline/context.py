@@ -5,7 +5,7 @@ Later stages replace a part, and do not assign to it. Only the network itself ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,9 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation import config as distillation
 from hf_finetune.distillation.teachers.loading import Teachers
+from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.models.checkpoint_config import Task as HubTask
 from hf_finetune.models.patches import Shrink
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import task_of
@@ -77,11 +79,13 @@ class RunData:
     inputs: Inputs
     pretraining_rows: PretrainingRows | None = None
     """None without pretraining."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """How the recipe evaluates."""
 
     @cached_property
     def task(self) -> Task:
         """The problem type, for these labels."""
-        return task_of(self.splits)
+        return task_of(self.splits).configured(self.evaluate)
 
     @cached_property
     def rows_per_class(self) -> np.ndarray:
@@ -140,6 +144,11 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe of the run."""
         return self.context.recipe
+
+    @property
+    def hub_task(self) -> HubTask:
+        """The Hub's name of the task."""
+        return self.data.task.hub_task(self.recipe.kind)
 
     @property
     def metric(self) -> str:

@@ -89,7 +89,7 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
     unlabeled = {} if splits.unlabeled_counts is None else {"unlabelled": splits.unlabeled_counts["rows"]}
     return {
         "name": recipe.name,
-        "task": recipe.task,
+        "task": run.hub_task,
         "problem_type": run.data.task.problem_type,
         "label_task": run.data.task.name,
         "checkpoint": recipe.model.checkpoint,

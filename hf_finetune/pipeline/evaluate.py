@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.unlabeled import labeled_rows
+from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.per_class import ClassScores
@@ -34,14 +34,14 @@ class ScoredSplit:
 
     task: Task
     rows: Dataset
-    labels: np.ndarray
-    """Shape (N,) or (N, C)."""
-    logits_NC: np.ndarray
+    labels: Any
+    """Shape (N,) or (N, C); of words `Ragged`, as logits and scores."""
+    logits_NC: Any
     metrics: dict[str, Interval]
     rows_per_s: float
 
     @cached_property
-    def scores_NC(self) -> np.ndarray:
+    def scores_NC(self) -> Any:
         """Probabilities of the classes or tags, or numbers."""
         return self.task.scores(self.logits_NC)
 
@@ -101,12 +101,13 @@ def _predictions(name: str, split: ScoredSplit) -> pa.Table:
             "split": pa.array([name] * len(split.rows)),
             "label": task.label_column(split.labels),
             "predicted": pa.array(task.predicted(scores_NC), task.predicted_type),
+            **task.input_columns(split.rows),
             **task.score_columns(scores_NC),
         }
     )
 
 
-def _metrics(run: Run, task: Task, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, Interval]:
+def _metrics(run: Run, task: Task, labels: Any, scores_NC: Any) -> dict[str, Interval]:
     """Return the metrics of the task with their intervals, and those of evaluate.extra."""
     from hf_finetune.evaluation.extra_metrics import with_intervals  # takes seconds to import
 
@@ -130,22 +131,26 @@ def extra_metrics(run: Run) -> tuple["ExtraMetric", ...]:
     return load_extra_metrics(run.recipe.evaluate.extra, run.data.splits.labels, trust_remote_code=trusted)
 
 
-def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None = None) -> np.ndarray:
+def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None = None) -> Any:
     """Return the logits (N, C) of canonical rows, computed from texts or images as a user of the model does.
+
+    Those of words are `Ragged`.
 
     Args:
         progress: title of the count, see `predict_logits`.
     """
     inputs = run.data.inputs.for_inference()
     encoded = inputs.encode(rows)
-    return predict_logits(
+    logits_NC = predict_logits(
         network,
         Rows(encoded, columns_of(inputs, labels=False)),
         inputs.collate,
         batch_size=run.recipe.train.per_device_eval_batch_size,
         lengths=inputs.lengths(encoded),
+        counts=word_counts(encoded),
         progress=progress,
     )
+    return by_row(encoded, logits_NC)
 
 
 def _baselines(run: Run, judged: ScoredSplit) -> dict[str, dict[str, Any]]:

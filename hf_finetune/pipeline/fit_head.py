@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import nn
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.data.labels import is_labeled, labels_of
+from hf_finetune.data.ragged import flat
 from hf_finetune.data.sampling import classes_of, draws_per_row
+from hf_finetune.data.word_inputs import sources, word_counts
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.optimization import shortcuts
@@ -72,7 +75,8 @@ class _Sample:
     """Indices of the training rows, shape (N,)."""
     rows: Dataset
     """Encoded rows."""
-    labels: np.ndarray
+    labels: Any
+    """An array, or `Ragged`."""
     first_N: np.ndarray
     """For each row the first one from the same source."""
     weights_C: np.ndarray | None
@@ -85,13 +89,19 @@ def _draw_sample(setup: RunSetup) -> _Sample:
     run, train_rows = setup.run, setup.encoded.train
     labels = labels_of(train_rows)
     labeled = np.flatnonzero(is_labeled(labels))
-    drawn = sample_rows(run.data.inputs, train_rows, warm_start.MOST_ROWS, seed=run.recipe.train.seed, among=labeled)
+    counts = word_counts(train_rows)
+    most = warm_start.MOST_ROWS if counts is None else max(1, int(warm_start.MOST_WORDS / counts.mean()))
+    drawn = sample_rows(
+        run.data.inputs, train_rows, min(most, warm_start.MOST_ROWS), seed=run.recipe.train.seed, among=labeled
+    )
     indices = run.data.task.with_every_output(drawn, labels)
     by_content = isinstance(run.data.inputs, TextInputs) or not run.recipe.data.augment_copies
-    first_N = first_sources(run.data.splits.train.select(indices), by_content=by_content)
+    first_N = first_sources(run.data.splits.train.select(sources(train_rows, indices)), by_content=by_content)
     weights_C = head_weights(run)
-    weights_N = None if weights_C is None else weights_C[classes_of(labels)[indices]]
-    positive = None if run.data.task.has_classes else class_weights(run)
+    words = counts is not None
+    classes = flat(labels[indices]) if words else classes_of(labels)[indices]
+    weights_N = None if weights_C is None else weights_C[classes]
+    positive = None if run.data.task.has_classes or words else class_weights(run)
     positive_C = None if positive is None else np.asarray(positive)
     return _Sample(indices, train_rows.select(indices), labels[indices], first_N, weights_C, weights_N, positive_C)
 

@@ -7,6 +7,7 @@ from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
+from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.config import Model
@@ -24,7 +25,7 @@ def load_data(context: RunContext) -> RunData:
     """
     recipe = context.recipe
     splits = load_splits(recipe.data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
-    return RunData(splits, _inputs(context, splits), _pretraining_rows(context, splits))
+    return RunData(splits, _inputs(context, splits), _pretraining_rows(context, splits), recipe.evaluate)
 
 
 def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> Splits:
@@ -59,7 +60,7 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
         from_config=model.from_config,
         positions=length_after(model.surgery),
     )
-    return TextInputs(tokenizer, data.max_length)
+    return (WordInputs if "bounds" in splits.train.column_names else TextInputs)(tokenizer, data.max_length)
 
 
 def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool, cache_gb: float) -> ImageInputs:

@@ -19,7 +19,9 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.image_decoding import count_within
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.ragged import flat
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
+from hf_finetune.data.word_inputs import sources
 from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.pipeline import pretrain_setup
 from hf_finetune.pipeline.augment import run_augmenter
@@ -168,7 +170,9 @@ def few_images(rows: Dataset, indices: np.ndarray, *, least: int = 2) -> np.ndar
 def _rows_of_some_steps(run: Run, encoded: Dataset, epoch: StepBatches) -> np.ndarray:
     steps = epoch.step_rows()
     chosen = dict.fromkeys(_spread(step_sizes(run, steps, run.data.inputs.lengths(encoded)), STEPS).tolist())
-    return with_labeled_row(np.concatenate([steps[i] for i in chosen]), run.data.splits.train)
+    drawn = np.concatenate([steps[i] for i in chosen])
+    rows = sources(encoded, drawn)
+    return with_labeled_row(rows if rows is drawn else np.unique(rows), run.data.splits.train)
 
 
 def short_training(run: Run, train_rows: Dataset, **fields: Any) -> Run:
@@ -178,7 +182,7 @@ def short_training(run: Run, train_rows: Dataset, **fields: Any) -> Run:
         fields: further fields of `recipe.train`.
     """
     recipe, splits = run.recipe, run.data.splits
-    has_several_classes = bool(np.ptp(labels_of(labeled_rows(train_rows)), axis=0).any())
+    has_several_classes = bool(np.ptp(flat(labels_of(labeled_rows(train_rows))), axis=0).any())
     train = replace(
         recipe.train,
         logging_steps=1,

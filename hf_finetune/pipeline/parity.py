@@ -21,6 +21,7 @@ from torch import nn
 
 from hf_finetune.data.image_decoding import EncodedImage, decode, reduced, upright_size
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
+from hf_finetune.data.word_inputs import PLACES
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.hub import plain_loading
@@ -89,6 +90,11 @@ def reference_logits(model: nn.Module, inputs: Inputs, encoded: Dataset) -> np.n
         return predict_logits(model, rows, inputs.collate, batch_size=plain_loading.BATCH_ROWS)
 
 
+def rows_to_load(rows: Dataset, encoded: Dataset) -> Dataset:
+    """Return what a fresh process reads: the rows; of words the windows of their texts, and the places to score."""
+    return encoded.select_columns(["text", PLACES]) if PLACES in encoded.column_names else rows
+
+
 def check_artifacts(
     artifacts: Sequence[Artifact],
     *,
@@ -102,7 +108,7 @@ def check_artifacts(
     """Load all artifacts in a fresh process and compare their logits with `expected_NC`.
 
     Args:
-        rows: canonical rows (`text`, `text_pair`, `image`), N of them.
+        rows: see `rows_to_load`, N of them.
         expected_NC: see `reference_logits`, shape (N, C).
         labels: class names, which `pipeline(task, folder)` must predict.
         size: of the logits, to which the tolerance is relative.
@@ -140,14 +146,15 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
         rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
         rows = with_small_images(rows.select(range(min(recipe.evaluate.parity_rows, len(rows)))))
         inputs = run.data.inputs.for_inference()
-        expected_NC = reference_logits(trained.network, inputs, inputs.encode(rows))
+        encoded = inputs.encode(rows)
+        expected_NC = reference_logits(trained.network, inputs, encoded)
         return check_artifacts(
             artifacts,
-            rows=rows,
+            rows=rows_to_load(rows, encoded),
             expected_NC=expected_NC,
             size=trained.task.logit_size(expected_NC),
             labels=run.data.splits.labels,
-            task=recipe.task,
+            task=run.hub_task,
             trust_remote_code=recipe.model.trust_remote_code,
         )
 
@@ -205,9 +212,9 @@ def refuse_failed(checks: Mapping[str, Check]) -> None:
             raise GateError(f"parity: {name} does not reproduce the trained model: {value} over {check.rows} rows")
 
 
-def _plain_rows(rows: Dataset, folder: Path) -> list[dict[str, str]]:
+def _plain_rows(rows: Dataset, folder: Path) -> list[dict[str, Any]]:
     if "image" not in rows.column_names:
-        columns = [c for c in ("text", "text_pair") if c in rows.column_names]
+        columns = [c for c in ("text", "text_pair", PLACES) if c in rows.column_names]
         return rows.select_columns(columns).to_list()
     plain = []
     for number, image in enumerate(rows["image"]):

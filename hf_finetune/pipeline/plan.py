@@ -144,7 +144,7 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
     rows_per_step = micro_batch(run).rows_per_step
     return Plan(
         name=run.recipe.name,
-        rows={"train": len(encoded), "validation": len(splits.validation), "test": len(splits.test or ())},
+        rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())},
         labels=len(splits.labels),
         outputs=run.data.task.outputs,
         columns=splits.named_columns,

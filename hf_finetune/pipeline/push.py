@@ -34,14 +34,15 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
         artifacts = [] if kind == "adapter" else [parity.Artifact("pull", sent[kind], head=head)]
         if kind == "adapter" or ("adapter" in sent and has_named_base):
             artifacts.append(_pulled_adapter(folder, sent["adapter"], on_named_base=has_named_base))
-        expected_NC = parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows))
+        encoded = local.inputs.encode(rows)
+        expected_NC = parity.reference_logits(local.model, local.inputs, encoded)
         checks = parity.check_artifacts(
             artifacts,
-            rows=rows,
+            rows=parity.rows_to_load(rows, encoded),
             expected_NC=expected_NC,
             size=local.task.logit_size(expected_NC),
             labels=local.labels,
-            task="text-classification" if local.kind == "text" else "image-classification",
+            task=local.task.hub_task(local.kind),
         )
         parity.refuse_failed(checks)
 

@@ -80,7 +80,7 @@ def save_artifacts(network: nn.Module, run: Run, folder: Path, task: Task) -> li
             with replacing(folder / "encoder") as path:
                 encoder(network).save_pretrained(path)
                 run.data.inputs.save(path)
-            save_head(network, folder / HEAD_FILE, run.recipe.task)
+            save_head(network, folder / HEAD_FILE, run.hub_task)
             return [Artifact("reload", folder / "encoder", head=folder / HEAD_FILE)]
         network = fold(encoder(network), network.spec, network.head)
     with replacing(folder / "model") as path:
@@ -105,7 +105,10 @@ def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
     """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, numbers of classes, thresholds
     of tags and their separator."""
     # An earlier run's marks do not hold for this one.
-    for name in ("trained_on_pairs", "label_values", "thresholds", "label_separator", "ordinal"):
+    for name in (
+        *("trained_on_pairs", "label_values", "thresholds", "label_separator", "ordinal"),
+        "constrained_decoding",
+    ):
         vars(network.config).pop(name, None)
     for name, value in task.marks().items():
         setattr(network.config, name, value)

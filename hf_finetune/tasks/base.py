@@ -1,6 +1,7 @@
 """What a problem type is: its outputs, loss, fitted head, metrics, baselines and tables. Each has a file of its own.
 
-The pipeline asks the task of a run for these, and never which task it is.
+The pipeline asks the task of a run for these, and never which task it is. Labels, logits and scores are arrays with an
+entry for each row; where a row has several, as a sentence has words, they are `data.ragged.Ragged`, indexed alike.
 
 Legend: N rows, B rows of a batch, C outputs (classes, tags or targets), D features.
 """
@@ -17,14 +18,16 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import Tensor, nn
 
-from hf_finetune.data.config import TaskName
+from hf_finetune.data.config import Kind, TaskName
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import Metric
 from hf_finetune.evaluation.paired import Verdict, verdict
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.models.checkpoint_config import ProblemType
+from hf_finetune.models.checkpoint_config import Task as HubTask
 from hf_finetune.training.losses.config import ClassWeights, Loss
 from hf_finetune.training.losses.divergence import Activation
 from hf_finetune.training.losses.weighted import WeightedLoss
@@ -79,6 +82,10 @@ class Task(ABC):
     """What it does, with the number of outputs, before their names."""
     rare_remedy: ClassVar[str | None] = None
     """Flags by which rare classes or tags are predicted more often. None: there are none."""
+    per_class_noun: ClassVar[str] = "tag"
+    """What `per_class` has scores of."""
+    augments: ClassVar[bool] = True
+    """Whether operations of augmentation leave the labels of a row as they are."""
     spread: ClassVar[str] = "entropy"
     """The measure of the labels of which a fitted head explains a share."""
     outputs: ClassVar[str]
@@ -87,6 +94,23 @@ class Task(ABC):
     """How logits become predictions, which says how two predictions of a row are compared."""
     refuses: ClassVar[Mapping[str, str]] = {}
     """Recipe fields that the task cannot have, and why: the end of a message."""
+
+    def hub_task(self, kind: Kind) -> HubTask:
+        """Return the Hub's name of the task, for the kind of data."""
+        return "text-classification" if kind == "text" else "image-classification"
+
+    def configured(self, evaluate: Evaluate) -> Task:
+        """Return the task as a recipe evaluates it.
+
+        Raises:
+            InputError: it cannot.
+        """
+        if evaluate.constrained_decoding:
+            raise InputError(
+                "evaluate.constrained_decoding: expected false with these labels, got true: it needs BIO or BIOES tags "
+                "of words"
+            )
+        return self
 
     # Training
 
@@ -137,7 +161,7 @@ class Task(ABC):
         return labels
 
     @abstractmethod
-    def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
+    def fit_head(self, features_ND: np.ndarray, labels: Any, fit: HeadFit) -> FittedHead:
         """Fit a linear layer to features, as the network's classification layer trains."""
 
     def finish(self, network: nn.Module) -> None:
@@ -157,10 +181,10 @@ class Task(ABC):
         return requested or self.epoch_metric
 
     @abstractmethod
-    def rows_per_output(self, labels: np.ndarray) -> np.ndarray:
+    def rows_per_output(self, labels: Any) -> np.ndarray:
         """Return the rows of each class or tag, shape (C,); all rows for a target."""
 
-    def with_every_output(self, chosen_n: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def with_every_output(self, chosen_n: np.ndarray, labels: Any) -> np.ndarray:
         """Add to the indices of chosen rows those without which a head could not be fitted."""
         return chosen_n
 
@@ -175,50 +199,50 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
+    def scores(self, logits_NC: Any) -> Any:
         """Return what a user reads of logits, shape (N, C), float64: probabilities or numbers."""
 
-    def training_scores(self, logits_NC: np.ndarray) -> np.ndarray:
+    def training_scores(self, logits_NC: Any) -> Any:
         """Return the scores of logits in the units in which the network trains."""
         return self.scores(logits_NC)
 
     @abstractmethod
-    def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
+    def values(self, labels: Any, scores_NC: Any) -> dict[str, float]:
         """Return every metric that is defined."""
 
-    def epoch_values(self, labels: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
+    def epoch_values(self, labels: Any, logits_NC: Any) -> dict[str, float]:
         """Return the metrics of logits of the training network."""
         return self.values(labels, self.training_scores(logits_NC))
 
     @abstractmethod
-    def intervals(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+    def intervals(self, labels: Any, scores_NC: Any, *, resamples: int) -> dict[str, Interval]:
         """Return every metric that is defined, with its 95% interval."""
 
-    def measured(self, labels: np.ndarray, scores_NC: np.ndarray, *, resamples: int) -> dict[str, Interval]:
+    def measured(self, labels: Any, scores_NC: Any, *, resamples: int) -> dict[str, Interval]:
         """Return the metrics of a finished run; where there are modules of `evaluate`, by these."""
         return self.intervals(labels, scores_NC, resamples=resamples)
 
-    def calibration(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+    def calibration(self, labels: Any, scores_NC: Any) -> list[dict[str, Any]]:
         """Return how often predictions of each confidence are right, for result.json; none for numbers."""
         return []
 
-    def temperature(self, labels: np.ndarray, logits_NC: np.ndarray) -> float | None:
+    def temperature(self, labels: Any, logits_NC: Any) -> float | None:
         """Return the factor by which logits would be divided for the least log loss. None: no such factor."""
         return None
 
-    def confused(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
+    def confused(self, labels: Any, scores_NC: Any) -> list[dict[str, Any]]:
         """Return the pairs of classes with the most wrong rows, for result.json; none without classes."""
         return []
 
     @abstractmethod
-    def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
+    def difference(self, labels: Any, scores_NC: Any, others_NC: Any) -> Interval:
         """Return `judged_by` of scores minus that of another model's, paired by row."""
 
     def margin(self) -> float:
         """Return the largest loss of `judged_by` that is still no worse."""
         return 0.01
 
-    def compare(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> dict[str, Any]:
+    def compare(self, labels: Any, scores_NC: Any, others_NC: Any) -> dict[str, Any]:
         """Return `difference` with its verdict, for result.json."""
         difference = self.difference(labels, scores_NC, others_NC)
         judged: Verdict = verdict(difference, margin=self.margin())
@@ -233,7 +257,7 @@ class Task(ABC):
             rows: rows to predict.
         """
 
-    def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
+    def per_class(self, labels: Any, scores_NC: Any) -> tuple[ClassScores, ...]:
         """Return the scores of each class or tag; none for numbers."""
         return ()
 
@@ -250,22 +274,22 @@ class Task(ABC):
     calibrates: ClassVar[bool] = False
     """Whether `calibrated` needs the scores of the validation rows."""
 
-    def calibrated(self, labels: np.ndarray, scores_NC: np.ndarray) -> Task:
+    def calibrated(self, labels: Any, scores_NC: Any) -> Task:
         """Return the task with what the validation rows settle after training, such as thresholds."""
         return self
 
-    def logit_size(self, logits_NC: np.ndarray) -> float:
+    def logit_size(self, logits_NC: Any) -> float:
         """Return the size to which the differences of logits in the parity gate are relative."""
         return 1.0
 
     # Predictions
 
     @abstractmethod
-    def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
+    def predicted(self, scores_NC: Any) -> Sequence[Any]:
         """Return what is predicted for each row: a name, a list of names, or a number."""
 
     @abstractmethod
-    def label_column(self, labels: np.ndarray) -> pa.Array:
+    def label_column(self, labels: Any) -> pa.Array:
         """Return labels as predictions.parquet has them."""
 
     @property
@@ -273,7 +297,28 @@ class Task(ABC):
     def predicted_type(self) -> pa.DataType:
         """Type of `predicted` and `label_column`."""
 
-    def score_columns(self, scores_NC: np.ndarray) -> dict[str, pa.Array]:
+    def empty_scores(self) -> Any:
+        """Return the scores of no rows."""
+        return np.empty((0, len(self.labels)))
+
+    def input_columns(self, rows: Dataset) -> dict[str, pa.Array]:
+        """Return columns of predictions that repeat what was read of canonical rows; by default none."""
+        return {}
+
+    def answers(self, rows: Dataset, scores_NC: Any, of_text: Sequence[bool]) -> Sequence[Any]:
+        """Return what `predict` of the Python API does for each row; by default `predicted`.
+
+        Args:
+            rows: canonical rows.
+            of_text: whether each was a text; False: a list of words.
+        """
+        return self.predicted(scores_NC)
+
+    def found_columns(self, rows: Dataset, scores_NC: Any) -> dict[str, pa.Array]:
+        """Return columns of what `predict` finds in canonical rows beside the labels; by default none."""
+        return {}
+
+    def score_columns(self, scores_NC: Any) -> dict[str, pa.Array]:
         """Return further columns of predictions: p:<name> for each class or tag."""
         columns = zip(self.labels, scores_NC.T, strict=True)
         return {f"p:{label}": pa.array(scores_N.astype(np.float32)) for label, scores_N in columns}

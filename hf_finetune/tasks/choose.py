@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
+from hf_finetune.data.tag_scheme import scheme_of
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.tasks.base import Task
@@ -12,16 +13,24 @@ from hf_finetune.tasks.multi_label import MultiLabel
 from hf_finetune.tasks.ordinal import Ordinal
 from hf_finetune.tasks.regression import Regression
 from hf_finetune.tasks.single_label import SingleLabel
+from hf_finetune.tasks.tokens import Entities, Tags
 from hf_finetune.utils.messages import short
 
-TASKS: tuple[type[Task], ...] = (SingleLabel, Ordinal, MultiLabel, Regression)
+TASKS: tuple[type[Task], ...] = (SingleLabel, Ordinal, MultiLabel, Regression, Tags, Entities)
 
 
 def task_of(splits: Splits) -> Task:
     """Return the task of labeled rows."""
     if splits.task == "regression":
         return Regression.of_rows(splits.labels, labels_of(labeled_rows(splits.train)))
+    if splits.task == Tags.name:
+        return _of_tags(splits.labels)
     return _task(splits.task)(splits.labels)
+
+
+def _of_tags(labels: Sequence[str], *, constrained: bool = False) -> Task:
+    kind = Tags if scheme_of(labels) is None else Entities
+    return kind(tuple(labels), constrained)
 
 
 def _task(name: str) -> type[Task]:
@@ -31,8 +40,15 @@ def _task(name: str) -> type[Task]:
 def task_kind(result: Mapping[str, Any]) -> type[Task]:
     """Return the task of the content of a result.json; that of classes for a result of an earlier version."""
     name, problem = result.get("label_task"), result.get("problem_type")
-    fits = [task for task in TASKS if task.name == name] or [task for task in TASKS if task.problem_type == problem]
-    return fits[0] if fits else SingleLabel
+    by_name, by_problem = ([t for t in TASKS if t.name == name], [t for t in TASKS if t.problem_type == problem])
+    both = [task for task in by_name if task in by_problem]
+    return next(iter(both or by_name or by_problem), SingleLabel)
+
+
+def token_architecture(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is that of a classifier of tokens."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForTokenClassification") for name in names)
 
 
 def saved_task(checkpoint: str, labels: Sequence[str], config: Mapping[str, Any]) -> Task:
@@ -45,6 +61,8 @@ def saved_task(checkpoint: str, labels: Sequence[str], config: Mapping[str, Any]
     Raises:
         InputError: its problem type is unknown, or its thresholds are damaged.
     """
+    if token_architecture(config):
+        return _of_tags(labels, constrained=config.get("constrained_decoding") is True)
     problem = config.get("problem_type") or SingleLabel.problem_type
     known = {task.problem_type: task for task in reversed(TASKS)}
     if not isinstance(problem, str) or problem not in known:

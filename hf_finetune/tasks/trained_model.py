@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.targets.multi_label import SEPARATORS, is_separator
+from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import (
     FoundCheckpoint,
@@ -48,6 +49,12 @@ MOST_STORED = 100_000
 FEWEST_TOKENS = 4
 """Shortest maximum length: two texts of one token each, and special tokens would not fit into less."""
 RESTORE = "restore its files"
+HUB_TASKS: dict[str, HubTask] = {
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+    "ForTokenClassification": "token-classification",
+}
+"""The Hub's name of the task of each kind of stock class."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def load_trained(
         files[HEAD_FILE] = local.folder.parent / HEAD_FILE
     else:
         model, task, labels = _load_model(checkpoint, local)
-    inputs = _inputs(local, _max_length(model, local) if task == "text-classification" else None)
+    inputs = _inputs(local, None if task == "image-classification" else _max_length(model, local), task)
     narrow_to_first_token(model)
     return _classifier(checkpoint, model, inputs, labels, local, local.config, files)
 
@@ -141,13 +148,13 @@ def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedMode
     architectures = config.get("architectures") or [""]
     architecture = architectures[0] if isinstance(architectures, list) and isinstance(architectures[0], str) else ""
     distilled = architecture == DeiTForImageClassificationWithTeacher.__name__
-    if not distilled and not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
+    if not distilled and not architecture.endswith(tuple(HUB_TASKS)):
         raise InputError(
             f"{checkpoint}: {architecture or 'this'} is not a trained classifier; train one with `hf-finetune train`"
         )
     labels = tuple(class_names(checkpoint, config))
     problem_type = saved_task(checkpoint, labels, config).problem_type
-    task: HubTask = "image-classification" if "ForImageClassification" in architecture else "text-classification"
+    task: HubTask = next((task for end, task in HUB_TASKS.items() if end in architecture), "text-classification")
     for note in local.notes:
         logger.info(note)
     loaded = load_classifier(local, task=task, labels=labels, problem_type=problem_type, distilled=distilled)
@@ -179,11 +186,12 @@ def _load_with_adapter(
     return _classifier(checkpoint, adapted, _inputs(local, max_length), labels, local, config, files)
 
 
-def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
+def _inputs(local: LocalCheckpoint, max_length: int | None, task: HubTask = "text-classification") -> Inputs:
     """Tokenizer with a maximum length; the image processor where that is None."""
     if max_length is None:
         return ImageInputs(load_image_processor(local))
-    return TextInputs(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
+    kind = WordInputs if task == "token-classification" else TextInputs
+    return kind(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
 
 
 def _classifier(

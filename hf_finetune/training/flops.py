@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import EpochRows
+from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.evaluation.logits import to_device
 from hf_finetune.models.freezing import as_in_training
 
@@ -60,7 +61,8 @@ class WorkCounter:
 
     def add(self, batch: Batch, config: PreTrainedConfig) -> None:
         """Count a micro-batch, before it is moved to the device."""
-        rows = len(batch["labels"])
+        # Words have a label each.
+        rows = len(batch["labels"] if WORD_PLACES not in batch else batch.get("input_ids", batch.get("inputs_embeds")))
         self.rows += rows
         self.tokens += real_tokens(batch, config)
         if "pixel_values" in batch:

@@ -23,6 +23,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.evaluation.logits import autocast_to
 from hf_finetune.models.freezing import trainable_parameters
 from hf_finetune.models.kernels.shortcuts import Shortcuts
@@ -246,6 +247,8 @@ def _first_rows(batch: Mapping[str, torch.Tensor], rows: int) -> Mapping[str, to
     """The first rows of a batch; the whole batch if its tensors do not have an entry per row."""
     size = len(batch["labels"])
     if any(not isinstance(tensor, torch.Tensor) or len(tensor) != size for tensor in batch.values()):
+        return batch
+    if WORD_PLACES in batch:  # whose rows have one word each
         return batch
     return {name: tensor[:rows] for name, tensor in batch.items()}
 

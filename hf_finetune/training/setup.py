@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ from hf_finetune.training.hooks import Collate, Hook, SummedLoss
 from hf_finetune.training.losses.weighted import CROSS_ENTROPY
 from hf_finetune.training.optim.update_rule import UpdateRule
 
-Metrics: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, float]]
-"""`(labels (N,) or (N, C), logits (N, C)) -> {name: value}`"""
+Metrics: TypeAlias = Callable[[Any, Any], dict[str, float]]
+"""`(labels (N,) or (N, C), logits (N, C)) -> {name: value}`; of words both are `Ragged`"""
 
 
 def metrics_of_logits(labels_N: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
@@ -93,7 +93,7 @@ class BatchPlan:
             lengths: tokens of each row, shape (rows,). None for images.
         """
         return StepBatches(
-            len(rows),
+            len(rows) if lengths is None else len(lengths),
             rows_per_step=self.rows_per_step,
             accumulation=accumulation,
             lengths=lengths if self.by_length else None,

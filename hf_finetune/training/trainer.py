@@ -22,6 +22,7 @@ from transformers.trainer_callback import ExportableState
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training import best_weights, checkpoints, flops, nan_guard
@@ -328,24 +329,29 @@ class ClassifierTrainer(Trainer):
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         logits = self.logits(rows)
         nan_guard.check_logits(logits, self.state.global_step)
-        values = self.metrics(labels_of(rows), logits)
+        values = self.metrics(by_row(rows, labels_of(rows)), by_row(rows, logits))
         return {f"{prefix}_{name}": float(value) for name, value in values.items()}
 
     def _score(self) -> float:
         return self._metrics(self.eval_dataset, "eval")[f"eval_{self.args.metric_for_best_model}"]
 
     def logits(self, rows: Dataset) -> np.ndarray:
-        """Return the logits (N, C) of encoded rows. Each process computes a share of them and gets all logits."""
-        share = rows.select(np.arange(self.args.process_index, len(rows), self.args.world_size))
+        """Return the logits (N, C) of encoded rows, or (W, C) of their words.
+
+        Each process computes a share of them and gets all logits.
+        """
+        of_process = np.arange(self.args.process_index, len(rows), self.args.world_size)
+        share, counts = rows.select(of_process), word_counts(rows)
         part = predict_logits(
             self.model,
             Rows(share, columns_of(self.inputs, labels=False)),
             self.collate,
             batch_size=self.args.per_device_eval_batch_size,
             lengths=self.inputs.lengths(share),
+            counts=None if counts is None else counts[of_process],
             autocast=self._autocast,
         )
-        return gather_logits(part, len(rows), self.args.world_size)
+        return gather_logits(part, len(rows), self.args.world_size, counts)
 
     @property
     def _autocast(self) -> torch.dtype | None:

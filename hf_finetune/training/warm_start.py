@@ -21,6 +21,8 @@ from hf_finetune.evaluation.logits import Collate, predict_logits
 
 MOST_ROWS = 5_000
 """Rows that a head is fitted to. More change it little and cost a forward pass each."""
+MOST_WORDS = 20_000
+"""Words that a head is fitted to, where a row has several."""
 LEAST_DEVIATION = 0.05
 """Least standard deviation by which features are divided, as a share of their root mean square. Where features hardly
 vary (0.008 after a network lost its top layers; 0.5 in a whole one), large weights would throw the logits far off as

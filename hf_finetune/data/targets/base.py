@@ -74,6 +74,8 @@ class Targets(ABC):
     """What such a column holds, for messages."""
     stratum: ClassVar[str]
     """What has its share in every split."""
+    reads_words: ClassVar[bool] = False
+    """Whether a row is a sentence of words, and a label a tag for each of them; see `data.words`."""
 
     @abstractmethod
     def reader(

@@ -169,14 +169,7 @@ class MultiLabel(Targets):
 
     def subsample(self, labels: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
         """Return the mask of `count` rows that have all tags by their share."""
-        if count >= len(labels):
-            return np.ones(len(labels), dtype=bool)
-        mask_N = splits.hold_out_tags(labels, np.arange(len(labels)), fraction=count / len(labels), seed=seed)
-        chosen, others = np.flatnonzero(mask_N), np.flatnonzero(~mask_N)
-        rng = np.random.default_rng(seed)
-        mask_N[rng.permutation(chosen)[count:]] = False
-        mask_N[rng.permutation(others)[: max(0, count - len(chosen))]] = True
-        return mask_N
+        return splits.subsample_tags(labels, count=count, seed=seed)
 
     def strata(self, labels: np.ndarray) -> np.ndarray:
         """Return one group of all rows: tags overlap."""

@@ -22,6 +22,8 @@ from hf_finetune.data.duplicates import dataset_digests
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits
+from hf_finetune.data.ragged import places_of
+from hf_finetune.data.word_inputs import word_counts
 from hf_finetune.distillation.cache.logits import LogitCache, Logits
 from hf_finetune.distillation.feature_matching.recorder import EmbeddingModel
 from hf_finetune.distillation.losses.base import Pooling
@@ -50,6 +52,13 @@ class EncodedRows:
     rows: EpochRows
     lengths_N: np.ndarray | None
     """Number of tokens of each row; None for images."""
+    counts_N: np.ndarray | None = None
+    """Number of words that each row scores; None: the row itself."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits: of rows, or of their words."""
+        return len(self.rows) if self.counts_N is None else int(self.counts_N.sum())
 
     @classmethod
     def of(cls, rows: Dataset | AugmentedRows, inputs: Inputs) -> EncodedRows:
@@ -57,7 +66,7 @@ class EncodedRows:
         if isinstance(inputs, TextInputs):
             encoded = inputs.encode_in_memory(rows.texts() if isinstance(rows, AugmentedRows) else rows)
             tokens = Rows(encoded, columns_of(inputs, labels=False))
-            return cls(hashing.of_columns(encoded), tokens, inputs.lengths(encoded))
+            return cls(hashing.of_columns(encoded), tokens, inputs.lengths(encoded), word_counts(encoded))
         processor = inputs.processor.to_json_string()
         if isinstance(rows, AugmentedRows):
             return cls(hashing.of_json([processor, rows.identity]), rows, None)
@@ -126,12 +135,15 @@ class NetworkTeacher:
                 )
 
     def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
-        """Return the logits of all rows, and whether all were cached before, see `Teacher.predict`."""
+        """Return the logits of all rows, or of all their words, and whether all were cached before.
+
+        See `Teacher.predict`.
+        """
         encoded = EncodedRows.of(rows, self.classifier.inputs)
         cache = self._cache(len(self.classifier.labels), self.columns_C, all_logits=self.all_logits)
         key = self.cache_key(encoded, self.precision)
         compute = self._forward(self.model, encoded, split, precision=self.precision)
-        return cache.load(key, len(encoded.rows), compute, split=split, budget_gb=budget_gb)
+        return cache.load(key, encoded.outputs, compute, split=split, budget_gb=budget_gb)
 
     def embeddings(self, rows: Dataset | AugmentedRows, split: str, pooling: Pooling, *, budget_gb: float) -> Logits:
         """Return the embeddings of all rows (N, D), float32, cached like logits.
@@ -173,15 +185,24 @@ class NetworkTeacher:
         """Return a function that computes the outputs of a model for the rows of some numbers."""
         collate, options = self.classifier.inputs.collate, dict[str, Any](batch_size=None, tokens=TOKENS)
 
+        def compute(numbers: np.ndarray) -> np.ndarray:
+            if encoded.counts_N is None:
+                return compute_rows(numbers)
+            row_W = np.repeat(np.arange(len(encoded.rows)), encoded.counts_N)
+            windows = np.unique(row_W[numbers])
+            words = places_of(windows, encoded.counts_N)  # in order
+            return compute_rows(windows)[np.searchsorted(words, numbers)]
+
         # In the middle of a training whose own matrix products may be less exact.
         @exact_float32()
-        def compute(numbers: np.ndarray) -> np.ndarray:
+        def compute_rows(numbers: np.ndarray) -> np.ndarray:
             chunk = Subset(encoded.rows, numbers.tolist())
             lengths = None if encoded.lengths_N is None else encoded.lengths_N[numbers]
             if precision == "bf16":
                 # Built for each chunk: its state must not depend on chunks that a killed run has computed before.
                 return HalfPrecision(model, collate, rescore=True, **options).logits(chunk, lengths)
+            counts = None if encoded.counts_N is None else encoded.counts_N[numbers]
             progress = f"the teacher predicts {split}"
-            return predict_logits(model, chunk, collate, lengths=lengths, progress=progress, **options)
+            return predict_logits(model, chunk, collate, lengths=lengths, counts=counts, progress=progress, **options)
 
         return compute

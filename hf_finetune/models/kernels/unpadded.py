@@ -46,6 +46,8 @@ def use_unpadded(
     family = model.config.model_type
     if family not in FAMILIES or not type(model).__module__.startswith("transformers."):
         reason = f"{family} is none of {', '.join(FAMILIES)}"
+    if type(model).__name__.endswith("ForTokenClassification"):
+        reason = "the head reads single words, whose places are counted in padded rows"
     if isinstance(model, CustomHeadClassifier):
         reason = "the head of model.pooling, model.last_layers or model.head reads padded rows"
     if requested and reason:

@@ -175,10 +175,14 @@ def completed_config(model: PreTrainedModel, config: PeftConfig, fresh: Sequence
             # Scale the output of every target module, not the input of some.
             completed.feedforward_modules = []
     # peft's class for SEQ_CLS passes input_ids, which image models do not accept.
-    completed.task_type = None if model.main_input_name == "pixel_values" else TaskType.SEQ_CLS
+    completed.task_type = None if model.main_input_name == "pixel_values" else _task_type(model)
     completed.modules_to_save = head_modules(model, [*fresh, *_full_names(model, completed.modules_to_save or [])])
     completed.base_model_name_or_path = model.name_or_path
     return completed
+
+
+def _task_type(model: PreTrainedModel) -> TaskType:
+    return TaskType.TOKEN_CLS if type(model).__name__.endswith("ForTokenClassification") else TaskType.SEQ_CLS
 
 
 def _complete_prompt(model: PreTrainedModel, config: Any) -> None:
