@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from hf_finetune.errors import InputError
 from hf_finetune.utils.console import say_loading
 from hf_finetune.utils.exit_status import exit_status
+from hf_finetune.utils.messages import did_you_mean
 
 
 class Command(NamedTuple):
@@ -25,18 +26,18 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "quickstart": Command("run:quickstart", "fine-tune on embedded texts, or images by --image, offline, in minutes"),
+    "quickstart": Command("run:quickstart", "fine-tune on embedded texts, or images (--image), in minutes"),
     "train": Command("train:train", "fine-tune a classifier on your own data"),
     "run": Command("run:run", "run a recipe, by path or by name"),
     "list": Command("recipes:list_recipes", "list the shipped recipes"),
     "cp": Command("recipes:copy_recipe", "copy a shipped recipe to own it"),
-    "plan": Command("plan:plan", "estimate time and memory of train DATA or run RECIPE, without a run"),
+    "plan": Command("plan:plan", "estimate time and memory of train DATA or run RECIPE, in seconds"),
     "search": Command("search:search", "search an augmentation policy for your own data"),
     "evaluate": Command("evaluate:evaluate", "score a finished model on labeled rows"),
     "predict": Command("predict:predict", "label rows with a finished model"),
     "doctor": Command("doctor:doctor", "check a data set for problems, or preview its augmentation"),
     "card": Command("card:card", "render the model card of a run again"),
-    "verify": Command("verify:verify", "compare the files of a finished run, or of its repository, with their hashes"),
+    "verify": Command("verify:verify", "compare the files of a run, or of a repository, with their hashes"),
     "push": Command("push:push", "push a finished run to the Hub, pull it back and compare"),
     "schema": Command("schema:schema", "print the JSON Schema of a recipe file, for editors"),
 }
@@ -59,7 +60,8 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
     with exit_status():
         command = COMMANDS.get(arguments[0])
         if command is None:
-            raise InputError(f"hf-finetune {arguments[0]}: no such command; one of {', '.join(COMMANDS)}")
+            hint = did_you_mean(arguments[0], COMMANDS)
+            raise InputError(f"hf-finetune {arguments[0]}: no such command{hint}; one of {', '.join(COMMANDS)}")
         if command not in LIGHT:
             say_loading()
         command.run(arguments[1:])
@@ -82,5 +84,5 @@ From labeled text or images to a verified classifier on the Hugging Face Hub.
 
 {commands}
 
-hf-finetune COMMAND --help lists the flags of a command, `train --help-all` every
-field of a recipe."""
+hf-finetune COMMAND --help lists the flags of a command, `train --help-all`
+every field of a recipe."""

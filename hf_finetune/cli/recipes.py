@@ -1,5 +1,7 @@
 """`hf-finetune list` and `cp`: the shipped recipes."""
 
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,10 @@ import tyro
 
 from hf_finetune.cli import shipped
 from hf_finetune.cli.parsing import parse
+from hf_finetune.utils.console import line_width
+
+NARROWEST = 20
+"""Columns for the summaries of recipes on a narrow terminal. Elsewhere each is one line."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,10 @@ class CopyJob:
 def list_recipes(arguments: Sequence[str]) -> None:
     parse(ListJob, arguments, "hf-finetune list")
     summaries = shipped.summaries()
-    width = max(map(len, summaries))
+    width = max(map(len, summaries)) + 2
     for name, summary in summaries.items():
-        print(f"{name:<{width}}  {summary}")
+        lines = textwrap.wrap(summary, max(line_width() - width, NARROWEST)) if sys.stdout.isatty() else [summary]
+        print(f"{name:<{width}}" + f"\n{'':{width}}".join(lines))
 
 
 def copy_recipe(arguments: Sequence[str]) -> None:

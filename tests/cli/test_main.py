@@ -135,6 +135,17 @@ def test_signals_before_there_is_anything_to_save(
     assert signal.getsignal(number) == before
 
 
+def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = leave(capsys, "--help")
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+
+
+def test_list_is_wrapped_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, out, _ = leave(capsys, "list")
+    assert max(map(len, out.splitlines())) <= 80 and len(out.splitlines()) > len(shipped.names())
+
+
 def test_list_shows_each_recipe_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = leave(capsys, "list")
     assert status == 0
@@ -164,7 +175,7 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "first"),
     [
-        (["trian"], "hf-finetune trian: no such command"),
+        (["trian"], r"hf-finetune trian: no such command, did you mean 'train'\?; one of"),
         (["run"], "usage: hf-finetune run RECIPE"),
         (["run", "no_such"], "no_such: no recipe of this name"),
         (
