@@ -36,7 +36,7 @@ class Parent:
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
-        atexit.register(self._process.stdin.close)
+        atexit.register(self._process.communicate)
 
     def ask(self, **what: Any) -> Any:
         """One request and its answer, each a line of JSON."""

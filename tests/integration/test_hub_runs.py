@@ -1,30 +1,31 @@
 """The whole way with a Hub at both ends: a GLUE-shaped data set in, a pushed model out, in real processes."""
 
 import json
-import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from helpers import forks
-from helpers.hub_server import HubServer, hub_server
+from helpers.hub_server import HubServer
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 
+Run = Callable[..., subprocess.CompletedProcess]
+
 
 @pytest.fixture(scope="module")
-def hub():
-    with hub_server() as server:
-        yield server
+def run(home: Path, hub_environment: dict[str, str]) -> Run:
+    """A command in `home` to its end, with the exit status it must have."""
+    environment = hub_environment | {"HF_FINETUNE_CACHE": str(home / "cache")}
 
+    def to_its_end(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
+        answer = forks.run(forks.COMMAND_WITHOUT_GATE, *arguments, environment=environment, cwd=home)
+        assert answer.returncode == status, answer.stderr[-3000:]
+        return answer
 
-def run(hub: HubServer, home: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(home / "cache")
-    environment["HF_FINETUNE_CACHE"] = str(home / "cache" / "hf_finetune")
-    answer = forks.run(forks.COMMAND_WITHOUT_GATE, *arguments, environment=environment, cwd=home)
-    assert answer.returncode == status, answer.stderr[-3000:]
-    return answer
+    return to_its_end
 
 
 def glue_split(count: int, seed: int, *, labelled: bool = True) -> pa.Table:
@@ -56,19 +57,20 @@ def home(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FLAGS = ["--config-name", "mnli", "--model", "lab/tiny-bert", "--max-length", "32", "--epochs", "1"]
 FLAGS += ["--train.per-device-train-batch-size", "8"]
+TEST_ROWS = ["lab/pairs", "--config-name", "mnli", "--split", "test_matched"]
 
 
-def test_two_validation_splits_have_to_be_chosen_between(hub: HubServer, home: Path) -> None:
-    answer = run(hub, home, "train", "lab/pairs", *FLAGS, "--output", "none", status=2)
+def test_two_validation_splits_have_to_be_chosen_between(run: Run, home: Path) -> None:
+    answer = run("train", "lab/pairs", *FLAGS, "--output", "none", status=2)
     first = answer.stderr.splitlines()[0]
     assert "--validation" in first and "validation_matched" in first and "validation_mismatched" in first
     assert not (home / "none").exists()
 
 
-def test_glue_shaped_data_train_push_and_pull(hub: HubServer, home: Path) -> None:
+def test_glue_shaped_data_train_push_and_pull(run: Run, hub: HubServer, home: Path) -> None:
     """Scored on the named validation split alone, pushed in one commit, pulled back equal; no token anywhere."""
     chosen = ["--validation", "validation_mismatched", "--push", "tester/pairs-bert"]
-    answer = run(hub, home, "train", "lab/pairs", *FLAGS, *chosen, "--output", "run")
+    answer = run("train", "lab/pairs", *FLAGS, *chosen, "--output", "run")
     result = json.loads((home / "run" / "result.json").read_text())
     assert result["rows"] == {"train": 48, "validation": 20}
     assert "test" not in result["metrics"] and result["metrics"]["validation"]["accuracy"]["n"] == 20
@@ -83,51 +85,27 @@ def test_glue_shaped_data_train_push_and_pull(hub: HubServer, home: Path) -> Non
     assert "base_model: lab/tiny-bert" in card and "lab/pairs" in card
 
     # What lies on the Hub answers like what was trained.
-    run(
-        hub,
-        home,
-        "predict",
-        "tester/pairs-bert",
-        "lab/pairs",
-        "--config-name",
-        "mnli",
-        "--split",
-        "test_matched",
-        "--output",
-        "hub.csv",
-    )
-    run(
-        hub,
-        home,
-        "predict",
-        "run",
-        "lab/pairs",
-        "--config-name",
-        "mnli",
-        "--split",
-        "test_matched",
-        "--output",
-        "here.csv",
-    )
+    for model, output in (("tester/pairs-bert", "hub.csv"), ("run", "here.csv")):
+        run("predict", model, *TEST_ROWS, "--output", output)
     assert (home / "hub.csv").read_text() == (home / "here.csv").read_text()
     assert len((home / "hub.csv").read_text().splitlines()) == 11
 
     listed = {f"model/{file.name}" for file in (home / "run" / "model").iterdir()}
     assert set(result["artifacts"]) == listed
     for model in ("run", "tester/pairs-bert"):
-        verified = json.loads(run(hub, home, "verify", model, "--json").stdout)
+        verified = json.loads(run("verify", model, "--json").stdout)
         assert verified["ok"] and set(verified["artifacts"]) == listed
 
-    again = run(hub, home, "push", "run", "tester/pairs-bert")
+    again = run("push", "run", "tester/pairs-bert")
     assert again.stdout.strip().endswith("tester/pairs-bert")
     commits = [r for r in hub.requests if r.method == "POST" and "/models/tester/pairs-bert/commit/" in r.path]
     assert len(commits) == 1
 
 
-def test_a_prompt_is_pushed_and_pulled_without_a_model(hub: HubServer, home: Path) -> None:
+def test_a_prompt_is_pushed_and_pulled_without_a_model(run: Run, hub: HubServer, home: Path) -> None:
     """All that is sent is adapter/, which names its checkpoint by Hub id; pulled, it answers as what was trained."""
     chosen = ["--validation", "validation_matched", "--adapter", "PROMPT_TUNING", "--push", "tester/pairs-prompt"]
-    run(hub, home, "train", "lab/pairs", *FLAGS, *chosen, "--output", "prompt")
+    run("train", "lab/pairs", *FLAGS, *chosen, "--evaluate.no-plots", "--output", "prompt")
     result = json.loads((home / "prompt" / "result.json").read_text())
     assert result["artefacts"] == ["adapter"] and not (home / "prompt" / "model").exists()
     sent = {path: blob.content for path, blob in hub.repo("tester/pairs-prompt").at("main").files.items()}
@@ -137,10 +115,9 @@ def test_a_prompt_is_pushed_and_pulled_without_a_model(hub: HubServer, home: Pat
     assert config["base_model_name_or_path"] == "lab/tiny-bert" and config["peft_type"] == "PROMPT_TUNING"
 
     for model in ("prompt", "tester/pairs-prompt"):
-        verified = json.loads(run(hub, home, "verify", model, "--json").stdout)
+        verified = json.loads(run("verify", model, "--json").stdout)
         assert verified["ok"] and set(verified["artifacts"]) == set(result["artifacts"])
     for model, output in (("tester/pairs-prompt", "pulled.csv"), ("prompt", "kept.csv")):
-        table = ["--config-name", "mnli", "--split", "test_matched", "--output", output]
-        run(hub, home, "predict", model, "lab/pairs", *table)
+        run("predict", model, *TEST_ROWS, "--output", output)
     assert (home / "pulled.csv").read_text() == (home / "kept.csv").read_text()
     assert len((home / "pulled.csv").read_text().splitlines()) == 11

@@ -1,12 +1,11 @@
 """Images that a table names, from a stopped run to the Hub, by the shell and in Python, in a process of its own."""
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
 from helpers import forks
-from helpers.hub_server import hub_server
+from helpers.hub_server import HubServer
 from helpers.small_runs import image_folder
 from helpers.tiny import tiny_image_checkpoint
 
@@ -22,7 +21,7 @@ from hf_finetune.cli.main import COMMANDS, main_command
 gate.run_here()
 data = ["tables/rows.csv", "--data.image-root", "images"]
 settings = ["--model", "vit", "--epochs", "2", "--batch-size", "8", "--lr", "1e-2", "--mixed-precision", "no"]
-settings += ["--evaluate.no-baselines", "--evaluate.resamples", "100"]
+settings += ["--evaluate.no-baselines", "--evaluate.no-plots", "--evaluate.resamples", "100"]
 COMMANDS["doctor"].run(data)
 COMMANDS["plan"].run([*data, *settings])
 with pytest.MonkeyPatch.context() as patch:
@@ -37,7 +36,7 @@ COMMANDS["predict"].run(["run", "tables/rows.xlsx", "--data.image-root", "images
 frame = pd.read_csv("tables/rows.csv")
 photos = [Image.open(Path("images") / name) for name in frame["photo"]]
 fields = {"model": "vit", "epochs": 2, "batch_size": 8, "lr": 1e-2, "mixed_precision": "no"}
-fields |= {"evaluate": {"baselines": False, "resamples": 100}}
+fields |= {"evaluate": {"baselines": False, "plots": False, "resamples": 100}}
 named = train(frame, image_root="images", output="named", **fields)
 shown = train((photos, list(frame["kind"])), output="shown", **fields)
 pulled = Classifier.load("tester/photos")
@@ -48,7 +47,7 @@ for clf in (named, shown, Classifier.load("run")):
 """
 
 
-def test_from_a_table_to_the_hub(tmp_path: Path) -> None:
+def test_from_a_table_to_the_hub(tmp_path: Path, hub: HubServer, hub_environment: dict[str, str]) -> None:
     """The same classifier by a table of names that is stopped and resumed, a frame of names, and images in memory."""
     tiny_image_checkpoint(tmp_path / "vit")
     folder = image_folder(tmp_path / "images", 40)
@@ -58,16 +57,11 @@ def test_from_a_table_to_the_hub(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "tables" / "rows.csv", index=False)
     frame.to_excel(tmp_path / "tables" / "rows.xlsx", index=False)
     frame.set_axis(["file_name", "label"], axis=1).to_csv(folder / "metadata.csv", index=False)
-    with hub_server() as hub:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(
-            tmp_path / "hub"
-        )
-        environment["HF_FINETUNE_CACHE"] = str(tmp_path / "cache")
-        answer = forks.run(CODE, environment=environment, cwd=tmp_path)
-        assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
-        assert {"config.json", "preprocessor_config.json", "model.safetensors"} <= set(
-            hub.repo("tester/photos").at("main").files
-        )
+    environment = hub_environment | {"HF_FINETUNE_CACHE": str(tmp_path / "cache")}
+    answer = forks.run(CODE, environment=environment, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
+    sent = set(hub.repo("tester/photos").at("main").files)
+    assert {"config.json", "preprocessor_config.json", "model.safetensors"} <= sent
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["data"]["columns"] == {"image": "photo", "label": "kind"}
     by_folder, by_sheet = (pd.read_csv(tmp_path / name) for name in ("folder.csv", "sheet.csv"))

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import forks
-from helpers.hub_server import hub_server
+from helpers.hub_server import HubServer
 from helpers.small_runs import image_rows, small_recipe, stop_after, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
@@ -41,53 +40,49 @@ def snippet_of(card: str) -> str:
     return re.search(r"```python\n(.*?)```", card.partition("## How to use")[2], re.DOTALL)[1]
 
 
-def test_from_the_command_line_to_the_hub_and_back(tmp_path: Path) -> None:
+def test_from_the_command_line_to_the_hub_and_back(
+    tmp_path: Path, hub: HubServer, hub_environment: dict[str, str]
+) -> None:
     """Trained, pushed, pulled back equal; `predict` from the Hub, and the card's own lines, give one answer."""
     bert = tiny_text_checkpoint(tmp_path / "bert")
     with (tmp_path / "train.csv").open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["text", "label"])
         lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60))
-    with hub_server() as hub:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        environment = kept | hub.environment(tmp_path / "cache") | {"HF_FINETUNE_CACHE": str(tmp_path / "store")}
+    environment = hub_environment | {"HF_FINETUNE_CACHE": str(tmp_path / "store")}
 
-        def ours(*command: str | Path) -> str:
-            answer = forks.run(forks.COMMAND, *command, environment=environment, cwd=tmp_path)
-            assert answer.returncode == 0, answer.stderr[-3000:]
-            return answer.stdout
+    def ours(*command: str | Path) -> str:
+        answer = forks.run(forks.COMMAND_WITHOUT_GATE, *command, environment=environment, cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        return answer.stdout
 
-        flags = ["--max-length", "32", "--epochs", "1", "--train.per-device-train-batch-size", "8", "--model", bert]
-        flags += ["--model.pooling", "mean", "--model.last-layers", "2", "--model.head", "mlp"]
-        shown = ours("train", "train.csv", *flags, "--push", "tester/pooled", "--output", "run")
-        assert "run/encoder" in shown and "run/head.safetensors" in shown and "run/model" not in shown
-        result = json.loads((tmp_path / "run" / "result.json").read_text())
-        assert result["standalone"] is False and result["artefacts"] == ["encoder"]
-        assert result["why_not_standalone"].startswith("BertForSequenceClassification has no head that gives the mean")
-        assert result["parity"]["reload"]["ok"] and not (tmp_path / "run" / "model").exists()
-        sent = {path: blob.content for path, blob in hub.repo("tester/pooled").at("main").files.items()}
-        assert {
-            "encoder/config.json",
-            "encoder/model.safetensors",
-            "encoder/tokenizer.json",
-            "head.safetensors",
-        } <= set(sent)
-        assert "config.json" not in sent
+    flags = ["--max-length", "32", "--epochs", "1", "--train.per-device-train-batch-size", "8", "--model", bert]
+    flags += ["--model.pooling", "mean", "--model.last-layers", "2", "--model.head", "mlp"]
+    shown = ours("train", "train.csv", *flags, "--push", "tester/pooled", "--output", "run")
+    assert "run/encoder" in shown and "run/head.safetensors" in shown and "run/model" not in shown
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["standalone"] is False and result["artefacts"] == ["encoder"]
+    assert result["why_not_standalone"].startswith("BertForSequenceClassification has no head that gives the mean")
+    assert result["parity"]["reload"]["ok"] and not (tmp_path / "run" / "model").exists()
+    sent = {path: blob.content for path, blob in hub.repo("tester/pooled").at("main").files.items()}
+    encoder = {f"encoder/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    assert encoder | {"head.safetensors"} <= set(sent)
+    assert "config.json" not in sent
 
-        ours("predict", "tester/pooled", "train.csv", "--output", "labels.csv")
-        scored = json.loads(ours("evaluate", "run", "train.csv", "--json"))
-        assert scored["rows"] == 60 and scored["metrics"]["accuracy"]["value"] > 0.6
+    ours("predict", "tester/pooled", "train.csv", "--output", "labels.csv")
+    scored = json.loads(ours("evaluate", "run", "train.csv", "--json"))
+    assert scored["rows"] == 60 and scored["metrics"]["accuracy"]["value"] > 0.6
 
-        with (tmp_path / "labels.csv").open(newline="") as file:
-            first = next(csv.DictReader(file))["predicted"]
-        # From the Hub, as the card has it, and from the folder.
-        code = snippet_of(sent["README.md"].decode()).replace("A text to classify.", text_rows(1)["text"][0])
-        assert "hf_finetune" not in code and '"tester/pooled"' in code
-        (tmp_path / "snippet.py").write_text(code + code.replace('"tester/pooled"', '"run"'))
-        # As a reader of the card runs it: a fresh interpreter, with nothing of ours imported.
-        command = [sys.executable, "-P", "snippet.py"]
-        answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-        assert answer.returncode == 0 and answer.stdout.split() == [first, first], answer.stderr[-3000:]
+    with (tmp_path / "labels.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))["predicted"]
+    # From the Hub, as the card has it, and from the folder.
+    code = snippet_of(sent["README.md"].decode()).replace("A text to classify.", text_rows(1)["text"][0])
+    assert "hf_finetune" not in code and '"tester/pooled"' in code
+    (tmp_path / "snippet.py").write_text(code + code.replace('"tester/pooled"', '"run"'))
+    # As a reader of the card runs it: a fresh interpreter, with nothing of ours imported, as the gate would.
+    command = [sys.executable, "-P", "snippet.py"]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert answer.returncode == 0 and answer.stdout.split() == [first, first], answer.stderr[-3000:]
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -113,6 +108,7 @@ def test_a_resumed_run_ends_with_the_same_bits(recipe: Recipe, tmp_path: Path, m
     assert all(not torch.equal(before[name], after[name]) for name in after if "layer.2" in name)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_linear_head_on_the_first_token_is_folded(recipe: Recipe, tmp_path: Path) -> None:
     """With adapters, too: plain transformers loads the model as a whole, `pipeline` answers with its labels."""
     recipe = dataclasses.replace(reading(recipe, pooling="cls", head="linear"), method="lora")
@@ -138,7 +134,7 @@ def test_images_by_the_mean_of_their_patches(tmp_path: Path) -> None:
         method="head",
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=16),
         precision=Precision(mixed_precision="no"),
-        evaluate=Evaluate(resamples=100, baselines=False),
+        evaluate=Evaluate(resamples=100, baselines=False, plots=False),
     )
     result = pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
     assert result["standalone"] is False and result["parity"]["reload"]["ok"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 from helpers import forks
-from helpers.hub_server import hub_server
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = "from helpers import python_examples as examples\n"
@@ -19,19 +17,16 @@ Run = Callable[[Path, str], CompletedProcess]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Run code in a folder. One Hub and cache for all: their variables are read when the libraries are imported."""
-    cache = tmp_path_factory.mktemp("cache")
-    with hub_server() as hub:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(cache)
+def run(hub_environment: dict[str, str]) -> Run:
+    """Run code in a folder."""
 
-        def run_there(folder: Path, code: str) -> CompletedProcess:
-            environment["HF_FINETUNE_CACHE"] = str(folder / "cache")
-            answer = forks.run(EXAMPLES + code, environment=environment, cwd=folder)
-            assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
-            return answer
+    def run_there(folder: Path, code: str) -> CompletedProcess:
+        environment = hub_environment | {"HF_FINETUNE_CACHE": str(folder / "cache")}
+        answer = forks.run(EXAMPLES + code, environment=environment, cwd=folder)
+        assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
+        return answer
 
-        yield run_there
+    return run_there
 
 
 def test_examples_of_docstrings(run: Run, tmp_path: Path) -> None:
@@ -50,7 +45,7 @@ from helpers.small_runs import stop_after
 from hf_finetune import StoppedBySignal, InputError, train
 frame = examples.set_up()["frame"]
 options = {"text": "review", "label": "stars", "epochs": 2, "mixed_precision": "no", "per_device_train_batch_size": 16}
-options |= {"evaluate": {"resamples": 100, "baselines": False}}
+options |= {"evaluate": {"resamples": 100, "baselines": False, "plots": False}}
 begun = time.time()
 whole = train("reviews.csv", output="whole", **options)
 assert whole.result.time["total_s"] <= time.time() - begun, "not from the start of the process"
@@ -86,7 +81,7 @@ from sklearn.model_selection import cross_validate
 from hf_finetune.sklearn import FineTunedClassifier
 frame = examples.set_up()["frame"]
 texts, labels = frame["review"].tolist(), (frame["stars"] == "good").astype(int)
-estimator = FineTunedClassifier(examples.CHECKPOINT, epochs=1, evaluate={"resamples": 100, "baselines": False})
+estimator = FineTunedClassifier(examples.CHECKPOINT, epochs=1, evaluate={"resamples": 100, "baselines": False, "plots": False})
 folds = cross_validate(estimator, texts, labels, cv=2, return_estimator=True)
 assert folds["test_score"].shape == (2,) and (folds["test_score"] > 0.3).all()
 fitted = folds["estimator"][0]

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 import hf_finetune
 from hf_finetune.cli.main import main_command
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("gate_here")]
+pytestmark = pytest.mark.usefixtures("gate_here")
 ROOT = Path(__file__).parent.parent.parent
 # A full run, with all rows and its gate, is in `.ci/run`.
 FEW = {"epochs": 1, "resamples": 100, "parity_rows": 16, "test_fraction": 0.02, "validation_fraction": 0.02}

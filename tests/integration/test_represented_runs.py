@@ -121,7 +121,7 @@ def flags_of(texts: Recipe, run: Path) -> list[str]:
     """What trains the recipe into `run` from the command line."""
     flags = f"--epochs 1 --train.learning-rate 1e-3 --train.logging-steps 1 --max-length 32 --output {run}"
     flags += f" --teacher {texts.objective.teacher} --objective.labels-weight 1 --mixed-precision no"
-    flags += f" --model {texts.model.checkpoint} --evaluate.resamples 100 --evaluate.no-baselines"
+    flags += f" --model {texts.model.checkpoint} --evaluate.resamples 100 --evaluate.no-baselines --evaluate.no-plots"
     return [texts.data.path, *flags.split()]
 
 

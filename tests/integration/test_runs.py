@@ -47,6 +47,7 @@ SHORT = [
     "--train.per-device-train-batch-size",
     "8",
 ]
+BRIEFLY = ["--evaluate.no-plots", "--evaluate.no-baselines", "--evaluate.resamples", "100"]
 
 
 def run(*arguments: str | Path, status: int = 0, code: str = COMMAND_WITHOUT_GATE) -> subprocess.CompletedProcess:
@@ -157,7 +158,7 @@ def test_card_renders_again_byte_for_byte(full_run: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "head"])
 def test_methods_on_texts(texts: Path, bert: Path, tmp_path: Path, method: str) -> None:
-    run("train", texts, "--model", bert, "--output", tmp_path / "run", "--method", method, *SHORT)
+    run("train", texts, "--model", bert, "--output", tmp_path / "run", "--method", method, *SHORT, *BRIEFLY)
     result = read_result(tmp_path / "run")
     assert result["method"] == method
     assert all(check["ok"] for check in result["parity"].values())
@@ -174,7 +175,7 @@ def test_methods_on_texts(texts: Path, bert: Path, tmp_path: Path, method: str) 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_methods_on_images(pictures: Path, vit: Path, tmp_path: Path, method: str) -> None:
-    arguments = ["--model", vit, "--output", tmp_path / "run", "--method", method, *SHORT[2:]]
+    arguments = ["--model", vit, "--output", tmp_path / "run", "--method", method, *SHORT[2:], *BRIEFLY]
     run("train", pictures, *arguments)
     result = read_result(tmp_path / "run")
     assert result["task"] == "image-classification" and result["labels"] == ["bright", "dark"]
@@ -258,6 +259,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(texts: Path, bert: Path
         "2",
         "--train.logging-steps",
         "1",
+        *BRIEFLY,
     ]
     run("train", texts, *flags, "--output", tmp_path / "straight")
     signalled = [str(70), str(int(signal.SIGTERM)), "train", texts, *flags, "--output", tmp_path / "stopped"]
@@ -292,6 +294,7 @@ def test_two_processes_are_two_and_end_like_one(texts: Path, bert: Path, tmp_pat
         "8",
         "--epochs",
         "1",
+        *BRIEFLY,
     ]
     run("train", texts, *flags, "--output", tmp_path / "one")
     run("train", texts, *flags, "--output", tmp_path / "two", "--num-processes", "2")
