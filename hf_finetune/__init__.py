@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.text.pairs import SwapPair
     from hf_finetune.augmentation.text.presets import Aeda, Eda
     from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
+    from hf_finetune.augmentation.text.sequences import ReverseComplement
     from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
     from hf_finetune.utils.embedded import BBC_LICENSE, TWEMOJI_LICENSE, bbc_headlines, bbc_news, minilm, twemoji
     from hf_finetune.cli.main import main
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.inference.result import Result
     from hf_finetune.models.config import CheckpointLimits
     from hf_finetune.models.efficientnet_lite import efficientnet_lite0
+    from hf_finetune.models.own_tokenizers import BpeTokenizer, CharacterTokenizer, KmerTokenizer
     from hf_finetune.models.surgery.operations import AddLayers, DropLayers, DuplicateLayers, ExtendPositions
     from hf_finetune.models.surgery.operations import KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
     from hf_finetune.models.surgery.operations import ResizeFeedForward, ResizeImage, ResizePatches, SetActivation
@@ -57,21 +59,22 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 __all__ = [  # noqa: RUF022
     "AbsoluteError", "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "Asymmetric", "AttentionMaps",
     "AttentionRelations", "AugMix", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate",
-    "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "ChangeCase", "CheckpointLimits", "Classifier", "ColorJitter",
-    "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits", "DecoupledKD",
-    "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
-    "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
-    "HardLabel", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
-    "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
-    "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
-    "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp",
-    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
-    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "Rotate", "SGD", "Scale", "Schedule",
-    "ScheduleFree", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
-    "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "SquaredError",
-    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE",
-    "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_headlines", "bbc_news",
-    "efficientnet_lite0", "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
+    "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "BpeTokenizer", "ChangeCase", "CharacterTokenizer",
+    "CheckpointLimits", "Classifier", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy",
+    "CutMix", "CutSpan", "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
+    "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal",
+    "GateError", "GradientNoise", "Grayscale", "HardLabel", "HiddenStates", "Hub", "Huber", "Identity", "ImageData",
+    "InputError", "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch",
+    "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon",
+    "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "PolyLoss",
+    "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers",
+    "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop",
+    "Result", "ReverseComplement", "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation",
+    "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR",
+    "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth", "StoppedBySignal",
+    "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train",
+    "TrainingError", "Translate", "TrivialAugment", "bbc_headlines", "bbc_news", "efficientnet_lite0", "main", "minilm",
+    "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on
 # fmt: on

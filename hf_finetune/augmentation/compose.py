@@ -14,10 +14,13 @@ from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.operations import Rng, apply, each
 from hf_finetune.augmentation.text.base import EachText
-from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.operations import LanguageOperation, TextOperation
 from hf_finetune.augmentation.text.sentences import MixHalves
+from hf_finetune.augmentation.text.sequences import SequenceOperation
+from hf_finetune.data.config import Kind
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Choice, NonNegative, Operations, Probability, configclass
+from hf_finetune.utils.sequences import NAMES, SequenceKind
 
 
 @configclass
@@ -166,21 +169,38 @@ def generative_operations(operations: Sequence[Augmentation]) -> list[Generative
     return [operation for operation in walk(operations) if isinstance(operation, GenerativeOperation)]
 
 
-def check_kind(operations: Sequence[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:
-    """Refuse image operations for texts and text operations for images, and operations whose package is missing.
+def check_kind(
+    operations: Sequence[Augmentation],
+    kind: Kind,
+    field: str = "data.augment",
+    sequence: SequenceKind | None = None,
+) -> None:
+    """Refuse operations for other data than these, and operations whose package is missing.
 
     Args:
         field: the recipe field or flag that holds the operations, for the message.
+        sequence: what the texts are, if they are sequences.
 
     Raises:
         InputError: naming the operation, and the alternatives or the command that installs the package.
     """
-    members = typing.get_args(TextOperation if kind == "text" else ImageOperation)
+    data = f"{kind}s" if sequence is None else NAMES[sequence]
+    members = _members(kind, sequence)
     for operation in leaves(operations):
         if not isinstance(operation, members):
-            raise InputError(
-                f"{field}: {type(operation).__name__} is not for {kind}s; "
-                f"expected one of {', '.join(member.__name__ for member in members)}"
-            )
+            expected = f"one of {', '.join(member.__name__ for member in members)}" if members else "none"
+            if isinstance(operation, SequenceOperation) and sequence is None and kind == "text":
+                expected = "it with --sequence dna or rna alone"
+            raise InputError(f"{field}: {type(operation).__name__} is not for {data}; expected {expected}")
         if isinstance(operation, EachText):
             operation.check_installed()
+
+
+def _members(kind: Kind, sequence: SequenceKind | None) -> tuple[type, ...]:
+    """Return the operations for these data."""
+    if kind == "image":
+        return typing.get_args(ImageOperation)
+    if sequence is None:
+        return typing.get_args(LanguageOperation)
+    # A protein is read in one direction, and what changes words would change a whole sequence.
+    return () if sequence == "protein" else (SequenceOperation,)

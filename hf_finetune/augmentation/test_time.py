@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, check_kind, walk
 from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, apply, generators
 from hf_finetune.augmentation.text.sentences import MixHalves
+from hf_finetune.augmentation.text.sequences import ReverseComplement
+from hf_finetune.data.config import Kind
 from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import short_repr, to_plain
+from hf_finetune.utils.sequences import SequenceKind
 
 if TYPE_CHECKING:
     import torch
@@ -63,14 +66,14 @@ class SeveralViews:
                         "classifier itself; it is for data.augment_copies: leave it out here"
                     )
 
-    def check(self, kind: Literal["text", "image"]) -> None:
-        """Refuse image operations for a text classifier, and text operations for an image classifier.
+    def check(self, kind: Kind, sequence: SequenceKind | None = None) -> None:
+        """Refuse operations for other data than the classifier's.
 
         Raises:
             InputError: naming the operation.
         """
         with _errors_name_the_flag():
-            check_kind(self.operations, kind)
+            check_kind(self.operations, kind, sequence=sequence)
 
     def texts(self, raw: dict[str, list], rows: Sequence[int], view: int) -> dict[str, list]:
         """Return view number `view` of rows of texts: `text` and, for pairs, `text_pair`.
@@ -94,6 +97,10 @@ class SeveralViews:
         """Return {"number", "augment", "seed"} in JSON types."""
         augment = [{"type": type(o).__name__, **to_plain(o)} for o in self.operations]
         return {"number": self.number, "augment": augment, "seed": self.seed}
+
+
+BOTH_STRANDS = SeveralViews((ReverseComplement(p=1.0),), 2)
+"""A sequence of DNA or RNA, and its reverse complement."""
 
 
 @contextmanager

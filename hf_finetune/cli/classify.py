@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from hf_finetune.augmentation.compose import Augmentation
-from hf_finetune.augmentation.test_time import SeveralViews
+from hf_finetune.augmentation.test_time import BOTH_STRANDS, SeveralViews
 from hf_finetune.config.aliases import current
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
@@ -41,6 +41,8 @@ class ClassifyJob:
     float32. Experimental: no better on movie reviews, for 3.7 times the time (docs/benchmarks.md#augmentation)."""
     views: int | None = None
     """Number of views of every row: the unchanged row, and others augmented by --augment."""
+    reverse_complement: bool = False
+    """Average over both strands of DNA or RNA: short for --augment '[{type: ReverseComplement, p: 1}]' --views 2."""
     seed: int = 0
     """Seed of the views: a row has the same views in every run with this seed."""
     trust_remote_code: bool = False
@@ -70,6 +72,10 @@ def parse_views(job: ClassifyJob) -> SeveralViews | None:
     Raises:
         InputError: no such operation, a field out of range, or only one of --augment and --views.
     """
+    if job.reverse_complement:
+        if job.augment is not None or job.views is not None:
+            raise InputError("--reverse-complement: expected no --augment and --views with it: it makes both views")
+        return BOTH_STRANDS
     if job.augment is None:
         if job.views is not None:
             raise InputError(f"--views {job.views}: expected --augment with it, the operations that make the views")

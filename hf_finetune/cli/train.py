@@ -18,6 +18,7 @@ from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import blank_recipe
 from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import merge, to_plain
+from hf_finetune.utils.sequences import SequenceKind
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
     data = fields.get("data")
     path = data.get("path") if isinstance(data, dict) else None
     source = path if isinstance(path, str) and path else tyro.MISSING
-    job = parse_run(kind(blank_recipe(images=images), source=source), arguments, prog, fields)
+    blank = blank_recipe(
+        images=images, sequence=_sequence(current, fields), own_model=not _names_model(current, fields)
+    )
+    job = parse_run(kind(blank, source=source), arguments, prog, fields)
     if not is_certain:
         job = _of_the_data(job)
     return dataclasses.replace(job, recipe=job.recipe.with_data(job.source))
@@ -100,8 +104,23 @@ def _reads_images(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[boo
     text_fields, image_fields = ({f.name for f in dataclasses.fields(kind)} for kind in (TextData, ImageData))
     if names & (image_fields - text_fields | {"type: ImageData"}):
         return True, True
-    if names & {"text", "text_pair", "type: TextData"}:
+    if names & {"text", "text_pair", "sequence", "type: TextData"}:
         return False, True
     operations = {operation.__name__ for operation in typing.get_args(ImageOperation)}
     # An operation on images together with a field of texts: the operation is wrong.
     return bool(operations & set(re.findall(r"\w+", augment))) and not names & (text_fields - image_fields), False
+
+
+def _sequence(arguments: Sequence[str], fields: dict[str, Any]) -> SequenceKind | None:
+    """Return the alphabet that a flag or a field names; None where there is none, or no such alphabet."""
+    data = fields.get("data")
+    in_file = data.get("sequence") if isinstance(data, dict) else None
+    named = flag_value(arguments, "--sequence") or flag_value(arguments, "--data.sequence") or in_file
+    return next((kind for kind in typing.get_args(SequenceKind) if kind == named), None)
+
+
+def _names_model(arguments: Sequence[str], fields: dict[str, Any]) -> bool:
+    """Return whether a flag or a field names a checkpoint."""
+    model = fields.get("model")
+    flags = (flag_value(arguments, "--model"), flag_value(arguments, "--model.checkpoint"))
+    return any(flags) or (isinstance(model, dict) and "checkpoint" in model)

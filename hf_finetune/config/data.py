@@ -8,6 +8,7 @@ from annotated_types import Ge, Interval
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
 from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, LabelColumns, Source, SplitOptions, TaskName
 from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
+from hf_finetune.utils.sequences import SequenceKind
 
 
 @configclass
@@ -70,6 +71,8 @@ class TextData(Data):
     """Column of the text, or of the words with --task tokens. Default: the obvious one, which is printed."""
     text_pair: Annotated[str | None, flag("--text-pair")] = None
     """Column of the second text, for sentence pairs."""
+    sequence: Annotated[SequenceKind | None, flag("--sequence")] = None
+    """What the texts are: sequences of DNA, RNA or protein, whose letters are checked. None: texts of a language."""
     max_length: Annotated[int, Ge(4), flag("--max-length")] = 128
     """Longest text in tokens, special tokens included. Longer texts are truncated. The length is stored with the
     tokenizer."""

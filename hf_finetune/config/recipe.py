@@ -16,6 +16,7 @@ from hf_finetune.data.config import Kind
 from hf_finetune.distillation.config import Distill, DistillationKind, FeatureKind
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.models.config import Model
+from hf_finetune.models.own_tokenizers import KmerTokenizer
 from hf_finetune.models.peft.config import Adapter, Lora
 from hf_finetune.pretraining.config import Pretrain
 from hf_finetune.training.config import Averaging, Batching, Precision, Train
@@ -26,8 +27,27 @@ from hf_finetune.training.regularization.config import Regularize
 from hf_finetune.utils.config import Choice, configclass, flag
 from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.utils.plain import merge
+from hf_finetune.utils.sequences import SequenceKind
 
 Method = Literal["full", "lora", "top", "head"]
+
+
+SEQUENCE_MODEL = Model(
+    checkpoint="modernbert",
+    from_config={
+        "num_hidden_layers": 1,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "local_attention": 16,
+        "embedding_dropout": 0.1,
+        "mlp_dropout": 0.1,
+    },
+    tokenizer=KmerTokenizer(k=4),
+    pooling="max",
+)
+"""The network for sequences where no checkpoint is named: a motif is short, at an unknown place, and one is enough."""
+SEQUENCE_TRAINING = Train(num_train_epochs=10, learning_rate=1e-3)
 
 
 @configclass
@@ -85,6 +105,11 @@ class Recipe:
         return self.data.kind
 
     @property
+    def sequence(self) -> SequenceKind | None:
+        """What the sequences are. None for texts of a language, and images."""
+        return self.data.sequence if self.data.kind == "text" else None
+
+    @property
     def task(self) -> Literal["text-classification", "image-classification"]:
         """The Hub's name of the task."""
         return "text-classification" if self.kind == "text" else "image-classification"
@@ -118,7 +143,7 @@ class Recipe:
         """Return the recipe on these data. It is named after them and the method, unless it has a name."""
         local = Path(path)
         name = local.absolute().name if os.path.exists(local) else re.split("[/:]", path)[-1]
-        stem = re.sub(r"\.(csv|tsv|txt|jsonl?|xlsx|parquet)(\.gz|\.zst)?$", "", name)
+        stem = re.sub(r"\.(csv|tsv|txt|jsonl?|xlsx|parquet|fasta|fa|fna|faa|ffn)(\.gz|\.zst)?$", "", name)
         data = replace(self.data, path=path)
         return replace(self, name=self.name or f"{stem}-{self.effective_method}", data=data)
 
@@ -157,11 +182,23 @@ class Launch:
     """Number of processes. Default: one, or what `accelerate launch` started."""
 
 
-def blank_recipe(*, images: bool, name: str = "") -> Recipe:
-    """Return the defaults on an embedded checkpoint, without data."""
+def blank_recipe(
+    *, images: bool, name: str = "", sequence: SequenceKind | None = None, own_model: bool = True
+) -> Recipe:
+    """Return the defaults on an embedded checkpoint, without data.
+
+    Args:
+        sequence: return those for sequences of this alphabet.
+        own_model: for sequences a small network from random weights, which none of the embedded checkpoints can
+            replace. False: a checkpoint will be named.
+    """
     if images:
         return Recipe(name=name, data=ImageData(path=""), model=Model(checkpoint=IMAGE_CHECKPOINT))
-    return Recipe(name=name, data=TextData(path=""), model=Model(checkpoint=minilm()))
+    recipe = Recipe(name=name, data=TextData(path=""), model=Model(checkpoint=minilm()))
+    if sequence is None:
+        return recipe
+    recipe = replace(recipe, data=TextData(path="", sequence=sequence, max_length=512))
+    return replace(recipe, model=SEQUENCE_MODEL, train=SEQUENCE_TRAINING) if own_model else recipe
 
 
 def recipe_from_plain(plain: Any) -> Recipe:

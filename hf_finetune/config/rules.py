@@ -25,6 +25,11 @@ Unused = rules.Unused[Recipe]
 
 DATA = (
     Conflict(
+        "model.tokenizer",
+        "null without data.sequence (--sequence dna, rna or protein), whose letters it reads",
+        lambda r: r.model.tokenizer is not None and r.sequence is None,
+    ),
+    Conflict(
         "data.unlabeled",
         "none without a teacher that predicts their classes, --teacher MODEL",
         lambda r: not r.has_teacher,
@@ -71,7 +76,7 @@ def check(recipe: Recipe) -> None:
     for name, value in flatten({**free, "adapter": plain_adapter(recipe.adapter) or {}}).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name}: expected a finite number, got {value!r}")
-    check_kind(recipe.data.augment, recipe.kind)
+    check_kind(recipe.data.augment, recipe.kind, sequence=recipe.sequence)
     if isinstance(recipe.pretrain.objective, SimCLR):
         check_kind(recipe.pretrain.objective.augment, "image", "pretrain.objective.augment")
     check_installed(recipe.optim.optimizer)

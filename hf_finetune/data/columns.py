@@ -28,7 +28,7 @@ PAIRS = (
 # Well-known names, in tiers of falling priority: `text` before `review`.
 Tiers = tuple[tuple[str, ...], ...]
 _LONG_TEXTS = ("sentence", "content", "review", "document", "question", "tweet", "utterance", "body", "message")
-TEXTS: Tiers = (("text",), (*_LONG_TEXTS, "comment", "post"))
+TEXTS: Tiers = (("text",), (*_LONG_TEXTS, "comment", "post"), ("sequence", "seq"))
 LABELS: Tiers = (
     ("label",),
     ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"),

@@ -8,6 +8,7 @@ import tyro
 from annotated_types import Ge
 
 from hf_finetune.utils.config import Count, Fraction, Seed, between, configclass, flag
+from hf_finetune.utils.sequences import SequenceKind
 
 Kind = Literal["text", "image"]
 
@@ -128,6 +129,8 @@ class Source:
     content of its column."""
     label_separator: str | None = None
     """Character between the tags of a text."""
+    sequence: SequenceKind | None = None
+    """What the texts are: sequences of DNA, RNA or protein. Default: texts, or what the model was trained on."""
     encoding: Annotated[str | None, flag("--data.encoding")] = None
     """Encoding of text files. Default: utf-8."""
     sheet: Annotated[str | None, flag("--data.sheet")] = None
@@ -154,6 +157,7 @@ class Source:
             label_order=self.label_order,
             task=self.task,
             label_separator=self.label_separator,
+            sequence=self.sequence,
             encoding=self.encoding,
             sheet=sheet,
             image_root=self.image_root,

@@ -36,6 +36,7 @@ from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, counted, listed, plural, row_place
+from hf_finetune.utils.sequences import TEXTS_LOOKED_AT, SequenceReader, describe, looks_like
 
 logger = logging.getLogger("hf_finetune")
 
@@ -108,7 +109,8 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
     duplicates = _count_duplicates(rows, notes)
     unlabeled_counts = None
     if data.selection.unlabeled:
-        unlabeled, unlabeled_counts = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
+        sequences = SequenceReader.of(source.sequence)
+        unlabeled, unlabeled_counts = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes, sequences)
         rows["train"] = rows["train"].followed_by(unlabeled)
     roles: tuple[Role, ...] = ("train", "validation", "test")
     contents = {str(role): (rows[role].digests, rows[role].labels) for role in roles if role in rows}
@@ -248,7 +250,10 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
         skipped, without_gold = (unusable.setdefault(role, []), None) if source.drop_bad_rows else (None, list[int]())
         split = selection.labeled[role]
         options: dict[str, Any] = {"unusable": skipped, "without_gold": without_gold, "words": targets.reads_words}
-        table = to_table(list(read_rows(split, columns, labels, **options)))
+        sequences = SequenceReader.of(source.sequence)
+        table = to_table(list(read_rows(split, columns, labels, sequences=sequences, **options)))
+        if role == "train" and kind == "text":
+            _note_sequences(table["text"], sequences, notes)
         if without_gold:
             notes.add(f"{role}: {_left_out(without_gold, len(table))}")
         if skipped:
@@ -296,6 +301,14 @@ def _as_trained(
     if need_label and source.label is None and isinstance(label, tuple):
         source = replace(source, label=label)
     return source, {name: column for name, column in trained.items() if isinstance(column, str)}
+
+
+def _note_sequences(texts: pa.ChunkedArray, reader: SequenceReader | None, notes: Notes) -> None:
+    """Note the letters of sequences, or that texts look like some."""
+    if reader is not None:
+        notes.add(describe(texts.to_pylist(), reader.kind, reader.lower))
+    elif kind := looks_like(texts.slice(0, TEXTS_LOOKED_AT).to_pylist()):
+        notes.add(f"the texts look like sequences; --sequence {kind} reads them as such")
 
 
 def stream(
@@ -362,12 +375,12 @@ def stream(
         tags = labels if targets.task == MultiLabel.task else ()
         check_label_kind(targets, columns["label"], split, tags, "the classifier")
     without_gold: list[int] | None = [] if need_label else None
-    unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
-    rows = 0
+    unusable, rows = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None, 0
     if carried is not None:
         carried.choose(split, columns)
-    options: dict[str, Any] = {"without_gold": without_gold, "carried": carried, "words": targets.reads_words}
-    for part in read_rows(split, columns, reader, size=batch_rows, unusable=unusable, **options):
+    options: dict[str, Any] = {"words": targets.reads_words, "sequences": SequenceReader.of(source.sequence)}
+    options |= {"unusable": unusable, "without_gold": without_gold, "carried": carried}
+    for part in read_rows(split, columns, reader, size=batch_rows, **options):
         rows += len(part["row"])
         if len(part["row"]):
             table = to_table([part])

@@ -32,6 +32,7 @@ from hf_finetune.data.words import TaggedSentence, read_sentence
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import counted, did_you_mean, listed, row_place, short
+from hf_finetune.utils.sequences import SequenceReader
 
 FEATURES = {
     "text": Value("string"),
@@ -156,6 +157,7 @@ def read_rows(
     without_gold: list[int] | None = None,
     carried: Carried | None = None,
     words: bool = False,
+    sequences: SequenceReader | None = None,
 ) -> Iterator[Columns]:
     """Yield canonical rows as Arrow arrays, at most `size` at a time.
 
@@ -167,6 +169,7 @@ def read_rows(
             numbers of named classes, as in SNLI.
         carried: collects further columns of the rows, before each part is yielded.
         words: read sentences, with the bounds of their words, see `Targets.reads_words`.
+        sequences: reads the texts as sequences.
 
     Raises:
         InputError: without `unusable`, for the first such row, once all rows or `MOST_COUNTED` such rows were read;
@@ -174,7 +177,9 @@ def read_rows(
     """
     first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(available_cores()) as pool:
-        convert = partial(_convert, split=split, chosen=chosen, labels=labels, pool=pool, words=words)
+        convert = partial(
+            _convert, split=split, chosen=chosen, labels=labels, pool=pool, words=words, sequences=sequences
+        )
         others = () if carried is None else carried.names
         for chunk in split.chunks([*chosen.values(), *others], size):
             columns, faults_by_column = convert(chunk.columns, chunk.images)
@@ -256,6 +261,7 @@ def _convert(
     labels: LabelReader | None,
     pool: ThreadPoolExecutor,
     words: bool,
+    sequences: SequenceReader | None,
 ) -> tuple[Columns, dict[str, Faults]]:
     """Return Arrow arrays and faults, by canonical name."""
     columns: Columns = {}
@@ -274,11 +280,14 @@ def _convert(
             assert labels is not None
             columns[name], faults[name] = _labels(values[column], labels, split.columns[column].names, split.limits)
         else:
-            columns[name], faults[name] = _texts(values[column], split.limits, may_be_empty=name == "text_pair")
+            may_be_empty = name == "text_pair"
+            columns[name], faults[name] = _texts(values[column], split.limits, sequences, may_be_empty=may_be_empty)
     return columns, faults
 
 
-def _texts(values: list[Any], limits: DataLimits, *, may_be_empty: bool) -> tuple[pa.Array, Faults]:
+def _texts(
+    values: list[Any], limits: DataLimits, sequences: SequenceReader | None, *, may_be_empty: bool
+) -> tuple[pa.Array, Faults]:
     faults: Faults = {}
     most = limits.text_characters
     for i, value in enumerate(values):
@@ -294,6 +303,11 @@ def _texts(values: list[Any], limits: DataLimits, *, may_be_empty: bool) -> tupl
             )
         elif not may_be_empty and (not value or value.isspace()):
             faults[i] = Fault("text missing", "the text is empty")
+        elif sequences is not None:
+            try:
+                values[i] = sequences.read(value)
+            except ValueError as error:
+                faults[i] = Fault("not a sequence", str(error))
     try:
         return pa.array([] if faults else values, pa.string()), faults
     except UnicodeEncodeError:

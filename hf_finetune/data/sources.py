@@ -20,6 +20,8 @@ from hf_finetune.data.readers.compressed import COMPRESSED, bare_stem, format_of
 from hf_finetune.data.readers.conll_file import ConllFile
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED, CsvFile
 from hf_finetune.data.readers.excel_file import ExcelFile
+from hf_finetune.data.readers.fasta_file import SUFFIXES as FASTA
+from hf_finetune.data.readers.fasta_file import FastaFile
 from hf_finetune.data.readers.hub_dataset import hub_columns, hub_splits
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
@@ -29,13 +31,13 @@ from hf_finetune.data.readers.table import Chunk, Column, Reader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import counted, listed, plural
 
-_TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", *conll_file.SUFFIXES)
+_TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".fasta", *conll_file.SUFFIXES)
 _SUFFIXES = (*_TEXT_SUFFIXES, ".xlsx", ".parquet")
 # Not searched for in folders, where a .txt file is one text.
 _NAMED_SUFFIXES = (*_SUFFIXES, ".txt")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _OTHER_SUFFIXES = (".xls", ".xlsm", ".xlsb", ".ods", ".zip", ".bz2", ".xz")
-_FILE_LIKE = (*_NAMED_SUFFIXES, *COMPRESSED, *class_folder.SUFFIXES["image"], *_OTHER_SUFFIXES)
+_FILE_LIKE = (*_NAMED_SUFFIXES, *FASTA, *COMPRESSED, *class_folder.SUFFIXES["image"], *_OTHER_SUFFIXES)
 _ROLES: dict[str, Role] = {"train": "train", "test": "test"}
 _ROLES |= {name: "validation" for name in ("validation", "valid", "val", "dev")}
 # A shard as `datasets` writes it: train-00000-of-00002, with a hash appended in older repositories.
@@ -218,6 +220,12 @@ def local_path(path: str) -> Path | None:
     return None
 
 
+def _format_of(path: Path) -> str:
+    """Return the suffix of a file's format, `.fasta` for `.fa` and others, too."""
+    suffix = format_of(path)
+    return ".fasta" if suffix in FASTA else suffix
+
+
 def _file(path: Path, source: Source) -> Reader:
     if not path.is_file():
         raise InputError(f"{path}: expected a regular file, not a pipe, socket or device; save the rows to a file")
@@ -227,7 +235,7 @@ def _file(path: Path, source: Source) -> Reader:
         "image_root": source.image_root,
         "yields_faults": source.drop_bad_rows,
     }
-    compression, suffix = path.suffix.lower() in COMPRESSED, format_of(path)
+    compression, suffix = path.suffix.lower() in COMPRESSED, _format_of(path)
     if source.sheet is not None and suffix != ".xlsx":
         raise InputError(f"--data.sheet {source.sheet}: {path} has no sheets; leave it out")
     if compression and suffix not in (*_TEXT_SUFFIXES, ".txt"):
@@ -241,6 +249,8 @@ def _file(path: Path, source: Source) -> Reader:
             return ConllFile(path, encoding, **options)
         case ".json" | ".jsonl":
             return JsonFile(path, encoding, **options)
+        case ".fasta":
+            return FastaFile(path, encoding, **options)
         case ".xlsx":
             return ExcelFile(path, source.sheet, **options)
         case ".parquet":
@@ -258,6 +268,8 @@ def _folder(root: Path, kind: Kind | None, labeled: bool, source: Source) -> Lay
             return _split_files(folder, source)
     if kind != "text" and (described := _described_images(root, labeled, source)):
         return described
+    if kind != "image" and (classes := _class_files(root, source)):
+        return classes
     if classes := _class_folders(root, kind, source):
         return classes
     if flat := find_classes(root, kind, source, flat=True):
@@ -332,8 +344,8 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
     """Group the data files of a folder by their lower-case stem: shards together."""
     files = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        compressible = path.suffix.lower() not in COMPRESSED or format_of(path) in _TEXT_SUFFIXES
-        if path.is_file() and compressible and format_of(path) in _SUFFIXES and not is_hidden(path.name):
+        compressible = path.suffix.lower() not in COMPRESSED or _format_of(path) in _TEXT_SUFFIXES
+        if path.is_file() and compressible and _format_of(path) in _SUFFIXES and not is_hidden(path.name):
             files[_stem(path)[0].lower()].append(path)
     return dict(files)
 
@@ -383,6 +395,24 @@ def _class_folders(root: Path, kind: Kind | None, source: Source) -> Layout | No
         unused = [path for path in root.iterdir() if path.name not in train.classes]
         return Layout({"train": Split("train", (train,))}, notes=_ignored(root, unused))
     return None
+
+
+def _class_files(root: Path, source: Source) -> Layout | None:
+    """Read FASTA files, one for each class by its name, within split folders if there are any."""
+
+    def split(name: str, folder: Path) -> Split | None:
+        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _format_of(path) == ".fasta"]
+        options: dict[str, Any] = {"limits": source.limits, "yields_faults": source.drop_bad_rows}
+        encoding = source.encoding or "utf-8"
+        readers = tuple(FastaFile(path, encoding, label=bare_stem(path), **options) for path in paths)
+        return Split(name, readers) if len(readers) > 1 else None
+
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and role_of(path.name, exact=True)]
+    splits = {path.name.lower(): split(path.name.lower(), path) for path in folders}
+    if not any(splits.values()):
+        splits = {"train": split("train", root)}
+    read = {name: each for name, each in splits.items() if each}
+    return Layout(read) if read else None
 
 
 def _ignored(folder: Path, paths: list[Path]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from hf_finetune.data.split_selection import Selection
 from hf_finetune.errors import InputError
 from hf_finetune.utils import hashing
 from hf_finetune.utils.messages import Notes, counted, listed
+from hf_finetune.utils.sequences import SequenceReader
 
 logger = logging.getLogger("hf_finetune")
 
@@ -44,13 +45,19 @@ def _new_rows(
 
 
 def read_for_teacher(
-    selection: Selection, kind: Kind, labeled: Mapping[Role, SplitRows], names: Sequence[str], notes: Notes
+    selection: Selection,
+    kind: Kind,
+    labeled: Mapping[Role, SplitRows],
+    names: Sequence[str],
+    notes: Notes,
+    sequences: SequenceReader | None = None,
 ) -> tuple[SplitRows, dict[str, int]]:
     """Read rows for a teacher to label, dropping those that equal a labeled row or one another.
 
     Args:
         labeled: the labeled rows by split.
         names: the files, for messages.
+        sequences: see `rows.read_rows`.
 
     Returns:
         The rows, in order, with the label -1, and counts: `rows` are used; of the dropped ones, `evaluated` equal a
@@ -66,7 +73,7 @@ def read_for_teacher(
         if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != selection.columns[name]]:
             notes.add(f"inferred for {split.name}: {', '.join(others)}")
         words = "bounds" in labeled["train"].table.column_names
-        parts += read_rows(split, columns, None, unusable=unusable, words=words)
+        parts += read_rows(split, columns, None, unusable=unusable, words=words, sequences=sequences)
     table = to_table(parts)
     labels = _unlabeled(labeled["train"].table["label"].type, table)
     rows = SplitRows.from_table(table.add_column(table.column_names.index("row"), "label", labels))
@@ -179,7 +186,9 @@ def _read_source(source: Source, kind: Kind, columns: dict[str, str], unusable: 
     tables: list[pa.Table] = []
     for split in splits:
         chosen = choose_inputs(split.columns, columns, kind=kind, place=split.place, cells=split.first_cells)
-        tables += [to_table([part]).drop(["row"]) for part in read_rows(split, chosen, None, unusable=unusable)]
+        sequences = SequenceReader.of(source.sequence)
+        parts = read_rows(split, chosen, None, unusable=unusable, sequences=sequences)
+        tables += [to_table([part]).drop(["row"]) for part in parts]
     table = pa.concat_tables(tables)
     logger.info(
         "pretrain.rows: %s of %s (%s)", counted(len(table), "row"), source.path, ", ".join(s.name for s in splits)

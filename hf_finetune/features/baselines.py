@@ -5,6 +5,7 @@ Legend: N rows, C classes, F features.
 
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy import sparse
 from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.data.thumbnails import SIDE, thumbnail
 from hf_finetune.features.overlap import overlap
+from hf_finetune.utils.sequences import are_sequences
 
 logger = logging.getLogger("hf_finetune")
 
@@ -28,6 +30,10 @@ MIN_ROWS = 1_000
 """Least number of training rows, whatever the length of their texts."""
 MAX_FEATURES = 50_000
 """Number of words and word pairs of a text column, the most frequent ones."""
+LETTERS_FROM = 1_000
+"""Number of sequences whose letters make the alphabet."""
+OCCURRENCES, LONGEST_KMER = 10, 8
+"""Least number of times that a k-mer occurs on average; largest k."""
 SEED = 0
 """Seed of the subsample and of the solver."""
 # Punctuation marks count as words: "!" and "?" are features of classes.
@@ -86,15 +92,15 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
 
 
 def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.ndarray]:
-    """Return TF-IDF of words and word pairs, or standardized pixels of resized images.
+    """Return TF-IDF of words and word pairs, of k-mers of sequences, or standardized pixels of resized images.
 
     Args:
         train: training rows, subsampled as `linear_baseline` says.
         rows: rows to predict.
 
     Returns:
-        Their name (tfidf, tfidf+overlap of pairs, or pixels), the features of the training rows and of `rows`, shape
-        (N, F), and the indices of the training rows.
+        Their name (tfidf, tfidf+overlap of pairs, 6-mers, or pixels), the features of the training rows and of `rows`,
+        shape (N, F), and the indices of the training rows.
     """
     if "image" in train.column_names:
         chosen = _subsample(np.ones(len(train)), MAX_IMAGES, "images")
@@ -102,6 +108,9 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
     columns = [column for column in ("text", "text_pair") if column in train.column_names]
     characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
     chosen = _subsample(characters, MAX_CHARACTERS, "characters")
+    if are_sequences(_texts(train, columns[0])):
+        k = longest_kmer(characters[chosen], set("".join(train[columns[0]][:LETTERS_FROM])))
+        return f"{k}-mers", *_kmer_counts(train.select(chosen), rows, columns, k), chosen
     name = "tfidf+overlap" if len(columns) == 2 else "tfidf"
     return name, *_tfidf(train.select(chosen), rows, columns), chosen
 
@@ -145,6 +154,36 @@ def _tfidf(train: Dataset, rows: Dataset, columns: list[str]) -> tuple[sparse.cs
         words.fit(_texts(train, columns[0]) + _texts(train, columns[1]))
         for part, features in ((train, fitted), (rows, transformed)):
             features.append(overlap(*(words.transform(_texts(part, column)) for column in columns)))
+    return sparse.hstack(fitted, format="csr"), sparse.hstack(transformed, format="csr")
+
+
+def longest_kmer(lengths_N: np.ndarray, letters: Collection[str]) -> int:
+    """Return the k up to which k-mers are counted: all of them occur `OCCURRENCES` times in random rows of the lengths.
+
+    Args:
+        lengths_N: letters of each row.
+        letters: the alphabet.
+    """
+    k = 1
+    while k < LONGEST_KMER and len(letters) ** (k + 1) * OCCURRENCES <= lengths_N.sum():
+        k += 1
+    return k
+
+
+def _kmer_counts(
+    train: Dataset, rows: Dataset, columns: list[str], k: int
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Return TF-IDF (N, F) of all runs of 1 to k letters; those of pairs are concatenated."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    fitted: list[sparse.csr_matrix] = []
+    transformed: list[sparse.csr_matrix] = []
+    for column in columns:
+        vectorizer = TfidfVectorizer(
+            analyzer="char", ngram_range=(1, k), lowercase=False, sublinear_tf=True, max_features=MAX_FEATURES
+        )
+        fitted.append(vectorizer.fit_transform(_texts(train, column)))
+        transformed.append(vectorizer.transform(_texts(rows, column)))
     return sparse.hstack(fitted, format="csr"), sparse.hstack(transformed, format="csr")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from hf_finetune.augmentation.test_time import BOTH_STRANDS
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, SourceSplit
@@ -125,6 +126,7 @@ class Classifier:
         image: str | None = None,
         batch_size: int | None = None,
         precision: Precision = "auto",
+        reverse_complement: bool = False,
         limits: DataLimits = DEFAULT_LIMITS,
     ) -> Any:
         """Return the label of each input: the name of its class, a list of its tags, or a number.
@@ -132,8 +134,8 @@ class Classifier:
         Args:
             inputs: see the class.
             text, text_pair, image: columns of a table. None: those that the run was trained on, else the obvious ones.
-            batch_size, precision: see `predict_proba`. auto computes large inputs in bf16 where the hardware supports
-                it natively, and repeats in float32 the rows whose label could differ.
+            batch_size, precision, reverse_complement: see `predict_proba`. auto computes large inputs in bf16 where the
+                hardware supports it natively, and repeats in float32 the rows whose label could differ.
             limits: limits on the inputs, `DataLimits(text_characters=2_000_000)`.
 
         Returns:
@@ -153,10 +155,8 @@ class Classifier:
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
         task, predicted, of_text = self._trained.task, list[Any](), list[bool]()
-        scored = self._scored(
-            noting_texts(inputs, of_text), columns, limits, batch_size=batch_size, precision=precision
-        )
-        for rows, scores_NC in scored:
+        scorer = self._scorer(precision, batch_size, reverse_complement=reverse_complement)
+        for rows, scores_NC in self._scored(noting_texts(inputs, of_text), columns, limits, scorer):
             part = of_text[len(predicted) : len(predicted) + len(rows)] or [False] * len(rows)
             predicted += task.answers(rows, scores_NC, part)
         if self._is_single(inputs):
@@ -174,6 +174,7 @@ class Classifier:
         image: str | None = None,
         batch_size: int | None = None,
         precision: Precision = "float32",
+        reverse_complement: bool = False,
         limits: DataLimits = DEFAULT_LIMITS,
     ) -> Any:
         """Return the probability of each class or tag; of a model of numbers the numbers.
@@ -182,6 +183,7 @@ class Classifier:
             inputs, text, text_pair, image: see `predict`.
             batch_size: rows of a forward pass. None: as many as have 2048 tokens in total, or 64 images.
             precision: float32, or bf16 where the hardware supports it natively.
+            reverse_complement: average over both strands of DNA or RNA.
             limits: see `predict`.
 
         Returns:
@@ -196,7 +198,8 @@ class Classifier:
             InputError: see `predict`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image}
-        scored = self._scored(inputs, columns, limits, batch_size=batch_size, precision=precision)
+        scorer = self._scorer(precision, batch_size, reverse_complement=reverse_complement)
+        scored = self._scored(inputs, columns, limits, scorer)
         parts = [scores_NC for _, scores_NC in scored] or [self._trained.task.empty_scores()]
         scores_NC = join(parts)
         if self._is_single(inputs):
@@ -217,6 +220,7 @@ class Classifier:
         drop_bad_rows: bool = False,
         batch_size: int | None = None,
         extra: Sequence[str] = (),
+        reverse_complement: bool = False,
         limits: DataLimits = DEFAULT_LIMITS,
     ) -> Result:
         """Score labeled rows.
@@ -227,7 +231,7 @@ class Classifier:
                 run was trained on, else the obvious ones.
             split: split of the data. None: test, else validation, else train.
             drop_bad_rows: leave out rows that cannot be used; `result["dropped"]` counts them.
-            batch_size: see `predict_proba`.
+            batch_size, reverse_complement: see `predict_proba`.
             extra: further metrics, as `evaluate.extra` of a recipe: local, installed or cached `evaluate` modules.
             limits: see `predict`.
 
@@ -245,7 +249,9 @@ class Classifier:
         with python_session(), self._source(data, columns, limits, split=split) as source:
             source = replace(source, drop_bad_rows=drop_bad_rows)
             leaked = provenance.trained_on(str(self.folder))
-            report = evaluate(self._trained, source, batch_size=batch_size, trained_on=leaked, extra=extra)
+            views = BOTH_STRANDS if reverse_complement else None
+            options: dict[str, Any] = {"batch_size": batch_size, "trained_on": leaked, "extra": extra, "views": views}
+            report = evaluate(self._trained, source, **options)
         name = split or "evaluation"
         task = self._trained.task
         document = {"name": Path(self._trained.name).name, "labels": list(self.labels), **report}
@@ -372,18 +378,16 @@ class Classifier:
         is_source = isinstance(inputs, Path) and (self._trained.kind == "text" or _holds_rows(inputs))
         return is_pair or isinstance(inputs, str) or (is_image(inputs) and not is_source)
 
+    def _scorer(self, precision: Precision, batch_size: int | None, *, reverse_complement: bool) -> Scorer:
+        with python_session():
+            views = BOTH_STRANDS if reverse_complement else None
+            return Scorer(self._trained, precision, batch_size=batch_size, views=views)
+
     def _scored(
-        self,
-        inputs: Any,
-        columns: dict[str, str | None],
-        limits: DataLimits,
-        *,
-        batch_size: int | None,
-        precision: Precision,
+        self, inputs: Any, columns: dict[str, str | None], limits: DataLimits, scorer: Scorer
     ) -> Iterator[tuple[Dataset, Any]]:
         """Yield canonical rows with their scores, see `Scorer.score`, a part at a time."""
         with shared_cores(), python_session():
-            scorer = Scorer(self._trained, precision, batch_size=batch_size)
             for rows in self._parts(inputs, columns, limits):
                 yield rows, scorer.score(rows)[0]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -22,8 +22,12 @@ from hf_finetune.inference.session import python_session
 from hf_finetune.pipeline.run import run
 from hf_finetune.utils.environment import started_now
 from hf_finetune.utils.plain import short_repr
+from hf_finetune.utils.sequences import SequenceKind
 
-TEXT_KEYWORDS, IMAGE_KEYWORDS = {"text", "text_pair", "max_length"}, {"image", "image_root", "low_resolution"}
+TEXT_KEYWORDS, IMAGE_KEYWORDS = (
+    {"text", "text_pair", "max_length", "sequence"},
+    {"image", "image_root", "low_resolution"},
+)
 
 
 def train(
@@ -127,7 +131,9 @@ def _recipe(stack: ExitStack, data: Any, keywords: dict[str, Any], splits: Mappi
     fields = {name: path for name, path in paths.items() if name in ("validation", "test")}
     if unlabeled:
         fields["unlabeled"] = tuple(path for name, path in paths.items() if name.startswith("unlabeled-"))
-    return with_keywords(blank_recipe(images=kind == "image"), {**fields, **keywords}).with_data(paths["data"])
+    sequence = next((each for each in get_args(SequenceKind) if each == keywords.get("sequence")), None)
+    blank = blank_recipe(images=kind == "image", sequence=sequence, own_model="model" not in keywords)
+    return with_keywords(blank, {**fields, **keywords}).with_data(paths["data"])
 
 
 def _is_source(data: Any) -> bool:

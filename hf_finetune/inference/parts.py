@@ -48,6 +48,8 @@ def read_parts(
     options |= {"dropped": dropped, "carried": carried, "task": classifier.task.name}
     if source.label_separator is None and labeled:
         source = replace(source, label_separator=classifier.label_separator)
+    if source.sequence is None:
+        source = replace(source, sequence=classifier.sequence)
     with Progress(progress, quiet=True) as bar:
         for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind], **options)):
             if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:

@@ -64,7 +64,7 @@ class Scorer:
                 f"--precision bf16: this {default_device().type} does not support bf16 natively; use float32"
             )
         if views is not None:
-            views.check(classifier.kind)
+            views.check(classifier.kind, classifier.sequence)
         if precision == "bf16" and not classifier.task.by_argmax:
             raise InputError(f"--precision bf16: expected float32 with {classifier.task.name}")
         self.classifier, self.batch_size, self.views = classifier, batch_size, views

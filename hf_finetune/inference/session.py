@@ -28,7 +28,7 @@ _FLAG = re.compile(
     r"(?: (COL|\d[\d.]*\d|\d|[A-Z][a-z]+(?:[A-Z]\w*)?)(?=[\s,;:)]|\.(?:\s|$)|$))?"
 )
 _SHELL_ONLY = {"find-lr": "`hf-finetune train --find-lr`"}
-_SWITCHES = ("resume", "trust-remote-code", "drop-bad-rows")
+_SWITCHES = ("resume", "trust-remote-code", "drop-bad-rows", "reverse-complement")
 
 
 @contextmanager

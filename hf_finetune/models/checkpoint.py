@@ -15,6 +15,7 @@ from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.efficientnet_lite import efficientnet_lite0
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, IMAGE_REMEDY, REMEDY, TEXT_CHECKPOINT
+from hf_finetune.utils.files import ScratchFolder
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
 
@@ -65,6 +66,8 @@ class LocalCheckpoint:
     """What the files of weights hold; None: there are none, or they are not needed."""
     limits: CheckpointLimits = CHECKPOINT_LIMITS
     """Limits on what its files say."""
+    scratch: ScratchFolder | None = None
+    """Holds `folder` if it is a temporary one."""
 
 
 def settings_files(folder: Path) -> dict[str, Path]:

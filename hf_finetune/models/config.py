@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hf_finetune.models.own_tokenizers import AnyTokenizer
 from hf_finetune.models.surgery.operations import SurgeryStep
-from hf_finetune.utils.config import Count, CountOrZero, Fraction, Operations, Positive, configclass, flag
+from hf_finetune.utils.config import Choice, Count, CountOrZero, Fraction, Operations, Positive, configclass, flag
 from hf_finetune.utils.config_errors import Check
 
 
@@ -78,8 +79,12 @@ class Model(CheckpointLimits, Pretrained):
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """Start from random weights, seeded by `train.seed`. The network has the checkpoint's family, and its config with
     these fields changed: {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}. {}
-    changes none. The tokenizer or image processor is the checkpoint's. The checkpoint's weights may be missing. None:
-    start from the checkpoint's weights."""
+    changes none. The tokenizer or image processor is the checkpoint's, unless `tokenizer` is set. The checkpoint's
+    weights may be missing. None: start from the checkpoint's weights."""
+    tokenizer: Choice[AnyTokenizer | None] = None
+    """Tokenizer for sequences (data.sequence), built from the training rows: CharacterTokenizer, KmerTokenizer or
+    BpeTokenizer. Only with from_config; `checkpoint` may then be the name of a family, such as bert or esm. None: the
+    tokenizer of the checkpoint."""
     top_layers: CountOrZero = 2
     """With method top: train this many of the highest encoder layers, and all above them. The layers below are
     frozen."""

@@ -74,6 +74,13 @@ SURGERY = (
         lambda r: any(isinstance(step, SetAttention) for step in r.model.surgery),
     ),
 )
+TOKENIZER = (
+    Conflict(
+        "model.tokenizer",
+        "null without model.from_config: the weights of a checkpoint belong to its own tokenizer",
+        lambda r: r.model.tokenizer is not None and not has_random_weights(r),
+    ),
+)
 FROM_CONFIG = rules.only_when(
     has_random_weights,
     Conflict(
@@ -132,7 +139,7 @@ ADAPTERS = (
         lambda r: r.effective_method == "adalora",
     ),
 )
-CONFLICTS = (*HEAD, *SURGERY, *FROM_CONFIG, *TRAINABLE, *ADAPTERS)
+CONFLICTS = (*HEAD, *SURGERY, *TOKENIZER, *FROM_CONFIG, *TRAINABLE, *ADAPTERS)
 UNUSED = (
     Unused("model.top_layers", "only method top reads it", lambda r: r.effective_method != "top"),
     Unused("model.frozen_layers", "method head trains no layer", lambda r: r.effective_method == "head"),

@@ -26,6 +26,7 @@ from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.models.checkpoint import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.checkpoint_config import Task as HubTask
+from hf_finetune.models.own_checkpoint import family_checkpoint, is_family
 from hf_finetune.models.patches import Shrink
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import task_of
@@ -176,13 +177,16 @@ def setup_context(recipe: Recipe) -> RunContext:
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
     model = recipe.model
-    checkpoint = inspect_checkpoint(
-        model.checkpoint,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        need_weights=model.from_config is None,
-        limits=model,
-    )
+    if model.tokenizer is not None and is_family(model.checkpoint):
+        checkpoint = family_checkpoint(model.checkpoint, model)
+    else:
+        checkpoint = inspect_checkpoint(
+            model.checkpoint,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            need_weights=model.from_config is None,
+            limits=model,
+        )
     # A run that starts from another one is read again with the limits of both.
     recipe = replace(recipe, model=replace(model, **vars(checkpoint.limits)))
     return RunContext(recipe, checkpoint, device, state.num_processes, mixed_precision, startup_s)

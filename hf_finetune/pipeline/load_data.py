@@ -1,5 +1,8 @@
 """Load the rows of a run, and its tokenizer or image processor."""
 
+from dataclasses import replace
+from typing import Any
+
 from hf_finetune.augmentation.compose import leaves
 from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.sentences import MixHalves
@@ -11,21 +14,39 @@ from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.config import Model
+from hf_finetune.models.own_checkpoint import with_tokenizer
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.surgery.patches import image_size_after
 from hf_finetune.models.surgery.positions import length_after
 from hf_finetune.pipeline.context import RunContext, RunData
 
 
-def load_data(context: RunContext) -> RunData:
+def load_data(context: RunContext) -> tuple[RunContext, RunData]:
     """Load the splits, the tokenizer or image processor, and the pretraining rows.
+
+    Returns:
+        The context, whose checkpoint has the tokenizer that `model.tokenizer` builds from the rows, and the data.
 
     Raises:
         InputError: see `load_splits`, `models.processors` and `data.unlabeled.read_for_pretraining`.
     """
     recipe = context.recipe
     splits = load_splits(recipe.data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
-    return RunData(splits, _inputs(context, splits), _pretraining_rows(context, splits), recipe.evaluate)
+    pretraining = _pretraining_rows(context, splits)
+    context = _with_own_tokenizer(context, splits, pretraining)
+    return context, RunData(splits, _inputs(context, splits), pretraining, recipe.evaluate)
+
+
+def _with_own_tokenizer(context: RunContext, splits: Splits, pretraining: PretrainingRows | None) -> RunContext:
+    recipe = context.recipe
+    own, data = recipe.model.tokenizer, recipe.data
+    if own is None or data.kind == "image" or data.sequence is None:
+        return context
+    rows = splits.train if pretraining is None else pretraining.rows
+    texts = [text for name in ("text", "text_pair") if name in rows.column_names for text in rows[name][:]]
+    from_config = recipe.model.from_config or {}
+    options: dict[str, Any] = {"from_config": from_config, "max_length": data.max_length}
+    return replace(context, checkpoint=with_tokenizer(context.checkpoint, own, data.sequence, texts, **options))
 
 
 def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> Splits:

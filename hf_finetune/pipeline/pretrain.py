@@ -82,7 +82,9 @@ def pretrain(
     PartialState().wait_for_everyone()
     report = json.loads((encoder / REPORT).read_text(encoding="utf-8"))
     limits = run.context.checkpoint.limits
-    model = build_model(replace(run.context, checkpoint=inspect_checkpoint(encoder, limits=limits)), run.data)
+    pretrained = replace(run.recipe, model=replace(run.recipe.model, from_config=None, tokenizer=None))
+    context = replace(run.context, recipe=pretrained, checkpoint=inspect_checkpoint(encoder, limits=limits))
+    model = build_model(context, run.data)
     # The saved model names the checkpoint that others have, not the folder of this stage.
     model.network.name_or_path = model.network.config.name_or_path = run.model.network.name_or_path
     return replace(run, model=model), Pretraining(report, report["seconds"], report["loop_s"])

@@ -172,7 +172,7 @@ def _prepare(recipe: Recipe) -> Run:
         check_extra_metrics(recipe.evaluate.extra, trust_remote_code=recipe.model.trust_remote_code)
     context = setup_context(recipe)
     check.check_checkpoint(context)
-    data = load_data(context)
+    context, data = load_data(context)
     check.check_task(context, data)
     teachers = build_teachers(context, data.splits)
     check.check_teachers(teachers, context, data)

@@ -103,11 +103,11 @@ def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Art
 
 def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
     """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, numbers of classes, thresholds
-    of tags and their separator."""
+    of tags and their separator, the alphabet of sequences."""
     # An earlier run's marks do not hold for this one.
     for name in (
         *("trained_on_pairs", "label_values", "thresholds", "label_separator", "ordinal"),
-        "constrained_decoding",
+        *("constrained_decoding", "sequence"),
     ):
         vars(network.config).pop(name, None)
     for name, value in task.marks().items():
@@ -118,6 +118,8 @@ def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
         network.config.label_values = run.data.splits.label_values
     if "text_pair" in run.data.splits.columns:
         network.config.trained_on_pairs = True
+    if run.recipe.sequence is not None:
+        network.config.sequence = run.recipe.sequence
 
 
 def standalone(network: nn.Module, folder: Path) -> dict[str, Any]:

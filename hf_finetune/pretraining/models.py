@@ -45,7 +45,8 @@ def load_pretrainable(
 ) -> PreTrainedModel:
     """Load a checkpoint in float32, with its own head for the objective or a new one from `seed`.
 
-    A new head for words is tied to the word embeddings; for views it is one that `replace_head` replaces.
+    All weights of a checkpoint without files of weights are new. A new head for words is tied to the word embeddings;
+    for views it is one that `replace_head` replaces.
 
     Args:
         dropout, attn_implementation: see `models.loading.load_classifier`.
@@ -56,19 +57,25 @@ def load_pretrainable(
     config = _config(local, objective, dropout)
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
+    options = {"dtype": torch.float32, "attn_implementation": attn_implementation}
+    missing: set[str] | None = None
     with input_errors(f"{local.name}: cannot be loaded for pretraining"), quiet(), seeded(seed):
-        model, info = AUTO[objective.predicts].from_pretrained(
-            local.folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attn_implementation,
-            weights_only=True,
-            output_loading_info=True,
-            # The last layer of a classifier of other classes is replaced anyway.
-            ignore_mismatched_sizes=objective.predicts == "views",
-            trust_remote_code=False,
-        )
-    _start_head(model, set(info["missing_keys"]), objective.predicts, local.name, seed)
+        if not local.weights:
+            model = AUTO[objective.predicts].from_config(config, **options)
+        else:
+            model, info = AUTO[objective.predicts].from_pretrained(
+                local.folder,
+                config=config,
+                weights_only=True,
+                output_loading_info=True,
+                # The last layer of a classifier of other classes is replaced anyway.
+                ignore_mismatched_sizes=objective.predicts == "views",
+                trust_remote_code=False,
+                **options,
+            )
+            missing = set(info["missing_keys"])
+    if missing is not None:
+        _start_head(model, missing, objective.predicts, local.name, seed)
     if model.base_model is model and (pooler := dict(model.named_children()).get("pooler")) is not None:
         # The objective reads the hidden states below the pooler.
         pooler.requires_grad_(False)
@@ -138,12 +145,18 @@ def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -
         model: from `load_pretrainable`.
         local: the checkpoint that it was loaded from.
     """
-    with quiet():
-        whole, info = AutoModel.from_pretrained(
-            local.folder, dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False
-        )
+    if local.weights:
+        with quiet():
+            whole, info = AutoModel.from_pretrained(
+                local.folder, dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False
+            )
+        missing = set(info["missing_keys"])
+    else:  # random weights, which a classifier draws anew where they did not train
+        with quiet(), seeded(0):
+            whole = AutoModel.from_config(model.config)
+        missing = set(whole.state_dict())
     idle = {name for name, parameter in model.base_model.named_parameters() if not parameter.requires_grad}
-    original = {name: x for name, x in whole.state_dict().items() if name not in info["missing_keys"]}
+    original = {name: x for name, x in whole.state_dict().items() if name not in missing}
     # Without an image's mask token, which the encoder by itself does not have.
     names = whole.state_dict().keys() - idle
     trained = {name: x for name, x in model.base_model.state_dict().items() if name in names}

@@ -60,7 +60,11 @@ CONFLICTS = rules.only_when(
         "model.surgery",
         "none with pretrain.objective; operate in a second run, whose --model is the pretrained/ of this one",
     ),
-    Conflict("model.from_config", "null with pretrain.objective, which needs a checkpoint"),
+    Conflict(
+        "model.from_config",
+        "null with pretrain.objective, which needs a checkpoint, or a model.tokenizer",
+        lambda r: r.model.tokenizer is None,
+    ),
     Conflict("model.trust_remote_code", "false with pretrain.objective, which supports stock families"),
     Conflict(
         "adapter.peft_type",

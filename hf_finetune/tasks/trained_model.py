@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import datasets
 from torch import nn
@@ -39,6 +39,7 @@ from hf_finetune.training.precision import default_device
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import short
+from hf_finetune.utils.sequences import SequenceKind
 
 logger = logging.getLogger("hf_finetune")
 
@@ -79,6 +80,8 @@ class TrainedModel:
     """Limits within which its files were read."""
     label_separator: str | None = None
     """Character between the tags of a text."""
+    sequence: SequenceKind | None = None
+    """What its sequences are. None: texts of a language, or images."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -221,6 +224,7 @@ def _classifier(
         _columns(files),
         local.limits,
         separator,
+        sequence=next((kind for kind in get_args(SequenceKind) if kind == config.get("sequence")), None),
     )
 
 

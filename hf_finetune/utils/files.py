@@ -6,6 +6,8 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -319,3 +321,11 @@ def _strict_loader() -> type[Any]:
     number = re.compile(r"^[-+]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)[eE][-+]?[0-9]+$")
     StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     return StrictLoader
+
+
+class ScratchFolder:
+    """A temporary folder that is removed with the last reference to this object, or when the process ends."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="hf-finetune-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

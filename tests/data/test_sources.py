@@ -135,7 +135,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     )
     put(tmp_path / "b", "x.md", "y.pdf")
     assert error_of(tmp_path / "b").endswith(
-        "found no data; expected train, validation and test files (.csv .tsv .json .jsonl .xlsx .parquet), "
+        "found no data; expected train, validation and test files (.csv .tsv .json .jsonl .fasta .conll .iob .iob2 .bio .xlsx .parquet), "
         "or one sub-folder of .txt files per class; it holds x.md, y.pdf"
     )
     (tmp_path / "c").mkdir()
@@ -146,7 +146,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     assert "the folder holds texts, expected images" in error_of(tmp_path / "e", "image")
     put(tmp_path, "x.docx", "Makefile")
     assert error_of(tmp_path / "x.docx").endswith(
-        "cannot read .docx files; expected one of .csv .tsv .json .jsonl .xlsx .parquet .txt"
+        "cannot read .docx files; expected one of .csv .tsv .json .jsonl .fasta .conll .iob .iob2 .bio .xlsx .parquet .txt"
     )
     assert "cannot read files without a suffix" in error_of(tmp_path / "Makefile")
 

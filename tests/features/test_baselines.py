@@ -159,3 +159,22 @@ def test_many_images_are_cut(monkeypatch, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
         linear_baseline(images(50, 0), images(5, 1), num_labels=2)
     assert caplog.messages == ["linear baseline: fitted on 30 of 50 training rows (30 images)"]
+
+
+def test_kmers_of_sequences() -> None:
+    """A motif of six letters at a random place: words and word pairs would be whole sequences."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=300)
+    lines = ["".join(rng.choice(list("ACGT"), 60)) for _ in labels]
+    lines = [
+        f"{line[:i]}{'TATAAT' * label}{line[i:]}" for line, label, i in zip(lines, labels, labels * 7, strict=True)
+    ]
+    rows = Dataset.from_dict({"text": lines, "label": labels})
+    baseline = linear_baseline(rows.select(range(200)), rows.select(range(200, 300)), num_labels=2)
+    assert baseline.name == "5-mers+logistic"
+    assert accuracy(baseline.scores_NC, rows.select(range(200, 300))) > 0.8
+
+
+def test_all_kmers_occur_ten_times_on_average() -> None:
+    assert [baselines.longest_kmer(np.array([n]), "ACGT") for n in (159, 160, 639, 640, 10**9)] == [1, 2, 2, 3, 8]
+    assert baselines.longest_kmer(np.array([80_000]), "ACDEFGHIKLMNPQRSTVWY") == 3

@@ -6,8 +6,10 @@ from hf_finetune.augmentation.text.characters import CharacterOperation
 from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.presets import TextPreset
 from hf_finetune.augmentation.text.sentences import SentenceOperation
+from hf_finetune.augmentation.text.sequences import SequenceOperation
 from hf_finetune.augmentation.text.words import WordOperation
 
-TextOperation = (
+LanguageOperation = (
     WordOperation | CharacterOperation | SentenceOperation | SwapPair | TextPreset | SubstituteByModel | BackTranslate
 )
+TextOperation = LanguageOperation | SequenceOperation

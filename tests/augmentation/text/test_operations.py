@@ -19,7 +19,7 @@ from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import Graded, Population, TextBatch, generators
 from hf_finetune.augmentation.text.base import PerWord
 from hf_finetune.augmentation.text.characters import ChangeCase
-from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.operations import LanguageOperation, TextOperation
 from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.presets import Eda
 from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
@@ -33,9 +33,9 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
     Eda: {"alpha": 0.2},
     ChangeCase: {"p": 0.5, "to": "upper"},
 }
-# SubstituteByModel and BackTranslate need a checkpoint: tests/augmentation/generative/ has theirs.
-# SwapPair is not for single texts: tests/augmentation/text/test_pairs.py.
-KINDS = [kind for kind in typing.get_args(TextOperation) if not issubclass(kind, GenerativeOperation | SwapPair)]
+# SubstituteByModel and BackTranslate need a checkpoint: tests/augmentation/generative/ has theirs. SwapPair is not for
+# single texts: test_pairs.py. Operations on sequences do not read texts of words: test_sequences.py.
+KINDS = [kind for kind in typing.get_args(LanguageOperation) if not issubclass(kind, GenerativeOperation | SwapPair)]
 
 
 def unusual(kind: type) -> TextOperation:

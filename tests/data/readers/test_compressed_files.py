@@ -86,8 +86,9 @@ def test_undecodable_bytes_have_the_line_of_the_text(tmp_path: Path) -> None:
 
 def test_other_compressed_files_name_what_is_read(tmp_path: Path) -> None:
     for name in ("a.parquet.gz", "a.xlsx.zst", "a.gz"):
-        assert "of compressed files only .csv .tsv .json .jsonl are read; decompress it first" in error_of(
-            compressed(tmp_path / name, b"x")
+        assert (
+            "of compressed files only .csv .tsv .json .jsonl .fasta .conll .iob .iob2 .bio are read; decompress it"
+            in error_of(compressed(tmp_path / name, b"x"))
         )
 
 
