@@ -6,6 +6,8 @@ normalization is one cheap step on the batch.
 Legend: N images, B of a batch, H height, W width.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import time
@@ -14,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +25,15 @@ from datasets import Dataset
 from transformers import BaseImageProcessor
 
 from hf_finetune.data.image_decoding import EncodedImage, decode_parallel
-from hf_finetune.data.image_processing import first_piece, in_pieces, probe_indices, resize, splits_in_two
+from hf_finetune.data.image_processing import PROBED_IMAGES, in_pieces, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.data.thumbnails import remembering
 from hf_finetune.utils import disk_cache, environment
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import counted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -145,18 +150,31 @@ def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tens
     Raises:
         CacheUnavailable: the processor's pixels cannot be cached.
     """
-    if not splits_in_two(processor, first_piece(rows.select(probe_indices(len(rows)))["image"])):
-        raise disk_cache.CacheUnavailable(
-            f"{type(processor).__name__} does not give 8-bit pixels before it normalizes them"
-        )
+    probe = True
     with ThreadPoolExecutor(available_cores()) as pool:
         for images in _images(rows):
             # The same image may be in several rows.
             keys = [(image["path"], image["bytes"]) for image in images]
             distinct = dict(zip(keys, images, strict=True))
             decoded = remembering(list(distinct.values()), decode_parallel(list(distinct.values()), pool))
-            pixels = in_pieces(resize, processor, decoded)
+            pixels = in_pieces(resize, processor, _probed(processor, decoded) if probe else decoded)
+            probe = False
             yield pixels if len(distinct) == len(keys) else pixels[[list(distinct).index(key) for key in keys]]
+
+
+def _probed(processor: BaseImageProcessor, pieces: Iterator[list[Image]]) -> Iterator[list[Image]]:
+    """Yield decoded images, after the processor was tried on the first ones.
+
+    Raises:
+        CacheUnavailable: its pixels cannot be cached.
+    """
+    first = next(pieces)
+    if not splits_in_two(processor, first[:PROBED_IMAGES]):
+        raise disk_cache.CacheUnavailable(
+            f"{type(processor).__name__} does not give 8-bit pixels before it normalizes them"
+        )
+    yield first
+    yield from pieces
 
 
 def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:

@@ -57,12 +57,20 @@ def _pixels(image: Image) -> torch.Tensor:
     As a whole they would be copied four times through memory that they do not fit twice: 0.31 s in place of 0.15 s for
     49 megapixels.
     """
-    pixels = torch.empty((3, image.height, image.width), dtype=torch.uint8)
+    pixels = np.empty((3, image.height, image.width), np.uint8)
     lines = max(1, PIXELS_AT_ONCE // image.width)
     for top in range(0, image.height, lines):
-        part = np.array(image.crop((0, top, image.width, min(top + lines, image.height))))
-        pixels[:, top : top + lines] = torch.from_numpy(part).permute(2, 0, 1)
-    return pixels
+        part = image.crop((0, top, image.width, min(top + lines, image.height)))
+        array_HWC = np.frombuffer(part.tobytes(), np.uint8).reshape(part.height, part.width, 3)
+        pixels[:, top : top + lines] = array_HWC.transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
+
+
+def blank(width: int, height: int) -> Image:
+    """Return an image of one color."""
+    from PIL import Image  # an optional dependency
+
+    return Image.new("RGB", (width, height))
 
 
 def _several_sizes(processor: BaseImageProcessor, parts: Iterable[torch.Tensor]) -> InputError:

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.config.data import ImageData
 from hf_finetune.data.image_decoding import upright_size
-from hf_finetune.data.image_processing import check_augmentable, probe_indices
+from hf_finetune.data.image_processing import blank, check_augmentable, probe_indices, process
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
@@ -100,9 +100,9 @@ def _fit_to_images(model: RunModel, context: RunContext, data: RunData) -> RunMo
     config, inputs, rows, network = context.recipe.data, data.inputs, data.splits.train, model.network
     if not isinstance(inputs, ImageInputs) or config.kind != "image":
         return model
-    # One image of each size, so that different sizes are refused now.
-    by_size = {upright_size(rows[i]["image"]): i for i in probe_indices(len(rows)).tolist()}
-    shape_CHW = tuple(inputs.collate(rows[list(by_size.values())])["pixel_values"].shape[1:])
+    # One image of each size, so that different sizes are refused now. Their content does not matter.
+    sizes = dict.fromkeys(upright_size(rows[i]["image"]) for i in probe_indices(len(rows)).tolist())
+    shape_CHW = tuple(process(inputs.processor, [blank(*size) for size in sizes]).shape[1:])
     if config.augment:
         check_augmentable(inputs.processor, rows["image"], "data.augment")
     notes = (*model.notes, *_note_on_small_images(config, data, network, min(shape_CHW[-2:])))

@@ -19,8 +19,9 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from torch import nn
 
-from hf_finetune.data.image_decoding import EncodedImage, decode, reduced, upright_size
+from hf_finetune.data.image_decoding import EncodedImage, decode, upright_size
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
+from hf_finetune.data.thumbnails import LARGE_PIXELS, small_copy
 from hf_finetune.data.word_inputs import PLACES
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
@@ -31,8 +32,6 @@ from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
 
 TOLERANCE = 1e-4
-# Pixels of the images on which models are compared: larger ones are reduced.
-PIXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -161,16 +160,20 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
 
 def with_small_images(rows: Dataset) -> Dataset:
     """Return the rows with reduced copies of large images, of which the fresh process decodes several at once."""
-    if "image" not in rows.column_names or all(math.prod(upright_size(image)) <= PIXELS for image in rows["image"]):
+    if "image" not in rows.column_names or not any(map(_is_large, rows["image"])):
         return rows
     return rows.map(lambda row: {"image": _small(row["image"])}, features=rows.features, keep_in_memory=True)
 
 
+def _is_large(image: EncodedImage) -> bool:
+    return math.prod(upright_size(image)) > LARGE_PIXELS
+
+
 def _small(image: EncodedImage) -> EncodedImage:
-    if math.prod(upright_size(image)) <= PIXELS:
+    if not _is_large(image):
         return image
     content = io.BytesIO()
-    reduced(decode(image), PIXELS).save(content, "PNG")
+    small_copy(image).save(content, "PNG")
     return {"bytes": content.getvalue(), "path": None}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_finetune.data import thumbnails
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.pipeline import parity
 
@@ -23,7 +24,8 @@ def rows(*sides: int) -> datasets.Dataset:
 
 def test_large_images_are_compared_as_reduced_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh process decodes sixteen at once, and each several times."""
-    monkeypatch.setattr(parity, "PIXELS", 100)
+    monkeypatch.setattr(parity, "LARGE_PIXELS", 100)
+    monkeypatch.setattr(thumbnails, "COPY_PIXELS", 100)
     small, whole = rows(10, 8), rows(10, 40, 8)
     assert parity.with_small_images(small) is small
     reduced = parity.with_small_images(whole)
