@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.config.recipe import Averaging, Batching, Evaluate, Hub, ImageData, Launch, Lora, Model, Precision
     from hf_finetune.config.recipe import Recipe, Regularize, Schedule, TextData, Train
     from hf_finetune.data.config import DataLimits
+    from hf_finetune.data.long.config import Auto, Chunk, HeadTail, Sliding, Truncate
     from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Contrastive, DecoupledKD, Distill
     from hf_finetune.distillation.config import Embedding, HardLabel, HiddenStates, MatchLogits, RelationalKD
     from hf_finetune.distillation.config import SoftTargets
@@ -58,22 +59,23 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 
 __all__ = [  # noqa: RUF022
     "AbsoluteError", "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "Asymmetric", "AttentionMaps",
-    "AttentionRelations", "AugMix", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate",
-    "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "BpeTokenizer", "ChangeCase", "CharacterTokenizer",
-    "CheckpointLimits", "Classifier", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy",
-    "CutMix", "CutSpan", "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
-    "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal",
-    "GateError", "GradientNoise", "Grayscale", "HardLabel", "HiddenStates", "Hub", "Huber", "Identity", "ImageData",
-    "InputError", "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch",
-    "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon",
-    "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "PolyLoss",
-    "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers",
-    "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop",
-    "Result", "ReverseComplement", "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation",
-    "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR",
-    "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth", "StoppedBySignal",
-    "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train",
-    "TrainingError", "Translate", "TrivialAugment", "bbc_headlines", "bbc_news", "efficientnet_lite0", "main", "minilm",
+    "AttentionRelations", "AugMix", "Auto", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE",
+    "BackTranslate", "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "BpeTokenizer", "ChangeCase",
+    "CharacterTokenizer", "CheckpointLimits", "Chunk", "Classifier", "ColorJitter", "Compose", "Contrastive", "Coral",
+    "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers",
+    "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate",
+    "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale", "HardLabel", "HeadTail",
+    "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
+    "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage",
+    "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf",
+    "Optim", "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError",
+    "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms",
+    "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "ReverseComplement",
+    "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
+    "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "Sliding",
+    "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth", "StoppedBySignal", "SubstituteByModel",
+    "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train", "TrainingError",
+    "Translate", "TrivialAugment", "Truncate", "bbc_headlines", "bbc_news", "efficientnet_lite0", "main", "minilm",
     "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on

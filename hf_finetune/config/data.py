@@ -7,7 +7,8 @@ from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
 from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, LabelColumns, Source, SplitOptions, TaskName
-from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
+from hf_finetune.data.long.config import TRUNCATE, Long
+from hf_finetune.utils.config import Choice, CountOrZero, Operations, configclass, flag
 from hf_finetune.utils.sequences import SequenceKind
 
 
@@ -74,8 +75,13 @@ class TextData(Data):
     sequence: Annotated[SequenceKind | None, flag("--sequence")] = None
     """What the texts are: sequences of DNA, RNA or protein, whose letters are checked. None: texts of a language."""
     max_length: Annotated[int, Ge(4), flag("--max-length")] = 128
-    """Longest text in tokens, special tokens included. Longer texts are truncated. The length is stored with the
-    tokenizer."""
+    """Longest text in tokens, special tokens included. Longer texts are truncated, or read as `long` says. The length
+    is stored with the tokenizer."""
+    long: Choice[Long] = TRUNCATE
+    """What is read of longer texts: truncate, head-tail, sliding, chunk or auto, or one with fields, as
+    `{type: sliding, stride: 16}`. truncate: their beginning. head-tail: their first and last tokens. sliding: windows
+    that overlap, whose predictions are averaged. chunk: chunks whose vectors are combined before the head. auto: chosen
+    by heads fitted to frozen features. It is stored with the model. Pairs of texts can only be truncated."""
     augment: Operations[TextAugmentation] = ()
     """Random operations on the training texts, in order: online augmentation, a new view of every example in every
     epoch. See `augmentation.text.operations` and `augmentation.compose`. Validation and test texts stay unchanged.

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from hf_finetune.config.aliases import current
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.config import Kind
+from hf_finetune.data.long.chunk import Chunk
 from hf_finetune.distillation.config import Distill, DistillationKind, FeatureKind
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.models.config import Model
@@ -133,6 +134,11 @@ class Recipe:
     def pretrained_checkpoint(self) -> str | None:
         """The checkpoint whose weights the run starts from, or None with random weights."""
         return None if self.model.from_config is not None else self.model.checkpoint
+
+    @property
+    def chunk_pooling(self) -> Literal["mean", "max", "attention"] | None:
+        """How the vectors of a text's chunks are combined. None: a text is no chunks."""
+        return self.data.long.pooling if self.data.kind == "text" and isinstance(self.data.long, Chunk) else None
 
     @property
     def has_teacher(self) -> bool:

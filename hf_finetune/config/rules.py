@@ -8,6 +8,9 @@ import math
 
 from hf_finetune.augmentation.compose import check_kind, depends_on_progress, generative_operations
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.data.long.base import LongTexts
+from hf_finetune.data.long.config import TRUNCATE
+from hf_finetune.data.long.sliding import Sliding
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
 from hf_finetune.models import rules as models
@@ -57,13 +60,35 @@ DATA = (
         lambda r: r.data.kind == "image" and distillation.compares_tokens(r),
     ),
 )
+LONG = (
+    Conflict(
+        "data.long",
+        f"truncate when {distillation.FEATURES}: the teacher reads the beginning of a text",
+        lambda r: _long(r) != TRUNCATE and r.compares_features,
+    ),
+    Conflict(
+        "data.long",
+        "truncate, head-tail or chunk with a teacher, which predicts whole texts and not their windows",
+        lambda r: isinstance(_long(r), Sliding) and r.has_teacher,
+    ),
+    Conflict(
+        "objective.mix",
+        "none with data.long in windows, of which texts have unlike numbers",
+        lambda r: _long(r).counts is not None,
+    ),
+)
 CONFLICTS: tuple[Conflict, ...] = (
     *models.CONFLICTS,
     *training.CONFLICTS,
     *DATA,
+    *LONG,
     *distillation.CONFLICTS,
     *pretraining.CONFLICTS,
 )
+
+
+def _long(recipe: Recipe) -> LongTexts:
+    return recipe.data.long if recipe.data.kind == "text" else TRUNCATE
 
 
 def check(recipe: Recipe) -> None:

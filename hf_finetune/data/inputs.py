@@ -5,9 +5,8 @@ Legend: B rows, T tokens, H height, W width.
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,44 +20,17 @@ from hf_finetune.data import image_cache, image_processing
 from hf_finetune.data.config import Kind
 from hf_finetune.data.image_decoding import EncodedImage, decode_pieces
 from hf_finetune.data.labels import has_words, label_array
+from hf_finetune.data.long.base import LongTexts, Reader, Texts
+from hf_finetune.data.long.config import TRUNCATE
+from hf_finetune.data.long.sliding import VOTES
+from hf_finetune.data.long.windows import split_windows
 from hf_finetune.data.ragged import Ragged, flat
-from hf_finetune.data.tokens import (
-    LONG_TEXT,
-    TokenLists,
-    beginnings,
-    count_tokens,
-    is_token_column,
-    pack,
-    pad,
-    runs_of_texts,
-)
+from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad, runs_of_texts
+from hf_finetune.data.truncation import Truncation, WholeLengths, truncation, whole_lengths
 from hf_finetune.utils import hashing
-from hf_finetune.utils.panics import tokenize
 
 # Columns of rows, by name.
 Columns = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """Texts that are cut off at the maximum length."""
-
-    max_length: int
-    """In tokens."""
-    share: float
-    """Of the texts."""
-    length: int
-    """Tokens that hold `holds` of the texts: 99% of them, or as many as the model can read."""
-    holds: float
-    cost: float
-    """Tokens of all texts at `length`, relative to those at `max_length`; time grows at least as much."""
-
-    @property
-    def proposal(self) -> str:
-        """What a longer maximum length would hold and cost, for messages."""
-        if self.length <= self.max_length:
-            return f"{self.max_length} tokens are the most that this checkpoint reads"
-        return f"--max-length {self.length} would hold {self.holds:.1%} of them, at {self.cost:.1f} times the tokens"
 
 
 @dataclass(frozen=True)
@@ -73,6 +45,8 @@ class TextInputs:
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    long: LongTexts = TRUNCATE
+    """What is read of longer texts. Pairs are always truncated."""
 
     @property
     def columns(self) -> list[str]:
@@ -82,6 +56,20 @@ class TextInputs:
     def for_inference(self) -> TextInputs:
         """Return these inputs without caching of encoded rows."""
         return self
+
+    def truncating(self) -> TextInputs:
+        """Return the same inputs, with long texts cut off."""
+        return replace(self, long=TRUNCATE)
+
+    @property
+    def windows(self) -> int:
+        """Windows of a row at most: rows of the tensors that `collate` makes of it."""
+        return self.long.windows
+
+    @property
+    def reader(self) -> Reader:
+        """How many tokens are read at once."""
+        return Reader(self.max_length, self.tokenizer.num_special_tokens_to_add())
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenize once: add `input_ids` (and `token_type_ids` where the model has them) and `length`."""
@@ -103,60 +91,23 @@ class TextInputs:
                 lists[name] += encoded[name]
         return {**lists, "length": [len(ids) for ids in lists["input_ids"]]}
 
-    def encode_batch(self, batch: dict[str, list], **options: Any) -> dict[str, list]:
+    def encode_batch(self, batch: dict[str, list], **options: Any) -> Mapping[str, list]:
         """Tokenize the texts of a batch, or its pairs where `text_pair` is present and not None.
 
         Raises:
             InputError: see `utils.panics.tokenize`.
         """
-        tokenizer, rows, pairs = self.tokenizer, batch.get("row"), batch.get("text_pair")
-        return tokenize(
-            tokenizer,
-            beginnings(tokenizer, batch["text"], self.max_length, rows=rows),
-            None if pairs is None else beginnings(tokenizer, pairs, self.max_length, rows=rows),
-            name=tokenizer.name_or_path,
-            rows=rows,
-            **{"truncation": True, "max_length": self.max_length, "return_attention_mask": False, **options},
-        )
+        texts = Texts(batch["text"], batch.get("text_pair"), batch.get("row"))
+        long = self.long if texts.pairs is None else TRUNCATE
+        return long.encode(self.tokenizer, texts, self.max_length, **options)
 
-    def truncation(
-        self,
-        encoded: Dataset,
-        sample: int = 2000,
-        *,
-        limit: int | None = None,
-        coverage: float = 0.99,
-        characters_counted: int = 5_000_000,
-    ) -> Truncation:
-        """Estimate how many rows are longer than `max_length`, from at most `sample` rows of full length.
+    def truncation(self, encoded: Dataset, sample: int = 2000, *, limit: int | None = None) -> Truncation:
+        """Estimate how many rows are cut off, and the length that would hold nearly all, see `data.truncation`."""
+        return truncation(self.whole_lengths(encoded, sample), self.long, self.reader, limit=limit)
 
-        Args:
-            limit: the most tokens that the model reads. None: unlimited.
-            coverage: share of the texts that the proposed length holds.
-            characters_counted: of long rows, fewer are counted.
-        """
-        lengths_N = np.asarray(encoded["length"][:])
-        full = np.flatnonzero(lengths_N >= self.max_length)
-        if len(full) == 0:
-            return Truncation(self.max_length, 0.0, self.max_length, 1.0, 1.0)
-        batch = encoded.select(full[:sample]).to_dict()
-        characters = np.cumsum([min(len(text), LONG_TEXT) for text in batch["text"]])
-        probes = full[: max(1, int(np.searchsorted(characters, characters_counted, side="right")))]
-        pairs = batch.get("text_pair")
-        pairs = None if pairs is None else pairs[: len(probes)]
-        untruncated_N = count_tokens(self.tokenizer, batch["text"][: len(probes)], pairs)
-        longer = int((untruncated_N > self.max_length).sum())
-        share = len(full) / len(encoded) * longer / len(probes)
-        # The probes stand for all rows of full length.
-        whole = np.concatenate([lengths_N[lengths_N < self.max_length], untruncated_N]).astype(np.int64)
-        weight = np.ones(len(whole))
-        weight[len(whole) - len(probes) :] = len(full) / len(probes)
-        order = np.argsort(whole, kind="stable")
-        enough = np.searchsorted(np.cumsum(weight[order]), coverage * len(lengths_N) - 1e-9)
-        length = max(self.max_length, min(int(whole[order][enough]), limit or sys.maxsize))
-        now, then = ((weight * np.minimum(whole, most)).sum() for most in (self.max_length, length))
-        holds = float(weight[whole <= length].sum() / len(lengths_N))
-        return Truncation(self.max_length, share, length, holds, float(then / now))
+    def whole_lengths(self, encoded: Dataset, sample: int = 2000) -> WholeLengths:
+        """Estimate the lengths of whole texts, of `sample` cut-off ones at most, see `data.truncation`."""
+        return whole_lengths(self.tokenizer, encoded, self.long, self.reader, sample=sample)
 
     def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float | None:
         """Estimate the share of rows longer than `max_length`, see `truncation`."""
@@ -173,9 +124,17 @@ class TextInputs:
     def collate(self, batch: dict[str, list]) -> dict[str, torch.Tensor]:
         """Pad encoded rows to the longest of them: input_ids (B, T), token_type_ids if there are any.
 
-        attention_mask (B, T) is added where a row is shorter than another; see `data.tokens.pad`.
+        attention_mask (B, T) is added where a row is shorter than another; see `data.tokens.pad`. Where long texts are
+        read in windows, these are the rows of the tensors, and `long.counts` names the tensor of their numbers (B,).
         """
-        columns, tokenizer = self._token_columns(batch), self.tokenizer
+        columns = self._token_columns(batch)
+        if self.long.counts is None:
+            return self._pad(columns)
+        windows, counts_B = split_windows(columns, self.max_length)
+        return {**self._pad(windows), self.long.counts: counts_B}
+
+    def _pad(self, columns: dict[str, list]) -> dict[str, torch.Tensor]:
+        tokenizer = self.tokenizer
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         if not columns.keys() <= fill.keys():
             # Columns that only their own tokenizer can pad, such as LUKE's entities.
@@ -203,6 +162,7 @@ class ImageInputs:
 
     kind: ClassVar[Kind] = "image"
     encoding: ClassVar[str] = "decode the images"
+    windows: ClassVar[int] = 1
 
     processor: BaseImageProcessor
     decode_once: bool = False
@@ -345,7 +305,16 @@ def sample_rows(
 
 
 def with_labels(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
-    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32; of words (W,), int64."""
-    labels = np.asarray(flat(batch["label"]))
-    dtype = torch.long if labels.ndim == 1 else torch.float32
-    return {**collate(batch), "labels": torch.as_tensor(labels, dtype=dtype)}
+    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32; of words (W,), int64.
+
+    Windows that vote each train on the label of their row.
+    """
+    values = np.asarray(flat(batch["label"]))
+    labels = torch.as_tensor(values, dtype=torch.long if values.ndim == 1 else torch.float32)
+    tensors = collate(batch)
+    return {**tensors, "labels": labels.repeat_interleave(tensors[VOTES], dim=0) if VOTES in tensors else labels}
+
+
+def without_votes(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of the network, which knows nothing of votes."""
+    return {name: value for name, value in batch.items() if name != VOTES}

@@ -76,6 +76,12 @@ def beginnings(
     return [enough.get(i, text) for i, text in enumerate(texts)]
 
 
+def both_ends(texts: list[str], max_length: int) -> list[str]:
+    """Return the texts, very long ones without their middle: the `max_length` tokens at each end are the same."""
+    most = max(LONG_TEXT, CHARACTERS_OF_A_TOKEN * max_length)
+    return [text if len(text) <= 2 * most else f"{text[:most]} {text[-most:]}" for text in texts]
+
+
 def count_tokens(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pairs: Sequence[str] | None = None
 ) -> np.ndarray:

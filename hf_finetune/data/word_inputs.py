@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune.data.inputs import TextInputs, Truncation
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.ragged import Ragged, flat
 from hf_finetune.data.tokens import runs_of_texts
+from hf_finetune.data.truncation import Truncation
 from hf_finetune.data.words import word_bounds
 from hf_finetune.errors import InputError
 from hf_finetune.utils.panics import tokenize

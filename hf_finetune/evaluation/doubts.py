@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from hf_finetune.data.inputs import Truncation
+from hf_finetune.data.truncation import Truncation
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.utils.messages import counted, listed, plural
@@ -210,9 +210,10 @@ def truncation_doubts(truncation: Truncation | None, texts: str = "training text
     message = f"{truncation.share:.1%} of the {texts} are cut off at {truncation.max_length} tokens"
     longer = truncation.length > truncation.max_length
     remedy = (
-        truncation.proposal
+        f"{truncation.proposal}{truncation.alternative}"
         if longer
         else f"{truncation.proposal}: choose one that reads more by --model, or shorten the texts to what matters"
+        f"{truncation.alternative}"
     )
     return (Doubt("truncated", message, remedy),)
 

@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from hf_finetune.data.inputs import EpochRows
+from hf_finetune.data.long.sliding import VOTES
+from hf_finetune.data.long.windows import mean_of_windows
 from hf_finetune.data.ragged import places_of
 from hf_finetune.utils.console import Progress
 
@@ -64,7 +66,9 @@ def predict_logits(
             batch = to_device(batch, device)
             if dtype != torch.float32:
                 batch = {n: v.to(dtype) if torch.is_floating_point(v) else v for n, v in batch.items()}
-            parts.append(model(**batch).logits.float().cpu().numpy())
+            votes_B = batch.pop(VOTES, None)
+            logits = model(**batch).logits.float()
+            parts.append((logits if votes_B is None else mean_of_windows(logits, votes_B)).cpu().numpy())
             if shown is not None:
                 shown.update(len(indices))
     in_batches = np.concatenate(parts)

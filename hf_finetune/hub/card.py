@@ -43,7 +43,9 @@ def render_card(run: RunFacts) -> str:
         plot_titles=plots.TITLES,
         metrics=METRICS,
         columns=_metric_columns(run),
-        head_function=_head_function() if run.has_custom_head else None,
+        head_function=_function("head_logits") if run.has_custom_head else None,
+        long_function=_long_function(run),
+        read_text=_read_text(run),
         few_rows=FEW_ROWS,
         procedure=procedure(run),
         adapter_config=adapter_config(run),
@@ -87,11 +89,28 @@ def _package_file(name: str) -> str:
     return resources.files("hf_finetune.hub").joinpath(name).read_text(encoding="utf-8")
 
 
-def _head_function() -> str:
-    """Return the source of the function that applies head.safetensors: the one that the parity gate runs."""
+def _function(name: str) -> str:
+    """Return the source of a function that the parity gate runs, for people without its types."""
     source = _package_file("plain_loading.py")
-    function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "head_logits")
-    return ast.get_source_segment(source, function) or ""
+    function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return (ast.get_source_segment(source, function) or "").replace("tokenizer: Any", "tokenizer")
+
+
+def _long_function(run: RunFacts) -> str | None:
+    """Return the source of the function that reads long texts. None: they are cut off."""
+    if run.long_texts is None:
+        return None
+    return _function("head_and_tail" if "head" in run.long_texts else "windows")
+
+
+def _read_text(run: RunFacts) -> str:
+    """Return the line that reads a text for the snippets without `pipeline`."""
+    if run.long_texts is None:
+        texts = '"The first text.", "The second text."' if run.reads_pairs else '"A text to classify."'
+        return f'inputs = tokenizer({texts}, truncation=True, return_tensors="pt")'
+    settings = ", ".join(f"{name}={value}" for name, value in run.long_texts.items())
+    call = "inputs = head_and_tail" if "head" in run.long_texts else "inputs, counts = windows"
+    return f'{call}(tokenizer, ["A text to classify."], {settings})'
 
 
 def _metric_columns(run: RunFacts) -> dict[str, Mapping[str, Any]]:

@@ -36,25 +36,36 @@ class Job(TypedDict):
     task: str
     rows: list[dict[str, Any]]
     """`text` (and `text_pair`) or the path of an `image`. Where words are scored, also the `places` of their tokens."""
+    long: dict[str, int] | None
+    """Arguments of `head_and_tail` or `windows`, by which long texts are read. None: they are cut off."""
     num_labels: int
     threads: int
     trust_remote_code: bool
     artifacts: list[Artifact]
 
 
-def batches(job: Job, processor: Any) -> list[dict[str, Any]]:
-    """Return the rows of the job as batches of the saved tokenizer or image processor, in order."""
-    rows = job["rows"]
-    encoded = []
+def batches(job: Job, processor: Any) -> list[tuple[dict[str, Any], list[int] | None]]:
+    """Return the rows of the job as batches of the saved tokenizer or image processor, in order.
+
+    With each batch comes the number of windows of its rows. None: one each.
+    """
+    rows, long = job["rows"], job["long"]
+    encoded: list[tuple[dict[str, Any], list[int] | None]] = []
     for part in (rows[i : i + BATCH_ROWS] for i in range(0, len(rows), BATCH_ROWS)):
         if job["task"] == "image-classification":
             from PIL import Image
 
-            batch = processor([Image.open(r["image"]) for r in part], return_tensors="pt")
+            encoded.append((dict(processor([Image.open(r["image"]) for r in part], return_tensors="pt")), None))
+            continue
+        texts, pairs = [r["text"] for r in part], [r["text_pair"] for r in part] if "text_pair" in part[0] else None
+        if long is None or pairs is not None:
+            batch = processor(texts, pairs, truncation=True, padding=True, return_tensors="pt")
+            encoded.append((dict(batch), None))
+        elif "head" in long:
+            encoded.append((dict(head_and_tail(processor, texts, **long)), None))
         else:
-            pairs = [r["text_pair"] for r in part] if "text_pair" in part[0] else None
-            batch = processor([r["text"] for r in part], pairs, truncation=True, padding=True, return_tensors="pt")
-        encoded.append(dict(batch))
+            batch, counts = windows(processor, texts, **long)
+            encoded.append((dict(batch), counts))
     return encoded
 
 
@@ -63,9 +74,28 @@ def of_words(logits: torch.Tensor, rows: list[dict[str, Any]]) -> torch.Tensor:
     return torch.cat([row_TC[torch.tensor(row["places"])] for row_TC, row in zip(logits, rows, strict=True)])
 
 
-# The model card prints this function, so it uses nothing but torch and safetensors.
-def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tensor:
-    """Return logits (N, C): head.safetensors, applied to the hidden states that its header names."""
+# The model card prints the next three functions, so they use nothing but torch and safetensors.
+def head_and_tail(tokenizer: Any, texts: list[str], head: int) -> dict:
+    """Return the inputs of texts: of long ones the first `head` tokens, and the last ones up to the maximum length."""
+    most, encoded = tokenizer.model_max_length, tokenizer(texts, verbose=False)
+    cut = {n: [r if len(r) <= most else r[:head] + r[head - most :] for r in rows] for n, rows in encoded.items()}
+    return tokenizer.pad(cut, return_tensors="pt")
+
+
+def windows(tokenizer: Any, texts: list[str], stride: int, most: int) -> tuple[dict, list[int]]:
+    """Return the inputs of the first windows of texts, and the number of windows of each text."""
+    encoded = tokenizer(texts, truncation=True, stride=stride, return_overflowing_tokens=True)
+    owners = encoded.pop("overflow_to_sample_mapping")
+    read = [i for i, owner in enumerate(owners) if i - owners.index(owner) < most]
+    inputs = tokenizer.pad({name: [rows[i] for i in read] for name, rows in encoded.items()}, return_tensors="pt")
+    return inputs, [sum(owners[i] == text for i in read) for text in range(len(texts))]
+
+
+def head_logits(encoder: torch.nn.Module, inputs: dict, path: str, chunks: list[int] | None = None) -> torch.Tensor:
+    """Return logits (N, C): head.safetensors, applied to the hidden states that its header names.
+
+    `chunks` are the numbers of chunks of the texts, where these are the rows of the inputs.
+    """
     with safe_open(path, "pt") as file:
         how, head = file.metadata(), load_file(path)
     layers, first = int(how["last_layers"]), int(how["first"])
@@ -84,6 +114,14 @@ def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tens
     else:
         weights = (tokens @ head["query"])[:, :, None].masked_fill(~mask, -torch.inf).softmax(1)
         features = (tokens * weights).sum(1)
+    if chunks is not None and "chunks" in how:
+        combined = []
+        for vectors in features.split(chunks):
+            if how["chunks"] == "attention":
+                combined.append((vectors * (vectors @ head["chunk_query"]).softmax(0)[:, None]).sum(0))
+            else:
+                combined.append(vectors.amax(0) if how["chunks"] == "max" else vectors.mean(0))
+        features = torch.stack(combined)
     if how["activation"]:
         activations: dict = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}
         features = activations[how["activation"]](features @ head["dense.weight"].T + head["dense.bias"])
@@ -127,6 +165,13 @@ def pipeline_words(pipe: Any, row: dict[str, Any]) -> list[dict[str, str]]:
     return [{"label": by_token.get(place, "")} for place in row["places"]]
 
 
+def _logits(model: torch.nn.Module, head: str | None, inputs: dict, counts: list[int] | None) -> torch.Tensor:
+    logits = model(**inputs).logits if head is None else head_logits(model, inputs, head, counts)
+    if counts is None or len(logits) == len(counts):
+        return logits
+    return torch.stack([part.mean(0) for part in logits.split(counts)])
+
+
 def main(path: Path) -> None:
     """Write the logits of each artifact of the job, and the labels of `pipeline` on the model."""
     job: Job = json.loads(path.read_text())
@@ -139,10 +184,7 @@ def main(path: Path) -> None:
         model, processor = load(job, artifact)
         model.eval()
         with torch.inference_mode():
-            head = artifact["head"]
-            parts = [
-                model(**b).logits if head is None else head_logits(model, b, head) for b in batches(job, processor)
-            ]
+            parts = [_logits(model, artifact["head"], *batch) for batch in batches(job, processor)]
             if job["task"] == "token-classification":
                 starts = range(0, len(job["rows"]), BATCH_ROWS)
                 parts = [of_words(part, job["rows"][i : i + BATCH_ROWS]) for part, i in zip(parts, starts, strict=True)]

@@ -90,6 +90,17 @@ class RunFacts:
         return "class" if self.task.has_classes else self.task.per_class_noun
 
     @cached_property
+    def long_texts(self) -> dict[str, int] | None:
+        """Arguments of the function of `plain_loading` that reads long texts. None: they are cut off."""
+        data = self.recipe.data
+        return data.long.plain_settings(data.max_length) if data.kind == "text" else None
+
+    @cached_property
+    def averages_windows(self) -> bool:
+        """Whether the logits of a text are the mean of its windows'."""
+        return self.long_texts is not None and "most" in self.long_texts and self.recipe.chunk_pooling is None
+
+    @cached_property
     def reads_pairs(self) -> bool:
         """Whether the model classifies pairs of texts."""
         return "text_pair" in self.data.get("columns", {})

@@ -11,11 +11,12 @@ import numpy as np
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
-from hf_finetune.data.inputs import TextInputs, Truncation
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.provenance import row_keys
 from hf_finetune.data.ragged import join
 from hf_finetune.data.rows import UnusableRow, count_kinds
+from hf_finetune.data.truncation import Truncation
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt

@@ -25,6 +25,8 @@ class ModelRecipe(Protocol):
     @property
     def uses_prompt_learning(self) -> bool: ...
     @property
+    def chunk_pooling(self) -> str | None: ...
+    @property
     def lora(self) -> Lora: ...
 
 
@@ -121,7 +123,7 @@ ADAPTERS = (
     Conflict(
         "adapter.peft_type",
         "another adapter with model.pooling, model.last_layers or model.head",
-        lambda r: r.uses_prompt_learning and r.model.has_custom_head,
+        lambda r: r.uses_prompt_learning and (r.model.has_custom_head or r.chunk_pooling),
     ),
     Conflict(
         "lora",

@@ -38,14 +38,23 @@ def micro_batch(run: Run) -> MicroBatch:
     else:
         rows = min(rows, -(-rows_per_step // context.processes))
         accumulation = -(-rows_per_step // (rows * context.processes))
+    windows = run.data.inputs.windows
+    if windows > 1 and run.recipe.batching.token_budget is None:
+        # A forward pass has no more windows than it otherwise has rows, unless one row alone has more.
+        parts = max(1, min(windows, _smallest_share(run, rows_per_step) // accumulation))
+        rows, accumulation = -(-rows // parts), accumulation * parts
     if context.device.type == "cpu" and run.model.image_tokens is not None and not context.compares_rows:
-        count = len(run.data.splits.train)
-        smallest_share = count // -(-count // rows_per_step) // context.processes // accumulation
         # A mixed row needs another row in its forward pass.
-        most = smallest_share // (2 if run.recipe.objective.mix else 1)
+        most = _smallest_share(run, rows_per_step) // accumulation // (2 if run.recipe.objective.mix else 1)
         parts = max(1, min(-(-rows * run.model.image_tokens // CPU_FORWARD_TOKENS), most))
         rows, accumulation = -(-rows // parts), accumulation * parts
     return MicroBatch(rows, accumulation, rows_per_step)
+
+
+def _smallest_share(run: Run, rows_per_step: int) -> int:
+    """Return the rows of the smallest step on a process."""
+    count = len(run.data.splits.train)
+    return count // -(-count // rows_per_step) // run.context.processes
 
 
 def batch_plan(run: Run) -> BatchPlan:
@@ -92,6 +101,8 @@ def trains_unpadded(context: RunContext, inputs: Inputs, network: PreTrainedMode
 def _why_padded(context: RunContext) -> str:
     """Return why the recipe needs padding, or ""."""
     recipe = context.recipe
+    if recipe.data.kind == "text" and recipe.data.long.counts is not None:
+        return "data.long reads several windows of a text, and in a packed row texts stand one behind the other"
     if any(isinstance(step, LayerDrop | StochasticDepth) for step in recipe.model.surgery):
         return "model.surgery skips layers for each row, and all rows of a packed batch are one"
     if recipe.compares_features:

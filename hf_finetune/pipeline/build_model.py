@@ -56,7 +56,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
     )
     for note in loaded.notes:
         logger.info(note)
-    loaded = with_head(loaded, model, seed=recipe.train.seed)
+    loaded = with_head(loaded, model, recipe.chunk_pooling, seed=recipe.train.seed)
     network = loaded.model
     check_first_row(checkpoint.name, network, data.inputs.for_inference())
     notes = (*loaded.notes, *_freeze_batch_norm(context, network), *([TWO_HEADS] if two_heads else []))

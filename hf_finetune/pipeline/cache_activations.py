@@ -47,6 +47,8 @@ def _why_no_cache(run: Run) -> str | None:
         return "batching.cache_prefix is off"
     if run.context.augments_online or recipe.objective.mix or run.model.shrink is not None or recipe.model.patch_drop:
         return "the training rows change from step to step"
+    if run.data.inputs.windows > 1:
+        return "a row has several windows"
     if recipe.compares_features:
         return "objective.kinds compares states of all layers with the teacher's"
     return None

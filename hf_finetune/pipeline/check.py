@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.compose import uses_classes
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
-from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.inputs import TextInputs, without_votes
 from hf_finetune.data.labels import is_labeled, labels_of
 from hf_finetune.distillation.feature_matching.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
@@ -48,11 +48,11 @@ def _check_family(context: RunContext) -> None:
     recipe, checkpoint = context.recipe, context.checkpoint
     model, data = recipe.model, recipe.data
     selects_weights = model.trainable != "all" or model.trainable_pattern is not None
-    if not (recipe.uses_adapter or selects_weights or model.has_custom_head):
+    if not (recipe.uses_adapter or selects_weights or model.has_custom_head or recipe.chunk_pooling):
         return
     if (network := meta_classifier(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
-    network = with_head(Loaded(network, (), ()), model, seed=recipe.train.seed).model
+    network = with_head(Loaded(network, (), ()), model, recipe.chunk_pooling, seed=recipe.train.seed).model
     train_only(network, model.trainable, model.trainable_pattern)
     if not recipe.uses_adapter:
         return
@@ -192,7 +192,7 @@ def _check_dropout(run: Run, trial: PreTrainedModel) -> None:
     """Refuse R-Drop where both forward passes give the same output."""
     inputs, rows = run.data.inputs, run.data.splits.train.select(range(1))
     encoded = inputs.for_inference().encode(rows)
-    if not drops_out(trial, inputs.collate(encoded[:])):
+    if not drops_out(trial, without_votes(inputs.collate(encoded[:]))):
         raise InputError(
             f"objective.r_drop: expected 0 here, got {run.recipe.objective.r_drop}: the model has no dropout, so "
             "that two forward passes give the same output; set model.dropout to 0.1"

@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.data.inputs import Rows, columns_of, with_labels, without_votes
 from hf_finetune.models.surgery.attention import SetAttention
 from hf_finetune.pipeline.batch_plan import micro_batch, trains_unpadded
 from hf_finetune.pipeline.context import Run
@@ -91,7 +91,8 @@ def _typical_batch(run: Run, train_rows: Dataset) -> dict[str, torch.Tensor]:
         start = min(max(0, middle - size // 2), len(order) - size)
         indices = order[start : start + size]
     rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(indices.tolist())
-    batch = {name: tensor.to(run.context.device) for name, tensor in with_labels(inputs.collate, rows).items()}
+    tensors = without_votes(with_labels(inputs.collate, rows))
+    batch = {name: tensor.to(run.context.device) for name, tensor in tensors.items()}
     if lengths is None:
         # Images have one size: one is decoded.
         batch = {name: tensor.repeat(size, *[1] * (tensor.ndim - 1)) for name, tensor in batch.items()}

@@ -140,6 +140,8 @@ class Run:
     """Their networks are released after prediction. None: no teacher."""
     notes: tuple[str, ...] = ()
     """Notes for the user, those on the splits first."""
+    long_choice: dict[str, Any] | None = None
+    """How the way to read long texts was chosen, for result.json. None: the recipe names it."""
 
     @property
     def recipe(self) -> Recipe:
@@ -150,6 +152,11 @@ class Run:
     def hub_task(self) -> HubTask:
         """The Hub's name of the task."""
         return self.data.task.hub_task(self.recipe.kind)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Rows of a forward pass without gradients: of texts in windows fewer, as each has several."""
+        return max(1, self.recipe.train.per_device_eval_batch_size // self.data.inputs.windows)
 
     @property
     def metric(self) -> str:

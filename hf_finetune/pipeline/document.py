@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.config import Role
-from hf_finetune.data.inputs import Truncation
 from hf_finetune.data.memory import is_in_memory
 from hf_finetune.data.rows import UnusableRow, count_kinds
+from hf_finetune.data.truncation import Truncation
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.report import summarize
 from hf_finetune.evaluation.per_class import class_section, target_section
@@ -151,6 +151,8 @@ def _data(run: Run, truncation: Truncation | None) -> Section:
         "duplicates": splits.duplicates,
         # Null: no rows without a label.
         "unlabelled": splits.unlabeled_counts,
+        # Null: the recipe names the way to read long texts.
+        "long_choice": run.long_choice,
         "truncated_share": None if truncation is None else round(truncation.share, 4),
         # Null: such rows would have been refused.
         "dropped": dropped_section(splits.dropped),

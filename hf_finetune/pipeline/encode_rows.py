@@ -8,7 +8,8 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import TextInputs, Truncation
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.truncation import Truncation
 from hf_finetune.models.processors import position_limit
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.context import Run
@@ -50,7 +51,7 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
     )
     if truncation is not None and truncation.share:
         logger.warning(
-            "%.1f%% of the training texts are truncated at --max-length %d; %s",
+            "%.1f%% of the training texts are cut off at %d tokens; %s",
             100 * truncation.share,
             truncation.max_length,
             truncation.proposal,

@@ -145,7 +145,7 @@ def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None
         network,
         Rows(encoded, columns_of(inputs, labels=False)),
         inputs.collate,
-        batch_size=run.recipe.train.per_device_eval_batch_size,
+        batch_size=run.eval_batch_size,
         lengths=inputs.lengths(encoded),
         counts=word_counts(encoded),
         progress=progress,

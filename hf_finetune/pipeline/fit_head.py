@@ -138,7 +138,7 @@ def _features(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample) -> 
             layers,
             Rows(rows.train.select(sample.indices), rows.inputs.columns),
             rows.inputs.collate,
-            batch_size=run.recipe.train.per_device_eval_batch_size,
+            batch_size=run.eval_batch_size,
             autocast=run.context.autocast,
             progress="fit the head",
         )

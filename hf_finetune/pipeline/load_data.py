@@ -9,6 +9,7 @@ from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.loading import Splits, load
+from hf_finetune.data.long.config import TRUNCATE, Auto, Truncate
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
@@ -81,7 +82,15 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
         from_config=model.from_config,
         positions=length_after(model.surgery),
     )
-    return (WordInputs if "bounds" in splits.train.column_names else TextInputs)(tokenizer, data.max_length)
+    if not isinstance(data.long, Truncate | Auto) and "text_pair" in splits.train.column_names:
+        raise InputError("data.long: expected truncate with pairs of texts, which one window must hold; leave it out")
+    has_words = "bounds" in splits.train.column_names
+    if has_words and not isinstance(data.long, Truncate | Auto):
+        raise InputError("data.long: expected truncate with tags of words, whose windows score each; leave it out")
+    # It is chosen later, see `choose_long`.
+    long = TRUNCATE if isinstance(data.long, Auto) else data.long
+    long.check(tokenizer, data.max_length, checkpoint.name)
+    return (WordInputs if has_words else TextInputs)(tokenizer, data.max_length, long)
 
 
 def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool, cache_gb: float) -> ImageInputs:

@@ -42,6 +42,7 @@ def trainer_arguments(
         learning_rate=learning_rate(run),
         per_device_train_batch_size=batch.rows,
         gradient_accumulation_steps=batch.accumulation,
+        per_device_eval_batch_size=run.eval_batch_size,
     )
     return training_arguments(
         checkpoints,

@@ -20,7 +20,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import nn
 
 from hf_finetune.data.image_decoding import EncodedImage, decode, upright_size
-from hf_finetune.data.inputs import Inputs, Rows, columns_of
+from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.thumbnails import LARGE_PIXELS, small_copy
 from hf_finetune.data.word_inputs import PLACES
 from hf_finetune.errors import GateError
@@ -102,6 +102,8 @@ def check_artifacts(
     labels: Sequence[str],
     task: str,
     size: float = 1.0,
+    long: dict[str, int] | None = None,
+    pipeline_NC: np.ndarray | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Check]:
     """Load all artifacts in a fresh process and compare their logits with `expected_NC`.
@@ -111,6 +113,8 @@ def check_artifacts(
         expected_NC: see `reference_logits`, shape (N, C).
         labels: class names, which `pipeline(task, folder)` must predict.
         size: of the logits, to which the tolerance is relative.
+        long: how long texts are read, see `plain_settings`. None: they are cut off.
+        pipeline_NC: logits of the first rows as `pipeline` reads them, which cuts off long texts. None: the same.
 
     Returns:
         A check by the name of each artifact, and one of the predicted labels by the name `pipeline`.
@@ -120,6 +124,7 @@ def check_artifacts(
         description: plain_loading.Job = {
             "task": task,
             "rows": _plain_rows(rows, job.parent),
+            "long": long,
             "num_labels": len(labels),
             "threads": torch.get_num_threads(),
             "trust_remote_code": trust_remote_code,
@@ -134,7 +139,8 @@ def check_artifacts(
         predicted = json.loads((job.parent / "labels.json").read_text())
     checks = {name: _compare(logits_NC, expected_NC, TOLERANCE * size) for name, logits_NC in logits.items()}
     if predicted is not None:
-        checks["pipeline"] = _compare_labels(predicted, expected_NC[: len(predicted)], labels)
+        plain_NC = expected_NC if pipeline_NC is None else pipeline_NC
+        checks["pipeline"] = _compare_labels(predicted, plain_NC[: len(predicted)], labels)
     return checks
 
 
@@ -145,8 +151,12 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
         rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
         rows = with_small_images(rows.select(range(min(recipe.evaluate.parity_rows, len(rows)))))
         inputs = run.data.inputs.for_inference()
-        encoded = inputs.encode(rows)
+        encoded, pipeline_NC = inputs.encode(rows), None
         expected_NC = reference_logits(trained.network, inputs, encoded)
+        if (long := plain_settings(inputs)) is not None:
+            assert isinstance(inputs, TextInputs), "images are not long"
+            first, plain = rows.select(range(min(plain_loading.BATCH_ROWS, len(rows)))), inputs.truncating()
+            pipeline_NC = reference_logits(trained.network, plain, plain.encode(first))
         return check_artifacts(
             artifacts,
             rows=rows_to_load(rows, encoded),
@@ -154,8 +164,15 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
             size=trained.task.logit_size(expected_NC),
             labels=run.data.splits.labels,
             task=run.hub_task,
+            long=long,
+            pipeline_NC=pipeline_NC,
             trust_remote_code=recipe.model.trust_remote_code,
         )
+
+
+def plain_settings(inputs: Inputs) -> dict[str, int] | None:
+    """Return how plain libraries read long texts as these inputs do. None: they cut them off, or rows are images."""
+    return inputs.long.plain_settings(inputs.max_length) if isinstance(inputs, TextInputs) else None
 
 
 def with_small_images(rows: Dataset) -> Dataset:

@@ -11,6 +11,9 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.long.config import TRUNCATE, Chunk, HeadTail, Sliding
+from hf_finetune.data.truncation import ways
+from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.models.processors import position_limit
@@ -39,6 +42,7 @@ PARITY_SECONDS = 1.0
 # Rate at which weights and optimizer states are written, read again for their digest, and synchronized.
 DISK_BYTES_PER_S = 5e8
 TOKENS = "{mean} a row on average, {longest} at most, {truncated_share:.1%} of the rows truncated"
+WAY = "{flags}: {cut_off:.1%} of the rows not read to the end, {tokens:.0f} tokens a row, training about {about}"
 LONGER = (
     "; --max-length {proposed_length} would hold {proposed_holds:.1%} of them, at {proposed_cost:.1f} times the tokens"
 )
@@ -69,6 +73,9 @@ class Plan:
     tokens: dict[str, float] | None
     """Mean and greatest length of the training texts, the share that is truncated, and the length that would hold
     nearly all, with its cost. None for images."""
+    long: list[dict[str, Any]]
+    """Ways to read texts beyond the maximum length, the present one first, see `data.truncation.Way`, with the seconds
+    of training. Empty if no text is longer."""
     steps: int
     rows_per_step: int
     learning_rate: float
@@ -93,7 +100,7 @@ class Plan:
         shown = {name: s for name, s in seconds.items() if s is not None and (s or name != "pretraining")}
         rows = self.rows
         tokens = "" if self.tokens is None else TOKENS.format(**self.tokens)
-        if self.tokens is not None and self.tokens["proposed_cost"] > 1:
+        if self.tokens is not None and self.tokens["proposed_cost"] > 1 and not self.long:
             tokens += LONGER.format(**self.tokens)
         counts = (
             f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test, {self.labels} {self.outputs}"
@@ -102,6 +109,10 @@ class Plan:
         lines = [
             ("rows", counts),
             *([("tokens", tokens)] if tokens else []),
+            *(
+                ("" if i else "long texts", WAY.format(**way, about=_duration(way["train_loop_s"])))
+                for i, way in enumerate(self.long)
+            ),
             ("steps", f"{self.steps} of {self.rows_per_step} rows, {rate}"),
             ("schedule", f"{self.schedule.name} {self.schedule.curve}"),
             *(("", f"{group} {peak:.3g}") for group, peak in groups.items()),
@@ -150,6 +161,7 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
         columns=splits.named_columns,
         notes=list(run.notes),
         tokens=_text_lengths(run, encoded),
+        long=_ways_to_read(run, encoded, loop_s),
         steps=steps,
         rows_per_step=round(len(encoded) / epoch.steps) if run.recipe.batching.token_budget else rows_per_step,
         learning_rate=learning_rate(run),
@@ -239,6 +251,28 @@ def _text_lengths(run: Run, encoded: Dataset) -> dict[str, float] | None:
         "proposed_holds": round(truncation.holds, 4),
         "proposed_cost": round(truncation.cost, 2),
     }
+
+
+def _ways_to_read(run: Run, encoded: Dataset, loop_s: float) -> list[dict[str, Any]]:
+    """Return what each way to read long texts costs, in proportion to its tokens."""
+    inputs = run.data.inputs
+    if not isinstance(inputs, TextInputs) or isinstance(inputs, WordInputs) or "text_pair" in encoded.column_names:
+        return []
+    lengths, limit = inputs.whole_lengths(encoded), position_limit(run.model.network.config)
+    if not lengths.longer(inputs.max_length):
+        return []
+    stride = min(Sliding().stride, inputs.max_length // 2)
+    others = [way for way in (TRUNCATE, HeadTail(), Sliding(stride), Chunk()) if type(way) is not type(inputs.long)]
+    return [
+        {
+            "flags": way.flags,
+            "cut_off": round(way.cut_off, 4),
+            "tokens": round(way.tokens, 1),
+            "cost": round(way.cost, 2),
+            "train_loop_s": _three_digits(loop_s * way.cost),
+        }
+        for way in ways(lengths, inputs.long, inputs.reader, others, limit=limit)
+    ]
 
 
 def _planned_schedule(run: Run, costs: RunCosts, steps: int, plot: Path | None) -> PlannedSchedule:

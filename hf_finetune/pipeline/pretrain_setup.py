@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.batch_plan import batch_plan, step_batches
@@ -62,7 +62,7 @@ def split_pretraining_rows(run: Run) -> PretrainingSplit:
     Raises:
         InputError: fewer than two rows have a word to predict, or the tokenizer does not fit the objective.
     """
-    inputs, recipe, objective = run.data.inputs, run.recipe, run.recipe.pretrain.objective
+    inputs, recipe, objective = _inputs(run), run.recipe, run.recipe.pretrain.objective
     assert run.data.pretraining_rows is not None and objective is not None, "the recipe pretrains"
     usable = encoded = inputs.encode(run.data.pretraining_rows.rows)
     if isinstance(objective, MaskedLanguage):
@@ -102,7 +102,7 @@ def setup_pretraining(run: Run, rows: PretrainingSplit) -> PretrainingSetup:
             f"pretrain.objective: {type(objective).__name__} compares the rows of a forward pass, and here "
             "that has one row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"
         )
-    inputs, pretraining_rows = run.data.inputs, run.data.pretraining_rows.rows
+    inputs, pretraining_rows = _inputs(run), run.data.pretraining_rows.rows
     task = objective.task(network, inputs, pretraining_rows, inputs.collate(rows.train[:1]), recipe.train.seed)
     setup = PretrainingSetup(stage, rows, task)
     # Refuses unusable fields of train.extra before anything is written.
@@ -125,10 +125,17 @@ def _stage_run(run: Run, rows: PretrainingSplit) -> Run:
         recipe=replace(recipe, objective=Supervised(), batching=batching, train=train),
         splits=replace(run.data.splits, train=rows.train, validation=rows.held_out, test=None),
     )
+    run = replace(run, data=replace(run.data, inputs=_inputs(run)))
     if isinstance(pretrain.objective, SimCLR):
         # On a CPU steps of images are cut into small forward passes, where SimCLR would have fewer negatives.
         return replace(run, model=replace(run.model, image_tokens=None))
     return run
+
+
+def _inputs(run: Run) -> Inputs:
+    """Return the inputs of the stage, which reads the beginnings of long texts."""
+    inputs = run.data.inputs
+    return inputs.truncating() if isinstance(inputs, TextInputs) else inputs
 
 
 def pretraining_steps(run: Run, rows: PretrainingSplit) -> list[np.ndarray]:

@@ -42,6 +42,7 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
             expected_NC=expected_NC,
             size=local.task.logit_size(expected_NC),
             labels=local.labels,
+            long=parity.plain_settings(local.inputs),
             task=local.task.hub_task(local.kind),
         )
         parity.refuse_failed(checks)

@@ -1,6 +1,6 @@
 """The stages of a run: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
 
-    prepare    setup_context, load_data, build_model, check_run; nothing is written yet
+    prepare    setup_context, load_data, choose_long, build_model, check_run; nothing is written yet
                pretrain, if the recipe asks for it
     fit        add_copies, encode_rows, predict_with_teachers, add_adapter, choose_kernels, cache_activations, fit_head,
                train
@@ -36,6 +36,7 @@ from hf_finetune.pipeline.augment import add_copies
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.cache_activations import cache_activations
 from hf_finetune.pipeline.choose_kernels import choose_kernels
+from hf_finetune.pipeline.choose_long import choose_long
 from hf_finetune.pipeline.context import Run, setup_context
 from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
@@ -174,6 +175,7 @@ def _prepare(recipe: Recipe) -> Run:
     check.check_checkpoint(context)
     context, data = load_data(context)
     check.check_task(context, data)
+    context, data, long_choice = choose_long(context, data)
     teachers = build_teachers(context, data.splits)
     check.check_teachers(teachers, context, data)
     model = build_model(context, data)
@@ -181,13 +183,15 @@ def _prepare(recipe: Recipe) -> Run:
     origin = find_origin(context, model.network, trial)
     notes = (
         *data.splits.notes,
+        *([] if long_choice is None else [f"--long auto: {long_choice.way.name}: {long_choice.why}"]),
         *model.notes,
         *(() if teachers is None else teachers.notes),
         *unused_options(recipe),
         *experimental_notes(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
-    prepared = Run(context, data, model, origin, teachers, notes)
+    long = None if long_choice is None else long_choice.to_dict()
+    prepared = Run(context, data, model, origin, teachers, notes, long)
     check.check_run(prepared, trial)
     extra_metrics(prepared)
     return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from hf_finetune.data import provenance
 from hf_finetune.data.dropped_rows import write_dropped
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.long.config import MARK
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import save_head
 from hf_finetune.models.heads.stock import fold
@@ -103,11 +105,11 @@ def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Art
 
 def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
     """Store with a model what `predict` and `evaluate` know of its data: pairs of texts, numbers of classes, thresholds
-    of tags and their separator, the alphabet of sequences."""
+    of tags and their separator, the alphabet of sequences, and what is read of long texts."""
     # An earlier run's marks do not hold for this one.
     for name in (
         *("trained_on_pairs", "label_values", "thresholds", "label_separator", "ordinal"),
-        *("constrained_decoding", "sequence"),
+        *("constrained_decoding", "sequence", MARK),
     ):
         vars(network.config).pop(name, None)
     for name, value in task.marks().items():
@@ -116,6 +118,9 @@ def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:
         network.config.label_separator = run.data.splits.label_separator
     if run.data.splits.label_values:
         network.config.label_values = run.data.splits.label_values
+    inputs = run.data.inputs
+    if isinstance(inputs, TextInputs) and (mark := inputs.long.mark()) is not None:
+        setattr(network.config, MARK, mark)
     if "text_pair" in run.data.splits.columns:
         network.config.trained_on_pairs = True
     if run.recipe.sequence is not None:

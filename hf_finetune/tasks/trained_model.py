@@ -12,6 +12,9 @@ from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.long.base import LongTexts
+from hf_finetune.data.long.chunk import CHUNKS
+from hf_finetune.data.long.config import marked
 from hf_finetune.data.targets.multi_label import SEPARATORS, is_separator
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
@@ -27,6 +30,7 @@ from hf_finetune.models.checkpoint import (
 from hf_finetune.models.checkpoint_config import Task as HubTask
 from hf_finetune.models.checkpoint_config import class_names, load_config
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
@@ -132,7 +136,11 @@ def load_trained(
         files[HEAD_FILE] = local.folder.parent / HEAD_FILE
     else:
         model, task, labels = _load_model(checkpoint, local)
-    inputs = _inputs(local, None if task == "image-classification" else _max_length(model, local), task)
+    max_length = None if task == "image-classification" else _max_length(model, local)
+    long = marked(local.config, str(local.folder / "config.json"))
+    if (long.counts == CHUNKS) != (isinstance(model, CustomHeadClassifier) and model.chunk_pooling is not None):
+        raise InputError(f"{checkpoint}: its config.json and its head do not agree on chunks of long texts; {RESTORE}")
+    inputs = _inputs(local, max_length, long, task)
     narrow_to_first_token(model)
     return _classifier(checkpoint, model, inputs, labels, local, local.config, files)
 
@@ -186,15 +194,20 @@ def _load_with_adapter(
     narrow_to_first_token(model)
     files = settings_files(local.folder) | {f"adapter/{n}": path for n, path in settings_files(folder).items()}
     adapted = load_adapter(model, folder)
-    return _classifier(checkpoint, adapted, _inputs(local, max_length), labels, local, config, files)
+    inputs = _inputs(local, max_length, marked(config, str(folder / "config.json")))
+    return _classifier(checkpoint, adapted, inputs, labels, local, config, files)
 
 
-def _inputs(local: LocalCheckpoint, max_length: int | None, task: HubTask = "text-classification") -> Inputs:
-    """Tokenizer with a maximum length; the image processor where that is None."""
+def _inputs(
+    local: LocalCheckpoint, max_length: int | None, long: LongTexts, task: HubTask = "text-classification"
+) -> Inputs:
+    """Tokenizer with a maximum length, and what is read of longer texts; the image processor where that is None."""
     if max_length is None:
         return ImageInputs(load_image_processor(local))
     kind = WordInputs if task == "token-classification" else TextInputs
-    return kind(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
+    tokenizer = load_tokenizer(local, max_length=max_length, sample=[])
+    long.check(tokenizer, max_length, local.name)
+    return kind(tokenizer, max_length, long)
 
 
 def _classifier(

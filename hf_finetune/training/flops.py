@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_finetune.data.inputs import EpochRows
+from hf_finetune.data.inputs import EpochRows, without_votes
+from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.evaluation.logits import to_device
 from hf_finetune.models.freezing import as_in_training
@@ -61,8 +62,10 @@ class WorkCounter:
 
     def add(self, batch: Batch, config: PreTrainedConfig) -> None:
         """Count a micro-batch, before it is moved to the device."""
-        # Words have a label each.
-        rows = len(batch["labels"] if WORD_PLACES not in batch else batch.get("input_ids", batch.get("inputs_embeds")))
+        # Words have a label each, and so have windows that vote.
+        rows = len(batch.get(VOTES, batch["labels"]))
+        if WORD_PLACES in batch:
+            rows = len(batch.get("input_ids", batch.get("inputs_embeds")))
         self.rows += rows
         self.tokens += real_tokens(batch, config)
         if "pixel_values" in batch:
@@ -140,7 +143,7 @@ def flops_of_rows(
     """
     values, first = np.unique(lengths_N, return_index=True)
     sample = first[sorted({0, len(values) // 2, len(values) - 1})]
-    batches = [to_device(collate(rows.__getitems__([int(row)])), model.device) for row in sample]
+    batches = [to_device(without_votes(collate(rows.__getitems__([int(row)]))), model.device) for row in sample]
     counts = np.array([training_flops(model, batch) for batch in batches], dtype=float)
     parabola = np.polyfit(lengths_N[sample].astype(float), counts, len(sample) - 1)
     return np.polyval(parabola, lengths_N.astype(float))

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 from transformers.trainer_callback import ExportableState
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
-from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels
+from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels, without_votes
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
@@ -154,6 +154,7 @@ class ClassifierTrainer(Trainer):
         for hook in self.hooks:
             inputs = hook.on_batch(inputs, self.state)
         self.work.add(inputs, self.model.config)
+        inputs = without_votes(inputs)
         loss = self._forward_backward(model, inputs, num_items_in_batch)
 
         def repeat(batch: Batch, is_last: bool) -> None:

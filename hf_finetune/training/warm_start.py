@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from hf_finetune.data.inputs import EpochRows
+from hf_finetune.data.long.sliding import VOTES
+from hf_finetune.data.long.windows import mean_of_windows
 from hf_finetune.evaluation.logits import Collate, predict_logits
 
 MOST_ROWS = 5_000
@@ -110,19 +112,28 @@ def head_features(
 ) -> list[np.ndarray]:
     """Return the inputs of each classification layer for all rows, in row order: shape (N, D), float32.
 
+    Of windows that vote, the mean: a linear layer gives it the mean of their logits.
+
     Raises:
         NotOfRows: the layer reads tokens, as in EuroBERT, which averages the tokens' logits.
     """
     features: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
+    votes: list[torch.Tensor | None] = []
+
+    def counting(batch: Any) -> dict[str, torch.Tensor]:
+        tensors = collate(batch)
+        votes.append(tensors.get(VOTES))
+        return tensors
 
     def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if inputs[0].dim() > 2:
             raise NotOfRows
-        features[layer].append(inputs[0].detach().float().cpu())
+        read = inputs[0].detach().float().cpu()
+        features[layer].append(read if votes[-1] is None else mean_of_windows(read, votes[-1]))
 
     handles = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        predict_logits(model, rows, collate, batch_size=batch_size, autocast=autocast, progress=progress)
+        predict_logits(model, rows, counting, batch_size=batch_size, autocast=autocast, progress=progress)
     finally:
         for handle in handles:
             handle.remove()

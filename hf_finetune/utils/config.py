@@ -10,7 +10,8 @@ pydantic is imported, and the schema of a class is built, when a config is first
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, dataclass_transform, get_args
 
@@ -139,8 +140,8 @@ def validated(value: Any, hint: Any, where: str) -> Any:
 
 
 class ByType:
-    """Annotation of a union of config classes. Files name a member as `{type: SwapWords, p: 0.1}`, or as
-    `SwapWords`."""
+    """Annotation of a union of config classes. Files name a member as `{type: SwapWords, p: 0.1}`, or as `SwapWords`;
+    `swap-words` is the same."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
@@ -152,7 +153,8 @@ class ByType:
                 handler.generate_schema(member),
                 serialization=core_schema.wrap_serializer_function_ser_schema(_with_type),
             )
-        union = core_schema.tagged_union_schema(choices, _type_of)
+        names = {hyphenated(name): name for name in choices}
+        union = core_schema.tagged_union_schema(choices, lambda value: _type_of(value, names))
         return core_schema.nullable_schema(union) if type(None) in get_args(source) else union
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -160,7 +162,8 @@ class ByType:
         nullable = schema["type"] == "nullable"
         union: Any = schema["schema"] if nullable else schema
         members = [handler(choice) for choice in union["choices"].values()]
-        return {"anyOf": [{"enum": list(union["choices"])}, *members, *([{"type": "null"}] if nullable else [])]}
+        names = dict.fromkeys([*union["choices"], *map(hyphenated, union["choices"])])
+        return {"anyOf": [{"enum": list(names)}, *members, *([{"type": "null"}] if nullable else [])]}
 
 
 Choice = Annotated[T, tyro.conf.AvoidSubcommands, ByType()]
@@ -169,10 +172,17 @@ Operations = Annotated[tuple[Annotated[T, ByType()], ...], tyro.conf.AvoidSubcom
 """A field that holds a tuple of members of a union of configs."""
 
 
-def _type_of(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value
-    return value.get("type") if isinstance(value, dict) else type(value).__name__
+def hyphenated(name: str) -> str:
+    """Return the name of a class as flags have it: swap-words for SwapWords."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+def _type_of(value: Any, names: Mapping[str, str]) -> str | None:
+    """Return the name of a member; `names` has it by its hyphenated form."""
+    kind = value.get("type") if isinstance(value, dict) else value
+    if not isinstance(value, dict | str):
+        kind = type(value).__name__
+    return names.get(kind, kind) if isinstance(kind, str) else kind
 
 
 def _without_type(value: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune.cli.train import TrainJob, parse_train
-from hf_finetune.data.inputs import Truncation
+from hf_finetune.data.truncation import Truncation
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt, Training
 from hf_finetune.evaluation.intervals import Interval
@@ -119,11 +119,15 @@ def test_a_baseline_that_is_not_beaten(verdict: str, name: str) -> None:
 
 
 def test_truncated_texts() -> None:
-    (doubt,) = doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.84))
+    (doubt,) = doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.84, "--max-length 300"))
     assert (doubt.message, doubt.remedy) == (
         "30.0% of the training texts are cut off at 128 tokens",
-        "--max-length 300 would hold 99.0% of them, at 1.8 times the tokens",
+        "--max-length 300 would hold 99.0% of them, at 1.8 times the tokens; --long head-tail, sliding or chunk reads "
+        "more of them (`plan` has the costs)",
     )
+    windows = Truncation(128, 0.3, 300, 0.99, 1.84, "--data.long.most-windows 3", is_plain=False)
+    (doubt,) = doubts.truncation_doubts(windows)
+    assert doubt.remedy == "--data.long.most-windows 3 would hold 99.0% of them, at 1.8 times the tokens"
     (doubt,) = doubts.truncation_doubts(Truncation(512, 0.3, 512, 0.7, 1.0))
     assert doubt.remedy.startswith("512 tokens are the most that this checkpoint reads: choose one that reads more")
     assert doubts.truncation_doubts(Truncation(128, 0.01, 128, 0.99, 1.0)) == doubts.truncation_doubts(None) == ()
@@ -141,11 +145,11 @@ def test_remedies_name_real_flags(tmp_path_factory: pytest.TempPathFactory) -> N
     remedies = " ".join(
         [
             doubts.never_predicted({"test": TEST}, TRAINING)[0].remedy,
-            doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.8))[0].remedy,
+            doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.8, "--max-length 300"))[0].remedy,
         ]
     )
-    flags = {flag: value for flag, value in re.findall(r"(--[\w.-]+)(?: (\d+|Balanced))?", remedies)}
-    assert flags.keys() == {"--objective.class-weights", "--epochs", "--train.learning-rate", "--max-length"}
+    flags = {flag: value for flag, value in re.findall(r"(--[\w.-]+)(?: (\d+|Balanced|head-tail))?", remedies)}
+    assert flags.keys() == {"--objective.class-weights", "--epochs", "--train.learning-rate", "--max-length", "--long"}
     arguments = [word for flag, value in flags.items() for word in (flag, value or "1")]
     checkpoint = str(tiny_text_checkpoint(folder / "bert"))
     job = parse_train(TrainJob, [str(folder / "rows.csv"), "--model", checkpoint, *arguments], "hf-finetune train")

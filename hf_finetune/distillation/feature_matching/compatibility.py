@@ -14,6 +14,7 @@ from peft import PeftModel
 
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.data.long.config import TRUNCATE
 from hf_finetune.distillation.config import DistillationKind
 from hf_finetune.distillation.feature_matching.pair import NetworkPair
 from hf_finetune.distillation.losses.base import FeatureLoss, TokenLoss
@@ -41,6 +42,12 @@ def check_features(pair: NetworkPair, kinds: Sequence[DistillationKind], rows: D
             if isinstance(network, PeftModel) and network.active_peft_config.is_prompt_learning:
                 raise InputError(
                     f"{teacher.name} reads virtual tokens before every row, the student none; take another teacher"
+                )
+            teacher_inputs = teacher.classifier.inputs
+            if isinstance(teacher_inputs, TextInputs) and teacher_inputs.long != TRUNCATE:
+                raise InputError(
+                    f"{pair.teacher.name} reads more than the beginning of a long text, the student does not; take "
+                    "another teacher"
                 )
             kind.required(pair.networks)
             if isinstance(kind, TokenLoss):

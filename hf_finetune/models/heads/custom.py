@@ -16,9 +16,9 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.config import Model
 from hf_finetune.models.contexts import seeded
 from hf_finetune.models.families import family_of, stock_head, width_of
-from hf_finetune.models.family import StockHead
+from hf_finetune.models.family import PoolingKind, StockHead
 from hf_finetune.models.heads.classification import ClassificationHead
-from hf_finetune.models.heads.pooling import Pool, PoolingSpec, last_states, pooling_spec
+from hf_finetune.models.heads.pooling import Pool, PoolingSpec, last_states, padded_chunks, pooling_spec
 from hf_finetune.models.heads.stock import can_fold, can_switch, stock_class, switch
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder, submodule, without_adapter
@@ -37,6 +37,7 @@ class CustomHeadClassifier(PreTrainedModel):
     Args:
         body: the encoder, whose config the classifier shares. Its pooler is removed.
         spec: how its hidden states are pooled.
+        chunks: how the pooled states of a row's chunks are combined: mean, max or attention. None: a row is one chunk.
         hidden, activation, dropout: see `ClassificationHead`.
     """
 
@@ -50,6 +51,7 @@ class CustomHeadClassifier(PreTrainedModel):
         body: PreTrainedModel,
         spec: PoolingSpec,
         *,
+        chunks: PoolingKind | None = None,
         hidden: int | None = None,
         activation: str = "tanh",
         dropout: float = 0.0,
@@ -63,6 +65,7 @@ class CustomHeadClassifier(PreTrainedModel):
         width, classes = width_of(body.config) * spec.last_layers, self.config.num_labels
         assert classes is not None, "a config without classes"
         self.pooling = Pool(spec, width)
+        self.chunk_pooling = None if chunks is None else Pool(PoolingSpec(chunks), width)
         self.head = ClassificationHead(width, classes, hidden=hidden, activation=activation, dropout=dropout)
         # Set here because `post_init` would also initialize the weights.
         prefix = self.base_model_prefix
@@ -76,12 +79,17 @@ class CustomHeadClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        chunks: torch.Tensor | None = None,
         labels: None = None,
         output_attentions: None = None,
         output_hidden_states: None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput:
-        """Return the logits (B, C). PEFT passes the arguments that are not used."""
+        """Return the logits (B, C). PEFT passes the arguments that are not used.
+
+        Args:
+            chunks: number of chunks of each row, shape (B,), where these are the rows of the other tensors.
+        """
         inputs: dict[str, torch.Tensor | bool | None] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -93,7 +101,10 @@ class CustomHeadClassifier(PreTrainedModel):
         used = {name: value for name, value in inputs.items() if value is not None}
         output = encoder(self)(**used, return_dict=True)
         states_BTD = last_states(output.last_hidden_state, output.hidden_states, self.spec.last_layers)
-        return SequenceClassifierOutput(logits=self.head(self.pooling(states_BTD, attention_mask)))
+        pooled_BD = self.pooling(states_BTD, attention_mask)
+        if self.chunk_pooling is not None and chunks is not None:
+            pooled_BD = self.chunk_pooling(*padded_chunks(pooled_BD, chunks))
+        return SequenceClassifierOutput(logits=self.head(pooled_BD))
 
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
         """Set the attention kernel of the encoder, whose config this classifier shares."""
@@ -116,11 +127,13 @@ class CustomHeadClassifier(PreTrainedModel):
     @property
     def folds(self) -> bool:
         """Whether `stock.fold` can turn it into a stock model."""
-        return can_fold(self.config, self.spec, self.head)
+        return self.chunk_pooling is None and can_fold(self.config, self.spec, self.head)
 
     @property
     def why_not_standalone(self) -> str:
         """Why no stock class can hold it: one sentence for the user."""
+        if self.chunk_pooling is not None:
+            return f"{stock_class(self.config).__name__} has no head that combines the chunks of a text"
         layers = self.spec.last_layers
         which = f" of the last {layers} layers side by side" if layers > 1 else ""
         head = f"a hidden layer ({self.head.activation})" if self.head.has_hidden else "one linear layer"
@@ -138,25 +151,31 @@ def _remove_unused(body: PreTrainedModel) -> None:
         body.get_submodule(norm).requires_grad_(False)
 
 
-def with_head(loaded: Loaded, options: Model, *, seed: int = 0) -> Loaded:
+def with_head(loaded: Loaded, options: Model, chunks: PoolingKind | None = None, *, seed: int = 0) -> Loaded:
     """Give a classifier another pooling and head: in the stock class if possible, else in a `CustomHeadClassifier`.
 
     Args:
         loaded: a stock classifier, whose encoder the new one takes.
         options: its pooling, last_layers, head, head_width and head_activation.
+        chunks: see `CustomHeadClassifier`; no stock class combines chunks.
         seed: of the head's initial weights; torch's global generator stays as it was.
 
     Raises:
         InputError: the family does not support this pooling, see `pooling.pooling_spec`.
     """
-    if not options.has_custom_head:
+    if not options.has_custom_head and chunks is None:
         return loaded
     model, pooling, stock = loaded.model, options.pooling, stock_head(loaded.model.config)
     kind = pooling if pooling != "default" else (stock and stock.pooling) or "mean"
+    if chunks is not None and stock is None:
+        kind_of_model = model.config.model_type
+        raise InputError(
+            f"data.long: expected another way than chunk with {kind_of_model}, whose states cannot be pooled"
+        )
     spec = pooling_spec(model.config, kind, options.last_layers)
     assert stock is not None, "pooling_spec refuses families without a known head"
     fresh = {model.get_submodule(name) for name in loaded.fresh}
-    if _has_stock_head(model, stock, options):
+    if chunks is None and _has_stock_head(model, stock, options):
         if pooling not in ("default", stock.pooling):
             switch(model, pooling)
         note = f"model.pooling {pooling}, model.head {options.head}: {type(model).__name__} has them itself"
@@ -170,8 +189,8 @@ def with_head(loaded: Loaded, options: Model, *, seed: int = 0) -> Loaded:
     if stock.switch == "use_mean_pooling":
         # Then the encoder normalizes its hidden states, as other families do.
         switch(model, "cls")
-    custom = _with_new_head(model, spec, options, stock, seed)
-    fresh |= {custom.pooling, *custom.head.modules()}
+    custom = _with_new_head(model, spec, chunks, options, stock, seed)
+    fresh |= {custom.pooling, *custom.head.modules(), *([] if custom.chunk_pooling is None else [custom.chunk_pooling])}
     names = tuple(n for n, m in custom.named_modules() if m in fresh and any(True for _ in m.parameters(recurse=False)))
     note = "once trained, the head is folded into a stock class" if custom.folds else custom.why_not_standalone
     return Loaded(custom, names, (*loaded.notes, note))
@@ -190,7 +209,12 @@ def _has_stock_head(model: PreTrainedModel, stock: StockHead, options: Model) ->
 
 
 def _with_new_head(
-    model: PreTrainedModel, spec: PoolingSpec, options: Model, stock: StockHead, seed: int
+    model: PreTrainedModel,
+    spec: PoolingSpec,
+    chunks: PoolingKind | None,
+    options: Model,
+    stock: StockHead,
+    seed: int,
 ) -> CustomHeadClassifier:
     """Put a randomly initialized head, with the dropout rate of the stock head, on the encoder."""
     body = encoder(model)
@@ -201,6 +225,7 @@ def _with_new_head(
         custom = CustomHeadClassifier(
             body,
             spec,
+            chunks=chunks,
             hidden=width if options.head == "mlp" else None,
             activation=options.head_activation or stock.activation or "gelu",
             dropout=rates[-1] if rates else 0.0,

@@ -1,8 +1,10 @@
 """head.safetensors: the head of a classifier that is no stock class, saved next to its stock encoder.
 
 Its header has strings only: `pooling` (cls, mean, max, attention), `last_layers`, `first` (number of the first token
-that is pooled), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON list). Its tensors:
-`out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of attention pooling.
+that is pooled), `chunks` (how the pooled states of a text's chunks are combined: mean, max, attention; absent: a text
+is one chunk), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON list). Its tensors:
+`out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of attention pooling,
+`chunk_query` of attention over chunks.
 
 Legend: C classes, D width.
 """
@@ -27,13 +29,18 @@ from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.files import write_bytes
 
 FORMAT = "hf_finetune head 1"
+WITH_CHUNKS = "hf_finetune head 2"
+"""A head that combines chunks, which an earlier version must not load."""
+
+
+CHUNK_QUERY = "chunk_query"
 
 
 def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
     """Write the file atomically."""
     names, spec = dict(model.config.id2label or {}), model.spec
     header = {
-        "format": FORMAT,
+        "format": FORMAT if model.chunk_pooling is None else WITH_CHUNKS,
         "task": task,
         "pooling": spec.kind,
         "last_layers": str(spec.last_layers),
@@ -42,6 +49,10 @@ def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
         "labels": json.dumps([name for _, name in sorted(names.items())], ensure_ascii=False),
     }
     tensors = {**model.head.state_dict(), **model.pooling.state_dict()}
+    if model.chunk_pooling is not None:
+        header["chunks"] = model.chunk_pooling.spec.kind
+        if model.chunk_pooling.spec.kind == "attention":
+            tensors[CHUNK_QUERY] = model.chunk_pooling.query
     content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header)
     write_bytes(path, _with_sorted_metadata(content))
 
@@ -72,19 +83,29 @@ def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[st
     with input_errors(f"{path}: expected the head of a finished run"), safe_open(path, "pt") as file:
         header, tensors = file.metadata() or {}, load_file(path)
     spec, task, labels = _read_header(path, header)
+    chunks = cast(PoolingKind | None, header.get("chunks"))
     body = _load_encoder(folder / "encoder")
     name_classes(body.config, labels)
     hidden = len(tensors["dense.weight"]) if "dense.weight" in tensors else None
-    model = CustomHeadClassifier(body, spec, hidden=hidden, activation=header.get("activation") or "tanh")
+    activation = header.get("activation") or "tanh"
+    model = CustomHeadClassifier(body, spec, chunks=chunks, hidden=hidden, activation=activation)
     with input_errors(f"{path}: does not fit the encoder"):
         model.pooling.load_state_dict({name: tensor for name, tensor in tensors.items() if name == "query"})
-        model.head.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "query"})
+        if model.chunk_pooling is not None:
+            model.chunk_pooling.load_state_dict({"query": tensors[CHUNK_QUERY]} if chunks == "attention" else {})
+        queries = ("query", CHUNK_QUERY)
+        model.head.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in queries})
     return model.eval(), task, labels
 
 
 def _read_header(path: Path, header: dict[str, str]) -> tuple[PoolingSpec, Task, tuple[str, ...]]:
-    known = {"format": (FORMAT,), "pooling": get_args(PoolingKind), "task": get_args(Task)}
+    known = {
+        "format": (WITH_CHUNKS if "chunks" in header else FORMAT,),
+        "pooling": get_args(PoolingKind),
+        "task": get_args(Task),
+    }
     known["activation"] = ("", *ACTIVATIONS)
+    known["chunks"] = ("", "mean", "max", "attention")
     if any(header.get(name, "") not in values for name, values in known.items()):
         raise InputError(f"{path}: its header is not one of {FORMAT!r}; expected the head of a finished run")
     with input_errors(f"{path}: its header cannot be read"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig
 
 from hf_finetune.errors import InputError
@@ -105,6 +106,17 @@ class Pool(nn.Module):
     def extra_repr(self) -> str:
         """Return the spec, which no sub-module shows."""
         return repr(self.spec)
+
+
+def padded_chunks(vectors_WD: torch.Tensor, counts_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay the vectors of each row's chunks side by side, as `Pool` reads tokens: (B, K, D), and their mask (B, K).
+
+    Args:
+        vectors_WD: of all chunks, those of a row one after the other.
+        counts_B: number of chunks of each row, at most K.
+    """
+    padded_BKD = pad_sequence(vectors_WD.split(counts_B.tolist()), batch_first=True)
+    return padded_BKD, torch.arange(padded_BKD.shape[1], device=counts_B.device) < counts_B[:, None]
 
 
 def last_states(last_BTD: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None, last_layers: int) -> torch.Tensor:

@@ -1,12 +1,18 @@
 """Rules of a recipe whose augmentation policy is searched."""
 
 from hf_finetune.config.rules import Conflict
+from hf_finetune.data.long.config import HeadTail, Truncate
 
 # Metrics whose paired differences have intervals, see `evaluation.intervals`.
 JUDGED_BY = ("accuracy", "macro_f1")
 
 CONFLICTS = (
     Conflict("data.augment", "none, as the search chooses it"),
+    Conflict(
+        "data.long",
+        "truncate or head-tail, as trials read one window of a text",
+        lambda r: r.data.kind == "text" and not isinstance(r.data.long, Truncate | HeadTail),
+    ),
     Conflict("data.augment_copies", "0, as the search chooses the augmentation"),
     Conflict(
         "evaluate.metric",
