@@ -20,11 +20,13 @@ from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
 from hf_finetune.doctor.images import decode_images, examine_images
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
 from hf_finetune.doctor.pairs import examine_pairs
+from hf_finetune.doctor.sequences import KMER, examine_sequences, kmers_of
 from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import Notes, counted
+from hf_finetune.utils.sequences import SequenceKind
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -119,7 +121,9 @@ def examine(
     if len(sample) < len(examples):
         logger.info("of %d rows, %d random ones are checked in detail", len(examples), len(sample))
     counts = count_classes(examples)
-    if kind == "text":
+    if source.sequence is not None:
+        content, statistics = _examine_sequences(examples, sample, source.sequence)
+    elif kind == "text":
         compared = examples.comparable(source.limits.compared_characters)
         if len(compared) < len(examples):
             logger.info(
@@ -161,6 +165,15 @@ def _examine_texts(
     telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
     pairs = examine_pairs(examples) if len(examples.sides) == 2 else []
     return [*findings, *pairs, *repeats, *telltales], statistics
+
+
+def _examine_sequences(examples: Examples, sample: np.ndarray, kind: SequenceKind) -> tuple[list[Finding], Statistics]:
+    findings, statistics = examine_sequences(examples, kind)
+    # Copies by a few letters are not looked for: of shotgun reads most would be.
+    repeats = find_duplicates(examples, [None] * len(examples))
+    kmers = mark_table(kmers_of(examples, sample.tolist(), kind))
+    telltales = find_telltales(*kmers, examples.labels_N[sample], examples.names, marks=f"{KMER[kind]}-mers")
+    return [*findings, *repeats, *telltales], statistics
 
 
 def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Finding], Statistics]:

@@ -221,6 +221,21 @@ DEFECTS = {
         "check whether several texts were joined",
     ),
     "cut_off": Defect("note", "{count:,} of {of:,} texts {have} {more}", "raise --max-length if their ends matter"),
+    "other_strands": Defect(
+        "look",
+        "{count:,} of {of:,} sequences are the reverse complement of an earlier one, the other strand of a piece",
+        "keep both in one split, or remove one of the two",
+    ),
+    "ambiguous_letters": Defect(
+        "look",
+        "{count:,} of {of:,} sequences have more than {limit} ambiguous letters, such as N",
+        "check whether they were masked or badly read",
+    ),
+    "odd_lengths": Defect(
+        "note",
+        "{count:,} of {of:,} sequences have less than half or more than twice the median of {usual:g} letters",
+        "check whether the length tells the class; --max-length is in tokens",
+    ),
     "one_colour": Defect(
         "look",
         "{count:,} of {of:,} images {are} of one color",

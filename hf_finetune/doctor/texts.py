@@ -113,7 +113,7 @@ def examine_texts(
         findings.append(diagnose(defect, len(examples), suspects))
     words_N = np.sum([[count_words(text) for text in side] for side in examples.sides], axis=0)
     cut_off, statistics = _cut_off(examples, words_N, max_length, tokenizer, sample)
-    return [*findings, *_unusual_lengths(words_N), cut_off], {"words": _quantiles(words_N), **statistics}
+    return [*findings, *_unusual_lengths(words_N), cut_off], {"words": quantiles(words_N), **statistics}
 
 
 def _cut_off(
@@ -132,7 +132,7 @@ def _cut_off(
         from hf_finetune.data.tokens import count_tokens
 
         lengths, unit = count_tokens(tokenizer, *sides), "tokens"
-        statistics["tokens"] = _quantiles(lengths)
+        statistics["tokens"] = quantiles(lengths)
         more = f"more than the {max_length} tokens that are read; the rest is truncated"
     read = f"{max_length} {'tokens ' if unit == 'words' else ''}are read"
     pairs = zip(sample.tolist(), lengths.tolist(), strict=True)
@@ -154,6 +154,6 @@ def _unusual_lengths(words_N: np.ndarray) -> list[Finding]:
     ]
 
 
-def _quantiles(values: np.ndarray) -> dict[str, float]:
+def quantiles(values: np.ndarray) -> dict[str, float]:
     points = zip(("least", "median", "p95", "most"), np.quantile(values, (0, 0.5, 0.95, 1)), strict=True)
     return {name: round(float(value), 1) for name, value in points}

@@ -163,6 +163,15 @@ FAMILIES: Mapping[str, Family] = {
         packable=True,
         head=lambda config: StockHead(config.classifier_pooling, "other", switch="classifier_pooling"),
     ),
+    # ESM-2 and Nucleotide Transformer. The activation is fixed, and positions are rotary in most checkpoints.
+    "esm": Family(
+        layers="encoder.layer.{}",
+        outputs=("attention.output.dense", "output.dense"),
+        feed_forward=FeedForward("intermediate.dense", "output.dense"),
+        dropout=_HIDDEN_ATTENTION,
+        after_layers=("encoder.emb_layer_norm_after",),
+        head=_tanh_mlp("classifier.dense", "classifier.out_proj"),
+    ),
     "vit": _VIT,
     "deit": replace(_VIT, distillation_token=True, images=replace(_VIT_IMAGES, tokens_before=2)),
     "beit": replace(

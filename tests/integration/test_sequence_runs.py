@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer
 from transformers import pipeline as plain_pipeline
 
 import hf_finetune
@@ -100,3 +103,50 @@ def test_from_python(recipe: Recipe, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     with pytest.raises(InputError, match=r"pretrain.objective, which needs a checkpoint, or a model.tokenizer"):
         run(replace(recipe, model=Model(checkpoint="bert", from_config=SMALL)), Launch(str(tmp_path / "x")))
+
+
+def esm_checkpoint(folder: Path) -> Path:
+    """A tiny ESM-2 of random weights, with the tokenizer of its family."""
+    folder.mkdir()
+    letters = "<cls> <pad> <eos> <unk> L A G V S E R T I D P N K Q F Y M H W C X B U Z O . - <null_1> <mask>"
+    (folder / "vocab.txt").write_text(letters.replace(" ", "\n"))
+    tokenizer = EsmTokenizer(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    config = EsmConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=1,
+        mask_token_id=32,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+    )
+    EsmForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["top", "lora"])
+def test_proteins_by_an_esm(method: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    proteins = ["M" + "".join(rng.choice(list("ACDEFGHIKLNPQRSTVWY"), 12)) + "w" * (i % 2) for i in range(32)]
+    (tmp_path / "data.csv").write_text("seq,label\n" + "".join(f"{p},{'ab'[i % 2]}\n" for i, p in enumerate(proteins)))
+    recipe = Recipe(
+        name="esm",
+        data=TextData(path=str(tmp_path / "data.csv"), sequence="protein", max_length=32),
+        model=Model(checkpoint=str(esm_checkpoint(tmp_path / "esm")), top_layers=1),
+        method=method,
+        train=Train(num_train_epochs=1.0, learning_rate=1e-2),
+        batching=Batching(rows_per_step=8),
+        precision=Precision(probe=False),
+        evaluate=Evaluate(resamples=100, plots=False),
+    )
+    result = run(recipe, Launch(str(tmp_path / "run")))
+    assert result is not None and result["standalone"] and result["parity"]["reload"]["ok"]
+    before = load_file(tmp_path / "esm/model.safetensors")
+    after = load_file(tmp_path / "run/model/model.safetensors")
+    changed = {n.split(".")[3] for n in before if ".layer." in n and not torch.equal(before[n], after[n])}
+    assert changed == ({"2"} if method == "top" else {"0", "1", "2"})
+    assert Classifier.load(tmp_path / "run").predict("mkv W*") in ("a", "b")
