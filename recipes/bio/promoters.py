@@ -1,6 +1,6 @@
 """Promoters of E. coli among DNA of 57 bases: a small network from random weights, in seconds on two cores.
 
-106 sequences are few: the card says how wide the interval is, and that k-mers are the better model here. The data are a csv
+106 sequences are few: the card says how wide the interval is, and that counted k-mers do as well. The data are a csv
 file with the columns text and label, of UCI's molecular biology data set.
 
 hf-finetune run promoters --data.path promoters.csv
