@@ -103,7 +103,8 @@ class TextInputs:
 
     def truncation(self, encoded: Dataset, sample: int = 2000, *, limit: int | None = None) -> Truncation:
         """Estimate how many rows are cut off, and the length that would hold nearly all, see `data.truncation`."""
-        return truncation(self.whole_lengths(encoded, sample), self.long, self.reader, limit=limit)
+        lengths, pairs = self.whole_lengths(encoded, sample), "text_pair" in encoded.column_names
+        return truncation(lengths, self.long, self.reader, limit=limit, pairs=pairs)
 
     def whole_lengths(self, encoded: Dataset, sample: int = 2000) -> WholeLengths:
         """Estimate the lengths of whole texts, of `sample` cut-off ones at most, see `data.truncation`."""

@@ -38,8 +38,8 @@ class Truncation:
     """Tokens of all texts at `length`, relative to those at `max_length`; time grows at least as much."""
     setting: str = ""
     """Flag with which texts of `length` tokens are read as a whole."""
-    is_plain: bool = True
-    """Whether the beginnings of texts are read, and nothing else."""
+    has_other_ways: bool = True
+    """Whether `--long` could read more: the beginnings of single texts are read, and nothing else."""
 
     @property
     def proposal(self) -> str:
@@ -51,7 +51,11 @@ class Truncation:
     @property
     def alternative(self) -> str:
         """Other ways to read long texts, the end of a message."""
-        return "; --long head-tail, sliding or chunk reads more of them (`plan` has the costs)" if self.is_plain else ""
+        return (
+            "; --long head-tail, sliding or chunk reads more of them (`plan` has the costs)"
+            if self.has_other_ways
+            else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,15 @@ def whole_lengths(
     return WholeLengths(np.concatenate([known, counted]), weights)
 
 
-def truncation(lengths: WholeLengths, long: LongTexts, reader: Reader, *, limit: int | None = None) -> Truncation:
+def truncation(
+    lengths: WholeLengths, long: LongTexts, reader: Reader, *, limit: int | None = None, pairs: bool = False
+) -> Truncation:
     """Return how many texts are cut off, and the length that would hold nearly all.
 
     Args:
         long: how long texts are read.
         limit: the most tokens that the model reads at once. None: unlimited.
+        pairs: whether they are pairs of texts.
     """
     most = long.capacity(reader)
     if (share := lengths.longer(most)) == 0:
@@ -115,8 +122,10 @@ def truncation(lengths: WholeLengths, long: LongTexts, reader: Reader, *, limit:
     limit = limit if long.windows == 1 and limit else sys.maxsize
     length = max(most, min(lengths.holding(COVERAGE), limit))
     cost = lengths.total(long, length, reader) / lengths.total(long, most, reader)
-    setting, is_plain = long.setting(length, reader), long == TRUNCATE
-    return Truncation(most, share, length, 1 - lengths.longer(length), cost, setting, is_plain)
+    has_other_ways = long == TRUNCATE and not pairs
+    return Truncation(
+        most, share, length, 1 - lengths.longer(length), cost, long.setting(length, reader), has_other_ways
+    )
 
 
 @dataclass(frozen=True)

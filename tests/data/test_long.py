@@ -145,6 +145,8 @@ def test_pairs_are_truncated(tokenizer: Any) -> None:
         TextInputs(tokenizer, 10, Sliding()).encode_batch(pairs)["input_ids"]
         == (TextInputs(tokenizer, 10).encode_batch(pairs)["input_ids"])
     )
+    encoded = TextInputs(tokenizer, 10).encode(Dataset.from_dict(pairs))
+    assert TextInputs(tokenizer, 10).truncation(encoded).alternative == ""
 
 
 def test_refusals(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

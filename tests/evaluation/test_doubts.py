@@ -65,7 +65,8 @@ def test_many_classes_are_counted() -> None:
 
 
 def test_a_class_that_a_split_lacks() -> None:
-    metrics = {"macro_f1": Interval(1.0, 0.9, 1.0, 4, (2, 3)), "accuracy": Interval(1.0, 0.9, 1.0, 4)}
+    whole = Interval(1.0, 0.9, 1.0, 4)
+    metrics = {"macro_f1": Interval(1.0, 0.9, 1.0, 4, (2, 3)), "accuracy": whole, "balanced_accuracy": whole}
     scores = per_class([0, 0, 1, 1], [0, 0, 1, 1], NAMES)
     (doubt,) = doubts.missing_classes("validation", scores, metrics, remedy="add some")
     assert doubt == Doubt(
@@ -125,7 +126,7 @@ def test_truncated_texts() -> None:
         "--max-length 300 would hold 99.0% of them, at 1.8 times the tokens; --long head-tail, sliding or chunk reads "
         "more of them (`plan` has the costs)",
     )
-    windows = Truncation(128, 0.3, 300, 0.99, 1.84, "--data.long.most-windows 3", is_plain=False)
+    windows = Truncation(128, 0.3, 300, 0.99, 1.84, "--data.long.most-windows 3", has_other_ways=False)
     (doubt,) = doubts.truncation_doubts(windows)
     assert doubt.remedy == "--data.long.most-windows 3 would hold 99.0% of them, at 1.8 times the tokens"
     (doubt,) = doubts.truncation_doubts(Truncation(512, 0.3, 512, 0.7, 1.0))
