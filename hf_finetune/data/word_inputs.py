@@ -226,3 +226,10 @@ def by_row(encoded: Dataset, values: Any) -> Any:
 def sources(encoded: Dataset, indices: np.ndarray) -> np.ndarray:
     """Return the indices of the rows that encoded rows are of: the same, unless these are windows."""
     return np.asarray(encoded[_SOURCE][:])[indices] if _SOURCE in encoded.column_names else indices
+
+
+def encoded_of(encoded: Dataset, indices: np.ndarray) -> np.ndarray:
+    """Return the indices of the encoded rows of some rows, see `sources`."""
+    if _SOURCE not in encoded.column_names:
+        return indices
+    return np.flatnonzero(np.isin(sources(encoded, np.arange(len(encoded))), indices))

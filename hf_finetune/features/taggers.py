@@ -56,7 +56,7 @@ def linear_tagger(train: Dataset, rows: Dataset, *, num_tags: int) -> Baseline:
     train, labels = _subsample(train, labels)
     hasher = FeatureHasher(FEATURES, input_type="string", alternate_sign=False)
     sentences = sentences_of(rows)
-    model = SGDClassifier(loss="log_loss", alpha=3e-6, average=True, max_iter=8, tol=None, random_state=SEED)
+    model = SGDClassifier(loss="log_loss", alpha=1e-5, average=True, max_iter=8, tol=None, random_state=SEED)
     model.fit(hasher.transform(_features(sentences_of(train))), labels.values)
     shares = np.zeros((sum(map(len, sentences)), num_tags))
     predicted = model.predict_proba(hasher.transform(_features(sentences)))

@@ -21,7 +21,7 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
-from hf_finetune.data.word_inputs import sources
+from hf_finetune.data.word_inputs import encoded_of, sources
 from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.pipeline import pretrain_setup
 from hf_finetune.pipeline.augment import run_augmenter
@@ -109,7 +109,7 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
         evaluate_s, interval_s = _time_evaluation(small, trained.network, evaluated)
     rows, clock, optimizer = len(indices), trained.clock, trained.trainer.optimizer
     score_s = trained.trainer.clock.outside.seconds / len(scored)
-    lengths = run.data.inputs.lengths(encoded.select(indices))
+    lengths = run.data.inputs.lengths(encoded.select(encoded_of(encoded, indices)))
     return RunCosts(
         trained.network,
         choice.kernels.mixed_precision,

@@ -6,7 +6,7 @@ from datasets import Dataset
 from helpers.tiny import tiny_tokenizer
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
-from hf_finetune.data.word_inputs import PLACES, WORD_PLACES, WordInputs, by_row, sources, word_counts
+from hf_finetune.data.word_inputs import PLACES, WORD_PLACES, WordInputs, by_row, encoded_of, sources, word_counts
 from hf_finetune.data.words import read_sentence
 
 WORDS = ["a", "the", "of", "to", "film", "good", "plot", "xyz"]  # xyz has three pieces
@@ -65,3 +65,9 @@ def test_a_batch_has_the_places_of_its_words() -> None:
 def test_a_text_without_bounds_has_words_and_marks() -> None:
     encoded = WordInputs(tiny_tokenizer(), 16).encode_in_memory(Dataset.from_dict({"text": ["good film!"], "row": [0]}))
     assert encoded[PLACES][0] == [1, 2, 3]
+
+
+def test_windows_are_found_by_their_rows() -> None:
+    encoded = WordInputs(tiny_tokenizer(), 8).encode(rows_of(["a"], sentence(20), ["film"]))
+    assert encoded_of(encoded, np.array([1])).tolist() == list(range(1, len(encoded) - 1))
+    assert encoded_of(encoded, np.array([0, 2])).tolist() == [0, len(encoded) - 1]
