@@ -138,6 +138,22 @@ def build_tokenizer(
     )
 
 
+def reading_sequences(tokenizer: PreTrainedTokenizerBase, kind: SequenceKind) -> PreTrainedTokenizerBase:
+    """Return a checkpoint's tokenizer so that it reads raw sequences: with k-mers as DNABERT's, whose texts are
+    `ACG CGT GTA`, it writes them itself. Any other tokenizer is returned as it is."""
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [word for word in tokenizer.get_vocab() if set(word) <= set(LETTERS[kind])]
+    k = len(words[0]) if words else 0
+    if not tokenizer.is_fast or k < 3 or {*map(len, words)} != {k} or len(words) != len(LETTERS[kind]) ** k:
+        return tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer")  # noqa: B009 (only fast tokenizers have it)
+    backend.normalizer = normalizers.Sequence(_plain_letters(kind) + _overlapping(LETTERS[kind] + ANY[kind], k))
+    names: dict[str, Any] = {**tokenizer.special_tokens_map, "model_input_names": tokenizer.model_input_names}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=tokenizer.name_or_path, **names)
+
+
 def _of_words(words: Sequence[str], normalizer: list[Any]) -> Tokenizer:
     from tokenizers import Tokenizer, models, normalizers
 

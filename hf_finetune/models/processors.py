@@ -16,9 +16,11 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet
+from hf_finetune.models.own_tokenizers import reading_sequences
 from hf_finetune.models.tokenizer_files import PROBE, check_tokenizer_files
 from hf_finetune.utils.messages import one_line, short
 from hf_finetune.utils.panics import tokenize
+from hf_finetune.utils.sequences import SequenceKind
 
 log = logging.getLogger("hf_finetune")
 
@@ -40,6 +42,7 @@ def load_tokenizer(
     sample: Sequence[str],
     from_config: Mapping[str, Any] | None = None,
     positions: int | None = None,
+    sequence: SequenceKind | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint, and check that it fits the model and the texts.
 
@@ -52,6 +55,7 @@ def load_tokenizer(
         sample: up to a few hundred texts of the data, to check that the vocabulary covers them.
         from_config: changed fields of the config, see `from_config.resized`.
         positions: number of tokens that the model will have positions for. None: that of the config.
+        sequence: what the texts are, see `own_tokenizers.reading_sequences`.
 
     Raises:
         InputError: the tokenizer's files are missing or broken, or need sentencepiece; its vocabulary differs from the
@@ -60,6 +64,8 @@ def load_tokenizer(
     config = load_config(local, from_config)
     _check_length(local, config, max_length, positions)
     tokenizer = _read_tokenizer(local)
+    if sequence is not None:
+        tokenizer = reading_sequences(tokenizer, sequence)
     tokenizer.model_max_length = max_length
     with input_errors(f"{local.name}: its tokenizer cannot be used"):
         _check_vocabulary(local.name, tokenizer, config, sample)

@@ -81,6 +81,7 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
         sample=splits.train["text"][:200],
         from_config=model.from_config,
         positions=length_after(model.surgery),
+        sequence=recipe.sequence,
     )
     if not isinstance(data.long, Truncate | Auto) and "text_pair" in splits.train.column_names:
         raise InputError("data.long: expected truncate with pairs of texts, which one window must hold; leave it out")

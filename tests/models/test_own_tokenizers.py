@@ -1,17 +1,18 @@
 """Tokenizers of sequences: tokens that a person can work out, and the files that plain transformers loads."""
 
+import itertools
 import typing
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertTokenizer, PreTrainedTokenizerBase
 
 from hf_finetune import BpeTokenizer, CharacterTokenizer, InputError, KmerTokenizer, Model, Recipe, TextData
 from hf_finetune.config.rules import check
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.config import CHECKPOINT_LIMITS
 from hf_finetune.models.own_checkpoint import family_checkpoint, is_family, with_tokenizer
-from hf_finetune.models.own_tokenizers import SPECIAL, AnyTokenizer, OwnTokenizer, build_tokenizer
+from hf_finetune.models.own_tokenizers import SPECIAL, AnyTokenizer, OwnTokenizer, build_tokenizer, reading_sequences
 
 TEXTS = ["ACGTACGTTTGA", "ACGTNACGT", "GGGACGT"]
 
@@ -89,6 +90,23 @@ def test_the_config_of_a_family_gets_the_tokens(family: str) -> None:
     folder = local.folder
     del local, blank
     assert not folder.exists(), "the temporary folder goes with its checkpoint"
+
+
+def test_the_kmers_of_a_checkpoint_are_written_by_its_tokenizer(tmp_path: Path) -> None:
+    """DNABERT's vocabulary has k-mers, and expects them with spaces between."""
+    words = ["".join(letters) for letters in itertools.product("ATCG", repeat=3)]
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL.values(), *words]))
+    BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=False).save_pretrained(tmp_path)
+    BertConfig().save_pretrained(tmp_path)
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert plain("ACGTA")["input_ids"] == [2, 1, 3], "a sequence is one unknown word"
+    tokenizer = reading_sequences(plain, "dna")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    BertConfig().save_pretrained(tmp_path / "saved")
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        ids = each("acgTANgta")["input_ids"]
+        assert each.convert_ids_to_tokens(ids) == ["[CLS]", "ACG", "CGT", "GTA", *["[UNK]"] * 3, "GTA", "[SEP]"]
+    assert reading_sequences(plain, "protein") is plain
 
 
 def test_names_of_families() -> None:
