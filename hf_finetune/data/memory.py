@@ -50,6 +50,8 @@ class MemoryData:
     """Splits in memory, not converted again when they are read."""
 
     splits: Mapping[str, Part]
+    label_columns: tuple[str, ...] = ()
+    """Columns of tags or targets, if the labels are a two-dimensional array or a DataFrame of several."""
 
 
 def is_in_memory(path: str) -> bool:
@@ -103,8 +105,12 @@ def collect(data: Any, *, kind: Kind | None = None, name: str = "data") -> Memor
         InputError: it is of another type, or cannot be read.
     """
     if isinstance(data, Mapping) and data and all(map(is_table, data.values())):
-        return MemoryData({str(split): _part(f"{name}, split {split}", part, kind) for split, part in data.items()})
-    return MemoryData({"train": _part(name, data, kind)})
+        splits = {str(split): _part(f"{name}, split {split}", part, kind) for split, part in data.items()}
+        parts = [*data.values()]
+    else:
+        splits, parts = {"train": _part(name, data, kind)}, [data]
+    columns = [tuple(_label_columns(part[1])) for part in parts if _is_pair(part)]
+    return MemoryData(splits, columns[0] if columns and len(columns[0]) > 1 else ())
 
 
 def is_table(data: Any) -> bool:
@@ -134,14 +140,27 @@ def _part(name: str, data: Any, kind: Kind | None) -> Part:
 
 
 def _with_labels(name: str, inputs: Any, labels: Any, kind: Kind | None) -> MemoryTable:
+    by_column = _label_columns(labels)
     if not isinstance(inputs, pd.DataFrame) and not is_arrow_table(inputs):
-        return memory_table(name, {**input_columns(inputs, kind=kind, name=name), "label": labels})
-    part = _part(name, inputs, kind)
-    if "label" in part.columns():
-        raise InputError(f"{name}: the inputs have a column 'label' beside the labels; drop one of them")
-    assert isinstance(part, MemoryTable)
-    columns = {column: part.table[column] for column in part.table.column_names}
-    return memory_table(part.name, {**columns, **part.objects, "label": labels})
+        columns = input_columns(inputs, kind=kind, name=name)
+    else:
+        part = _part(name, inputs, kind)
+        assert isinstance(part, MemoryTable)
+        name = part.name
+        columns = {column: part.table[column] for column in part.table.column_names} | dict(part.objects)
+    if both := [column for column in by_column if column in columns]:
+        raise InputError(f"{name}: the inputs have a column {both[0]!r} beside the labels; drop one of them")
+    return memory_table(name, {**columns, **by_column})
+
+
+def _label_columns(labels: Any) -> dict[str, Any]:
+    """Return labels by column: `label`, or those of an array or DataFrame of several columns."""
+    if isinstance(labels, np.ndarray) and labels.ndim == 2:
+        labels = pd.DataFrame(labels)
+    if not isinstance(labels, pd.DataFrame):
+        return {"label": labels}
+    columns = {str(name): labels.iloc[:, i] for i, name in enumerate(labels.columns)}
+    return columns if len(columns) > 1 else {"label": next(iter(columns.values()), [])}
 
 
 def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict[str, Any]:

@@ -420,7 +420,10 @@ class Classifier:
         if isinstance(data, str | Path):
             yield replace(SourceSplit(os.fspath(data), split=split, limits=limits), **requested)
             return
-        with holding({"rows": collect(data, kind=kind, name="data")}):
+        held = collect(data, kind=kind, name="data")
+        if held.label_columns:
+            requested = {"label": held.label_columns, **requested}
+        with holding({"rows": held}):
             yield replace(SourceSplit(PATH, split=split, limits=limits), **requested)
 
 

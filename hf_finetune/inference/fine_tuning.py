@@ -50,8 +50,9 @@ def train(
 
     Args:
         data: a path, a Hub id, a pandas or polars DataFrame, a Dataset or DatasetDict, a mapping of columns or of
-            splits, or a tuple of inputs and labels. Inputs are texts, pairs of texts, images of Pillow, arrays of
-            uint8 with the shape (H, W, 3) or (H, W), or paths of images.
+            splits, or a tuple of inputs and labels, which may be an array or DataFrame of several columns. Inputs are
+            texts, pairs of texts, images of Pillow, arrays of uint8 with the shape (H, W, 3) or (H, W), or paths of
+            images.
         validation, test: more data of these kinds, or the name of a split. None: the data's own; without validation
             rows some are held out from the training rows.
         model: Hub id or folder of the checkpoint. None: an embedded one for texts.
@@ -124,6 +125,8 @@ def _recipe(stack: ExitStack, data: Any, keywords: dict[str, Any], splits: Mappi
         name: collect(rows, kind=kind, name=name) for name, rows in sources.items() if not _is_source(rows)
     }
     stack.enter_context(holding(held))
+    if "data" in held and held["data"].label_columns:
+        keywords = {"label": held["data"].label_columns, **keywords}
     paths = {name: f"memory:{name}" if name in held else os.fspath(rows) for name, rows in sources.items()}
     if kind is None:
         where = {name: keywords[name] for name in ("config_name", "revision", "encoding") if name in keywords}

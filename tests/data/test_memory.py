@@ -221,3 +221,19 @@ def test_inputs_to_predict() -> None:
     assert input_columns(["x.png"], kind="image") == {"image": [{"bytes": None, "path": "x.png"}]}
     with pytest.raises(InputError, match="data, row 1 counted from 0: expected an image of Pillow, its path"):
         input_columns([IMAGES[0], 5], kind="image")
+
+
+def test_labels_of_several_columns() -> None:
+    """A multi-hot array has a tag for each column, and is no list of tags called 0 and 1."""
+    hot = np.array([[i % 2, i % 3 == 0, 1 - i % 2] for i in range(40)])
+    held = collect((TEXTS, hot))
+    assert held.label_columns == ("0", "1", "2")
+    splits = read((TEXTS, hot), label=held.label_columns)
+    assert splits.task == "multi-label" and splits.labels == ("0", "1", "2")
+    frame = pd.DataFrame({"x": np.arange(40.0), "y": -np.arange(40.0)})
+    held = collect({"train": (TEXTS, frame), "test": (TEXTS[:9], frame[:9])})
+    assert read((TEXTS, frame), label=held.label_columns).labels == ("x", "y")
+    # Of one column there is one label, whatever it is called.
+    one = frame[["x"]] + 0.5
+    assert collect((TEXTS, one)).label_columns == () and read((TEXTS, one)).labels == ("label",)
+    assert "a column 'text' beside the labels" in refusal((TEXTS, frame.rename(columns={"x": "text"})))
