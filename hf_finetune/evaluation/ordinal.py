@@ -1,8 +1,6 @@
 """Metrics of ordered classes, with the values of scikit-learn and scipy, and their confidence intervals.
 
-A level is the place of a class in the order, from 0. Predicted is the median level, that of the least expected absolute
-error, which is the rule of CORAL (arXiv:1901.07884) and CORN (arXiv:2111.08851): the number of levels that are exceeded
-with more than one half of the probability.
+A level is the place of a class in the order, from 0. Predicted is the most probable one, as by plain transformers.
 
 Legend: N rows, C levels, R resamples.
 """
@@ -30,13 +28,6 @@ METRICS = {
 }
 """All metrics by name, in the order of result.json. Errors are in levels, and Spearman's correlation is that of the
 expected level."""
-
-
-def median_levels(scores_NC: np.ndarray) -> np.ndarray:
-    """Return the median level of each row's probabilities, shape (N,)."""
-    # From above, so that rounding of the sum to 1 does not count.
-    exceeded_NC = scores_NC[:, ::-1].cumsum(axis=1)[:, ::-1]
-    return (exceeded_NC[:, 1:] > 0.5).sum(axis=1)
 
 
 def ordinal_metrics(labels_N: Any, scores_NC: Any) -> dict[str, float]:
@@ -109,7 +100,7 @@ def kappa_by_row(labels_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
 
 def _row_statistics(labels_N: np.ndarray, scores_NC: np.ndarray) -> np.ndarray:
     """Return the summands of each row, shape (8, N)."""
-    a, b = labels_N.astype(np.float64), median_levels(scores_NC).astype(np.float64)
+    a, b = labels_N.astype(np.float64), scores_NC.argmax(axis=1).astype(np.float64)
     off = np.abs(a - b)
     loss = -np.log(np.clip(scores_NC[np.arange(len(a)), labels_N], EPSILON, 1))
     return np.stack([a, b, a**2 + b**2, off**2, off, off == 0, off <= 1, loss])

@@ -68,9 +68,9 @@ def evaluate(
         InputError: a row without a label, or with a label that the classifier does not know; or a metric that cannot be
             used.
     """
-    if extra and not classifier.task.by_argmax:
+    if extra and not classifier.task.has_classes:
         raise InputError(f"--evaluate.extra: expected none with {classifier.task.name}: they need one class a row")
-    if views is not None and not classifier.task.by_argmax:
+    if views is not None and not classifier.task.has_classes:
         raise InputError(f"--views: expected none with {classifier.task.name}: their gain needs one class a row")
     if extra:  # whose import takes seconds
         from hf_finetune.evaluation.extra_metrics import load_extra_metrics, with_intervals

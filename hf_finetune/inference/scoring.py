@@ -65,10 +65,10 @@ class Scorer:
             )
         if views is not None:
             views.check(classifier.kind, classifier.sequence)
-        if precision == "bf16" and not classifier.task.by_argmax:
+        if precision == "bf16" and not classifier.task.has_classes:
             raise InputError(f"--precision bf16: expected float32 with {classifier.task.name}")
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
-        exact = views is not None or not native or not classifier.task.by_argmax
+        exact = views is not None or not native or not classifier.task.has_classes
         self.precision = "float32" if precision == "auto" and exact else precision
         self.half: HalfPrecision | None = None
         self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0

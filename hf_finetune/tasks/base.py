@@ -74,8 +74,6 @@ class Task(ABC):
     """Further tasks, whose losses fit as well."""
     has_classes: ClassVar[bool] = False
     """Whether a row has exactly one class, which many techniques read."""
-    by_argmax: ClassVar[bool] = False
-    """Whether that of the highest logit is predicted."""
     model_noun: ClassVar[str]
     """What the model is called on its card: `A text {}`."""
     purpose: ClassVar[str]

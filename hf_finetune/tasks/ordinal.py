@@ -7,9 +7,8 @@ transformers, and no linear map takes them to the logits of C classes: the losse
 Legend: N rows, C levels.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -18,16 +17,14 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation import ordinal
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import paired_scores
-from hf_finetune.evaluation.per_class import ClassScores, per_class
-from hf_finetune.evaluation.report import confusion
 from hf_finetune.evaluation.residuals import residuals_of_levels
-from hf_finetune.features.baselines import SEED, Baseline, majority, shallow_features
+from hf_finetune.features.baselines import SEED, Baseline, shallow_features
 from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.training.losses.coral import Coral
 
 
 class Ordinal(SingleLabel):
-    """One of several ordered classes a row, by softmax; predicted is the median level."""
+    """One of several ordered classes a row, by softmax."""
 
     name = "ordinal"
     metrics = ordinal.METRICS
@@ -37,12 +34,8 @@ class Ordinal(SingleLabel):
     default_loss = Coral()
     other_losses = ("single-label",)
     outputs = "levels"
-    by_argmax = False
     model_noun = "ordinal classifier"
     purpose = "It tells {} ordered levels apart, the lowest first"
-    refuses: ClassVar[Mapping[str, str]] = {
-        "evaluate.extra": "its modules read the most probable class, and the median level is predicted"
-    }
 
     def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
         """Return the metrics of levels and their probabilities."""
@@ -56,34 +49,21 @@ class Ordinal(SingleLabel):
         """Return `intervals`."""
         return self.intervals(labels, scores_NC, resamples=resamples)
 
-    def confused(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
-        """Return the most confused levels."""
-        return [asdict(pair) for pair in confusion(labels, ordinal.median_levels(scores_NC), self.labels)]
-
     def residuals(self, labels: np.ndarray, scores_NC: np.ndarray) -> list[dict[str, Any]]:
         """Return the errors of each level, in levels."""
-        levels_N = ordinal.median_levels(scores_NC)
-        return [asdict(each) for each in residuals_of_levels(self.labels, labels, levels_N)]
+        return [asdict(each) for each in residuals_of_levels(self.labels, labels, scores_NC.argmax(axis=1))]
 
     def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of quadratic weighted kappas."""
-        levels = map(ordinal.median_levels, (scores_NC, others_NC))
-        return paired_scores(*(ordinal.kappa_by_row(labels, levels_N) for levels_N in levels))
+        return paired_scores(*(ordinal.kappa_by_row(labels, s_NC.argmax(axis=1)) for s_NC in (scores_NC, others_NC)))
 
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the median level, and a logistic regression of each "above this level" on words or pixels."""
         kind, features, test, chosen = shallow_features(train, rows)
         scores_NC = _above_each_level(features, labels_of(train)[chosen], test, len(self.labels))
-        shares_NC = majority(train, rows, num_labels=len(self.labels)).scores_NC
-        return {"median": Baseline("median", shares_NC), "linear": Baseline(f"{kind}+ordinal logistic", scores_NC)}
-
-    def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
-        """Return precision, recall and F1 of each level."""
-        return per_class(labels, ordinal.median_levels(scores_NC), self.labels)
-
-    def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
-        """Return the name of the median level."""
-        return [self.labels[level] for level in ordinal.median_levels(scores_NC)]
+        median_NC = np.zeros((len(rows), len(self.labels)))
+        median_NC[:, int(np.median(labels_of(train)))] = 1
+        return {"median": Baseline("median", median_NC), "linear": Baseline(f"{kind}+ordinal logistic", scores_NC)}
 
     def marks(self) -> dict[str, Any]:
         """Return that the classes are ordered."""

@@ -37,7 +37,6 @@ class SingleLabel(Task):
     default_loss: ClassVar[Loss] = CrossEntropy()
     outputs = "classes"
     has_classes = True
-    by_argmax = True
     model_noun = "classifier"
     purpose = "It distinguishes {} classes"
     rare_remedy = "--objective.class-weights Balanced"

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from hf_finetune.evaluation.ordinal import kappa_by_row, median_levels, ordinal_intervals, ordinal_metrics
+from hf_finetune.evaluation.ordinal import kappa_by_row, ordinal_intervals, ordinal_metrics
 from hf_finetune.evaluation.residuals import residuals_of_levels, residuals_of_target
 
 
@@ -15,12 +15,6 @@ def rows(count: int, seed: int, levels: int = 5) -> tuple[np.ndarray, np.ndarray
     logits = -((np.arange(levels) - (labels + rng.normal(size=count))[:, None]) ** 2) / 2
     scores = np.exp(logits)
     return labels, scores / scores.sum(axis=1, keepdims=True)
-
-
-def test_the_median_level_by_hand() -> None:
-    scores = np.array([[0.4, 0.3, 0.3], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0], [0.51, 0.49, 0.0], [0.3, 0.15, 0.55]])
-    # Exactly one half above a level does not exceed it.
-    assert median_levels(scores).tolist() == [1, 0, 2, 0, 2]
 
 
 def test_by_hand() -> None:
@@ -35,7 +29,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_values_are_those_of_the_libraries(seed: int) -> None:
     labels, scores = rows(80, seed)
-    predicted = median_levels(scores)
+    predicted = scores.argmax(axis=1)
     expected = {
         "quadratic_kappa": sk.cohen_kappa_score(labels, predicted, weights="quadratic", labels=range(5)),
         "mae": sk.mean_absolute_error(labels, predicted),
@@ -50,7 +44,7 @@ def test_the_values_are_those_of_the_libraries(seed: int) -> None:
 
 def test_the_rows_contribute_to_kappa_as_leaving_them_out_says() -> None:
     labels, scores = rows(300, 7)
-    predicted = median_levels(scores)
+    predicted = scores.argmax(axis=1)
     contributions = kappa_by_row(labels, predicted)
     without = [
         sk.cohen_kappa_score(np.delete(labels, i), np.delete(predicted, i), weights="quadratic") for i in range(100)

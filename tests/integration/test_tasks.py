@@ -248,11 +248,10 @@ def test_ordered_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert {"median", "linear"} <= set(result["baselines"])
     assert result["baselines"]["linear"]["difference"]["metric"] == "quadratic_kappa"
     card = (run / "README.md").read_text()
-    assert "### Residuals" in card and "The predicted level is the median" in card and "| `poor` |" in card
+    assert "### Residuals" in card and "Errors count levels" in card and "| `poor` |" in card
     predictions = pq.read_table(run / "predictions.parquet").to_pandas()
     probabilities = predictions[[f"p:{level}" for level in levels]].to_numpy()
-    medians = [levels[i] for i in (probabilities[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] > 0.5).sum(axis=1)]
-    assert predictions["predicted"].tolist() == medians
+    assert predictions["predicted"].tolist() == [levels[i] for i in probabilities.argmax(axis=1)]
     answer = pipeline("text-classification", str(run / "model"), top_k=None)([rows["text"][predictions["row"][0]]])[0]
     scores = {each["label"]: each["score"] for each in answer}
     assert [scores[level] for level in levels] == pytest.approx(probabilities[0], abs=1e-5)
