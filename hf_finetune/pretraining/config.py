@@ -8,7 +8,7 @@ from hf_finetune.pretraining.objectives.masked_language import MaskedLanguage
 from hf_finetune.pretraining.objectives.simclr import SimCLR
 from hf_finetune.pretraining.objectives.simcse import SimCSE
 from hf_finetune.pretraining.objectives.simmim import SimMIM
-from hf_finetune.utils.config import Choice, MaxSteps, OpenFraction, Positive, configclass
+from hf_finetune.utils.config import Choice, Epochs, MaxSteps, OpenFraction, Positive, configclass
 
 ImageObjective = SimMIM | MAE | SimCLR
 PretrainObjective = MaskedLanguage | SimCSE | ImageObjective
@@ -32,7 +32,7 @@ class Pretrain:
     learning_rate: Positive | None = None
     """Peak learning rate. None: that of the paper, 5e-5 for MaskedLanguage, 3e-5 for SimCSE, 1e-4 for SimMIM, 1.5e-4
     for MAE and SimCLR."""
-    num_train_epochs: Positive = 3.0
+    num_train_epochs: Epochs = 3.0
     """Passes over the examples."""
     max_steps: MaxSteps = -1
     """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""

@@ -11,6 +11,7 @@ from hf_finetune.training.trackers.config import TRACKERS, TrackerNames
 from hf_finetune.utils.config import (
     Count,
     Duration,
+    Epochs,
     MaxSteps,
     NonNegative,
     OpenFraction,
@@ -33,7 +34,7 @@ class Train:
     narrow encoder, 2e-3 at a width of 384). full: 1e-4 for texts, 2e-5 for images. top: 3e-4 for texts, 2e-5 for
     images. With model.from_config: 5e-4. SGD takes 100 times this default, Adafactor 25 times, Lion a tenth.
     `--find-lr` proposes a rate. See docs/benchmarks.md."""
-    num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
+    num_train_epochs: Annotated[Epochs, flag("--epochs")] = 3.0
     """Passes over the training examples."""
     max_steps: MaxSteps = -1
     """Stop after this many optimizer steps, regardless of epochs. -1: train for num_train_epochs."""

@@ -41,6 +41,7 @@ def flag(*aliases: str) -> Any:
 
 
 Positive: TypeAlias = Annotated[float, Gt(0)]
+Epochs: TypeAlias = Annotated[float, Interval(gt=0, le=1_000_000)]
 NonNegative: TypeAlias = Annotated[float, Ge(0)]
 Probability: TypeAlias = Annotated[float, between(0, 1)]
 Fraction: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
