@@ -2,10 +2,8 @@
 
 from typing import Annotated
 
-from annotated_types import Ge
-
 from hf_finetune.evaluation.metrics import EpochMetric
-from hf_finetune.utils.config import Count, configclass
+from hf_finetune.utils.config import Count, between, configclass
 
 
 @configclass
@@ -19,7 +17,7 @@ class Evaluate:
     """Predict the most likely tags of a sentence of which each may follow the one before (Viterbi), for words with BIO
     or BIOES tags. It is stored with the model, and `predict` and `evaluate` do so, too. False: the most likely tag of
     each word by itself."""
-    resamples: Annotated[int, Ge(100)] = 1000
+    resamples: Annotated[int, between(100, 100_000)] = 1000
     """Bootstrap resamples of every 95% interval."""
     extra: tuple[str, ...] = ()
     """Further metrics, as modules of `evaluate`: a script NAME.py or a folder NAME with it, the dotted name of an

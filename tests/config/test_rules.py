@@ -29,6 +29,7 @@ OUT_OF_RANGE = {
     "-2": "{train: [max_steps], model: [top_layers, frozen_layers], optim: [sam_rho], objective: [r_drop, logit_adjustment]}",
     "2": "{train: [head_least_explained], averaging: [tail_share], data: [max_length]}",
     ".inf": "{train: [learning_rate, num_train_epochs], optim: [lora_plus_ratio]}",
+    "100001": "{evaluate: [resamples]}",
     "2000000.0": "{train: [num_train_epochs], pretrain: [num_train_epochs]}",
     "4294967296": "{train: [seed], data: [split_seed]}",
     "/home/me/model": "{model: [base_model]}",
