@@ -45,7 +45,10 @@ class Truncation:
     def proposal(self) -> str:
         """What a longer maximum length would hold and cost, for messages."""
         if self.length <= self.max_length:
-            return f"{self.max_length} tokens are the most that this checkpoint reads"
+            enough = f"{self.max_length} tokens hold {1 - self.share:.1%} of them"
+            return (
+                f"{self.max_length} tokens are the most that this checkpoint reads" if self.holds < COVERAGE else enough
+            )
         return f"{self.setting} would hold {self.holds:.1%} of them, at {self.cost:.1f} times the tokens"
 
     @property

@@ -131,6 +131,7 @@ def test_truncated_texts() -> None:
     assert doubt.remedy == "--data.long.most-windows 3 would hold 99.0% of them, at 1.8 times the tokens"
     (doubt,) = doubts.truncation_doubts(Truncation(512, 0.3, 512, 0.7, 1.0))
     assert doubt.remedy.startswith("512 tokens are the most that this checkpoint reads: choose one that reads more")
+    assert Truncation(64, 0.003, 64, 0.997, 1.0).proposal == "64 tokens hold 99.7% of them", "more could be read"
     assert doubts.truncation_doubts(Truncation(128, 0.01, 128, 0.99, 1.0)) == doubts.truncation_doubts(None) == ()
 
 
