@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from hf_finetune.errors import InputError, TrainingError
+from hf_finetune.hub import plots
 from hf_finetune.utils import folder_lock
 from hf_finetune.utils.artifacts import artifacts_in
 from hf_finetune.utils.disk_errors import DISK_ERRORS, DiskError
@@ -180,7 +181,7 @@ def _is_left_by_kill(path: Path) -> bool:
 
 def _remove_temporaries(folder: Path) -> None:
     """Remove what a killed run has left half-written."""
-    below = [path for name in ("checkpoints", "pretraining") for path in (folder / name).rglob("*")]
+    below = [path for name in ("checkpoints", "pretraining", plots.FOLDER) for path in (folder / name).rglob("*")]
     for path in filter(is_temporary, (*folder.iterdir(), *below)):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -193,7 +194,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     checkpoints = folder / "checkpoints"
     superfluous = [checkpoints] if checkpoints.exists() and _are_superfluous(folder) else []
-    if superfluous or any(map(_is_left_by_kill, folder.iterdir())):
+    if superfluous or any(map(_is_left_by_kill, (*folder.iterdir(), *(folder / plots.FOLDER).glob("*")))):
         with owned(folder):
             for path in superfluous:
                 discard(path)

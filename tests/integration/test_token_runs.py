@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from helpers import gate
 from helpers.data_files import parquet_file
 from helpers.tiny import tiny_text_checkpoint
 from transformers import pipeline
@@ -41,7 +42,12 @@ def document(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "head", "top"])
-def test_every_method(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_method(
+    tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a gate in a fresh process once."""
+    if method != "full":
+        gate.run_here(monkeypatch.setattr)
     data, model, run = table(tmp_path), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
     constrained = ["--evaluate.constrained-decoding"] if method == "top" else []
     command("train", data, "--model", model, "--method", method, "--output", run, *FLAGS, *constrained)
@@ -82,9 +88,10 @@ def test_every_method(tmp_path: Path, method: str, capsys: pytest.CaptureFixture
         command("predict", run, "--text", text)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = table(tmp_path, entities=False), tiny_text_checkpoint(tmp_path / "bert")
-    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1]
+    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1, "--evaluate.no-baselines"]
     command("train", *arguments, "--output", tmp_path / "straight")
 
     def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:

@@ -144,13 +144,20 @@ def test_leftovers_of_0_1_0_and_of_safetensors_are_removed(tmp_path: Path) -> No
     checkpoint = begun / "checkpoints" / "checkpoint-5"
     checkpoint.mkdir(parents=True)
     (begun / "recipe.json").write_text('{"recipe": {}}')
-    for leftover in (begun / ".recipe.json.ab_d1234", checkpoint / ".tmpQGGcPs", begun / ".model.partial" / "x"):
+    plot = begun / "plots" / ".learning_curves.svg.01234567.partial"
+    for leftover in (begun / ".recipe.json.ab_d1234", checkpoint / ".tmpQGGcPs", begun / ".model.partial" / "x", plot):
         leftover.parent.mkdir(exist_ok=True)
         leftover.write_text("")
     (begun / ".env.original").write_text("mine")
     with owned_folder("a", str(begun), resume=True):
         pass
-    assert sorted(p.name for p in begun.rglob("*")) == [".env.original", "checkpoint-5", "checkpoints", "recipe.json"]
+    assert sorted(p.name for p in begun.rglob("*")) == [
+        ".env.original",
+        "checkpoint-5",
+        "checkpoints",
+        "plots",
+        "recipe.json",
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "{", "{}"])
@@ -197,12 +204,14 @@ def test_what_a_kill_in_the_last_moments_leaves_is_removed(
     """The half-removed checkpoints, and whole ones that were about to be removed."""
     write_json(tmp_path / "recipe.json", {"recipe": recipe})
     write_json(tmp_path / "result.json", {"metrics": {}, "parity": checks})
-    for name in ("checkpoints/checkpoint-5", ".checkpoints.01234567.partial/checkpoint-4"):
+    for name in ("checkpoints/checkpoint-5", ".checkpoints.01234567.partial/checkpoint-4", "plots"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "plots" / ".rate.png.01234567.partial").touch()
     with pytest.raises(InputError, match="is finished, there is nothing to resume"):
         output_folder("a", str(tmp_path), resume=True)
-    names = {"recipe.json", "result.json"} | ({"checkpoints"} if stays else set())
+    names = {"plots", "recipe.json", "result.json"} | ({"checkpoints"} if stays else set())
     assert {path.name for path in tmp_path.iterdir()} == names
+    assert not list((tmp_path / "plots").iterdir())
 
 
 NUMBERED = """
