@@ -36,8 +36,10 @@ def list_recipes(arguments: Sequence[str]) -> None:
     parse(ListJob, arguments, "hf-finetune list")
     summaries = shipped.summaries()
     width = max(map(len, summaries)) + 2
+    # None: closed.
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     for name, summary in summaries.items():
-        lines = textwrap.wrap(summary, max(line_width() - width, NARROWEST)) if sys.stdout.isatty() else [summary]
+        lines = textwrap.wrap(summary, max(line_width() - width, NARROWEST)) if is_terminal else [summary]
         print(f"{name:<{width}}" + f"\n{'':{width}}".join(lines))
 
 

@@ -127,7 +127,7 @@ def test_long_texts_have_the_tokens_of_whole_ones(family: str, paired: bool, mon
 
     tokenize = tokens.tokenize
     expected = inputs.tokenizer(*columns.values(), truncation=True, max_length=24, return_attention_mask=False)
-    monkeypatch.setattr("hf_finetune.data.inputs.tokenize", recorded)
+    monkeypatch.setattr("hf_finetune.utils.panics.tokenize", recorded)
     actual = inputs.encode_in_memory(Dataset.from_dict(columns))
     assert all(actual[name][:] == list(expected[name]) for name in expected)
     longest.clear()

@@ -115,7 +115,7 @@ def test_predictions_that_are_not_finite_are_refused_and_not_cached(tmp_path: Pa
     rare = AutoTokenizer.from_pretrained(checkpoint)(rows["text"][7])["input_ids"][1]
     weights["bert.embeddings.word_embeddings.weight"][rare] = torch.nan
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
-    message = r"^objective.teacher: .*bert-0: its prediction of row \d+ of validation is not finite \(nan, nan\); its weights may be damaged"
+    message = r"^objective.teacher: .*bert-0: its prediction of row \d+ counted from 0 of validation is not finite \(nan, nan\); its weights may be damaged"
     with pytest.raises(InputError, match=message):
         predict(checkpoint, rows)
     assert not list(own_cache.glob("teacher/*/*.npy"))
