@@ -223,7 +223,10 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
         (["train", "d.csv", "--epoch", "3"], "--epoch: no such flag, did you mean '--epochs'?"),
         (["train", "d.csv", "--epoch=3"], "--epoch: no such flag, did you mean '--epochs'?"),
         (["train", "d.csv", "--weight_decai", "0"], "--weight_decai: no such flag, did you mean '--weight-decay'?"),
-        (["train", "d.csv", "--epochs", "--lr", "1"], "--epochs: expected a value, a number above 0 and at most 1000000$"),
+        (
+            ["train", "d.csv", "--epochs", "--lr", "1"],
+            "--epochs: expected a value, a number above 0 and at most 1000000$",
+        ),
         (["train", "d.csv", "--batching.unpadded", "yes"], "--batching.unpadded yes: expected True or False$"),
         (["train", "d.csv", "--milestones", "0.5", "x"], "--milestones 0.5 x: expected rising numbers above 0$"),
         (["train", "d.csv", "--milestones", "0.5", "0.2"], "--milestones 0.5 0.2: expected rising numbers above 0$"),

@@ -15,9 +15,9 @@ from hf_finetune.sklearn import FineTunedClassifier, FineTunedRegressor
 SIGNATURES = {
     train: "data *validation *test *model *method *text *label *epochs *seed *output *resume *push **fields",
     Classifier.load: "model *revision *trust_remote_code *limits",
-    Classifier.predict: "self inputs *text *text_pair *image *batch_size *precision *limits",
-    Classifier.predict_proba: "self inputs *text *text_pair *image *batch_size *precision *limits",
-    Classifier.evaluate: "self data *text *text_pair *image *label *split *drop_bad_rows *batch_size *extra *limits",
+    Classifier.predict: "self inputs *text *text_pair *image *batch_size *precision *reverse_complement *limits",
+    Classifier.predict_proba: "self inputs *text *text_pair *image *batch_size *precision *reverse_complement *limits",
+    Classifier.evaluate: "self data *text *text_pair *image *label *split *drop_bad_rows *batch_size *extra *reverse_complement *limits",
     Classifier.embed: "self inputs *text *text_pair *image *limits",
     Classifier.save: "self folder",
     Classifier.push_to_hub: "self repo_id *private *revision *create_pr",
@@ -68,7 +68,10 @@ def test_bad_calls_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"data": "nowhere.csv"}, "nowhere.csv: no such file or folder"),
         ({"data": frame, "validation": frame}, "`validation=`, `test=`: these are the training rows"),
         ({"data": frame, "text": "txt"}, "`text=` txt: data .DataFrame. has no such column, did you mean 'text'"),
-        ({"data": frame, "epochs": "3"}, "train.num_train_epochs: expected a number above 0, got '3'"),
+        (
+            {"data": frame, "epochs": "3"},
+            "train.num_train_epochs: expected a number above 0 and at most 1000000, got '3'",
+        ),
         ({"data": frame, "model": tmp_path / "none"}, "none: "),
         ({"data": frame, "epoch": 3}, "epoch: no such keyword, did you mean 'epochs'"),
     ):
