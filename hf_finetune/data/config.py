@@ -56,6 +56,9 @@ LabelColumns = Annotated[
 ]
 Role = Literal["train", "validation", "test"]
 TaskName = Literal["single-label", "ordinal", "multi-label", "regression", "tokens"]
+Activation = Literal["softmax", "sigmoid", "identity"]
+"""How logits become predictions. softmax: one of several classes; sigmoid: each output by itself, as tags; identity:
+numbers."""
 
 
 @configclass

@@ -3,12 +3,13 @@
 Legend: B rows of a forward pass, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from hf_finetune.data.config import Activation
 from hf_finetune.distillation.config import DistillationKind, FeatureKind
 from hf_finetune.distillation.losses.base import FeaturePair, Features, LogitLoss, Networks
 from hf_finetune.distillation.weight_schedules import Number, at_progress, ends_of, fixed
@@ -48,7 +49,7 @@ class DistillationTargets:
     """The labels of a micro-batch, and the features of its two networks."""
 
     labels_B: torch.Tensor
-    """Class indices; -1 for rows without a label."""
+    """Class indices, or tags or numbers (B, C); -1, or NaN for numbers, for rows without a label."""
     teacher_BC: torch.Tensor
     """The teacher's logits."""
     progress: float = 0.0
@@ -76,6 +77,10 @@ class DistillationLoss:
     """The losses against the teacher, each with its own weight."""
     feature_losses: Mapping[int, FeatureLossModule] = field(default_factory=dict)
     """The feature losses among them with their weights, by index."""
+    activation: Activation = "softmax"
+    """How logits become predictions, which says how two predictions of a row are compared."""
+    scaled: Callable[[torch.Tensor], torch.Tensor] = field(default=lambda teacher_BC: teacher_BC)
+    """Returns the teacher's logits in the units in which the student trains."""
 
     def __call__(self, logits: torch.Tensor, targets: DistillationTargets) -> torch.Tensor:
         """Compute the sum, a scalar.
@@ -85,12 +90,15 @@ class DistillationLoss:
             targets: those of the same rows.
         """
         label_head_BC, teacher_head_BC = logits.unbind(1) if logits.dim() == 3 else (logits, logits)
-        has_label_B = targets.labels_B >= 0
-        labels_B = torch.where(has_label_B, targets.labels_B, targets.teacher_BC.argmax(-1))
+        teacher_BC = self.scaled(targets.teacher_BC)
+        has_label_B, labels_B = self._labels(targets.labels_B, teacher_BC)
         total = torch.zeros((), device=logits.device)
         for i, kind in enumerate(at_progress(kind, targets.progress) for kind in self.kinds):
             if isinstance(kind, LogitLoss):
-                losses_B = kind(teacher_head_BC, targets.teacher_BC, labels_B)
+                if self.activation == "softmax":
+                    losses_B = kind(teacher_head_BC, teacher_BC, labels_B)
+                else:
+                    losses_B = kind.of_outputs(teacher_head_BC, teacher_BC, self.activation)
             else:
                 features = targets.student_features, targets.teacher_features
                 losses_B = self.feature_losses[i](*features, targets.progress)
@@ -100,3 +108,11 @@ class DistillationLoss:
             weight = fixed(at_progress(self, targets.progress).labels_weight)
             total = total + weight * (self.labels.of_rows(label_head_BC, labels_B) * has_label_B).sum()
         return total
+
+    def _labels(self, labels_B: torch.Tensor, teacher_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which rows have a label, and finite labels of all rows: the teacher's class where there is none."""
+        if self.activation == "softmax":
+            has_label_B = labels_B >= 0
+            return has_label_B, torch.where(has_label_B, labels_B, teacher_BC.argmax(-1))
+        missing_BC = labels_B < 0 if self.activation == "sigmoid" else labels_B.isnan()
+        return ~missing_BC.any(-1), labels_B.masked_fill(missing_BC, 0.0)

@@ -17,27 +17,36 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.config import Activation
 from hf_finetune.distillation.cache.logits import Logits
 from hf_finetune.distillation.teachers.base import Teacher
 from hf_finetune.distillation.teachers.loading import combined_weights
 from hf_finetune.distillation.teachers.network import NetworkTeacher
-from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.metrics import activate
 from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.utils.timer import Timer
 
 
-def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the logarithm of the mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
+def mean_logits(logits: Sequence[np.ndarray], activation: Activation = "softmax") -> np.ndarray:
+    """Return the logits of the mean of several teachers' predictions (an ensemble as in arXiv:1503.02531).
 
     Args:
         logits: each teacher's, of the same rows, shape (N, C).
 
     Returns:
-        Shape (N, C), float32, normalized.
+        Shape (N, C), float32. Of classes, the logarithm of the mean probabilities; of tags, their log odds; the mean of
+        numbers.
     """
-    mean_NC = mean_probabilities(softmax(logits_NC) for logits_NC in logits)
+    mean_NC = mean_probabilities(activate(logits_NC, activation) for logits_NC in logits)
+    if activation == "identity":
+        return mean_NC.astype(np.float32)
     # A probability of 0 in float64 has no finite logarithm.
-    return np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny)).astype(np.float32)
+    least = np.finfo(np.float64).tiny
+    log_NC = np.log(np.maximum(mean_NC, least))
+    if activation == "sigmoid":
+        absent_NC = mean_probabilities(activate(-logits_NC, activation) for logits_NC in logits)
+        log_NC = log_NC - np.log(np.maximum(absent_NC, least))
+    return log_NC.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,14 @@ class EnsembleLogits:
     """`mean_logits` of several teachers, computed for the rows that are read."""
 
     members: Sequence[Logits]
+    activation: Activation = "softmax"
 
     def __len__(self) -> int:
         return len(self.members[0])
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
         """Return the logits (B, C), float32, of the rows of these numbers."""
-        return mean_logits([member[rows] for member in self.members])
+        return mean_logits([member[rows] for member in self.members], self.activation)
 
 
 @contextmanager
@@ -73,17 +83,18 @@ class OnlinePredictions:
     Args:
         teachers: one, or several for the mean of their probabilities.
         budget_gb: see `Teacher.predict`.
+        activation: see `mean_logits`.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], budget_gb: float) -> None:
-        self.teachers, self.budget_gb, self.timer = teachers, budget_gb, Timer()
+    def __init__(self, teachers: Sequence[Teacher], budget_gb: float, activation: Activation = "softmax") -> None:
+        self.teachers, self.budget_gb, self.activation, self.timer = teachers, budget_gb, activation, Timer()
 
     def __call__(self, views: AugmentedRows) -> Logits:
         """Return the logits (N, C) of the epoch's views."""
         split = f"epoch {views.epoch}"
         with main_process_first(self.timer):
             members = [teacher.predict(views, split, budget_gb=self.budget_gb)[0] for teacher in self.teachers]
-        return members[0] if len(members) == 1 else EnsembleLogits(members)
+        return members[0] if len(members) == 1 else EnsembleLogits(members, self.activation)
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,12 @@ class TeacherPredictions:
 
 
 def predict_rows(
-    teachers: Sequence[Teacher], splits: Mapping[str, Dataset], *, budget_gb: float, online: bool = False
+    teachers: Sequence[Teacher],
+    splits: Mapping[str, Dataset],
+    *,
+    budget_gb: float,
+    online: bool = False,
+    activation: Activation = "softmax",
 ) -> TeacherPredictions:
     """Predict all rows, and cache the predictions of each teacher.
 
@@ -125,21 +141,24 @@ def predict_rows(
         splits: canonical rows by split.
         budget_gb: see `Teacher.predict`.
         online: leave out the training rows, whose views are predicted in each epoch.
+        activation: see `mean_logits`.
     """
     rows = {name: rows for name, rows in splits.items() if not (online and name == "train")}
     members = tuple(_predict_one(teacher, rows, budget_gb) for teacher in teachers)
-    predictions = members[0] if len(members) == 1 else _ensemble(members)
-    return replace(predictions, online=OnlinePredictions(teachers, budget_gb)) if online else predictions
+    predictions = members[0] if len(members) == 1 else _ensemble(members, activation)
+    return replace(predictions, online=OnlinePredictions(teachers, budget_gb, activation)) if online else predictions
 
 
-def _ensemble(members: tuple[TeacherPredictions, ...]) -> TeacherPredictions:
+def _ensemble(members: tuple[TeacherPredictions, ...], activation: Activation) -> TeacherPredictions:
     training = [member.training for member in members if member.training is not None]
     return TeacherPredictions(
         names=tuple(name for member in members for name in member.names),
         weights=combined_weights([member.weights for member in members]),
-        logits={split: mean_logits([member.logits[split] for member in members]) for split in members[0].logits},
+        logits={
+            split: mean_logits([member.logits[split] for member in members], activation) for split in members[0].logits
+        },
         cached=all(member.cached for member in members),
-        training=EnsembleLogits(training) if training else None,
+        training=EnsembleLogits(training, activation) if training else None,
         members=members,
     )
 

@@ -23,18 +23,19 @@ NEARLY_ALL, DECIDED = 0.9, 0.1
 
 
 def count_classes(examples: Examples) -> dict[str, np.ndarray]:
-    """Count the rows of each class, shape (C,), by split."""
+    """Count the rows of each class or tag, shape (C,), by split."""
     return {
-        split: np.bincount(examples.labels_N[examples.split_N == number], minlength=len(examples.names))
+        split: np.asarray(examples.has_label_NC[examples.split_N == number].sum(axis=0)).ravel().astype(np.int64)
         for number, split in enumerate(examples.splits)
     }
 
 
-def examine_balance(names: Sequence[str], counts: dict[str, np.ndarray]) -> list[Finding]:
+def examine_balance(names: Sequence[str], counts: dict[str, np.ndarray], noun: str) -> list[Finding]:
     """Check the sizes of the classes.
 
     Args:
         counts: see `count_classes`.
+        noun: classes or tags.
     """
     train = counts["train"]
     few = [c for c in np.argsort(train, kind="stable").tolist() if train[c] < FEW_ROWS]
@@ -43,13 +44,18 @@ def examine_balance(names: Sequence[str], counts: dict[str, np.ndarray]) -> list
     uneven = train[most] > UNEVEN * max(1, train[least])
     return [
         diagnose(
-            "few_rows", len(names), details=[f"{names[c]}: {train[c]} training rows" for c in few], limit=FEW_ROWS
+            "few_rows",
+            len(names),
+            details=[f"{names[c]}: {train[c]} training rows" for c in few],
+            limit=FEW_ROWS,
+            noun=noun,
         ),
         diagnose(
             "missing_classes",
             len(names) * len(counts),
             count=sum(map(len, missing.values())),
             details=[f"{split}: {listed(absent)}" for split, absent in missing.items() if absent],
+            noun=noun,
         ),
         diagnose(
             "uneven_classes",
@@ -64,7 +70,7 @@ def examine_balance(names: Sequence[str], counts: dict[str, np.ndarray]) -> list
 
 
 def find_telltales(
-    has_NV: sparse.csr_array, words: Sequence[str], labels_N: np.ndarray, names: Sequence[str], *, marks: str
+    has_NV: sparse.csr_array, words: Sequence[str], has_label_NC: sparse.csr_array, names: Sequence[str], *, marks: str
 ) -> list[Finding]:
     """Find words, or other marks, of most rows of a class and of hardly any other rows.
 
@@ -73,18 +79,19 @@ def find_telltales(
 
     Args:
         has_NV: whether a row has a word.
+        has_label_NC: whether a row has a class or tag.
         marks: kind of marks, for the summary: "words".
     """
     classes, (rows, vocabulary) = len(names), has_NV.shape
     if rows == 0 or vocabulary == 0:
         return []
-    of_class_CN = sparse.csr_array((np.ones(rows), (labels_N, np.arange(rows))), shape=(classes, rows))
     # A dense table of 10,000 classes and 50,000 words would take 4 GB: only the pairs that occur are kept.
-    both_CV = (of_class_CN @ (has_NV > 0).astype(np.float64)).tocsr()
+    both_CV = (has_label_NC.T @ (has_NV > 0).astype(np.float64)).tocsr()
     both_CV.sort_indices()
     both_CV = both_CV.tocoo()
     c, v, both = both_CV.row, both_CV.col, both_CV.data
-    rows_V, rows_C = np.bincount(v, both, minlength=vocabulary), np.bincount(labels_N, minlength=classes)
+    rows_V = np.asarray((has_NV > 0).sum(axis=0)).ravel()
+    rows_C = np.asarray(has_label_NC.sum(axis=0)).ravel().astype(np.int64)
     likely = (both / rows_C[c] >= RECALL) & (both / rows_V[v] >= PRECISION)
     c, v, both = c[likely], v[likely], both[likely]
     # Binomial probability of at least this many rows of the class among random rows.

@@ -23,7 +23,7 @@ def find_duplicates(examples: Examples, near: Sequence[Hashable | None]) -> list
 
     def otherwise(suspects: list[Suspect]) -> str:
         pairs = [(s.index, s.other) for s in suspects if s.other is not None]
-        count = sum(examples.labels_N[i] != examples.labels_N[other] for i, other in pairs)
+        count = sum(examples.labels_differ(i, other) for i, other in pairs)
         return f", {count:,} of them with another label" if count else ""
 
     alike = "nearly the same words" if examples.kind == "text" else "nearly the same pixels"
@@ -54,7 +54,7 @@ def _repeats(examples: Examples, near: Sequence[Hashable | None]) -> tuple[list[
         if key is not None and key in first_near:
             other = first_near[key]
             labels = f", which is labeled {examples.label(other)}, this one {examples.label(i)}"
-            labels = labels if examples.labels_N[i] != examples.labels_N[other] else ""
+            labels = labels if examples.labels_differ(i, other) else ""
             similar.append(Suspect(i, f"nearly a copy of {examples.place(other)}{labels}", other))
         elif key is not None and is_train:
             first_near[key] = i
@@ -67,14 +67,13 @@ def _conflicts(examples: Examples) -> list[Suspect]:
     for i, digest in enumerate(examples.digests):
         groups.setdefault(digest, []).append(i)
     conflicts = []
-    labels_N = examples.labels_N
     for rows in groups.values():
         # The first row with another label than the first row: a search for every row would be quadratic.
-        second = next((j for j in rows if labels_N[j] != labels_N[rows[0]]), None)
+        second = next((j for j in rows[1:] if examples.labels_differ(j, rows[0])), None)
         if second is None:
             continue
         for i in rows:
-            other = rows[0] if labels_N[i] != labels_N[rows[0]] else second
+            other = rows[0] if examples.labels_differ(i, rows[0]) else second
             reason = f"labeled {examples.label(i)}, in {examples.place(other)} {examples.label(other)}"
             conflicts.append(Suspect(i, reason, other))
     return conflicts

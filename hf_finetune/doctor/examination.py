@@ -3,24 +3,26 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.data.labels import near_labels, similar_labels
 from hf_finetune.data.loading import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow, to_dataset
-from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
 from hf_finetune.doctor.duplicates import find_duplicates
 from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
 from hf_finetune.doctor.images import decode_images, examine_images
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
+from hf_finetune.doctor.numbers import examine_numbers, statistics_of
 from hf_finetune.doctor.pairs import examine_pairs
 from hf_finetune.doctor.sequences import KMER, examine_sequences, kmers_of
+from hf_finetune.doctor.tags import examine_tags
 from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
@@ -35,6 +37,13 @@ MOST = 20_000
 # Number of rows, and of classes or words, that the report shows of each finding.
 ROWS_NAMED, DETAILS_NAMED = 3, 5
 INDENT = " " * 9
+NOUNS = {
+    "single-label": ("class", "classes"),
+    "ordinal": ("level", "levels"),
+    "multi-label": ("tag", "tags"),
+    "regression": ("target", "targets"),
+}
+"""What the labels of the tasks that can be checked name."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,9 @@ class Report:
     places: dict[str, str]
     """Where each split was read from."""
     classes: dict[str, dict[str, int]]
-    """Number of rows by class and split."""
+    """Number of rows by class or tag, and split; none for numbers."""
     statistics: Statistics
-    """Statistics of the lengths of texts, or of the sizes of images."""
+    """Statistics of the lengths of texts or the sizes of images, and of numbers."""
     findings: tuple[Finding, ...]
     """The most severe first."""
 
@@ -56,6 +65,7 @@ class Report:
         splits = self.examples.splits.items()
         return {
             "kind": self.examples.kind,
+            "task": self.examples.task,
             "splits": {split: {"rows": len(rows), "source": self.places[split]} for split, rows in splits},
             "classes": self.classes,
             "statistics": self.statistics,
@@ -65,8 +75,8 @@ class Report:
     def describe(self) -> str:
         """Return the report as text, with some rows of each finding."""
         examples = self.examples
-        classes = counted(len(examples.names), "class", "classes")
-        title = f"{counted(len(examples), examples.kind)}, {classes}; rows are counted from 0"
+        labels = counted(len(examples.names), *NOUNS[examples.task])
+        title = f"{counted(len(examples), examples.kind)}, {labels}; rows are counted from 0"
         splits = [(split, counted(len(rows), "row"), self.places[split]) for split, rows in examples.splits.items()]
         lines = [title, *(f"  {line}" for line in table(splits, right=[1]).splitlines())]
         for finding in self.findings:
@@ -109,18 +119,18 @@ def examine(
             f"--model {checkpoint}: it counts the tokens of texts, and {source.path} holds images; leave it out"
         )
     data = read_labeled(replace(source, drop_bad_rows=True), kind, options or SplitOptions(), Notes())
-    if not isinstance(data.targets, SingleLabel):
+    if data.targets.task not in NOUNS:
         raise InputError(
-            f"{source.path}: doctor examines one class a row, these are labels for {data.targets.task}; "
+            f"{source.path}: doctor examines {', '.join(NOUNS)}, these are labels for {data.targets.task}; "
             "train says what it refuses"
         )
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
     splits = {str(role): to_dataset(rows.table) for role, rows in data.rows.items()}
-    examples = Examples(splits, data.labels, digests)
+    examples = Examples(splits, data.labels, digests, data.targets.task)
     sample = examples.sample(MOST)
     if len(sample) < len(examples):
         logger.info("of %d rows, %d random ones are checked in detail", len(examples), len(sample))
-    counts = count_classes(examples)
+    counts, labels, numbers = _examine_labels(examples)
     if source.sequence is not None:
         content, statistics = _examine_sequences(examples, sample, source.sequence)
     elif kind == "text":
@@ -133,13 +143,28 @@ def examine(
         content, statistics = _examine_texts(examples, sample, compared, checkpoint, limits, max_length)
     else:
         content, statistics = _examine_images(examples, sample)
-    findings = [
-        f for f in (*_unusable(data), *_unread(data), *examine_balance(data.labels, counts), *content) if f.count
-    ]
+    findings = [f for f in (*_unusable(data), *_unread(data, counts), *labels, *content) if f.count]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    classes = {name: {split: int(rows[c]) for split, rows in counts.items()} for c, name in enumerate(data.labels)}
+    classes = {
+        name: {split: int(rows[c]) for split, rows in counts.items()}
+        for c, name in enumerate(data.labels if counts else ())
+    }
     places = {str(role): split.place for role, split in data.selection.labeled.items()}
-    return Report(examples, places, classes, statistics, tuple(findings))
+    return Report(examples, places, classes, {**statistics, **numbers}, tuple(findings))
+
+
+def _examine_labels(examples: Examples) -> tuple[dict[str, np.ndarray], list[Finding], Statistics]:
+    """Return the rows of each class or tag by split, none for numbers; findings on labels; statistics of numbers."""
+    trained_N = examples.split_N == 0
+    if examples.task == "regression":
+        targets = list(zip(examples.names, examples.labels.T, strict=True))
+        findings = [finding for name, numbers_N in targets for finding in examine_numbers(numbers_N, trained_N, name)]
+        return {}, findings, {name: statistics_of(numbers_N[trained_N]) for name, numbers_N in targets}
+    counts = count_classes(examples)
+    findings = examine_balance(examples.names, counts, NOUNS[examples.task][1])
+    if examples.task == "multi-label":
+        findings += examine_tags(examples.labels[trained_N], examples.names)
+    return counts, findings, {}
 
 
 def _examine_texts(
@@ -162,8 +187,8 @@ def _examine_texts(
     sample = np.intersect1d(sample, compared)
     begun = (examples.joined_text(i, " ")[:LONG_TEXT] for i in sample.tolist())
     words = mark_table(words_in(plain_words(text)) for text in begun)
-    telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
     pairs = examine_pairs(examples) if len(examples.sides) == 2 else []
+    telltales = _telltales(examples, *words, sample, marks="words")
     return [*findings, *pairs, *repeats, *telltales], statistics
 
 
@@ -172,7 +197,7 @@ def _examine_sequences(examples: Examples, sample: np.ndarray, kind: SequenceKin
     # Copies by a few letters are not looked for: of shotgun reads most would be.
     repeats = find_duplicates(examples, [None] * len(examples))
     kmers = mark_table(kmers_of(examples, sample.tolist(), kind))
-    telltales = find_telltales(*kmers, examples.labels_N[sample], examples.names, marks=f"{KMER[kind]}-mers")
+    telltales = _telltales(examples, *kmers, sample, marks=f"{KMER[kind]}-mers")
     return [*findings, *repeats, *telltales], statistics
 
 
@@ -181,8 +206,17 @@ def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Findin
     findings, statistics = examine_images(facts)
     repeats = find_duplicates(examples, near_duplicate_images(facts.thumbnails_NF, sample))
     sizes = mark_table(facts.sizes)
-    telltales = find_telltales(*sizes, examples.labels_N, examples.names, marks="sizes of images")
-    return [*findings, *repeats, *telltales], statistics
+    everything = np.arange(len(examples))
+    return [*findings, *repeats, *_telltales(examples, *sizes, everything, marks="sizes of images")], statistics
+
+
+def _telltales(
+    examples: Examples, has_NV: sparse.csr_array, words: Sequence[str], rows: np.ndarray, *, marks: str
+) -> list[Finding]:
+    """Return findings on words, or other marks, that predict a class or tag alone; none on those of numbers."""
+    if examples.task == "regression":
+        return []
+    return find_telltales(has_NV, words, examples.has_label_NC[rows], examples.names, marks=marks)
 
 
 def _unusable(data: LabeledData) -> list[Finding]:
@@ -197,12 +231,16 @@ def _unusable(data: LabeledData) -> list[Finding]:
     return findings
 
 
-def _unread(data: LabeledData) -> list[Finding]:
-    """Return findings on files that are not read, and on labels that should be one."""
+def _unread(data: LabeledData, rows_C: dict[str, np.ndarray]) -> list[Finding]:
+    """Return findings on files that are not read, and on labels that should be one.
+
+    Args:
+        rows_C: rows of each class or tag, by split.
+    """
     skipped = sum((split.skipped for split in data.selection.labeled.values()), Counter[str]())
     files = [f"{count:,} {suffix}" for suffix, count in skipped.most_common()]
     groups, near = similar_labels(data.labels), near_labels(data.labels)
-    counts = Counter(data.labels[label] for rows in data.rows.values() for label in rows.labels.tolist())
+    counts = {name: sum(int(split[c]) for split in rows_C.values()) for c, name in enumerate(data.labels)}
 
     def with_rows(labels: Iterable[str]) -> str:
         return ", ".join(f"{label!r} ({counted(counts[label], 'row')})" for label in labels)

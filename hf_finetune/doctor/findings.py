@@ -1,6 +1,6 @@
 """The examples that the doctor checks, the defects that it knows, and its findings.
 
-Legend: N rows of all splits together, C classes.
+Legend: N rows of all splits together, C classes, tags or targets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,19 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
+from scipy import sparse
 
-from hf_finetune.data.config import Kind
+from hf_finetune.data.config import Kind, TaskName
 from hf_finetune.data.image_decoding import EncodedImage
-from hf_finetune.utils.messages import plural
+from hf_finetune.data.labels import labels_of
+from hf_finetune.utils.messages import listed, plural
 
 Severity = Literal["serious", "look", "note"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "look", "note")
 # Longest quotation of a text in characters.
 QUOTED = 60
+SAME = 0.5
+"""Difference of two numbers that is no contradiction, in units of the target's deviation."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,13 @@ class Examples:
     splits: Mapping[str, Dataset]
     """Canonical rows by split, see `data.loading.Splits`; `train` first."""
     names: tuple[str, ...]
-    """Class names, in the order of the class ids."""
+    """Names of the classes, tags or targets, in the order of the labels."""
     digests: tuple[bytes, ...]
     """Digest of each row's input, see `data.duplicates.row_digests`."""
+    task: TaskName = "single-label"
 
     def __len__(self) -> int:
-        return len(self.labels_N)
+        return len(self.digests)
 
     @cached_property
     def split_N(self) -> np.ndarray:
@@ -47,9 +52,26 @@ class Examples:
         return np.concatenate([np.asarray(rows["row"][:]) for rows in self.splits.values()])
 
     @cached_property
-    def labels_N(self) -> np.ndarray:
-        """Class id of each row."""
-        return np.concatenate([np.asarray(rows["label"][:], dtype=np.int64) for rows in self.splits.values()])
+    def labels(self) -> np.ndarray:
+        """Class id of each row, shape (N,); or a 0 or 1 for each tag, or numbers, shape (N, C)."""
+        return np.concatenate([labels_of(rows) for rows in self.splits.values()])
+
+    @cached_property
+    def has_label_NC(self) -> sparse.csr_array:
+        """Whether each row has each class or tag."""
+        if self.labels.ndim == 2:
+            return sparse.csr_array(self.labels, dtype=np.float64)
+        rows = len(self)
+        return sparse.csr_array((np.ones(rows), (np.arange(rows), self.labels)), shape=(rows, len(self.names)))
+
+    @cached_property
+    def tolerance(self) -> np.ndarray | float:
+        """Difference up to which two numbers count as the same label, for each target."""
+        return SAME * self.labels[self.split_N == 0].std(axis=0) if self.task == "regression" else 0.0
+
+    def labels_differ(self, i: int, j: int) -> bool:
+        """Return whether two rows have different labels: other classes or tags, or numbers further apart than noise."""
+        return bool(np.any(np.abs(self.labels[i] - self.labels[j]) > self.tolerance))
 
     @property
     def kind(self) -> Kind:
@@ -85,8 +107,12 @@ class Examples:
         return f"{self.split(i)} row {self.row_N[i]}"
 
     def label(self, i: int) -> str:
-        """Return the class name of a row."""
-        return self.names[self.labels_N[i]]
+        """Return the class of a row, its tags or its number, for messages."""
+        if self.task == "regression":
+            return ", ".join(f"{number:g}" for number in self.labels[i])
+        if self.labels.ndim == 2:
+            return listed([self.names[c] for c in np.flatnonzero(self.labels[i])]) or "without tags"
+        return self.names[self.labels[i]]
 
     def quote(self, i: int) -> str:
         """Return the beginning of a row's text, or the name of its image file, if any."""
@@ -138,13 +164,13 @@ DEFECTS = {
     ),
     "similar_labels": Defect(
         "serious",
-        "{count} labels differ only in case or white space, and each is a class of its own",
-        "write each class in one way",
+        "{count} labels differ only in case or white space, and each counts as another one",
+        "write each of them in one way",
     ),
     "near_labels": Defect(
         "look",
         "{count} pair{s} of labels differ{es} by one letter, which may be a typing error or a plural",
-        "if both mean one class, write it in one way in every row; each is a class of its own now",
+        "if both mean the same, write it in one way in every row; each is another label now",
     ),
     "leaked": Defect(
         "serious",
@@ -183,13 +209,13 @@ DEFECTS = {
     ),
     "few_rows": Defect(
         "look",
-        "{count} of {of} classes {have} fewer than {limit} training rows",
+        "{count} of {of} {noun} {have} fewer than {limit} training rows",
         "label more rows of them, or merge them with others",
     ),
     "missing_classes": Defect(
         "look",
-        "classes without rows in a split, where they cannot be evaluated",
-        "move or label rows, so that every split has every class",
+        "{noun} without rows in a split, where they cannot be evaluated",
+        "move or label rows, so that every split has all of them",
     ),
     "uneven_classes": Defect(
         "note",
@@ -200,6 +226,46 @@ DEFECTS = {
         "note",
         "{marks} that almost predict a class alone: {count}",
         "check whether they are artifacts of how the data were collected; if so, remove them",
+    ),
+    "tags_together": Defect(
+        "look",
+        "{count} pair{s} of tags always occur{es} together",
+        "merge them, or remove one of the two: no row tells them apart",
+    ),
+    "tags_everywhere": Defect(
+        "look",
+        "{count} of {of} tags {are} on every training row",
+        "remove them: there is nothing to learn about them",
+    ),
+    "tags_never_alone": Defect(
+        "note",
+        "{count} of {of} tags never occur{es} alone",
+        "check whether they follow from others: a tag that always comes with another may be learned from that one",
+    ),
+    "without_tags": Defect(
+        "note",
+        "{count:,} of {of:,} training rows {have} no tag",
+        "check that no tag fits them; rows that nobody has tagged teach that all tags are absent: leave them out",
+    ),
+    "outliers": Defect(
+        "look",
+        "{count:,} of {of:,} rows {have} a number far from the middle half of {target}, {low:g} to {high:g}",
+        "correct them if they are errors; with --objective.loss Huber they count less",
+    ),
+    "one_value": Defect(
+        "look",
+        "{most:,} of {of:,} training rows have the number {value:g} in {target}",
+        "check whether it stands for a missing number; if so, leave these rows out",
+    ),
+    "few_values": Defect(
+        "note",
+        "the {of:,} training rows have only {count} different numbers in {target}: {values}",
+        "if they are classes, train with --task single-label; if these are ordered, with --task ordinal",
+    ),
+    "heavy_tails": Defect(
+        "note",
+        "{target} has heavy tails: a kurtosis of {kurtosis:.1f}, a normal distribution has 3",
+        "predict their logarithm if they are positive and span orders of magnitude, or try --objective.loss Huber",
     ),
     "damaged_characters": Defect(
         "look",

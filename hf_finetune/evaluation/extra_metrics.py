@@ -2,7 +2,7 @@
 
 Importing `evaluate` takes seconds: import this module where it is used.
 
-Shapes: N rows, C classes.
+Shapes: N rows, C classes, tags or targets.
 """
 
 import importlib
@@ -27,9 +27,11 @@ from datasets import Sequence as Repeated
 from evaluate.loading import CachedEvaluationModuleFactory, import_main_class
 from huggingface_hub import is_offline_mode
 
+from hf_finetune.data.config import Activation
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation import metrics as classes
+from hf_finetune.evaluation import multi_label, regression
 from hf_finetune.evaluation.intervals import Interval, percentile_bounds
-from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.messages import counted, one_line
 
@@ -38,6 +40,20 @@ logger = logging.getLogger("hf_finetune.run")
 RESAMPLES = 200
 """Bootstrap resamples of these metrics: each computes the whole metric again."""
 FIELD = "evaluate.extra"
+EXPECTED: Mapping[Activation, str] = {
+    "softmax": "one class or its probabilities for each row as predictions or prediction_scores, and one class as "
+    "references",
+    "sigmoid": "lists of a 0 or 1 for each tag, or of its probability, as predictions or prediction_scores, and lists "
+    "of a 0 or 1 as references (often `:config_name=multilabel`)",
+    "identity": "a number for each row as predictions and references",
+}
+"""Inputs that a metric may have."""
+COMPUTED: Mapping[Activation, Mapping[str, classes.Metric]] = {
+    "softmax": classes.METRICS,
+    "sigmoid": multi_label.METRICS,
+    "identity": regression.METRICS,
+}
+"""Metrics that every run computes."""
 SYNTAX = re.compile(r"(?P<name>.+?)(?::(?P<arguments>[\w-]+=[^,]+(,[\w-]+=[^,]+)*))?")
 
 
@@ -54,26 +70,30 @@ class ExtraMetric:
     inputs: str
     """Its input column: predictions, or prediction_scores."""
     kind: str
-    """What it reads of a row: `class` (its number), `name`, `score` (the probability of the second class) or `scores`
-    (all probabilities)."""
+    """What it reads of a row: `class` (its number), `name`, `score` (the probability of the second class), `scores`
+    (all probabilities), `tags` (a 0 or 1 for each) or `number`."""
     labels: tuple[str, ...]
 
-    def compute(self, labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float]:
+    def compute(self, labels: np.ndarray, scores_NC: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Return its values by key.
 
         Args:
-            labels_N: true class ids, shape (N,).
-            probabilities_NC: shape (N, C).
+            labels: true class ids, shape (N,), or tags or numbers, shape (N, C).
+            scores_NC: probabilities, or numbers.
+            predicted: predicted class ids, shape (N,), or tags or numbers, shape (N, C).
         """
-        predicted_N = probabilities_NC.argmax(-1)
         names = np.asarray(self.labels, dtype=object)
         rows = {
-            "class": lambda: predicted_N,
-            "name": lambda: names[predicted_N].tolist(),
-            "score": lambda: probabilities_NC[:, 1],
-            "scores": lambda: probabilities_NC,
+            "class": lambda: predicted,
+            "name": lambda: names[predicted].tolist(),
+            "score": lambda: scores_NC[:, 1],
+            "scores": lambda: scores_NC,
+            "tags": lambda: predicted,
+            "number": lambda: predicted[:, 0],
         }[self.kind]()
-        references = names[labels_N].tolist() if self.kind == "name" else labels_N
+        references = {"name": lambda: names[labels].tolist(), "number": lambda: labels[:, 0]}.get(
+            self.kind, lambda: labels
+        )()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that a resample lacks
             values = self.module.compute(**{self.inputs: rows, "references": references}, **self.arguments)
@@ -94,7 +114,7 @@ def check_extra_metrics(specs: Sequence[str], *, trust_remote_code: bool = False
 
 
 def load_extra_metrics(
-    specs: Sequence[str], labels: Sequence[str], *, trust_remote_code: bool = False
+    specs: Sequence[str], labels: Sequence[str], activation: Activation = "softmax", *, trust_remote_code: bool = False
 ) -> tuple[ExtraMetric, ...]:
     """Load metrics and try each on made-up rows, so that one that does not fit fails before the training.
 
@@ -102,43 +122,52 @@ def load_extra_metrics(
         specs: each a path of a script NAME.py or of a folder NAME with it, the dotted name of an installed module, or
             the name of a cached metric; `:ARGUMENT=VALUE,...` behind it are arguments of its `compute`, and
             `config_name` selects its configuration.
-        labels: class names, in the order of the class ids.
+        labels: class names, in the order of the class ids; names of tags or targets.
+        activation: of classes, tags or numbers.
         trust_remote_code: download a name that is none of these from the Hub, and run its code.
 
     Raises:
-        InputError: there is no such metric, it needs other inputs than classes or probabilities, it fails on them, or
-            the run computes it already.
+        InputError: there is no such metric, it needs other inputs than labels and predictions of this kind, it fails on
+            them, or the run computes it already.
     """
     metrics: list[ExtraMetric] = []
     for spec in specs:
-        metric = _load(spec, tuple(labels), trust_remote_code)
-        if metric.key in {*METRICS, *(other.key for other in metrics)}:
+        metric = _load(spec, tuple(labels), activation, trust_remote_code)
+        if metric.key in {*COMPUTED[activation], *(other.key for other in metrics)}:
             raise InputError(f"{FIELD}: {spec}: a metric {metric.key!r} is computed already; leave it out")
-        _try_out(metric)
+        _try_out(metric, activation)
         metrics.append(metric)
     return tuple(metrics)
 
 
 def with_intervals(
-    metrics: Sequence[ExtraMetric], labels_N: np.ndarray, probabilities_NC: np.ndarray, *, seed: int = 0
+    metrics: Sequence[ExtraMetric],
+    labels: np.ndarray,
+    scores_NC: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Return the values of the metrics with percentile intervals of `RESAMPLES` bootstrap resamples.
 
     Time is `RESAMPLES` times that of a metric, and is logged. A value that most resamples lack has no interval, and is
     left out with a warning.
+
+    Args:
+        labels, scores_NC, predicted: see `ExtraMetric.compute`.
     """
-    rng, rows = np.random.default_rng(seed), len(labels_N)
+    rng, rows = np.random.default_rng(seed), len(labels)
     drawn = rng.integers(rows, size=(RESAMPLES if metrics else 0, rows))
     intervals: dict[str, Interval] = {}
     for metric in metrics:
         started = time.perf_counter()
         try:
-            values = metric.compute(labels_N, probabilities_NC)
+            values = metric.compute(labels, scores_NC, predicted)
         # Foreign code: whatever it raises must not cost the user the finished training.
         except Exception as error:
             logger.warning("%s: %s: %s; left out", FIELD, metric.spec, one_line(error))
             continue
-        resampled = [_or_nothing(metric, labels_N[row], probabilities_NC[row]) for row in drawn]
+        resampled = [_or_nothing(metric, labels[row], scores_NC[row], predicted[row]) for row in drawn]
         for name, value in values.items():
             of_name = np.array([each[name] for each in resampled if math.isfinite(each.get(name, math.nan))])
             if math.isfinite(value) and len(of_name) > RESAMPLES / 2:
@@ -153,10 +182,12 @@ def with_intervals(
     return intervals
 
 
-def _or_nothing(metric: ExtraMetric, labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float]:
+def _or_nothing(
+    metric: ExtraMetric, labels: np.ndarray, scores_NC: np.ndarray, predicted: np.ndarray
+) -> dict[str, float]:
     """Return the values, or none where the metric is not defined, as without rows of a class."""
     try:
-        return metric.compute(labels_N, probabilities_NC)
+        return metric.compute(labels, scores_NC, predicted)
     except Exception:  # of foreign code
         return {}
 
@@ -182,9 +213,9 @@ def _named(spec: str, trust_remote_code: bool) -> _Named:
         return _Named(name, config, arguments, _module(name, config, trust_remote_code))
 
 
-def _load(spec: str, labels: tuple[str, ...], trust_remote_code: bool) -> ExtraMetric:
+def _load(spec: str, labels: tuple[str, ...], activation: Activation, trust_remote_code: bool) -> ExtraMetric:
     named = _named(spec, trust_remote_code)
-    inputs, kind = _inputs(spec, named.module, labels)
+    inputs, kind = _inputs(spec, named.module, labels, activation)
     stem = Path(named.name).name.removesuffix(".py").rpartition(".")[2]
     words = [stem, *([named.config] if named.config else []), *(str(value) for value in named.arguments.values())]
     key = re.sub(r"\W+", "_", "_".join(words)).strip("_").lower()
@@ -256,7 +287,9 @@ def _plain_errors(spec: str) -> Iterator[None]:
         raise InputError(f"{FIELD}: {spec}: {one_line(error, 300)}") from error
 
 
-def _inputs(spec: str, module: evaluate.EvaluationModule, labels: Sequence[str]) -> tuple[str, str]:
+def _inputs(
+    spec: str, module: evaluate.EvaluationModule, labels: Sequence[str], activation: Activation
+) -> tuple[str, str]:
     """Return the input column of a metric, and what it reads of a row.
 
     Raises:
@@ -264,21 +297,27 @@ def _inputs(spec: str, module: evaluate.EvaluationModule, labels: Sequence[str])
     """
     features = module.features if isinstance(module.features, list) else [module.features]
     for each in features:
-        if (kind := _kind(each, len(labels))) is not None:
+        if (kind := _kind(each, len(labels), activation)) is not None:
             return next(name for name in each if name != "references"), kind
     needed = "; or ".join(", ".join(f"{name}: {_type(kind)}" for name, kind in each.items()) for each in features)
     raise InputError(
-        f"{FIELD}: {spec}: it needs {needed}; expected one class or its probabilities for each row as predictions or "
-        f"prediction_scores, and one class as references, of {len(labels)} classes"
+        f"{FIELD}: {spec}: it needs {needed}; expected {EXPECTED[activation]}, of {len(labels)} "
+        f"{'classes' if activation == 'softmax' else 'tags' if activation == 'sigmoid' else 'targets'}"
     )
 
 
-def _kind(features: Features, num_labels: int) -> str | None:
+def _kind(features: Features, num_labels: int, activation: Activation) -> str | None:
     """Return what a metric with these inputs reads of a row, see `ExtraMetric`; None: of another task."""
     if set(features) not in ({"predictions", "references"}, {"prediction_scores", "references"}):
         return None
     column = next(name for name in features if name != "references")
     read, reference = features[column], features["references"]
+    if activation == "sigmoid":
+        item = _item(read) if _item(reference) == "int" else None
+        return None if item is None else {"int": "tags", "float": "scores"}[item]
+    if activation == "identity":
+        are_floats = all(isinstance(each, Value) and each.dtype.startswith("float") for each in (read, reference))
+        return "number" if are_floats and num_labels == 1 else None
     if not isinstance(reference, Value):
         return None
     of_ids, of_names = reference.dtype.startswith(("int", "uint", "float")), reference.dtype == "string"
@@ -292,17 +331,33 @@ def _kind(features: Features, num_labels: int) -> str | None:
     return "scores" if nested and read.feature.dtype.startswith("float") and of_ids else None
 
 
+def _item(kind: Any) -> str | None:
+    """Return whether a feature is lists of `int` or of `float`; None: of others, or no lists."""
+    inner = kind.feature if isinstance(kind, List | Repeated) else None
+    if not isinstance(inner, Value):
+        return None
+    return next((name for name in ("int", "float") if inner.dtype.removeprefix("u").startswith(name)), None)
+
+
 def _type(kind: Any) -> str:
     return kind.dtype if isinstance(kind, Value) else f"lists of {_type(getattr(kind, 'feature', kind))}"
 
 
-def _try_out(metric: ExtraMetric) -> None:
-    """Compute a metric on rows of all classes, two in three of them right."""
+def _try_out(metric: ExtraMetric, activation: Activation) -> None:
+    """Compute a metric on rows of all classes or tags, two in three of them right, or on numbers."""
     num_labels = len(metric.labels)
-    labels_N = np.arange(3 * num_labels) % num_labels
-    predicted_N = np.where(np.arange(3 * num_labels) % 3 == 0, (labels_N + 1) % num_labels, labels_N)
+    row_N = np.arange(3 * num_labels + (activation != "softmax"))
+    labels = row_N % num_labels
+    predicted = np.where(row_N % 3 == 0, (labels + 1) % num_labels, labels)
+    scores_NC = np.eye(num_labels)[predicted] * 0.8 + 0.2 / num_labels
+    if activation == "sigmoid":
+        # The last row has no tag.
+        has_tag_N1 = (row_N < row_N[-1])[:, None]
+        labels, predicted = (np.eye(num_labels, dtype=np.int64)[ids] * has_tag_N1 for ids in (labels, predicted))
+    elif activation == "identity":
+        labels, predicted = row_N[:, None].astype(np.float64), row_N[:, None] + 0.5 * (row_N[:, None] % 2)
     with _plain_errors(metric.spec):
-        values = metric.compute(labels_N, np.eye(num_labels)[predicted_N] * 0.8 + 0.2 / num_labels)
+        values = metric.compute(labels, scores_NC, predicted)
         if not values:
             raise InputError("expected one number for each of its names, got none; see the arguments of its compute")
 

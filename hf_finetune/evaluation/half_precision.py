@@ -1,6 +1,6 @@
-"""Logits in bfloat16, and in float32 where bfloat16 could change the predicted class.
+"""Logits in bfloat16, and in float32 where bfloat16 could change the predicted class or tags.
 
-Legend: N rows, C classes.
+Legend: N rows, C classes or tags.
 """
 
 import copy
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from hf_finetune.data.config import Activation
 from hf_finetune.evaluation.logits import Collate, Indexed, predict_logits
-from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.metrics import activate
 
 # A row is uncertain if its margin is below this multiple of the largest error of any margin so far.
 SAFETY = 2.0
@@ -40,19 +41,28 @@ class HalfPrecision:
     """Compute logits in bfloat16, one part of a data set after another.
 
     Both formats are compared on rows of the first part. The largest change of the difference between a row's best class
-    and any other is a bound: a row with a smaller margin may have another class in float32. With `rescore`, such rows
-    are computed in float32, too, and update the bound.
+    and any other is a bound: a row with a smaller margin may have another class in float32. Of tags it is the largest
+    change of a logit, and the margin is the distance to the logit from which the tag is predicted. With `rescore`, such
+    rows are computed in float32, too, and update the bound.
 
     Args:
         model: with float32 weights.
         collate, batch_size, tokens: see `predict_logits`.
         rescore: return float32 logits for uncertain rows.
+        cuts_C: logit from which each tag is predicted. None: the class of the largest logit is.
     """
 
     def __init__(
-        self, model: nn.Module, collate: Collate, *, batch_size: int | None, tokens: int | None, rescore: bool
+        self,
+        model: nn.Module,
+        collate: Collate,
+        *,
+        batch_size: int | None,
+        tokens: int | None,
+        rescore: bool,
+        cuts_C: np.ndarray | None = None,
     ) -> None:
-        self.exact, self.half = model, half_copy(model)
+        self.exact, self.half, self.cuts_C = model, half_copy(model), cuts_C
         self._predict = partial(predict_logits, collate=collate, batch_size=batch_size, tokens=tokens)
         self.rescore = rescore
         self.rows, self.compared, self.rescored, self.sampled, self.agreed = 0, 0, 0, 0, 0
@@ -74,13 +84,13 @@ class HalfPrecision:
             order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
             size = min(COMPARED if self.rescore else 4 * COMPARED, len(rows))
             sample = np.sort(order[np.linspace(0, len(rows) - 1, size).astype(int)])
-            labels = logits_NC[sample].argmax(-1)
+            decided = self._decided(logits_NC[sample])
             replace(sample)
-            self.sampled, self.agreed = len(sample), int((logits_NC[sample].argmax(-1) == labels).sum())
-        while self.rescore and logits_NC.shape[1] > 1:
+            self.sampled = len(sample)
+            self.agreed = int((self._decided(logits_NC[sample]) == decided).all(-1).sum())
+        while self.rescore and (self.cuts_C is not None or logits_NC.shape[1] > 1):
             # Repeated, as each comparison may raise the bound.
-            sorted_NC = np.sort(logits_NC, axis=-1)
-            uncertain = np.flatnonzero(~exact_N & (sorted_NC[:, -1] - sorted_NC[:, -2] < SAFETY * self.largest_error))
+            uncertain = np.flatnonzero(~exact_N & (self._margins(logits_NC) < SAFETY * self.largest_error))
             if len(uncertain) == 0:
                 break
             replace(uncertain)
@@ -90,11 +100,24 @@ class HalfPrecision:
 
     def _compare(self, half_SC: np.ndarray, exact_SC: np.ndarray) -> None:
         error_SC = half_SC - exact_SC
-        of_best_S1 = np.take_along_axis(error_SC, half_SC.argmax(-1)[:, None], axis=-1)
-        self.largest_error = max(self.largest_error, float(np.abs(of_best_S1 - error_SC).max()))
-        difference = float(np.abs(softmax(half_SC) - softmax(exact_SC)).max())
-        self.largest_difference = max(self.largest_difference, difference)
+        if self.cuts_C is None:
+            error_SC = np.take_along_axis(error_SC, half_SC.argmax(-1)[:, None], axis=-1) - error_SC
+        self.largest_error = max(self.largest_error, float(np.abs(error_SC).max()))
+        activation: Activation = "softmax" if self.cuts_C is None else "sigmoid"
+        half_p_SC, exact_p_SC = (activate(logits_SC, activation) for logits_SC in (half_SC, exact_SC))
+        self.largest_difference = max(self.largest_difference, float(np.abs(half_p_SC - exact_p_SC).max()))
         self.compared += len(half_SC)
+
+    def _decided(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return the class of each row, shape (N, 1), or whether it has each tag, shape (N, C)."""
+        return logits_NC.argmax(-1)[:, None] if self.cuts_C is None else logits_NC >= self.cuts_C
+
+    def _margins(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return how far each row is from another prediction, shape (N,)."""
+        if self.cuts_C is not None:
+            return np.abs(logits_NC - self.cuts_C).min(axis=-1)
+        sorted_NC = np.sort(logits_NC, axis=-1)
+        return sorted_NC[:, -1] - sorted_NC[:, -2]
 
     def report(self) -> dict[str, str | float]:
         """Return the rows computed in each format, and their differences, as in result.json."""

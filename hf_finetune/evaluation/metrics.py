@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import expit
 
+from hf_finetune.data.config import Activation
 from hf_finetune.errors import InputError
 
 Average = Literal["macro", "micro", "weighted"]
@@ -194,6 +196,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities (N, C) of logits (N, C), in float64."""
     exponentials = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def activate(logits_NC: np.ndarray, activation: Activation) -> np.ndarray:
+    """Return the probabilities or numbers of logits, float64."""
+    if activation == "softmax":
+        return softmax(logits_NC)
+    logits_NC = np.asarray(logits_NC, dtype=np.float64)
+    return expit(logits_NC) if activation == "sigmoid" else logits_NC
 
 
 def as_probabilities(scores: np.ndarray) -> np.ndarray:

@@ -110,6 +110,11 @@ class RunFacts:
         """The problem type."""
         return task_kind(self.result)
 
+    @property
+    def earlier_outputs(self) -> str:
+        """What the run that this one started from predicts: classes, tags or target."""
+        return task_kind(self.result.get("started_from") or {}).outputs
+
     @cached_property
     def epoch_metric(self) -> str:
         """The validation metric that chose the best epoch."""

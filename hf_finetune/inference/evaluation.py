@@ -17,12 +17,10 @@ from hf_finetune.data.provenance import row_keys
 from hf_finetune.data.ragged import join
 from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.data.truncation import Truncation
-from hf_finetune.errors import InputError
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores, class_section, target_section
-from hf_finetune.evaluation.test_time import gain
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.tasks.base import Task
@@ -61,21 +59,19 @@ def evaluate(
         {"rows", "metrics" with intervals, "per_class" (by label, see `evaluation.per_class`), "per_target" (the
         metrics of each of several targets), "doubts" (see `evaluation.doubts`), "rows_trained_on", "dropped",
         "throughput", "precision"}. With views the metrics are those of the views, and "views" has {"number", "augment",
-        "seed", "without" (the metrics of the unchanged rows), "difference" (see `evaluation.test_time.gain`), "cost"
-        (seconds relative to the unchanged rows alone)}.
+        "seed", "without" (the metrics of the unchanged rows), "difference" (see `Task.compare`), "cost" (seconds
+        relative to the unchanged rows alone)}.
 
     Raises:
         InputError: a row without a label, or with a label that the classifier does not know; or a metric that cannot be
             used.
     """
-    if extra and not classifier.task.has_classes:
-        raise InputError(f"--evaluate.extra: expected none with {classifier.task.name}: they need one class a row")
-    if views is not None and not classifier.task.has_classes:
-        raise InputError(f"--views: expected none with {classifier.task.name}: their gain needs one class a row")
+    classifier.task.refuse("evaluate.extra", is_set=bool(extra))
     if extra:  # whose import takes seconds
         from hf_finetune.evaluation.extra_metrics import load_extra_metrics, with_intervals
 
-        further = load_extra_metrics(extra, classifier.labels, trust_remote_code=trust_remote_code)
+        activation = classifier.task.activation
+        further = load_extra_metrics(extra, classifier.labels, activation, trust_remote_code=trust_remote_code)
     scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
     labels, probabilities, unchanged, num_leaked = [], [], [], 0
     truncation: Truncation | None = None
@@ -95,7 +91,7 @@ def evaluate(
         logger.warning(doubts.leaked_rows(num_leaked, len(all_labels))[0].message)
     intervals = task.intervals(all_labels, scores_NC, resamples=resamples)
     if extra:
-        intervals |= with_intervals(further, all_labels, scores_NC)
+        intervals |= with_intervals(further, all_labels, scores_NC, task.decided(scores_NC))
     scores = task.per_class(all_labels, scores_NC)
     result = {
         **scorer.report(),
@@ -108,9 +104,20 @@ def evaluate(
         "dropped": {"rows": len(dropped), "reasons": count_kinds(dropped)} if source.drop_bad_rows else None,
     }
     if views is not None:
-        comparison = gain(all_labels, scores_NC, np.concatenate(unchanged), resamples=resamples)
+        comparison = _gain(task, all_labels, scores_NC, np.concatenate(unchanged), resamples=resamples)
         result["views"] = {**views.to_dict(), **comparison, "cost": round(scorer.cost, 2)}
     return result
+
+
+def _gain(
+    task: Task, labels: np.ndarray, scores_NC: np.ndarray, unchanged_NC: np.ndarray, *, resamples: int
+) -> dict[str, Any]:
+    """Return the metrics of the unchanged rows, and the paired difference; above 0 the views are better."""
+    without = task.intervals(labels, unchanged_NC, resamples=resamples)
+    return {
+        "without": {name: interval.to_dict() for name, interval in without.items()},
+        "difference": task.compare(labels, scores_NC, task.settled(unchanged_NC)),
+    }
 
 
 def _doubts(

@@ -229,7 +229,7 @@ def _log_views(views: SeveralViews, scorer: Scorer, num_changed: int) -> None:
 def _log_precision(report: dict[str, Any]) -> None:
     logger.info(
         "computed in bfloat16: probabilities within %.2g of float32 on the %d rows computed in both, "
-        "the same labels on %.1f%% of %d; %d rows with two close classes have float32's probabilities",
+        "the same labels on %.1f%% of %d; %d rows close to another label have float32's probabilities",
         report["largest_probability_difference"],
         report["rows_compared"],
         100 * report["label_agreement"],

@@ -65,10 +65,10 @@ class Scorer:
             )
         if views is not None:
             views.check(classifier.kind, classifier.sequence)
-        if precision == "bf16" and not classifier.task.has_classes:
-            raise InputError(f"--precision bf16: expected float32 with {classifier.task.name}")
+        classifier.task.refuse("--precision bf16", is_set=precision == "bf16")
+        classifier.task.refuse("--views", is_set=views is not None)
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
-        exact = views is not None or not native or not classifier.task.has_classes
+        exact = views is not None or not native or "--precision bf16" in classifier.task.refuses
         self.precision = "float32" if precision == "auto" and exact else precision
         self.half: HalfPrecision | None = None
         self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0
@@ -146,7 +146,14 @@ class Scorer:
             return predict_logits(model, batches, collate, lengths=lengths, counts=counts, **options)
         if self.half is None:
             rescore = self.precision == "auto"
-            self.half = HalfPrecision(model, collate, rescore=rescore, batch_size=self.batch_size, tokens=TOKENS)
+            self.half = HalfPrecision(
+                model,
+                collate,
+                rescore=rescore,
+                batch_size=self.batch_size,
+                tokens=TOKENS,
+                cuts_C=self.classifier.task.cuts_C,
+            )
         # An eighth faster than single layers: fewer shapes of matrix products are compiled.
         with nullcontext() if self.half.half is None else fused_layers(self.half.half):
             return self.half.logits(batches, lengths)

@@ -11,9 +11,18 @@ from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import class_names
 from hf_finetune.models.contexts import seeded
 from hf_finetune.models.modules import classification_layers, encoder, reorder
-from hf_finetune.utils.messages import plural
+from hf_finetune.utils.messages import counted, plural
 
 log = logging.getLogger("hf_finetune")
+
+TOKENS = "ForTokenClassification"
+"""End of the name of classes with an output for each token, which have no problem type."""
+NOUNS = {
+    "multi_label_classification": ("tag", "tags"),
+    "regression": ("target", "targets"),
+    TOKENS: ("tag of words", "tags of words"),
+}
+"""What a head of each problem type is for, besides classes."""
 
 
 def compare_weights(
@@ -35,7 +44,7 @@ def compare_weights(
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
     notes = []
     if mismatched:
-        notes.append(_other_classes(local, _checkpoint_classes(local)))
+        notes.append(_other_head(local, model, _checkpoint_classes(local)))
     elif all(name.startswith(f"{model.base_model_prefix}.") for name in fresh):
         fresh, note = _match_head(local, model, fresh, seed, keep_head)
         notes.append(note)
@@ -79,14 +88,17 @@ def _match_head(
 ) -> tuple[tuple[str, ...], str]:
     """Keep the head of a checkpoint with the same classes, in their order, or reset it; return new modules and a note.
 
+    A head for the tags, classes or target of another task is reset, too: its logits mean something else.
+
     Args:
         fresh: new modules, none of them in the head.
     """
     stored, labels = _checkpoint_classes(local), list((model.config.id2label or {}).values())
     same = stored == labels or (len(set(stored)) == len(stored) and sorted(stored) == sorted(labels))
+    same = same and _is_same_task(local, model)
     layers = classification_layers(model)
     if same and keep_head:
-        outputs = plural(len(stored), "this target", f"these {len(stored)} classes")
+        outputs = plural(len(stored), "this target", f"these {_outputs(local, stored)}")
         note = f"{local.name}: it has a head for {outputs}"
         if stored != labels:
             reorder(layers, [stored.index(name) for name in labels])
@@ -98,9 +110,9 @@ def _match_head(
             layer.reset_parameters()
     names = tuple(name for name, module in model.named_modules() if name in fresh or module in layers)
     if not same:
-        return names, _other_classes(local, stored)
+        return names, _other_head(local, model, stored)
     why = "only the encoder is pretrained"
-    return names, f"{local.name}: its head for {len(stored)} classes is replaced: {why}"
+    return names, f"{local.name}: its head for {_outputs(local, stored)} is replaced: {why}"
 
 
 def _checkpoint_classes(local: LocalCheckpoint) -> list[str]:
@@ -112,6 +124,33 @@ def _checkpoint_classes(local: LocalCheckpoint) -> list[str]:
         return [f"{i}: {name}" for i, name in (names.items() if isinstance(names, dict) else enumerate(names))]
 
 
-def _other_classes(local: LocalCheckpoint, classes: Sequence[str]) -> str:
-    some = ", ".join((*classes[:5], "...") if len(classes) > 5 else classes)
-    return f"{local.name}: its head was for {len(classes)} other classes ({some}) and is replaced"
+def _problem_type(local: LocalCheckpoint) -> str:
+    """Return the problem type of a checkpoint with a head; one that says none and has one output predicts numbers."""
+    architectures = local.config.get("architectures")
+    if isinstance(architectures, list) and any(str(name).endswith(TOKENS) for name in architectures):
+        return TOKENS
+    stored = local.config.get("problem_type")
+    return str(stored or ("regression" if len(_checkpoint_classes(local)) == 1 else "single_label_classification"))
+
+
+def _is_same_task(local: LocalCheckpoint, model: PreTrainedModel) -> bool:
+    own = TOKENS if type(model).__name__.endswith(TOKENS) else model.config.problem_type
+    return _problem_type(local) == own
+
+
+def _outputs(local: LocalCheckpoint, names: Sequence[str]) -> str:
+    """Return what a checkpoint's head is for: `5 classes`."""
+    forms = NOUNS.get(_problem_type(local), ("class", "classes"))
+    return counted(len(names), *forms)
+
+
+def _other_head(local: LocalCheckpoint, model: PreTrainedModel, names: Sequence[str]) -> str:
+    """Describe what becomes of a checkpoint whose head is for other labels, or for those of another task."""
+    some = ", ".join((*names[:5], "...") if len(names) > 5 else names)
+    if _is_same_task(local, model):
+        count, _, noun = _outputs(local, names).partition(" ")
+        return f"{local.name}: its head was for {count} other {noun} ({some}) and is replaced"
+    return (
+        f"{local.name}: trained for another task, {_outputs(local, names)} ({some}): its encoder is used, and its head "
+        "is replaced"
+    )

@@ -58,6 +58,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
         logger.info(note)
     loaded = with_head(loaded, model, recipe.chunk_pooling, seed=recipe.train.seed)
     network = loaded.model
+    data.task.start(network, loaded.fresh)
     check_first_row(checkpoint.name, network, data.inputs.for_inference())
     notes = (*loaded.notes, *_freeze_batch_norm(context, network), *([TWO_HEADS] if two_heads else []))
     built = _fit_to_images(RunModel(network, loaded.fresh, notes=notes), context, data)

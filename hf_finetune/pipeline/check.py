@@ -7,7 +7,9 @@ from hf_finetune.augmentation.compose import uses_classes
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.data.inputs import TextInputs, without_votes
 from hf_finetune.data.labels import is_labeled, labels_of
+from hf_finetune.distillation.config import Distill
 from hf_finetune.distillation.feature_matching.compatibility import check_features
+from hf_finetune.distillation.losses.base import LogitLoss
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.hub.eval_results import check_benchmark
@@ -82,6 +84,7 @@ def check_task(context: RunContext, data: RunData) -> None:
             task.check_judged(labels[is_labeled(labels)], name)
     is_set = {
         "objective": recipe.has_teacher,
+        "objective.teacher_precision": isinstance(objective, Distill) and objective.teacher_precision != "float32",
         "objective.label_smoothing": objective.label_smoothing > 0,
         "objective.class_weights": objective.class_weights is not None,
         "objective.logit_adjustment": objective.logit_adjustment > 0,
@@ -98,9 +101,14 @@ def check_task(context: RunContext, data: RunData) -> None:
         "objective.kinds": recipe.compares_features,
         "pretrain.objective": recipe.pretrain.objective is not None,
     }
-    for field, reason in task.refuses.items():
-        if is_set[field]:
-            raise InputError(f"{field}: expected its default with {task.name}: {reason}")
+    for field, value in is_set.items():
+        task.refuse(field, is_set=value)
+    for kind in recipe.distillation_kinds:
+        if isinstance(kind, LogitLoss) and task.activation in kind.refuses:
+            raise InputError(
+                f"objective.kinds: expected losses for {task.name} (SoftTargets, MatchLogits), got "
+                f"{type(kind).__name__}: {kind.refuses[task.activation]}"
+            )
 
 
 def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData) -> None:

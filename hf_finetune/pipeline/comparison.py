@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from hf_finetune.evaluation.paired import paired_difference, verdict
 from hf_finetune.pipeline.evaluate import ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.config import Train
@@ -65,17 +63,13 @@ def comparison_section(folder: Path, judged: ScoredSplit) -> dict[str, Any]:
     predictions = pq.read_table(folder / WITHOUT / "predictions.parquet").to_pandas()
     predictions = predictions[predictions["split"] == name]
     assert predictions["row"].tolist() == judged.rows["row"][:], "both runs have the same data"
-    seconds = _stored_seconds(folder)
+    seconds, task = _stored_seconds(folder), judged.task
+    others_NC = task.scores_of(predictions["predicted"].tolist())
     return {
-        "accuracy": without["metrics"][name]["accuracy"],
-        "difference": _accuracy_gain(judged, (predictions["predicted"] == predictions["label"]).to_numpy()),
+        task.judged_by: without["metrics"][name][task.judged_by],
+        "difference": task.compare(judged.labels, judged.scores_NC, others_NC),
         "steps": without["steps"],
         # Seconds of the optimizer steps: without pretraining, and of both stages together.
         "loop_s": without["time"]["all_steps_s"],
         "loop_s_with": round(seconds.pretrain_s + seconds.train_s, 2),
     }
-
-
-def _accuracy_gain(judged: ScoredSplit, is_right_N: np.ndarray) -> dict[str, Any]:
-    difference = paired_difference(judged.scores_NC.argmax(-1) == judged.labels, is_right_N)
-    return {**difference.to_dict(), "verdict": verdict(difference)}

@@ -125,7 +125,8 @@ class Origin:
     base_changed: str | None
     """Why the network differs from the checkpoint, so that an adapter needs this network. None: it is the same."""
     started_from: dict[str, Any] | None
-    """`name`, `labels` and `method` of the run that trained the checkpoint. None: it is not the model of a run."""
+    """`name`, `labels`, `method` and `problem_type` of the run that trained the checkpoint. None: it is not the model
+    of a run."""
 
 
 @dataclass(frozen=True)

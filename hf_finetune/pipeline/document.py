@@ -215,6 +215,7 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
     if teacher is None:
         return None
     report = summarize(
+        trained.task,
         teacher.predictions,
         {"train": trained.run.data.splits.train, **{name: split.rows for name, split in splits.items()}},
         {name: split.scores_NC for name, split in splits.items()},

@@ -109,12 +109,12 @@ def _predictions(name: str, split: ScoredSplit) -> pa.Table:
 
 def _metrics(run: Run, task: Task, labels: Any, scores_NC: Any) -> dict[str, Interval]:
     """Return the metrics of the task with their intervals, and those of evaluate.extra."""
+    measured = task.measured(labels, scores_NC, resamples=run.recipe.evaluate.resamples)
+    if not run.recipe.evaluate.extra:
+        return measured
     from hf_finetune.evaluation.extra_metrics import with_intervals  # takes seconds to import
 
-    return {
-        **task.measured(labels, scores_NC, resamples=run.recipe.evaluate.resamples),
-        **with_intervals(extra_metrics(run), labels, scores_NC),
-    }
+    return {**measured, **with_intervals(extra_metrics(run), labels, scores_NC, task.decided(scores_NC))}
 
 
 def extra_metrics(run: Run) -> tuple["ExtraMetric", ...]:
@@ -127,8 +127,8 @@ def extra_metrics(run: Run) -> tuple["ExtraMetric", ...]:
         return ()
     from hf_finetune.evaluation.extra_metrics import load_extra_metrics
 
-    trusted = run.recipe.model.trust_remote_code
-    return load_extra_metrics(run.recipe.evaluate.extra, run.data.splits.labels, trust_remote_code=trusted)
+    extra, labels, activation = run.recipe.evaluate.extra, run.data.splits.labels, run.data.task.activation
+    return load_extra_metrics(extra, labels, activation, trust_remote_code=run.recipe.model.trust_remote_code)
 
 
 def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None = None) -> Any:

@@ -44,7 +44,8 @@ def find_origin(context: RunContext, network: PreTrainedModel, trial: PreTrained
     if recipe.model.from_config is None:
         known = checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or earlier.get("base_model")
         base_model = recipe.model.base_model or known
-    started_from = {name: earlier[name] for name in ("name", "labels", "method")} if earlier else None
+    described = ("name", "labels", "method", "problem_type")
+    started_from = {name: earlier[name] for name in described if name in earlier} or None
     return Origin(weights, base_model, base_changed, started_from)
 
 

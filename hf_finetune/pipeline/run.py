@@ -176,7 +176,7 @@ def _prepare(recipe: Recipe) -> Run:
     context, data = load_data(context)
     check.check_task(context, data)
     context, data, long_choice = choose_long(context, data)
-    teachers = build_teachers(context, data.splits)
+    teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)
     model = build_model(context, data)
     trial = trial_network(context, model)
@@ -186,7 +186,8 @@ def _prepare(recipe: Recipe) -> Run:
         *([] if long_choice is None else [f"--long auto: {long_choice.way.name}: {long_choice.why}"]),
         *model.notes,
         *(() if teachers is None else teachers.notes),
-        *unused_options(recipe),
+        # Those of a tag weigh having it against lacking it, however often its rows are drawn.
+        *(n for n in unused_options(recipe) if data.task.has_classes or not n.startswith("objective.class_weights")),
         *experimental_notes(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )

@@ -8,7 +8,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import report
 from hf_finetune.distillation.config import Distill, LogitKind
@@ -17,7 +16,7 @@ from hf_finetune.distillation.feature_matching.pair import NetworkPair
 from hf_finetune.distillation.feature_matching.teacher_features import FeatureDistillation, feature_distillation
 from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows
 from hf_finetune.distillation.teachers.loading import Teachers
-from hf_finetune.pipeline.context import Run, RunContext
+from hf_finetune.pipeline.context import Run, RunContext, RunData
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
@@ -41,18 +40,20 @@ class TeacherOutput:
         return sum((source.timer.seconds for source in sources if source is not None), 0.0)
 
 
-def build_teachers(context: RunContext, splits: Splits) -> Teachers | None:
+def build_teachers(context: RunContext, data: RunData) -> Teachers | None:
     """Return the recipe's teachers, not loaded yet, or None."""
     recipe, objective = context.recipe, context.recipe.objective
     if not isinstance(objective, Distill):
         return None
     return Teachers(
         objective.teachers,
-        splits.labels,
+        data.task,
         recipe.kind,
         trust_remote_code=recipe.model.trust_remote_code,
         precision=objective.teacher_precision,
-        all_logits=any(isinstance(kind, LogitKind) and kind.needs_all_logits for kind in objective.kinds),
+        # The most likely classes say all of a softmax only.
+        all_logits=data.task.activation != "softmax"
+        or any(isinstance(kind, LogitKind) and kind.needs_all_logits for kind in objective.kinds),
         limits=context.checkpoint.limits,
     )
 
@@ -103,7 +104,9 @@ def predict_with_teachers(run: Run, record: RunRecord, clock: Stopwatch, *, dry_
     with clock.measure("teacher_s"):
         # The other processes read what the main one caches.
         with PartialState().main_process_first():
-            predictions = predict_rows(teachers.members, rows, budget_gb=budget_gb, online=online)
+            predictions = predict_rows(
+                teachers.members, rows, budget_gb=budget_gb, online=online, activation=run.data.task.activation
+            )
             if run.recipe.compares_features:
                 features = feature_distillation(
                     network_pair(run),
@@ -116,6 +119,6 @@ def predict_with_teachers(run: Run, record: RunRecord, clock: Stopwatch, *, dry_
         teachers.release()
         if not dry_run and PartialState().is_main_process:
             predictions = replace(predictions, overlaps=tuple(teacher_overlaps(predictions.names, splits)))
-        for doubt in report.doubts(predictions, rows):
+        for doubt in report.doubts(run.data.task, predictions, rows):
             logger.warning(doubt)
     return TeacherOutput(predictions, features)

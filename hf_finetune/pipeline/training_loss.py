@@ -54,5 +54,8 @@ def training_loss(run: Run) -> WeightedLoss | DistillationLoss:
         None if shifts is None else torch.tensor(shifts, device=device),
     )
     if isinstance(objective, Distill):
-        return DistillationLoss(loss, objective.labels_weight, objective.kinds)
+        task = run.data.task
+        return DistillationLoss(
+            loss, objective.labels_weight, objective.kinds, activation=task.activation, scaled=task.scaled
+        )
     return loss

@@ -18,18 +18,17 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import Tensor, nn
 
-from hf_finetune.data.config import Kind, TaskName
+from hf_finetune.data.config import Activation, Kind, TaskName
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.metrics import Metric
+from hf_finetune.evaluation.metrics import Metric, activate
 from hf_finetune.evaluation.paired import Verdict, verdict
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.models.checkpoint_config import ProblemType
 from hf_finetune.models.checkpoint_config import Task as HubTask
 from hf_finetune.training.losses.config import ClassWeights, Loss
-from hf_finetune.training.losses.divergence import Activation
 from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.warm_start import FittedHead, halves_of
 
@@ -86,12 +85,14 @@ class Task(ABC):
     """Whether operations of augmentation leave the labels of a row as they are."""
     spread: ClassVar[str] = "entropy"
     """The measure of the labels of which a fitted head explains a share."""
+    constant: ClassVar[str]
+    """What `majority` predicts, for messages."""
     outputs: ClassVar[str]
     """What the labels name, for messages: classes, tags or target."""
     activation: ClassVar[Activation] = "softmax"
     """How logits become predictions, which says how two predictions of a row are compared."""
     refuses: ClassVar[Mapping[str, str]] = {}
-    """Recipe fields that the task cannot have, and why: the end of a message."""
+    """Recipe fields, and flags of predict and evaluate, that the task cannot have, and why: the end of a message."""
 
     def hub_task(self, kind: Kind) -> HubTask:
         """Return the Hub's name of the task, for the kind of data."""
@@ -162,6 +163,14 @@ class Task(ABC):
     def fit_head(self, features_ND: np.ndarray, labels: Any, fit: HeadFit) -> FittedHead:
         """Fit a linear layer to features, as the network's classification layer trains."""
 
+    def start(self, network: nn.Module, fresh: Sequence[str]) -> None:
+        """Change a network of an earlier run so that it answers in the units of training; by default it does already.
+
+        Args:
+            fresh: names of modules that start at random.
+        """
+        return None
+
     def finish(self, network: nn.Module) -> None:
         """Change the trained network so that it answers in the units of the labels; by default it does already."""
         return None
@@ -196,9 +205,9 @@ class Task(ABC):
         """
         return None
 
-    @abstractmethod
     def scores(self, logits_NC: Any) -> Any:
         """Return what a user reads of logits, shape (N, C), float64: probabilities or numbers."""
+        return activate(logits_NC, self.activation)
 
     def training_scores(self, logits_NC: Any) -> Any:
         """Return the scores of logits in the units in which the network trains."""
@@ -246,6 +255,19 @@ class Task(ABC):
         judged: Verdict = verdict(difference, margin=self.margin())
         return {**difference.to_dict(), "verdict": judged, "metric": self.judged_by}
 
+    def majority(self, labels: np.ndarray) -> np.ndarray:
+        """Return the scores (C,) that are the same for every row, and fit these labels best; of tasks with teachers."""
+        raise NotImplementedError
+
+    def settled(self, scores_NC: np.ndarray) -> np.ndarray:
+        """Return scores as `difference` expects those of another model, whatever this task has calibrated."""
+        return scores_NC
+
+    def agreement(self, scores_NC: np.ndarray, others_NC: np.ndarray) -> float:
+        """Return how alike two models predict: the share of the same predictions, or the correlation of numbers; of
+        tasks with teachers."""
+        raise NotImplementedError
+
     @abstractmethod
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the predictions of models without a pretrained network, by key.
@@ -281,6 +303,30 @@ class Task(ABC):
         return 1.0
 
     # Predictions
+
+    def refuse(self, field: str, *, is_set: bool) -> None:
+        """Refuse a field that the task cannot have.
+
+        Raises:
+            InputError: it is set.
+        """
+        if is_set and field in self.refuses:
+            raise InputError(f"{field}: expected its default with {self.name}: {self.refuses[field]}")
+
+    @property
+    def cuts_C(self) -> np.ndarray | None:
+        """Logit from which each tag is predicted, shape (C,). None: the class of the largest logit is."""
+        return None
+
+    def decided(self, scores_NC: np.ndarray) -> np.ndarray:
+        """Return what `evaluate.extra` reads as predictions, of tasks that do not refuse it: class ids (N,), a 0 or 1
+        for each tag, or numbers."""
+        raise NotImplementedError
+
+    def scores_of(self, predicted: Sequence[Any]) -> np.ndarray:
+        """Return scores (N, C) of `settled` thresholds that predict this, the reverse of `predicted`; of tasks that do
+        not refuse `pretrain.compare`."""
+        raise NotImplementedError
 
     @abstractmethod
     def predicted(self, scores_NC: Any) -> Sequence[Any]:

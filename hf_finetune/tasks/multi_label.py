@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from scipy.special import expit
+from scipy.special import expit, logit
 from torch import Tensor
 
 from hf_finetune.data.labels import labels_of
@@ -30,7 +30,7 @@ from hf_finetune.training.losses.config import ClassWeights, Loss
 from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.warm_start import FittedHead, Standardized
 
-THRESHOLD = 0.5
+THRESHOLD, LEAST = 0.5, 1e-12
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class MultiLabel(Task):
     summary = ("micro_f1", "macro_f1", "mean_average_precision")
     judged_by = "micro_f1"
     default_loss = BinaryCrossEntropy()
+    constant = "the most frequent tags"
     outputs = "tags"
     calibrates = True
     model_noun = "tagger"
@@ -54,9 +55,6 @@ class MultiLabel(Task):
     rare_remedy = "--objective.loss Asymmetric"
     activation = "sigmoid"
     refuses: ClassVar[Mapping[str, str]] = {
-        "objective": "its losses compare classes",
-        "evaluate.extra": "its modules read one class a row",
-        "pretrain.compare": "it compares accuracies",
         "objective.logit_adjustment": "it shifts the classes of one softmax against each other, and each tag has a "
         "sigmoid of its own; use objective.class_weights",
         "data.augment": "MixHalves and by_class rare read the one class of a row",
@@ -102,10 +100,6 @@ class MultiLabel(Task):
         """Return the rows of each tag."""
         return labels.sum(axis=0, dtype=np.int64)
 
-    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
-        """Return the sigmoid of each logit."""
-        return expit(np.asarray(logits_NC, dtype=np.float64))
-
     def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
         """Return the metrics of tags and probabilities."""
         return multi_label.multi_label_metrics(labels, scores_NC, self.thresholds_C)
@@ -127,10 +121,22 @@ class MultiLabel(Task):
         mine, others = scores_NC >= self.thresholds_C, others_NC >= THRESHOLD
         return paired_scores(multi_label.micro_f1_by_row(labels, mine), multi_label.micro_f1_by_row(labels, others))
 
+    def majority(self, labels: np.ndarray) -> np.ndarray:
+        """Return the share of each tag."""
+        return labels.mean(axis=0)
+
+    def settled(self, scores_NC: np.ndarray) -> np.ndarray:
+        """Return the scores with the threshold of each tag moved to `THRESHOLD`."""
+        return _moved(scores_NC, self.thresholds_C)
+
+    def agreement(self, scores_NC: np.ndarray, others_NC: np.ndarray) -> float:
+        """Return the share of tags of all rows that both predict, or both do not, see `difference`."""
+        return float(((scores_NC >= self.thresholds_C) == (others_NC >= THRESHOLD)).mean())
+
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the most frequent tags, and one-vs-rest logistic regression on words or pixels."""
         hot_NC = labels_of(train)
-        shares_C = hot_NC.mean(axis=0)
+        shares_C = self.majority(hot_NC)
         kind, features, test, chosen = shallow_features(train, rows)
         weights = _one_vs_rest_sparse(features, hot_NC[chosen], test)
         return {
@@ -145,6 +151,19 @@ class MultiLabel(Task):
     def calibrated(self, labels: np.ndarray, scores_NC: np.ndarray) -> MultiLabel:
         """Return the task with the thresholds of the best F1 on these rows."""
         return replace(self, thresholds=tuple(multi_label.best_thresholds(labels, scores_NC).round(6).tolist()))
+
+    @property
+    def cuts_C(self) -> np.ndarray:
+        """The thresholds as logits."""
+        return _finite_logit(self.thresholds_C)
+
+    def decided(self, scores_NC: np.ndarray) -> np.ndarray:
+        """Return a 0 or 1 for each tag."""
+        return (scores_NC >= self.thresholds_C).astype(np.int64)
+
+    def scores_of(self, predicted: Sequence[Any]) -> np.ndarray:
+        """Return a probability of 1 for each predicted tag."""
+        return np.array([[float(label in names) for label in self.labels] for names in predicted])
 
     def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
         """Return the names of the tags from their threshold on, the most probable first."""
@@ -167,6 +186,19 @@ class MultiLabel(Task):
     def marks(self) -> dict[str, Any]:
         """Return the thresholds by tag."""
         return {"thresholds": dict(zip(self.labels, self.thresholds_C.tolist(), strict=True))}
+
+
+def _finite_logit(scores: np.ndarray) -> np.ndarray:
+    """Return the logit of probabilities, finite also for 0 and 1."""
+    return logit(np.clip(scores, LEAST, 1 - LEAST))
+
+
+def _moved(scores_NC: np.ndarray, thresholds_C: np.ndarray) -> np.ndarray:
+    """Return scores with the threshold of each tag moved to `THRESHOLD`.
+
+    On the logit scale, so that the order of the scores, and so every ranking metric, stays.
+    """
+    return expit(_finite_logit(scores_NC) - _finite_logit(thresholds_C))
 
 
 def _one_vs_rest(
@@ -218,6 +250,4 @@ def _one_vs_rest_sparse(features: Any, hot_NC: np.ndarray, test: Any) -> np.ndar
             if 0 < hot_N[fitted].sum() < fitted.sum():
                 held_NC[:, tag] = model.fit(features[fitted], hot_N[fitted]).predict_proba(features[~fitted])[:, 1]
     thresholds_C = multi_label.best_thresholds(hot_NC[~fitted], held_NC)
-    # On the logit scale, so that the order of the scores, and so every ranking metric, stays.
-    logits_NC = np.log(scores_NC / (1 - scores_NC)) - np.log(thresholds_C / (1 - thresholds_C))
-    return expit(logits_NC)
+    return _moved(scores_NC, thresholds_C)

@@ -50,14 +50,14 @@ class Regression(Task):
     judged_by = "r2"
     default_loss = SquaredError()
     spread = "variance"
+    constant = "the mean"
     outputs = "target"
     model_noun = "regression model"
     purpose = "It predicts {} number"
     activation = "identity"
     refuses: ClassVar[Mapping[str, str]] = {
-        "objective": "its losses compare classes",
-        "evaluate.extra": "its modules read one class a row",
-        "pretrain.compare": "it compares accuracies",
+        "objective.teacher_precision": "bfloat16 rounds the numbers themselves, to two or three digits",
+        "--precision bf16": "bfloat16 rounds the numbers themselves, to two or three digits",
         "objective.label_smoothing": "it spreads probability over classes, and a number has none",
         "objective.class_weights": "numbers have no classes to weigh",
         "objective.logit_adjustment": "it shifts the logits of classes, and a number has none",
@@ -96,6 +96,16 @@ class Regression(Task):
         weight_TD, bias_T = (torch.tensor(each, dtype=torch.float32) for each in (weight, bias))
         return FittedHead(weight_TD, bias_T, 1 - float(unexplained))
 
+    def start(self, network: nn.Module, fresh: Sequence[str]) -> None:
+        """Take means and deviations out of a last layer that an earlier run has trained, the reverse of `finish`."""
+        random = {id(module) for name, module in network.named_modules() if name in fresh}
+        for layer in classification_layers(network):
+            if id(layer) in random or not self.means:
+                continue
+            mean_T, deviation_T = layer.bias.new_tensor(self.means), layer.bias.new_tensor(self.deviations)
+            weight_TD = layer.weight.detach() / deviation_T[:, None]
+            set_layer(layer, weight_TD, (layer.bias.detach() - mean_T) / deviation_T)
+
     def finish(self, network: nn.Module) -> None:
         """Fold means and deviations into the last layer, so that the network answers in the targets' own units."""
         if not self.means:
@@ -112,10 +122,6 @@ class Regression(Task):
     def logit_size(self, logits_NC: np.ndarray) -> float:
         """Return the size of the numbers, at least 1: float32 has seven digits."""
         return max(1.0, float(np.abs(logits_NC).max()))
-
-    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
-        """Return the numbers themselves."""
-        return np.asarray(logits_NC, dtype=np.float64)
 
     def training_scores(self, logits_NC: np.ndarray) -> np.ndarray:
         """Return standardized numbers in the targets' own units."""
@@ -165,6 +171,16 @@ class Regression(Task):
         """Return the difference of R²."""
         return paired_scores(*(regression.r2_by_row(labels, scores_NT) for scores_NT in (scores_NC, others_NC)))
 
+    def majority(self, labels: np.ndarray) -> np.ndarray:
+        """Return the means."""
+        return labels.mean(axis=0)
+
+    def agreement(self, scores_NC: np.ndarray, others_NC: np.ndarray) -> float:
+        """Return Pearson's correlation, the mean over the targets."""
+        with np.errstate(invalid="ignore"):
+            each = [np.corrcoef(*numbers)[0, 1] for numbers in zip(scores_NC.T, others_NC.T, strict=True)]
+        return float(np.nan_to_num(each).mean())
+
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the means, the medians, and ridge regression of each target on words or pixels."""
         targets_NT = labels_of(train)
@@ -175,6 +191,14 @@ class Regression(Task):
             "median": Baseline("median", np.tile(np.median(targets_NT, axis=0), (len(rows), 1))),
             "linear": Baseline(f"{kind}+ridge", _predictions(models, test)),
         }
+
+    def decided(self, scores_NC: np.ndarray) -> np.ndarray:
+        """Return the numbers."""
+        return scores_NC
+
+    def scores_of(self, predicted: Sequence[Any]) -> np.ndarray:
+        """Return the numbers."""
+        return np.array(list(predicted), dtype=np.float64).reshape(len(predicted), len(self.labels))
 
     def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
         """Return the numbers; of several targets a list for each row."""

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_finetune.data.config import TaskName
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap
-from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, Metric, classification_metrics, softmax
+from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, Metric, classification_metrics
 from hf_finetune.evaluation.paired import paired_difference
 from hf_finetune.evaluation.per_class import ClassScores, per_class
 from hf_finetune.evaluation.report import confusion
@@ -35,6 +35,7 @@ class SingleLabel(Task):
     summary = SUMMARY_METRICS
     judged_by = "accuracy"
     default_loss: ClassVar[Loss] = CrossEntropy()
+    constant = "the most frequent class"
     outputs = "classes"
     has_classes = True
     model_noun = "classifier"
@@ -59,10 +60,6 @@ class SingleLabel(Task):
     def with_every_output(self, chosen_n: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Add the first row of each class that has none."""
         return warm_start.with_every_class(chosen_n, labels)
-
-    def scores(self, logits_NC: np.ndarray) -> np.ndarray:
-        """Return the softmax."""
-        return softmax(logits_NC)
 
     def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
         """Return the metrics of classes and probabilities."""
@@ -96,6 +93,14 @@ class SingleLabel(Task):
         """Return the difference of accuracies."""
         return paired_difference(scores_NC.argmax(-1) == labels, others_NC.argmax(-1) == labels)
 
+    def majority(self, labels: np.ndarray) -> np.ndarray:
+        """Return a probability of 1 for the most frequent class."""
+        return np.eye(len(self.labels))[np.bincount(labels).argmax()]
+
+    def agreement(self, scores_NC: np.ndarray, others_NC: np.ndarray) -> float:
+        """Return the share of rows of the same class."""
+        return float((self.decided(scores_NC) == self.decided(others_NC)).mean())
+
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the majority class, and logistic regression on words or pixels."""
         fits = {"majority": majority, "linear": linear_baseline}
@@ -104,6 +109,14 @@ class SingleLabel(Task):
     def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
         """Return precision, recall and F1 of each class."""
         return per_class(labels, scores_NC.argmax(-1), self.labels)
+
+    def decided(self, scores_NC: np.ndarray) -> np.ndarray:
+        """Return the class with the highest probability."""
+        return scores_NC.argmax(-1)
+
+    def scores_of(self, predicted: Sequence[Any]) -> np.ndarray:
+        """Return a probability of 1 for each predicted class."""
+        return np.eye(len(self.labels))[[self.labels.index(name) for name in predicted]]
 
     def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
         """Return the name of the class with the highest probability."""

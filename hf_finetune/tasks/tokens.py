@@ -78,6 +78,8 @@ class Tags(Task):
         "objective.mix": _ONE_ROW,
         "batching.sampling": _ONE_ROW,
         "evaluate.extra": "its modules read one class a row",
+        "--precision bf16": "rows are computed again by the margin of their one label",
+        "--views": "operations on texts change the words that have tags",
         "pretrain.objective": "it reads texts, not words",
         "data.augment": "operations on texts change the words that have tags",
         "model.pooling": _OWN_HEAD,

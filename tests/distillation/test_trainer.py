@@ -17,7 +17,7 @@ from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits,
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.weight_schedules import Ramp
-from hf_finetune.training.losses.config import CrossEntropy
+from hf_finetune.training.losses.config import BinaryCrossEntropy, CrossEntropy, SquaredError
 from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.optim.sam import SAM, Sharpness
 from hf_finetune.training.regularization.r_drop import RDrop
@@ -69,6 +69,26 @@ def test_two_heads_have_their_own_losses() -> None:
     assert float(total.detach()) == pytest.approx(2 * LN2 + 0.5 * math.log(4))
     total.backward()
     assert torch.allclose(logits_BHC.grad, torch.tensor([[[-1.0, 1.0], [0.375, -0.375]]]))
+
+
+def test_tags_and_numbers_of_teachers_and_labels() -> None:
+    """The second row has no label. The teacher's numbers are in the user's unit: mean 10, deviation 2."""
+    tags = DistillationLoss(
+        WeightedLoss(BinaryCrossEntropy()), 3.0, (SoftTargets(1.0, weight=0.5),), activation="sigmoid"
+    )
+    labels = torch.tensor([[1.0], [-1.0]])
+    soft = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    targets = DistillationTargets(labels, torch.tensor([[LN3], [LN3]]))
+    assert float(tags(torch.zeros(2, 1), targets)) == pytest.approx(2 * 0.5 * soft + 3 * LN2)
+    numbers = DistillationLoss(
+        WeightedLoss(lambda x, y: SquaredError()(x, (y - 10) / 2)),
+        3.0,
+        (SoftTargets(weight=0.5),),
+        activation="identity",
+        scaled=lambda x: (x - 10) / 2,
+    )
+    targets = DistillationTargets(torch.tensor([[12.0], [math.nan]]), torch.tensor([[14.0], [10.0]]))
+    assert float(numbers(torch.zeros(2, 1), targets)) == pytest.approx(0.5 * 4 + 3 * 1)
 
 
 def test_a_row_without_a_label() -> None:

@@ -54,12 +54,12 @@ PROBABILITIES = softmax(np.random.default_rng(1).normal(size=(90, 3)) + 2 * np.e
 
 def test_a_script_or_its_folder_with_arguments(share: str) -> None:
     metrics = load_extra_metrics([share, f"{Path(share).parent}:power=2"], NAMES)
-    values = with_intervals(metrics, LABELS, PROBABILITIES)
+    values = with_intervals(metrics, LABELS, PROBABILITIES, PROBABILITIES.argmax(1))
     correct = (PROBABILITIES.argmax(1) == LABELS).mean()
     assert values["share"].value == pytest.approx(correct) and values["share_2"].value == pytest.approx(correct / 90)
     # The exact interval of the share of correct rows is about as wide.
     assert 0.1 < values["share"].high - values["share"].low < 0.25 and values["share"].n == 90
-    assert with_intervals(metrics, LABELS, PROBABILITIES) == values, "seeded"
+    assert with_intervals(metrics, LABELS, PROBABILITIES, PROBABILITIES.argmax(1)) == values, "seeded"
 
 
 def test_a_script_may_import_its_neighbor(tmp_path: Path) -> None:
@@ -73,7 +73,9 @@ def test_an_installed_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write(tmp_path / "their_package" / "share_of_theirs.py")
     monkeypatch.syspath_prepend(tmp_path)
     (metric,) = load_extra_metrics(["their_package.share_of_theirs"], NAMES)
-    assert metric.key == "share_of_theirs" and metric.compute(np.array([0, 1]), np.eye(3)[[0, 2]]) == {metric.key: 0.5}
+    assert metric.key == "share_of_theirs" and metric.compute(
+        np.array([0, 1]), np.eye(3)[[0, 2]], np.array([0, 2])
+    ) == {metric.key: 0.5}
     for name in ("their_package.share_of_theirs", "their_package"):
         sys.modules.pop(name)
 
@@ -88,7 +90,7 @@ def test_a_cached_module_needs_no_network(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(loading, "init_dynamic_modules", lambda *_: str(tmp_path / package))
     (metric,) = load_extra_metrics(["share"], NAMES)
-    assert metric.compute(np.array([0, 1]), np.eye(3)[[0, 1]]) == {"share": 1.0}
+    assert metric.compute(np.array([0, 1]), np.eye(3)[[0, 1]], np.array([0, 1])) == {"share": 1.0}
 
 
 def test_probabilities_and_names(tmp_path: Path) -> None:
@@ -105,7 +107,11 @@ def test_probabilities_and_names(tmp_path: Path) -> None:
     )
     metrics = load_extra_metrics([of_lists, of_score, of_names], ["no", "yes!"])
     labels, probabilities = np.array([0]), np.array([[0.25, 0.75]])
-    values = {name: value for metric in metrics for name, value in metric.compute(labels, probabilities).items()}
+    values = {
+        name: value
+        for metric in metrics
+        for name, value in metric.compute(labels, probabilities, probabilities.argmax(1)).items()
+    }
     assert values == {"a": 0.75, "b": 0.75, "c_x": 4, "c_y": 2}
     with pytest.raises(
         InputError, match=r"it needs prediction_scores: float64, references: int32; expected .* of 3 class"
@@ -174,10 +180,10 @@ def test_a_metric_that_resamples_lack_is_left_out(
     monkeypatch.setattr(extra_metrics, "RESAMPLES", 20)
     body = 'if len(set(references)) < 3: raise ValueError("a class is missing")\n        return {"x": 1.0}'
     metrics = load_extra_metrics([write(tmp_path / "picky.py", body=body)], NAMES)
-    assert with_intervals(metrics, np.array([0, 1, 2]), np.eye(3)) == {}
+    assert with_intervals(metrics, np.array([0, 1, 2]), np.eye(3), np.arange(3)) == {}
     assert "picky has no value on most resamples of these rows; left out" in caplog.text
     # It is not defined on these rows at all.
-    assert with_intervals(metrics, np.array([0, 1, 1]), np.eye(3)) == {}
+    assert with_intervals(metrics, np.array([0, 1, 1]), np.eye(3), np.arange(3)) == {}
     assert "picky.py: a class is missing; left out" in caplog.text
 
 
@@ -190,3 +196,40 @@ def test_a_wrong_name_is_refused_before_the_data_are_read(share: str, monkeypatc
         check_extra_metrics([share, "none"])
     with pytest.raises(InputError, match=r"evaluate\.extra: none: it is not in the cache, and HF_HUB_OFFLINE is set"):
         check_extra_metrics(["none"], trust_remote_code=True)
+
+
+TAGS = '"predictions": datasets.Sequence(datasets.Value("int32")), "references": datasets.Sequence(datasets.Value("int32"))'
+TAG_SCORES = TAGS.replace(
+    '"predictions": datasets.Sequence(datasets.Value("int32"',
+    '"prediction_scores": datasets.Sequence(datasets.Value("float"',
+)
+NUMBERS = '"predictions": datasets.Value("float"), "references": datasets.Value("float32")'
+
+
+def test_metrics_of_tags_and_numbers(tmp_path: Path) -> None:
+    """Three rows of two tags, of which five are as predicted; numbers that are 2 apart on average."""
+    body = "return {'share': float(np.mean(np.array(predictions) == np.array(references)))}"
+    tags = write(
+        tmp_path / "tags.py",
+        features=TAGS,
+        arguments="predictions, references",
+        body=body,
+        imports="import numpy as np",
+    )
+    body = "return {'highest': max(map(max, prediction_scores))}"
+    scores = write(tmp_path / "scores.py", features=TAG_SCORES, arguments="prediction_scores, references", body=body)
+    metrics = load_extra_metrics([tags, scores], ("a", "b"), "sigmoid")
+    labels, predicted = np.array([[1, 0], [1, 1], [0, 0]]), np.array([[1, 0], [0, 1], [0, 0]])
+    values = with_intervals(metrics, labels, np.full((3, 2), 0.25), predicted)
+    assert values["tags"].value == pytest.approx(5 / 6) and values["scores"].value == 0.25
+    body = "return {'apart': sum(abs(p - r) for p, r in zip(predictions, references)) / len(references)}"
+    apart = write(tmp_path / "apart.py", features=NUMBERS, arguments="predictions, references", body=body)
+    (metric,) = load_extra_metrics([apart], ("score",), "identity")
+    numbers = np.array([[1.0], [5.0]])
+    assert metric.compute(numbers, numbers + 2, numbers + 2) == {"apart": 2.0}
+    for path, activation, needed in (
+        (tags, "identity", "a number for each row"),
+        (apart, "sigmoid", "lists of a 0 or 1"),
+    ):
+        with pytest.raises(InputError, match=f"expected {needed}"):
+            load_extra_metrics([path], ("a",), activation)

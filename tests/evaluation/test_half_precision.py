@@ -126,3 +126,15 @@ def test_every_family(tmp_path, family: str) -> None:
     assert not np.array_equal(logits, exact), "this was float32"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_tags_near_their_threshold_are_computed_in_float32() -> None:
+    """The tag of the row number is predicted from 20 on, the other one, always 0, never: logits below 20 + 80 doubt."""
+    numbers = np.random.default_rng(0).permutation(np.arange(-1000, 1000)) / 1000
+    model = Near(40.0)
+    cuts = np.array([20.0, 1e6])
+    scorer = HalfPrecision(model, collate, batch_size=64, tokens=None, rescore=True, cuts_C=cuts)
+    logits, expected = scorer.logits(Numbers(numbers), None), np.round(numbers * 1000)
+    again = {int(n) for n in model.seen}
+    assert ((logits[:, 0] >= 20) == (expected >= 20)).all()
+    assert {*range(-19, 60)} <= again and len([n for n in again if abs(n - 20) > 120]) <= 64

@@ -1,15 +1,23 @@
 """Test-time augmentation: mean predictions of several views, and their gain."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from hf_finetune.evaluation.metrics import classification_metrics
 from hf_finetune.evaluation.paired import paired_difference, verdict
-from hf_finetune.evaluation.test_time import describe, gain, mean_probabilities
+from hf_finetune.evaluation.test_time import describe, mean_probabilities
+from hf_finetune.inference import evaluation
+from hf_finetune.tasks.single_label import SingleLabel
 
 
 def probabilities(predicted: list[int]) -> np.ndarray:
     return np.where(np.arange(2) == np.array(predicted)[:, None], 0.75, 0.25)
+
+
+def gain(with_views: np.ndarray, without: np.ndarray, labels: Any) -> dict[str, Any]:
+    return evaluation._gain(SingleLabel(("a", "b")), np.asarray(labels), with_views, without, resamples=100)
 
 
 def test_the_mean_is_that_of_the_probabilities() -> None:
@@ -28,9 +36,9 @@ def test_one_view_is_itself() -> None:
 def test_the_gain_is_the_difference_of_accuracy_on_the_same_rows() -> None:
     labels = [0, 1] * 5
     with_views, without = probabilities([0, 1] * 4 + [0, 0]), probabilities([0, 1] * 3 + [1, 1, 0, 0])
-    result = gain(labels, with_views, without, resamples=100)
+    result = gain(with_views, without, labels)
     expected = paired_difference([1] * 9 + [0], [1] * 6 + [0, 1, 1, 0])
-    assert result["difference"] == {**expected.to_dict(), "verdict": verdict(expected)}
+    assert result["difference"] == {**expected.to_dict(), "verdict": verdict(expected), "metric": "accuracy"}
     assert result["difference"]["value"] == pytest.approx(0.1) and result["difference"]["n"] == 10
     metrics = {name: cell["value"] for name, cell in result["without"].items()}
     assert metrics["accuracy"] == 0.8
@@ -44,7 +52,7 @@ def test_the_verdict_is_of_the_views(better: int, worse: int, verdict: str) -> N
     without[:better], with_views[:worse] = 1, 1
     # The bootstrap wants two classes.
     labels = np.append(np.zeros(rows - 1, int), 1)
-    result = gain(labels, probabilities(list(with_views)), probabilities(list(without)), resamples=100)
+    result = gain(probabilities(list(with_views)), probabilities(list(without)), labels)
     assert result["difference"]["verdict"] == verdict
     assert result["difference"]["value"] == pytest.approx((better - worse) / rows)
 

@@ -51,7 +51,12 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     )
     result = run.run(second, Launch(str(tmp_path / "second")))
     assert result["labels"] == ["long", "middling", "short"] and result["base_model"] == "me/tiny"
-    assert result["started_from"] == {"name": "small", "labels": ["bad", "good"], "method": "lora"}
+    assert result["started_from"] == {
+        "name": "small",
+        "labels": ["bad", "good"],
+        "method": "lora",
+        "problem_type": "single_label_classification",
+    }
     assert any("its head was for 2 other classes (bad, good) and is replaced" in note for note in result["notes"])
     card = (tmp_path / "second" / "README.md").read_text()
     assert "on frozen features, after the run `small` for 2 classes." in card and str(tmp_path) not in card

@@ -26,6 +26,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.scoring import probabilities
 from hf_finetune.pipeline import run as pipeline
+from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.tasks.trained_model import load_trained
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -107,7 +108,7 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
     assert "accuracy" in capsys.readouterr().out
 
     # And it can teach in its turn, with the mean of its heads.
-    teachers = Teachers((str(tmp_path / "run"),), ("dark", "bright"), "image").members
+    teachers = Teachers((str(tmp_path / "run"),), SingleLabel(("dark", "bright")), "image").members
     asked_NC = predict_rows(teachers, {"validation": rows}, budget_gb=1.0).logits["validation"]
     assert np.allclose(softmax(asked_NC), ours[:, list(teachers[0].columns_C)], atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Each task trains by every method, saves, loads in plain transformers, resumes to the same bits, and predicts."""
+"""Runs of tags and of numbers from every door, as plain transformers reads them. `test_task_contract` has the methods."""
 
 import io
 import json
@@ -11,14 +11,12 @@ import pytest
 import torch
 from helpers import gate
 from helpers.data_files import parquet_file
-from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from PIL import Image
+from helpers.tiny import tiny_text_checkpoint
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import hf_finetune
 from hf_finetune.cli import main
-from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.training.callbacks import LogLines
+from hf_finetune.errors import InputError
 
 WORDS = ("a good film", "a bad film", "the plot is bad", "the actors are good", "the end of a film", "a plot in time")
 FLAGS = ["--max-length", "16", "--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100"]
@@ -49,18 +47,12 @@ def document(run: Path) -> dict[str, Any]:
     return json.loads((run / "result.json").read_text())
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "head", "top"])
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
-def test_texts(
-    tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With plots, and a gate in a fresh process, once for each task."""
-    if method != "full":
-        gate.run_here(monkeypatch.setattr)
+def test_texts(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With plots, and a gate in a fresh process; the other methods and images are of `test_task_contract`."""
     data, model = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert")
     run = tmp_path / "run"
-    plots = [] if method == "full" else ["--evaluate.no-plots"]
-    command("train", data, "--model", model, "--method", method, "--output", run, *FLAGS, *plots)
+    command("train", data, "--model", model, "--output", run, *FLAGS)
     result = document(run)
     problem = {"multi-label": "multi_label_classification", "regression": "regression"}[task]
     assert result["problem_type"] == problem and all(check["ok"] for check in result["parity"].values())
@@ -106,47 +98,6 @@ def test_texts(
 
 
 @pytest.mark.usefixtures("gate_here")
-@pytest.mark.parametrize("task", ["multi-label", "regression"])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, model = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert")
-    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1, *BRIEFLY]
-    command("train", *arguments, "--output", tmp_path / "straight")
-
-    def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LogLines, "on_step_begin", killed)
-        with pytest.raises(StoppedBySignal):
-            command("train", *arguments, "--output", tmp_path / "killed")
-    command("train", *arguments, "--output", tmp_path / "killed", "--resume")
-    one, other = (document(tmp_path / name) for name in ("straight", "killed"))
-    assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
-
-
-@pytest.mark.usefixtures("gate_here")
-@pytest.mark.parametrize("task", ["multi-label", "regression"])
-def test_images(tmp_path: Path, task: str) -> None:
-    rng, folder = np.random.default_rng(0), tmp_path / "images"
-    folder.mkdir()
-    rows = []
-    for i in range(40):
-        shade = int(rng.integers(256))
-        Image.fromarray(np.full((24, 24, 3), (shade, 255 * (i % 2), 0), np.uint8)).save(folder / f"{i}.png")
-        names = [name for name, has in (("dark", shade < 128), ("green", i % 2)) if has]
-        rows.append(f"{i}.png,{'|'.join(names) if task == 'multi-label' else shade / 3}")
-    (folder / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
-    flags = ["--label-separator", "|"] if task == "multi-label" else []
-    model, run = tiny_image_checkpoint(tmp_path / "vit"), tmp_path / "run"
-    command("train", folder, "--model", model, "--output", run, *FLAGS[2:], *flags, *BRIEFLY)
-    result = document(run)
-    assert all(check["ok"] for check in result["parity"].values())
-    assert result["labels"] == (["dark", "green"] if task == "multi-label" else ["label"])
-    command("evaluate", run, folder)
-
-
-@pytest.mark.usefixtures("gate_here")
 def test_a_pooled_head_folds_its_scale(tmp_path: Path) -> None:
     """The head that no stock class has is saved beside its encoder, and answers in the unit of the target, too."""
     data, model, run = table(tmp_path, "regression"), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
@@ -180,11 +131,6 @@ def test_what_a_task_does_not_have_is_refused(tmp_path: Path, flags: list[str], 
     with pytest.raises(InputError, match=message):
         command("train", data, "--model", model, "--output", tmp_path / "run", *FLAGS, *flags)
     assert not (tmp_path / "run").exists()
-
-
-def test_doctor_says_that_it_needs_classes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="doctor examines one class a row, these are labels for multi-label"):
-        command("doctor", table(tmp_path, "multi-label"))
 
 
 @pytest.mark.parametrize("task", ["multi-label", "regression"])
@@ -293,3 +239,26 @@ def test_similarity_of_pairs(
     with pytest.raises(InputError, match="SwapPair expects pairs of texts"):
         flags = ["--data.augment", "[SwapPair]", "--output", tmp_path / "x"]
         command("train", table(tmp_path, "regression"), "--model", model, *FLAGS, *flags)
+
+
+@pytest.mark.usefixtures("gate_here")
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_techniques(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """R-Drop and Mixup; then a teacher whose features are compared, of unlabeled rows, too. Tags also have weights and
+    draws of their own, and both are evaluated by views of the texts."""
+    data, model, big = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "big"
+    balanced = ["--objective.class-weights", "Balanced", "--batching.sampling", "square_root"]
+    own = [data, "--model", model, *FLAGS, *BRIEFLY, *(balanced if task == "multi-label" else [])]
+    command("train", *own, "--output", big, "--objective.r-drop", 1, "--objective.mix", "[Mixup]")
+    more = parquet_file(tmp_path / "more.parquet", text=[f"a good film of {i}" for i in range(8)])
+    kinds = "[SoftTargets, MatchLogits, {type: Embedding}, {type: HiddenStates}]"
+    student = tmp_path / "student"
+    command("train", *own, "--teacher", big, "--objective.kinds", kinds, "--unlabeled", more, "--output", student)
+    result = document(student)
+    assert result["rows"]["unlabelled"] == 8 and result["teacher"]["difference"]["metric"] in ("micro_f1", "r2")
+    weights = result["data"]["class_weights"]
+    assert (weights is None) == (task == "regression")
+    capsys.readouterr()
+    command("evaluate", student, data, "--views", 2, "--augment", "[DeleteWords]", "--json")
+    views = json.loads(capsys.readouterr().out)["views"]
+    assert views["number"] == 2 and views["difference"]["metric"] == result["teacher"]["difference"]["metric"]

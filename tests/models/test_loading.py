@@ -135,6 +135,17 @@ def test_head_for_a_number_is_kept(classifier, tmp_path: Path):
     assert any(n.endswith("it has a head for this target") for n in kept.notes)
 
 
+def test_the_head_of_another_task_is_replaced(classifier, tmp_path: Path):
+    """Tags of the same names are no classes, and one output without a problem type is a number."""
+    classifier("bert", labels=["x", "y"], problem_type="multi_label_classification").model.save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9)
+    assert loaded.fresh == ("classifier",)
+    (note,) = (note for note in loaded.notes if "another task" in note)
+    assert note.endswith("trained for another task, 2 tags (x, y): its encoder is used, and its head is replaced")
+    score = load_classifier(tmp_path, task="text-classification", labels=["score"], seed=9, problem_type="regression")
+    assert any("trained for another task, 2 tags (x, y)" in note for note in score.notes)
+
+
 def test_head_of_another_size_is_replaced(classifier, tmp_path: Path):
     loaded = classifier("bert", labels=["x", "y"])
     loaded.model.save_pretrained(tmp_path)

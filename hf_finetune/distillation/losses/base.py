@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
+from hf_finetune.data.config import Activation
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, names_where, width_of
@@ -146,10 +147,24 @@ class LogitLoss(ABC):
     """Factor of the loss in the sum of all losses."""
     needs_all_logits: ClassVar[bool] = False
     """Whether it depends on the exact logits of unlikely classes, see `distillation.cache.logits`."""
+    refuses: ClassVar[Mapping[Activation, str]] = {
+        "sigmoid": "it compares the classes of a row",
+        "identity": "it compares the classes of a row",
+    }
+    """Kinds of predictions that it cannot compare beside classes, and why."""
+
+    def of_outputs(self, student_BC: Tensor, teacher_BC: Tensor, activation: Activation) -> Tensor:
+        """Compute the loss of each row (B,) of predictions other than classes, unless it `refuses` them.
+
+        Args:
+            student_BC: logits of tags, or numbers in units of the target's deviation.
+            teacher_BC: those of the teacher.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
-        """Compute the loss of each row (B,), in float32.
+        """Compute the loss of each row (B,) of classes, in float32.
 
         Args:
             student_BC: logits of the data's classes, in their order.

@@ -5,8 +5,10 @@ Legend: B rows, C classes, O = C - 1 other classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
+from hf_finetune.data.config import Activation
 from hf_finetune.distillation.losses.base import LogitLoss
 from hf_finetune.distillation.weight_schedules import Temperature, Weight, fixed
 from hf_finetune.utils.config import NonNegative, configclass
@@ -29,6 +31,11 @@ class DecoupledKD(LogitLoss):
     this part is 0."""
     weight: Weight = 0.5
     """Weight of both parts together; Ramp(start, end) changes it over the training."""
+
+    refuses: ClassVar[Mapping[Activation, str]] = {
+        "sigmoid": "it sets one label of a row apart from the other classes",
+        "identity": "it sets one label of a row apart from the other classes",
+    }
 
     def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Compute T^2 (alpha target + beta others) of each row (B,), in float32.

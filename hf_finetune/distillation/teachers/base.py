@@ -10,6 +10,7 @@ from typing import Protocol
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.config import Activation
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
 from hf_finetune.distillation.cache.logits import Logits
@@ -58,17 +59,24 @@ class Teacher(Protocol):
         """
 
 
-def class_columns(labels: Sequence[str], teacher_labels: Sequence[str], *, owner: str) -> tuple[int, ...]:
+def class_columns(
+    labels: Sequence[str], teacher_labels: Sequence[str], activation: Activation = "softmax", *, owner: str
+) -> tuple[int, ...]:
     """Return the index of each of the data's classes among the teacher's, matched by name.
+
+    A single target may have another name, which is that of a column.
 
     Args:
         labels: class names of the data.
         teacher_labels: class names of the teacher, in any order.
+        activation: of the data's task.
         owner: the teacher, for messages.
 
     Raises:
         InputError: the classes differ, or two of the teacher's have the same name.
     """
+    if activation == "identity" and len(labels) == len(teacher_labels) == 1:
+        return (0,)
     if len(set(teacher_labels)) < len(teacher_labels):
         repeated = [name for i, name in enumerate(teacher_labels) if name in teacher_labels[:i]]
         raise InputError(

@@ -10,6 +10,7 @@ from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_p
 from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.trained_model import load_trained
 from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils import hashing
@@ -21,8 +22,8 @@ class Teachers:
 
     names: tuple[str, ...]
     """Folders of runs or classifiers, Hub ids, .skops files, or precomputed predictions."""
-    labels: tuple[str, ...]
-    """Class names of the data. A teacher may have another order."""
+    task: Task
+    """Of the data. A teacher may have another order of its classes."""
     kind: Literal["text", "image"]
     """Kind of the data."""
     trust_remote_code: bool = False
@@ -87,17 +88,19 @@ class Teachers:
             )
         try:
             if precomputed:
-                return read_precomputed(name, self.labels)
+                return read_precomputed(name, self.task.labels, self.task.activation)
             if from_sklearn:
                 self._check_kind(name, "text")
-                return read_sklearn(name, self.labels, all_logits=self.all_logits)
+                return read_sklearn(name, self.task.labels, self.task.activation, all_logits=self.all_logits)
             classifier = load_trained(name, trust_remote_code=self.trust_remote_code, limits=self.limits)
             self._check_kind(name, classifier.kind)
-            if not classifier.task.has_classes:
+            # Classes teach levels of the same names.
+            if classifier.task.problem_type != self.task.problem_type:
                 raise InputError(
-                    f"expected a classifier of one class a row, got {name}, which is for {classifier.task.name}"
+                    f"expected a model for {self.task.name}, as the data are, got {name}, which is for "
+                    f"{classifier.task.name}"
                 )
-            columns_C = class_columns(self.labels, classifier.labels, owner=name)
+            columns_C = class_columns(self.task.labels, classifier.labels, self.task.activation, owner=name)
         except (InputError, GateError) as error:
             raise type(error)(f"objective.teacher: {error}") from error
         notes = order_notes(name, columns_C)

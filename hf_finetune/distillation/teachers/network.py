@@ -200,7 +200,8 @@ class NetworkTeacher:
             lengths = None if encoded.lengths_N is None else encoded.lengths_N[numbers]
             if precision == "bf16":
                 # Built for each chunk: its state must not depend on chunks that a killed run has computed before.
-                return HalfPrecision(model, collate, rescore=True, **options).logits(chunk, lengths)
+                cuts_C = self.classifier.task.cuts_C
+                return HalfPrecision(model, collate, rescore=True, cuts_C=cuts_C, **options).logits(chunk, lengths)
             counts = None if encoded.counts_N is None else encoded.counts_N[numbers]
             progress = f"the teacher predicts {split}"
             return predict_logits(model, chunk, collate, lengths=lengths, counts=counts, progress=progress, **options)

@@ -1,9 +1,10 @@
 """A teacher that is a file of predictions computed elsewhere. Each row is matched by its text or its digest.
 
-A parquet file has a column `digest`, or `text` (and `text_pair` for pairs), and one column for each class: `p:NAME` for
-its probability, or `logit:NAME`. An .npy file has logits (M, C), and a NAME.json beside it: {"labels": [C names],
-"digests": [M digests]}. A folder has parquet files, or one .npy file with its .json. The digest of a row is the
-SHA-256, in hexadecimal, of its text in UTF-8 or of its image file; see `data.duplicates.row_digests` for pairs.
+A parquet file has a column `digest`, or `text` (and `text_pair` for pairs), and one column for each class or tag:
+`p:NAME` for its probability, or `logit:NAME`. That of numbers has a column `predicted`. An .npy file has logits (M, C),
+and a NAME.json beside it: {"labels": [C names], "digests": [M digests]}. A folder has parquet files, or one .npy file
+with its .json. The digest of a row is the SHA-256, in hexadecimal, of its text in UTF-8 or of its image file; see
+`data.duplicates.row_digests` for pairs.
 
 Legend: M predictions, R repeated predictions, N rows, C classes.
 """
@@ -18,22 +19,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
+from scipy.special import logit
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.config import Activation
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences, row_digests
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
 from hf_finetune.distillation.cache.logits import Logits
 from hf_finetune.distillation.teachers.base import class_columns
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.metrics import activate
 from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import artifacts_in
 from hf_finetune.utils.messages import counted, one_line, row_place
 from hf_finetune.utils.plain import short_repr
 
 PARQUET, NPY = ".parquet", ".npy"
-PROBABILITY, LOGIT = "p:", "logit:"
+PROBABILITY, LOGIT, NUMBER = "p:", "logit:", "predicted"
 # Smaller probabilities count as this one, so that the logarithm is finite.
 LEAST_PROBABILITY = 1e-12
 # Largest difference between two probabilities of one row that needs no note.
@@ -114,12 +117,13 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in (PARQUET, NPY))
 
 
-def read_precomputed(name: str, labels: Sequence[str]) -> PrecomputedPredictions:
+def read_precomputed(name: str, labels: Sequence[str], activation: Activation = "softmax") -> PrecomputedPredictions:
     """Read predictions from files, whose formats the docstring of this module describes.
 
     Args:
         name: one that `is_precomputed`.
         labels: class names of the data.
+        activation: how logits become predictions.
 
     Raises:
         InputError: naming the file, and the row and column that is no prediction.
@@ -132,7 +136,11 @@ def read_precomputed(name: str, labels: Sequence[str]) -> PrecomputedPredictions
     if arrays and len(files) > 1:
         raise InputError(f"{name}: expected parquet files, or one .npy file, got {arrays[0].name} and other files")
     try:
-        parts = [_read_array(arrays[0], labels)] if arrays else [_read_table(file, labels) for file in files]
+        parts = (
+            [_read_array(arrays[0], labels, activation)]
+            if arrays
+            else [_read_table(file, labels, activation) for file in files]
+        )
         weights = hashing.of_files(*files, *(file.with_suffix(".json") for file in arrays))
     except OSError as error:
         raise InputError(f"{error.filename or name}: cannot be read ({error.strerror})") from None
@@ -140,10 +148,11 @@ def read_precomputed(name: str, labels: Sequence[str]) -> PrecomputedPredictions
     logits_MC = parts[0][1] if len(parts) == 1 else np.concatenate([logits for _, logits in parts])
     first_M = first_occurrences(digests)
     indices = {digests[i]: int(i) for i in np.unique(first_M)}
-    return PrecomputedPredictions(name, weights, indices, logits_MC, _repeat_notes(logits_MC, first_M, name))
+    notes = _repeat_notes(logits_MC, first_M, name, activation)
+    return PrecomputedPredictions(name, weights, indices, logits_MC, notes)
 
 
-def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tuple[str, ...]:
+def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str, activation: Activation) -> tuple[str, ...]:
     """Note repeated predictions of a row that differ from its first one, which counts.
 
     Args:
@@ -156,20 +165,28 @@ def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tupl
     again_R = np.flatnonzero(first_M != np.arange(len(first_M)))
     if not len(again_R):
         return ()
-    p_RC, first_RC = softmax(logits_MC[again_R]), softmax(logits_MC[first_M[again_R]])
-    difference_R = np.abs(p_RC - first_RC).max(1)
-    if len(others := again_R[(difference_R > CLEAR) & (p_RC.argmax(1) != first_RC.argmax(1))]):
+    p_RC, first_RC = (activate(logits_MC[rows], activation) for rows in (again_R, first_M[again_R]))
+    difference_RC = np.abs(p_RC - first_RC)
+    difference_R = difference_RC.max(1)
+    if activation == "softmax":
+        contradicts_R = (difference_R > CLEAR) & (p_RC.argmax(1) != first_RC.argmax(1))
+    elif activation == "sigmoid":
+        contradicts_R = ((difference_RC > CLEAR) & ((p_RC > 0.5) != (first_RC > 0.5))).any(1)
+    else:
+        contradicts_R = np.zeros(len(again_R), dtype=bool)
+    if len(others := again_R[contradicts_R]):
         i = others[0]
         raise InputError(f"{name}: rows {first_M[i]} and {i} counted from 0 predict one row, and not alike; keep one")
     if (largest := float(difference_R.max())) <= SAME:
         return ()
+    noun = "numbers" if activation == "identity" else "probabilities"
     return (
-        f"{name}: {len(again_R)} predictions repeat a row, with probabilities that differ by up to {largest:.2g} from "
-        "its first prediction; the first one counts",
+        f"{name}: {len(again_R)} predictions repeat a row, with {noun} that differ by up to {largest:.2g} from its "
+        "first prediction; the first one counts",
     )
 
 
-def _read_array(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
+def _read_array(path: Path, labels: Sequence[str], activation: Activation) -> tuple[list[bytes], np.ndarray]:
     """Read digests and logits from an .npy file and the .json beside it."""
     beside, expected = path.with_suffix(".json"), '{"labels": [...], "digests": [...]}'
     try:
@@ -190,10 +207,10 @@ def _read_array(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndar
             f"{beside.name}, got {logits_MC.dtype} {logits_MC.shape}"
         )
     _check_values(np.isfinite(logits_MC), path, names, logits_MC, "a finite number")
-    return digests, logits_MC[:, list(class_columns(labels, names, owner=str(path)))]
+    return digests, logits_MC[:, list(class_columns(labels, names, activation, owner=str(path)))]
 
 
-def _read_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
+def _read_table(path: Path, labels: Sequence[str], activation: Activation) -> tuple[list[bytes], np.ndarray]:
     """Read digests and logits from a parquet file."""
     try:
         table = pq.read_table(path)
@@ -201,27 +218,42 @@ def _read_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndar
         names = table.column_names
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a readable parquet file ({one_line(error)}); write it again") from None
-    prefixes = [prefix for prefix in (LOGIT, PROBABILITY) if any(n.startswith(prefix) for n in names)]
-    if len(prefixes) != 1:
-        raise InputError(
-            f"{path}: expected a column of each class, all p:NAME or all logit:NAME, got "
-            f"{', '.join(table.column_names[:12])}"
-        )
-    columns = [name for name in table.column_names if name.startswith(prefixes[0])]
-    columns_C = class_columns(labels, [name.removeprefix(prefixes[0]) for name in columns], owner=str(path))
+    if activation == "identity":
+        prefix, columns = "", [NUMBER] if len(labels) == 1 else [f"{NUMBER}:{name}" for name in labels]
+        if absent := [column for column in columns if column not in names]:
+            raise InputError(f"{path}: expected a column {absent[0]!r} of numbers, got {', '.join(names[:12])}")
+        columns_C = list(range(len(labels)))
+    else:
+        prefix, columns, columns_C = _class_columns(path, names, labels)
     try:
         with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused as such
             values_MC = np.stack([table[name].to_numpy().astype(np.float32) for name in columns], axis=1)
     except (ValueError, TypeError):
-        raise InputError(f"{path}: expected numbers in the columns {prefixes[0]}NAME") from None
+        raise InputError(f"{path}: expected numbers in the columns {prefix + 'NAME' if prefix else NUMBER}") from None
     _check_values(np.isfinite(values_MC), path, columns, values_MC, "a finite number")
-    if prefixes == [PROBABILITY]:
-        values_MC = _log_probabilities(values_MC, path, columns)
-    return _digests(table, path), values_MC[:, list(columns_C)]
+    if prefix == PROBABILITY:
+        values_MC = _logits_of(values_MC, path, columns, activation)
+    return _digests(table, path), values_MC[:, columns_C]
 
 
-def _log_probabilities(p_MC: np.ndarray, path: Path, columns: Sequence[str]) -> np.ndarray:
+def _class_columns(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[str, list[str], list[int]]:
+    """Return the prefix of a table's columns of classes, these columns, and the index of each of the data's classes."""
+    prefixes = [prefix for prefix in (LOGIT, PROBABILITY) if any(n.startswith(prefix) for n in names)]
+    if len(prefixes) != 1:
+        raise InputError(
+            f"{path}: expected a column of each class, all p:NAME or all logit:NAME, got {', '.join(names[:12])}"
+        )
+    columns = [name for name in names if name.startswith(prefixes[0])]
+    indices = class_columns(labels, [name.removeprefix(prefixes[0]) for name in columns], owner=str(path))
+    return prefixes[0], columns, list(indices)
+
+
+def _logits_of(p_MC: np.ndarray, path: Path, columns: Sequence[str], activation: Activation) -> np.ndarray:
+    """Return the logarithms of probabilities of classes, or the log odds of tags."""
     _check_values((p_MC >= 0) & (p_MC <= 1), path, columns, p_MC, "a probability")
+    if activation == "sigmoid":
+        p_MC = np.clip(p_MC.astype(np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        return logit(p_MC).astype(np.float32)
     totals_M = p_MC.sum(axis=1)
     if len(uneven := np.flatnonzero(np.abs(totals_M - 1) > 0.01)):
         raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.config import Activation
 from hf_finetune.data.duplicates import dataset_digests
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
@@ -34,9 +35,12 @@ UNREADABLE = (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, Attr
 
 
 class Estimator(Protocol):
-    """A fitted classifier of texts."""
+    """A fitted classifier of texts, or a regressor."""
 
     classes_: Sequence[object]
+
+    def predict(self, texts: list[str]) -> np.ndarray:
+        """Return the classes or numbers (N,)."""
 
     def predict_proba(self, texts: list[str]) -> np.ndarray:
         """Return the probabilities (N, C)."""
@@ -59,6 +63,7 @@ class SklearnTeacher:
     """Whether the logarithms of all of many classes are cached, see `distillation.cache.logits`."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
+    activation: Activation = "softmax"
 
     @property
     def files(self) -> dict[str, str]:
@@ -91,12 +96,14 @@ class SklearnTeacher:
         )
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the logarithms of the probabilities of its own classes, shape (N, classes), float32.
+        """Return the logarithms of the probabilities of its own classes, or its numbers, shape (N, classes), float32.
 
         Raises:
             InputError: it does not read texts.
         """
         try:
+            if self.activation == "identity":
+                return np.asarray(self.model.predict(list(texts)), dtype=np.float32).reshape(len(texts), self.classes)
             probabilities = np.asarray(self.model.predict_proba(list(texts)), dtype=np.float64)
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(
@@ -111,17 +118,25 @@ def is_sklearn(name: str) -> bool:
     return name.lower().endswith(SUFFIX)
 
 
-def read_sklearn(name: str, labels: Sequence[str], *, all_logits: bool = False) -> SklearnTeacher:
+def read_sklearn(
+    name: str, labels: Sequence[str], activation: Activation = "softmax", *, all_logits: bool = False
+) -> SklearnTeacher:
     """Read a pipeline that `skops.io.dump` wrote.
 
     Args:
         labels: class names of the data.
+        activation: that of numbers takes a regressor; tags are refused, as its classes have no names.
         all_logits: see `SklearnTeacher`.
 
     Raises:
         InputError: skops is not installed, or the file is missing, holds untrusted types or has other classes.
     """
     path = Path(name).expanduser()
+    if activation == "sigmoid":
+        raise InputError(
+            f"{name}: expected a network or a file of predictions as teacher of tags, whose names a pipeline does not "
+            "have; write its predict_proba to a .parquet file, columns text and p:NAME"
+        )
     try:
         from skops.io import get_untrusted_types, load
     except ModuleNotFoundError:
@@ -129,7 +144,7 @@ def read_sklearn(name: str, labels: Sequence[str], *, all_logits: bool = False) 
     try:
         untrusted = get_untrusted_types(file=path)
         model: Any = None if untrusted else load(path)
-        names = [] if untrusted else [str(label) for label in model.classes_]
+        names = [] if untrusted else _names(model, labels, activation)
         weights = hashing.of_json([hashing.of_files(path), version("scikit-learn")])
     except UNREADABLE as error:
         raise InputError(f"{name}: not a fitted classifier as skops.io.dump writes it ({one_line(error)})") from None
@@ -139,5 +154,19 @@ def read_sklearn(name: str, labels: Sequence[str], *, all_logits: bool = False) 
             "expected a vectorizer and a linear model or naive Bayes (LogisticRegression, MultinomialNB); for "
             "other models write the output of predict_proba to a .parquet file, columns text and p:NAME"
         )
-    columns_C = class_columns(labels, names, owner=name)
-    return SklearnTeacher(name, weights, model, len(names), columns_C, all_logits, order_notes(name, columns_C))
+    columns_C = class_columns(labels, names, activation, owner=name)
+    notes = order_notes(name, columns_C)
+    return SklearnTeacher(name, weights, model, len(names), columns_C, all_logits, notes, activation)
+
+
+def _names(model: Any, labels: Sequence[str], activation: Activation) -> list[str]:
+    """Return the names of the outputs of a fitted pipeline.
+
+    Raises:
+        ValueError, AttributeError: it is not fitted, or for another task.
+    """
+    if activation != "identity":
+        return [str(label) for label in model.classes_]
+    if hasattr(model, "classes_"):
+        raise ValueError("it is a classifier; expected a regressor")
+    return list(labels)

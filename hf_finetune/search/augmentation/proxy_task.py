@@ -93,7 +93,10 @@ class ProxyTask:
     def __init__(self, variant: RecipeVariant) -> None:
         recipe, prepared = variant.recipe, prepare(variant.for_proxy_task().recipe)
         if not prepared.data.task.has_classes:
-            raise InputError(f"search: expected one class a row, got {prepared.data.task.name}")
+            name = prepared.data.task.name
+            raise InputError(
+                f"search: expected one class a row, got {name}: trials are compared by the class of each row"
+            )
         splits, self.inputs, self.seed = prepared.data.splits, prepared.data.inputs, recipe.train.seed
         if isinstance(self.inputs, ImageInputs):
             check_augmentable(self.inputs.processor, splits.train["image"], "data.augment, which the search chooses")

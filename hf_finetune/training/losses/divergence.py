@@ -3,13 +3,10 @@
 Legend: B rows, C outputs.
 """
 
-from typing import Literal, TypeAlias
-
 import torch
 from torch.nn import functional as F
 
-Activation: TypeAlias = Literal["softmax", "sigmoid", "identity"]
-"""softmax: one of several classes; sigmoid: each output by itself, as tags; identity: numbers."""
+from hf_finetune.data.config import Activation
 
 
 def divergence(

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_finetune.data.config import Activation
 from hf_finetune.training.hooks import Batch, Hook, SummedLoss
-from hf_finetune.training.losses.divergence import Activation, symmetric_divergence
+from hf_finetune.training.losses.divergence import symmetric_divergence
 
 
 class RDrop(Hook):

@@ -53,6 +53,33 @@ def test_decoupled_has_no_second_part_with_two_classes() -> None:
     assert actual.tolist() == pytest.approx(SoftTargets(2.0)(STUDENT, TEACHER, FIRST).tolist())
 
 
+def test_losses_of_tags_by_hand() -> None:
+    """Tags of the student 1/2, 1/2; of the teacher 1/4, 3/4: the same divergence for both, or 1/2 for its tag."""
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[-LN3, LN3]])
+    one = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert SoftTargets(1.0).of_outputs(student, teacher, "sigmoid").tolist() == pytest.approx([2 * one])
+    assert SoftTargets(2.0).of_outputs(student, 2 * teacher, "sigmoid").tolist() == pytest.approx([8 * one])
+    assert HardLabel().of_outputs(teacher, -teacher, "sigmoid").tolist() == pytest.approx([2 * math.log(4)])
+    assert MatchLogits().of_outputs(student, teacher, "sigmoid").tolist() == pytest.approx([LN3**2])
+
+
+def test_losses_of_numbers_by_hand() -> None:
+    student, teacher = torch.tensor([[1.0]]), torch.tensor([[4.0]])
+    assert SoftTargets(2.0).of_outputs(student, teacher, "identity").tolist() == [9.0]
+    assert MatchLogits().of_outputs(student, teacher, "identity").tolist() == [9.0]
+
+
+def test_what_a_loss_refuses_has_a_reason() -> None:
+    """Every loss compares classes; beside them it compares a kind of prediction, or says why not."""
+    refused = {kind: {*kind.refuses} for kind in get_args(LogitKind)}
+    assert refused == {
+        SoftTargets: set(),
+        MatchLogits: set(),
+        HardLabel: {"identity"},
+        DecoupledKD: {"sigmoid", "identity"},
+    }
+
+
 KINDS = [kind() for kind in get_args(LogitKind)]
 
 

@@ -13,6 +13,7 @@ from helpers.checkpoints import load_classifier
 from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file, save_file
+from scipy.special import logit
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -31,6 +32,9 @@ from hf_finetune.distillation.predictions import OnlinePredictions, TeacherPredi
 from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
+from hf_finetune.tasks.multi_label import MultiLabel
+from hf_finetune.tasks.regression import Regression
+from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.training.precision import settings_restored
 
 
@@ -54,7 +58,7 @@ def classifier(folder: Path, family: str, labels: tuple[str, ...], *, seed: int 
 
 
 def predict(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: float = 1.0) -> TeacherPredictions:
-    teachers = Teachers((str(checkpoint),), ("bad", "good"), kind)
+    teachers = Teachers((str(checkpoint),), SingleLabel(("bad", "good")), kind)
     return predict_rows(teachers.members, {"validation": rows}, budget_gb=budget_gb)
 
 
@@ -162,7 +166,7 @@ def test_other_models_than_classifiers_are_refused(tmp_path: Path) -> None:
     (multi_label / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         InputError,
-        match=r"^objective.teacher: expected a classifier of one class a row, got .*, which is for multi-label",
+        match=r"^objective.teacher: expected a model for single-label, as the data are, got .*, which is for multi-label",
     ):
         predict(multi_label, text_rows(4))
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
@@ -173,7 +177,7 @@ def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.Mon
     """bf16 predicts the classes of float32, has a cache entry of its own, and is refused where it would be emulated."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
     exact = predict(checkpoint, rows).logits["validation"]
-    half = Teachers((str(checkpoint),), ("bad", "good"), "text", precision="bf16")
+    half = Teachers((str(checkpoint),), SingleLabel(("bad", "good")), "text", precision="bf16")
     monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: True)
     actual = predict_rows(half.members, {"validation": rows}, budget_gb=1.0)
     half.release()
@@ -192,7 +196,7 @@ def test_several_teachers_predict_the_mean_of_their_probabilities(tmp_path: Path
         for family, labels in (("bert", ("bad", "good")), ("roberta", ("good", "bad")))
     )
     rows, splits = text_rows(12), {"validation": text_rows(12)}
-    teachers = Teachers((str(one), str(other)), ("bad", "good"), "text").members
+    teachers = Teachers((str(one), str(other)), SingleLabel(("bad", "good")), "text").members
     single = [predict(checkpoint, rows).logits["validation"] for checkpoint in (one, other)]
     assert len(list(own_cache.glob("teacher/*"))) == 2
     both = predict_rows(teachers, splits, budget_gb=1.0)
@@ -211,7 +215,7 @@ def test_several_teachers_predict_the_mean_of_their_probabilities(tmp_path: Path
 def test_views_of_images_are_predicted_in_each_epoch(tmp_path: Path, own_cache: Path) -> None:
     """By the teacher's own processor, cached by epoch and operation."""
     checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(8)
-    (teacher,) = Teachers((str(checkpoint),), ("bad", "good"), "image").members
+    (teacher,) = Teachers((str(checkpoint),), SingleLabel(("bad", "good")), "image").members
     own = ImageInputs(ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1] * 3, image_std=[0.3] * 3))
     views = AugmentedRows(rows, own, Augmenter((Flip(),), 0, population_of(rows, ("bad", "good"))))
     online, actual = OnlinePredictions((teacher,), 1.0), []
@@ -234,6 +238,39 @@ def test_mean_of_teachers_by_hand() -> None:
     assert np.isfinite(mean_logits([np.array([[0.0, -2000.0]])] * 2)).all()
 
 
+TASK = SingleLabel(("bad", "good"))
+
+
+def test_means_of_tags_and_numbers_by_hand() -> None:
+    """Probabilities 1/4 and 3/4 of a tag: 1/2; a certain one stays finite."""
+    one, other = np.array([[-np.log(3), 2000.0]]), np.array([[np.log(3), 2000.0]])
+    half, certain = mean_logits([one, other], "sigmoid")[0]
+    assert half == pytest.approx(0, abs=1e-6) and np.isfinite(certain) and certain > 100
+    assert mean_logits([np.array([[1.0]]), np.array([[4.0]])], "identity").tolist() == [[2.5]]
+
+
+def test_report_on_tags_and_numbers_by_hand() -> None:
+    """The teacher's thresholds are its own: its tags are right at a probability of 0.2."""
+    tags = {name: Dataset.from_dict({"label": [[1, 0], [0, 1]]}) for name in ("train", "validation")}
+    right, wrong = np.array([[0.2, 0.1], [0.1, 0.2]]), np.array([[0.1, 0.9], [0.1, 0.9]])
+    task = MultiLabel(("a", "b"))
+    teacher = TeacherPredictions(("big",), "hash", {"validation": logit(right)}, cached=True)
+    actual = report.summarize(task, teacher, tags, {"validation": wrong}, resamples=100)
+    assert actual["metrics"]["validation"]["micro_f1"]["value"] == 1.0 and actual["notes"] == []
+    # Of four decisions two agree; the student has one tag right of two, and one too many.
+    assert (actual["agreement"], actual["retention"]) == (0.5, 0.5)
+    assert actual["difference"]["metric"] == "micro_f1" and actual["difference"]["value"] < 0
+
+    numbers = {name: Dataset.from_dict({"label": [[0.0], [2.0], [4.0]]}) for name in ("train", "validation")}
+    down, up = np.array([[3.0], [2.0], [1.0]]), np.array([[0.0], [2.0], [4.0]])
+    flat = TeacherPredictions(("big",), "hash", {"validation": down}, cached=True)
+    actual = report.summarize(Regression(("x",)), flat, numbers, {"validation": up}, resamples=100)
+    below, worse = actual["notes"]
+    assert below.startswith("the teacher's r2 on the validation rows, -1.250, is not above that of the mean, 0.000")
+    assert worse.startswith("the teacher's r2 on the validation rows, -1.250, is below that of its student, 1.000")
+    assert actual["agreement"] == pytest.approx(-1) and actual["retention"] is None
+
+
 def logits_of(*classes: int) -> np.ndarray:
     return np.eye(2, dtype=np.float32)[list(classes)]
 
@@ -250,7 +287,7 @@ def test_report_by_hand() -> None:
         ("big",), "hash", {"validation": logits_of(1, 0, 0, 0), "test": logits_of(0, 0, 1, 1)}, cached=True
     )
     student = {"validation": logits_of(0, 0, 0, 0), "test": logits_of(0, 0, 1, 0)}
-    actual = report.summarize(predictions, splits, student, resamples=100)
+    actual = report.summarize(TASK, predictions, splits, student, resamples=100)
     assert actual["metrics"]["validation"]["accuracy"]["value"] == 0.5
     assert actual["metrics"]["test"]["accuracy"]["value"] == 1.0
     assert (actual["difference"]["value"], actual["retention"], actual["agreement"]) == (-0.25, 0.75, 0.75)
@@ -258,15 +295,15 @@ def test_report_by_hand() -> None:
     assert below.startswith(
         "the teacher's accuracy on the validation rows, 0.500, is not above that of the most frequent"
     )
-    assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
+    assert worse.startswith("the teacher's accuracy on the validation rows, 0.500, is below that of its student, 0.750")
     good = TeacherPredictions(("big",), "hash", predictions.logits | {"validation": logits_of(0, 0, 0, 1)}, cached=True)
-    assert report.summarize(good, splits, student, resamples=100)["notes"] == []
+    assert report.summarize(TASK, good, splits, student, resamples=100)["notes"] == []
     alike = splits | {"validation": Dataset.from_dict({"label": [0, 0, 0, 0]})}
     perfect = dataclasses.replace(predictions, logits=predictions.logits | {"validation": logits_of(0, 0, 0, 0)})
-    assert report.doubts(perfect, alike) == [], "rows of one class say nothing"
+    assert report.doubts(TASK, perfect, alike) == [], "rows of one class say nothing"
     assert actual["members"] is None
     pair = dataclasses.replace(predictions, names=("a/big", "good"), members=(predictions, good))
-    named = report.summarize(pair, splits, student, resamples=100, public_name=lambda name: name[-3:])
+    named = report.summarize(TASK, pair, splits, student, resamples=100, public_name=lambda name: name[-3:])
     assert named["name"] == "big + ood"
     assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]
 

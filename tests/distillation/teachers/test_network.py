@@ -23,9 +23,10 @@ from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.pipeline.context import setup_context
-from hf_finetune.pipeline.load_data import load_splits
+from hf_finetune.pipeline.load_data import load_data
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.pipeline.teacher_predictions import build_teachers
+from hf_finetune.tasks.single_label import SingleLabel
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> Teacher:
-    return Teachers((str(folder),), ("bad", "good"), "text").members[0]
+    return Teachers((str(folder),), SingleLabel(("bad", "good")), "text").members[0]
 
 
 def test_maximum_length(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,7 +77,7 @@ def test_pairs_for_a_teacher_of_single_texts_are_warned_of(folder: Path, caplog:
 
 
 def test_loaded_once_until_released(folder: Path) -> None:
-    teachers = Teachers((str(folder),), ("bad", "good"), "text")
+    teachers = Teachers((str(folder),), SingleLabel(("bad", "good")), "text")
     first = teachers.members
     assert teachers.members is first
     teachers.release()
@@ -96,7 +97,7 @@ def test_notes_and_repeated_class_names(folder: Path, tmp_path: Path, monkeypatc
     assert "objective.teacher_precision has no effect here" in notes[1]
     monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: True)
     both = (str(tmp_path / "a.parquet"), str(folder))
-    assert list(Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == notes[:1]
+    assert list(Teachers(both, SingleLabel(("bad", "good")), "text", precision="bf16").notes) == notes[:1]
     config = json.loads((folder / "config.json").read_text())
     names = {"id2label": {0: "bad", 1: "bad"}, "label2id": {"bad": 0}}
     (folder / "config.json").write_text(json.dumps(config | names))
@@ -113,7 +114,8 @@ def test_match_logits_caches_all_logits(folder: Path, tmp_path: Path, monkeypatc
     logits = {}
     for kind in (SoftTargets(), MatchLogits()):
         distilled = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
-        teachers = build_teachers(setup_context(distilled), load_splits(distilled.data)).members
+        context = setup_context(distilled)
+        teachers = build_teachers(context, load_data(context)).members
         both = [predict_rows(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
         assert [one.cached for one in both] == [False, True]
         logits[type(kind)] = both[1].logits["validation"]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from helpers.data_files import parquet_file
 from helpers.small_runs import image_rows, text_rows
 
 from hf_finetune.distillation.teachers.loading import Teachers
@@ -19,6 +20,7 @@ from hf_finetune.distillation.teachers.precomputed import (
     read_precomputed,
 )
 from hf_finetune.errors import InputError
+from hf_finetune.tasks.single_label import SingleLabel
 
 ROWS = text_rows(6)
 DIGESTS = [hashlib.sha256(text.encode()).hexdigest() for text in ROWS["text"]]
@@ -39,7 +41,7 @@ def array(folder: Path, logits: np.ndarray, **about: Any) -> str:
 
 
 def read(name: str, rows: Dataset = ROWS) -> np.ndarray:
-    (teacher,) = Teachers((name,), ("bad", "good"), "text").members
+    (teacher,) = Teachers((name,), SingleLabel(("bad", "good")), "text").members
     assert isinstance(teacher, PrecomputedPredictions)
     return teacher.logits(rows, "train")
 
@@ -181,3 +183,26 @@ def test_faulty_arrays_are_refused(tmp_path: Path) -> None:
         read(str(tmp_path / "gone.parquet"))
     with pytest.raises(InputError, match=r"expected parquet files, or one .npy file"):
         read(str(tmp_path))
+
+
+def test_predictions_of_tags_and_numbers(tmp_path: Path) -> None:
+    """Probabilities of tags need no sum; numbers are those of the column `predicted`, whatever the target's name."""
+    texts = {"text": ["one", "two"]}
+    rows, tags = Dataset.from_dict(texts), tmp_path / "tags.parquet"
+    parquet_file(tags, **texts, **{"p:b": [0.75, 1.0], "p:a": [0.5, 0.25]})
+    logits = read_precomputed(str(tags), ("a", "b"), "sigmoid").logits(rows, "train")
+    assert np.allclose(logits, [[0, np.log(3)], [-np.log(3), np.log(1e12)]], atol=1e-4)
+    numbers = parquet_file(tmp_path / "numbers.parquet", **texts, predicted=[1000.5, -3.0])
+    assert read_precomputed(str(numbers), ("score",), "identity").logits(rows, "train").tolist() == [[1000.5], [-3.0]]
+    with pytest.raises(InputError, match="expected a column 'predicted' of numbers, got text, p:b, p:a"):
+        read_precomputed(str(tags), ("score",), "identity")
+
+
+def test_repeated_predictions_of_tags_and_numbers(tmp_path: Path) -> None:
+    texts = ["one", "one"]
+    tags = parquet_file(tmp_path / "tags.parquet", text=texts, **{"p:a": [0.75, 0.1], "p:b": [0.5, 0.5]})
+    with pytest.raises(InputError, match="rows 1 and 2 predict one row, and not alike"):
+        read_precomputed(str(tags), ("a", "b"), "sigmoid")
+    numbers = parquet_file(tmp_path / "numbers.parquet", text=texts, predicted=[1.0, 2.0])
+    (note,) = read_precomputed(str(numbers), ("score",), "identity").notes
+    assert "with numbers that differ by up to 1 from its first prediction" in note

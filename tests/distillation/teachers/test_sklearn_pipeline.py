@@ -7,7 +7,7 @@ import pytest
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_tokenizer
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
@@ -19,6 +19,7 @@ from hf_finetune.distillation.predictions import predict_rows
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.distillation.teachers.sklearn_pipeline import read_sklearn
 from hf_finetune.errors import InputError
+from hf_finetune.tasks.single_label import SingleLabel
 
 skops = pytest.importorskip("skops.io")
 ROWS = text_rows(40)
@@ -46,7 +47,7 @@ def test_predictions_are_its_probabilities(tmp_path: Path, monkeypatch: pytest.M
     """For rows and views, in the order of the data's classes, which is not alphabetical; cached."""
     model = fitted()
     name = write(tmp_path / "words.skops", model)
-    teachers = Teachers((name,), ("poor", "fine"), "text").members
+    teachers = Teachers((name,), SingleLabel(("poor", "fine")), "text").members
     expected = model.predict_proba(ROWS["text"][:])[:, ::-1]
     first, second = (predict_rows(teachers, {"train": ROWS, "validation": ROWS}, budget_gb=1.0) for _ in range(2))
     assert np.allclose(np.exp(first.logits["validation"]), expected, atol=1e-6)
@@ -62,7 +63,7 @@ def test_predictions_are_its_probabilities(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(logit_cache, "MANY", 1)
     monkeypatch.setattr(logit_cache, "TOP", 1)
     for whole in (True, False):
-        teachers = Teachers((name,), ("poor", "fine"), "text", all_logits=whole).members
+        teachers = Teachers((name,), SingleLabel(("poor", "fine")), "text", all_logits=whole).members
         logits = predict_rows(teachers, {"validation": ROWS}, budget_gb=1.0).logits["validation"]
         assert np.array_equal(logits, first.logits["validation"]) == whole
 
@@ -92,8 +93,19 @@ def test_faulty_files_are_refused(tmp_path: Path) -> None:
         (write(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
     ):
         with pytest.raises(InputError, match=rf"^objective.teacher: .*{message}"):
-            _ = Teachers((name,), ("poor", "fine"), "text").members
+            _ = Teachers((name,), SingleLabel(("poor", "fine")), "text").members
     with pytest.raises(InputError, match=r"numbers.skops: expected a pipeline that takes a list of texts"):
         read_sklearn(write(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*words.skops, which reads texts"):
-        _ = Teachers((str(tmp_path / "words.skops"),), ("poor", "fine"), "image").members
+        _ = Teachers((str(tmp_path / "words.skops"),), SingleLabel(("poor", "fine")), "image").members
+
+
+def test_a_regressor_teaches_numbers_and_no_pipeline_tags(tmp_path: Path) -> None:
+    texts = ["poor", "fine", "very fine"]
+    name = write(tmp_path / "ridge.skops", make_pipeline(CountVectorizer(), Ridge(1e-6)).fit(texts, [1.0, 20.0, 30.0]))
+    teacher = read_sklearn(name, ("score",), "identity")
+    assert np.allclose(teacher.logits(texts), [[1], [20], [30]], atol=1e-3) and teacher.columns_C == (0,)
+    with pytest.raises(InputError, match="it is a classifier; expected a regressor"):
+        read_sklearn(write(tmp_path / "words.skops", fitted(("poor", "fine"))), ("score",), "identity")
+    with pytest.raises(InputError, match="expected a network or a file of predictions as teacher of tags"):
+        read_sklearn(name, ("a", "b"), "sigmoid")
