@@ -35,7 +35,7 @@ class OwnTokenizer(ABC):
         """Return the tokenizer, without the special tokens around a sequence.
 
         Args:
-            texts: the sequences of the training rows, see `data.sequences.SequenceReader`.
+            texts: the sequences of the training rows, see `utils.sequences.SequenceReader`.
         """
 
 

@@ -184,14 +184,15 @@ def test_labels_that_change_are_counted(
 def test_a_result_with_views(texts: TrainedModel, source: SourceSplit) -> None:
     found = evaluate(texts, source, resamples=100, views=SWAPS)
     assert found.keys() == {
-        *("rows", "metrics", "per_class", "doubts", "dropped", "rows_trained_on", "throughput", "precision", "views")
+        *("rows", "metrics", "per_class", "per_target", "doubts", "dropped", "rows_trained_on", "throughput"),
+        *("precision", "views"),
     }
     assert found["rows"] == 60 and found["precision"] == {"format": "float32"}
     views = found["views"]
     assert views.keys() == {"number", "augment", "seed", "without", "difference", "cost"}
     assert {name: views[name] for name in ("number", "augment", "seed")} == SWAPS.to_dict()
     assert views["without"] == evaluate(texts, source, resamples=100)["metrics"]
-    assert views["difference"].keys() == {"value", "low", "high", "n", "verdict"}
+    assert views["difference"].keys() == {"value", "low", "high", "n", "verdict", "metric"}
     accuracy, without = found["metrics"]["accuracy"]["value"], views["without"]["accuracy"]["value"]
     assert views["difference"]["value"] == pytest.approx(accuracy - without) and views["difference"]["n"] == 60
     right = table(texts, source, views=SWAPS).argmax(-1) == text_rows(60, seed=3)["label"][:]

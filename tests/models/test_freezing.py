@@ -128,7 +128,7 @@ def test_train_top(family: str, classifier):
         if family == "poolformer":
             embeddings = embeddings.patch_embeddings[0]
         assert not any(p.requires_grad for p in embeddings.parameters())
-    with pytest.raises(InputError, match=rf"top_layers: {len(layers) + 1}, but {family} has {len(layers)} layers"):
+    with pytest.raises(InputError, match=rf"top_layers: {len(layers) + 1}, but {family} has {len(layers)} layer"):
         train_top(model, len(layers) + 1)
 
 

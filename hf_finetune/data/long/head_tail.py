@@ -44,5 +44,5 @@ class HeadTail(LongTexts):
         return min(max(1, round(self.head * max_length)), max_length - 1)
 
     def plain_settings(self, max_length: int) -> dict[str, int]:
-        """Return the arguments of `plain_loading.head_and_tail`."""
+        """Return the arguments of `hub.plain_loading.head_and_tail`."""
         return {"head": self.first_tokens(max_length)}

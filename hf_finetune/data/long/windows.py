@@ -90,7 +90,7 @@ class Windowed(LongTexts):
         return reader.max_length + (self.windows - 1) * (reader.words - self.stride)
 
     def plain_settings(self, max_length: int) -> dict[str, int]:
-        """Return the arguments of `plain_loading.windows`."""
+        """Return the arguments of `hub.plain_loading.windows`."""
         return {"stride": self.stride, "most": self.windows}
 
     def setting(self, length: int, reader: Reader) -> str:

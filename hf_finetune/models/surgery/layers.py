@@ -91,7 +91,9 @@ class LayerStep(Operation):
         if family.shared:
             return old
         before, after = layer_names(model, old), layer_names(model, fresh)
-        result = {name: old[name] for name in fresh if not any(name.startswith(f"{layer}.") for layer in after)}
+        outside = [name for name in fresh if not any(name.startswith(f"{layer}.") for layer in after)]
+        # ESM's contact head, which classifiers do not use, reads every layer's attention: its shape follows the depth.
+        result = {name: (old if old[name].shape == fresh[name].shape else fresh)[name] for name in outside}
         previous = ""
         for layer, source in zip(after, self.sources(depth_of(model.config)), strict=True):
             for name in fresh:

@@ -115,7 +115,7 @@ def test_match_logits_caches_all_logits(folder: Path, tmp_path: Path, monkeypatc
     for kind in (SoftTargets(), MatchLogits()):
         distilled = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
         context = setup_context(distilled)
-        teachers = build_teachers(context, load_data(context)).members
+        teachers = build_teachers(*load_data(context)).members
         both = [predict_rows(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
         assert [one.cached for one in both] == [False, True]
         logits[type(kind)] = both[1].logits["validation"]

@@ -201,7 +201,7 @@ def test_predictions_of_tags_and_numbers(tmp_path: Path) -> None:
 def test_repeated_predictions_of_tags_and_numbers(tmp_path: Path) -> None:
     texts = ["one", "one"]
     tags = parquet_file(tmp_path / "tags.parquet", text=texts, **{"p:a": [0.75, 0.1], "p:b": [0.5, 0.5]})
-    with pytest.raises(InputError, match="rows 1 and 2 predict one row, and not alike"):
+    with pytest.raises(InputError, match="rows 0 and 1 counted from 0 predict one row, and not alike"):
         read_precomputed(str(tags), ("a", "b"), "sigmoid")
     numbers = parquet_file(tmp_path / "numbers.parquet", text=texts, predicted=[1.0, 2.0])
     (note,) = read_precomputed(str(numbers), ("score",), "identity").notes
