@@ -165,7 +165,13 @@ def test_results_load_with_plain_transformers(family: str, lively, inputs, tmp_p
 @pytest.mark.parametrize("family", NAMESAKES)
 def test_families_that_reuse_an_architecture(family: str, tmp_path: Path) -> None:
     config = AutoConfig.for_model(
-        family, vocab_size=110, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64
+        family,
+        vocab_size=110,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        pad_token_id=1,
     )
     model = randomized(AutoModelForSequenceClassification.from_config(config))
     batch = {"input_ids": torch.arange(5, 29).view(2, 12)}
