@@ -99,3 +99,8 @@ def join(parts: Sequence[Any]) -> Any:
         return np.concatenate(parts)
     lengths = np.concatenate([part.lengths for part in parts])
     return Ragged.of(np.concatenate([part.values for part in parts]), lengths)
+
+
+def with_values(like: Any, values: np.ndarray) -> Any:
+    """Return values as those of the same rows as an array or a `Ragged`."""
+    return like.like(values) if isinstance(like, Ragged) else values

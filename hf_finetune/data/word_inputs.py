@@ -209,6 +209,13 @@ def word_counts(encoded: Dataset) -> np.ndarray | None:
     return Ragged.of_column(encoded.select_columns([PLACES]).with_format("arrow")[:][PLACES]).lengths
 
 
+def words_per_row(rows: Dataset) -> np.ndarray | None:
+    """Return the number of words of each canonical row, shape (N,); None if it has one label a row."""
+    if "bounds" not in rows.column_names:
+        return None
+    return Ragged.of_column(rows.select_columns(["bounds"]).with_format("arrow")[:]["bounds"]).lengths // 2
+
+
 def by_row(encoded: Dataset, values: Any) -> Any:
     """Return values of encoded rows as those of the rows that they are of.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.config import Activation
+from hf_finetune.data.ragged import Ragged, flat, with_values
+from hf_finetune.data.word_inputs import words_per_row
 from hf_finetune.distillation.cache.logits import Logits
 from hf_finetune.distillation.teachers.base import Teacher
 from hf_finetune.distillation.teachers.loading import combined_weights
@@ -105,12 +108,12 @@ class TeacherPredictions:
     """`Teacher.name` of each."""
     weights: str
     """`Teacher.weights`; of several together, see `combined_weights`."""
-    logits: dict[str, np.ndarray]
-    """Logits (N, C), float32, of each evaluated split."""
+    logits: dict[str, Any]
+    """Logits (N, C), float32, of each evaluated split; of words `Ragged`."""
     cached: bool
     """Whether an earlier run has cached all of them, and those of the training rows."""
     training: Logits | None = None
-    """Logits of the training rows; None with `online`."""
+    """Logits of the training rows, or of all their words; None with `online`."""
     online: OnlinePredictions | None = None
     """Predicts the views of the training rows, with online augmentation."""
     members: tuple[TeacherPredictions, ...] = ()
@@ -155,7 +158,8 @@ def _ensemble(members: tuple[TeacherPredictions, ...], activation: Activation) -
         names=tuple(name for member in members for name in member.names),
         weights=combined_weights([member.weights for member in members]),
         logits={
-            split: mean_logits([member.logits[split] for member in members], activation) for split in members[0].logits
+            split: with_values(first, mean_logits([flat(member.logits[split]) for member in members], activation))
+            for split, first in members[0].logits.items()
         },
         cached=all(member.cached for member in members),
         training=EnsembleLogits(training, activation) if training else None,
@@ -172,6 +176,12 @@ def _predict_one(teacher: Teacher, splits: Mapping[str, Dataset], budget_gb: flo
         names=(teacher.name,),
         weights=teacher.weights,
         training=logits.pop("train", None),
-        logits={name: each[np.arange(len(each))] for name, each in logits.items()},
+        logits={name: _of_rows(each[np.arange(len(each))], splits[name]) for name, each in logits.items()},
         cached=all(cached for _, cached in predictions.values()),
     )
+
+
+def _of_rows(logits: np.ndarray, rows: Dataset) -> Any:
+    """Return logits of rows as they are, and those of all words by row."""
+    words_N = words_per_row(rows)
+    return logits if words_N is None else Ragged.of(logits, words_N)

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.ragged import flat, with_values
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.predictions import TeacherPredictions
 from hf_finetune.tasks.base import Task
@@ -28,7 +29,7 @@ def doubts(task: Task, predictions: TeacherPredictions, splits: Mapping[str, Dat
     labels, metric = labels_of(splits["validation"]), task.judged_by
     scores_NC = task.scores(predictions.logits["validation"])
     majority_C = task.majority(labels_of(labeled_rows(splits["train"])))
-    constant_NC = np.tile(majority_C, (len(labels), 1))
+    constant_NC = with_values(labels, np.tile(majority_C, (len(flat(labels)), 1)))
     value, constant = (
         _teacher_task(task, labels, each_NC).values(labels, each_NC).get(metric) for each_NC in (scores_NC, constant_NC)
     )

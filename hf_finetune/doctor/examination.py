@@ -24,7 +24,9 @@ from hf_finetune.doctor.pairs import examine_pairs
 from hf_finetune.doctor.sequences import KMER, examine_sequences, kmers_of
 from hf_finetune.doctor.tags import examine_tags
 from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
+from hf_finetune.doctor.words import examine_words
 from hf_finetune.errors import InputError
+from hf_finetune.features.taggers import sentences_of
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import Notes, counted
@@ -42,6 +44,7 @@ NOUNS = {
     "ordinal": ("level", "levels"),
     "multi-label": ("tag", "tags"),
     "regression": ("target", "targets"),
+    "tokens": ("tag", "tags"),
 }
 """What the labels of the tasks that can be checked name."""
 
@@ -143,7 +146,11 @@ def examine(
         content, statistics = _examine_texts(examples, sample, compared, checkpoint, limits, max_length)
     else:
         content, statistics = _examine_images(examples, sample)
-    findings = [f for f in (*_unusable(data), *_unread(data, counts), *labels, *content) if f.count]
+    # Words have no class weights, and long texts become windows.
+    unfit = ("uneven_classes", "cut_off") if examples.task == "tokens" else ()
+    findings = [
+        f for f in (*_unusable(data), *_unread(data, counts), *labels, *content) if f.count and f.name not in unfit
+    ]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     classes = {
         name: {split: int(rows[c]) for split, rows in counts.items()}
@@ -164,6 +171,9 @@ def _examine_labels(examples: Examples) -> tuple[dict[str, np.ndarray], list[Fin
     findings = examine_balance(examples.names, counts, NOUNS[examples.task][1])
     if examples.task == "multi-label":
         findings += examine_tags(examples.labels[trained_N], examples.names)
+    if examples.task == "tokens":
+        sentences = [words for rows in examples.splits.values() for words in sentences_of(rows)]
+        findings += examine_words(examples.labels, sentences, examples.names)
     return counts, findings, {}
 
 
@@ -213,8 +223,11 @@ def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Findin
 def _telltales(
     examples: Examples, has_NV: sparse.csr_array, words: Sequence[str], rows: np.ndarray, *, marks: str
 ) -> list[Finding]:
-    """Return findings on words, or other marks, that predict a class or tag alone; none on those of numbers."""
-    if examples.task == "regression":
+    """Return findings on words, or other marks, that predict a class or tag alone.
+
+    There are none for numbers, and for tags of words, which a word tells in most cases.
+    """
+    if examples.task in ("regression", "tokens"):
         return []
     return find_telltales(has_NV, words, examples.has_label_NC[rows], examples.names, marks=marks)
 

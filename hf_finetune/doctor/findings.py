@@ -16,6 +16,7 @@ from scipy import sparse
 from hf_finetune.data.config import Kind, TaskName
 from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.ragged import Ragged, join
 from hf_finetune.utils.messages import listed, plural
 
 Severity = Literal["serious", "look", "note"]
@@ -52,13 +53,16 @@ class Examples:
         return np.concatenate([np.asarray(rows["row"][:]) for rows in self.splits.values()])
 
     @cached_property
-    def labels(self) -> np.ndarray:
-        """Class id of each row, shape (N,); or a 0 or 1 for each tag, or numbers, shape (N, C)."""
-        return np.concatenate([labels_of(rows) for rows in self.splits.values()])
+    def labels(self) -> Any:
+        """Class id of each row, shape (N,); a 0 or 1 for each tag, or numbers, shape (N, C); of words `Ragged`."""
+        return join([labels_of(rows) for rows in self.splits.values()])
 
     @cached_property
     def has_label_NC(self) -> sparse.csr_array:
         """Whether each row has each class or tag."""
+        if isinstance(self.labels, Ragged):
+            row_C, tag_C = np.unique(np.stack([self.labels.row_of_value, self.labels.values]), axis=1)
+            return sparse.csr_array((np.ones(len(row_C)), (row_C, tag_C)), shape=(len(self), len(self.names)))
         if self.labels.ndim == 2:
             return sparse.csr_array(self.labels, dtype=np.float64)
         rows = len(self)
@@ -71,7 +75,8 @@ class Examples:
 
     def labels_differ(self, i: int, j: int) -> bool:
         """Return whether two rows have different labels: other classes or tags, or numbers further apart than noise."""
-        return bool(np.any(np.abs(self.labels[i] - self.labels[j]) > self.tolerance))
+        one, other = self.labels[i], self.labels[j]
+        return np.shape(one) != np.shape(other) or bool(np.any(np.abs(one - other) > self.tolerance))
 
     @property
     def kind(self) -> Kind:
@@ -110,6 +115,8 @@ class Examples:
         """Return the class of a row, its tags or its number, for messages."""
         if self.task == "regression":
             return ", ".join(f"{number:g}" for number in self.labels[i])
+        if isinstance(self.labels, Ragged):
+            return listed([self.names[c] for c in self.labels[i]])
         if self.labels.ndim == 2:
             return listed([self.names[c] for c in np.flatnonzero(self.labels[i])]) or "without tags"
         return self.names[self.labels[i]]
@@ -266,6 +273,16 @@ DEFECTS = {
         "note",
         "{target} has heavy tails: a kurtosis of {kurtosis:.1f}, a normal distribution has 3",
         "predict their logarithm if they are positive and span orders of magnitude, or try --objective.loss Huber",
+    ),
+    "impossible_tags": Defect(
+        "serious",
+        "{count:,} of {of:,} rows {have} a tag that cannot follow the one before",
+        "correct them: an I goes on within an entity that a B begins; where the tags are IOB1, convert them to BIO",
+    ),
+    "ambiguous_words": Defect(
+        "note",
+        "{count:,} of {of:,} words {have} many tags, none of them in most places",
+        "check that they are tagged alike in like places; the model distinguishes them by their neighbors",
     ),
     "damaged_characters": Defect(
         "look",

@@ -9,6 +9,8 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArgumen
 
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.word_inputs import word_counts
+from hf_finetune.distillation.cache.logits import WordLogits
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
@@ -145,9 +147,11 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
     )
     if teacher is None:
         return ClassifierTrainer(setup.network, arguments, parts)
-    return DistillationTrainer(
-        setup.network, arguments, parts, Teaching(teacher.predictions.of_training, teacher.features)
-    )
+    logits, counts = teacher.predictions.of_training, word_counts(rows.train)
+    if counts is not None:
+        assert not callable(logits), "words are not augmented"
+        logits = WordLogits(logits, counts)
+    return DistillationTrainer(setup.network, arguments, parts, Teaching(logits, teacher.features))
 
 
 def _averages(averaging: Averaging) -> Averages | None:

@@ -73,6 +73,8 @@ class Task(ABC):
     """Further tasks, whose losses fit as well."""
     has_classes: ClassVar[bool] = False
     """Whether a row has exactly one class, which many techniques read."""
+    has_words: ClassVar[bool] = False
+    """Whether a row has a label for each of its words."""
     model_noun: ClassVar[str]
     """What the model is called on its card: `A text {}`."""
     purpose: ClassVar[str]

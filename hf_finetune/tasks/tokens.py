@@ -70,8 +70,11 @@ class Tags(Task):
     model_noun = "token classifier"
     purpose = "It gives each word one of {} tags"
     augments = False
+    has_words = True
+    constant = "the most frequent tag"
     refuses: ClassVar[Mapping[str, str]] = {
-        "objective": "its losses compare the classes of rows",
+        "objective.kinds": "features are compared row by row; use losses on logits, such as SoftTargets",
+        "objective.teacher_precision": "rows are computed again by the margin of their one label",
         "objective.class_weights": "they weigh rows by their class; use --objective.loss Focal",
         "objective.logit_adjustment": "it shifts the classes of rows",
         "objective.r_drop": _ONE_ROW,
@@ -158,6 +161,14 @@ class Tags(Task):
         """Return the difference of `judged_by`, paired by sentence."""
         mine, others = (self._statistics(labels, scores).by_sentence() for scores in (scores_NC, others_NC))
         return paired_scores(mine, others)
+
+    def majority(self, labels: Any) -> np.ndarray:
+        """Return a probability of 1 for the most frequent tag."""
+        return np.eye(len(self.labels))[self.rows_per_output(labels).argmax()]
+
+    def agreement(self, scores_NC: Any, others_NC: Any) -> float:
+        """Return the share of words of the same tag."""
+        return float((self.tags(scores_NC) == self.tags(others_NC)).mean())
 
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the most frequent tag of each word, and a linear model of its shape and neighbors."""

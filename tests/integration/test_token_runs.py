@@ -89,7 +89,7 @@ def test_every_method(
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_to_the_same_bits_and_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = table(tmp_path, entities=False), tiny_text_checkpoint(tmp_path / "bert")
     arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1, "--evaluate.no-baselines"]
     command("train", *arguments, "--output", tmp_path / "straight")
@@ -106,6 +106,14 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
     one, other = (document(tmp_path / name) for name in ("straight", "killed"))
     assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
     assert one["problem_type"] == "token_classification" and "entity_f1" not in one["metrics"]["validation"]
+
+    # A student whose windows are longer than its teacher's learns from the same words.
+    flags = [data, "--model", model, *FLAGS, "--max-length", "20", "--epochs", "1"]
+    command("train", *flags, "--output", tmp_path / "student", "--teacher", tmp_path / "straight")
+    student = document(tmp_path / "student")
+    teacher = student["teacher"]["metrics"]["validation"]["accuracy"]["value"]
+    assert teacher == pytest.approx(one["metrics"]["validation"]["accuracy"]["value"])
+    assert 0 <= student["teacher"]["agreement"] <= 1 and student["parity"]["reload"]["ok"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hf_finetune.data.ragged import places_of
 from hf_finetune.distillation.cache.chunks import ChunkCache, chunks_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import non_finite_row
@@ -38,6 +39,23 @@ class Logits(Protocol):
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
         """Return the logits (B, C), float32, of the rows of these numbers (B,)."""
+
+
+@dataclass(frozen=True)
+class WordLogits:
+    """Logits of words, read by the encoded rows that score them."""
+
+    words: Logits
+    """Of all words, in order."""
+    counts_N: np.ndarray
+    """Number of words of each encoded row."""
+
+    def __len__(self) -> int:
+        return len(self.counts_N)
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return the logits (W, C), float32, of the words of the rows of these numbers (B,)."""
+        return self.words[places_of(np.asarray(rows), self.counts_N)]
 
 
 @dataclass(frozen=True)

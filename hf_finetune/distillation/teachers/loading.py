@@ -87,6 +87,8 @@ class Teachers:
                 "multiply bf16 natively, got 'bf16'"
             )
         try:
+            if (precomputed or from_sklearn) and self.task.has_words:
+                raise InputError(f"expected a model for {self.task.name}, got {name}, which predicts whole rows")
             if precomputed:
                 return read_precomputed(name, self.task.labels, self.task.activation)
             if from_sklearn:
