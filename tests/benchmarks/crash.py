@@ -1,6 +1,7 @@
 """What is left of a run that is killed at any change of a file, or whose machine loses power there.
 
-    python tests/benchmarks/crash.py [--kind full|lora|top|distill] [--every N] [--num-processes 2 --killed main|other|both]
+    python tests/benchmarks/crash.py [--kind full|lora|top|distill] [--every N] [--first EVENT]
+                                     [--num-processes 2 --killed main|other|both]
     python tests/benchmarks/crash.py --power-loss [--kind ...] [--every N]
 
 Traces a short run once and numbers what it changes below its folder and its disk cache: files that are created, written,
@@ -148,10 +149,10 @@ def record(bench: Bench) -> tuple[list[Event], Path]:
     return events, copies
 
 
-def crash(bench: Bench, events: Sequence[Event], every: int, killed: Killed) -> Iterator[tuple[str, Verdict, str]]:
+def crash(bench: Bench, cuts: Sequence[tuple[int, How]], killed: Killed) -> Iterator[tuple[str, Verdict, str]]:
     """Kill a run at each point and resume it; kind of event, verdict, and what was wrong."""
     twin = outcome(bench.twin)
-    for number, how in points(events)[::every]:
+    for number, how in cuts:
         point = bench.home / f"{number}-{how}"
         point.mkdir()
         traces = bench.traces(point, number, how, killed)
@@ -209,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=short_runs.KINDS, default="lora", help="what is trained")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th point")
+    parser.add_argument("--first", type=int, default=0, metavar="EVENT", help="only kills from this event on")
     parser.add_argument("--num-processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--killed", choices=get_args(Killed), default="main", help="which of two processes")
     parser.add_argument("--power-loss", action="store_true", help="what a disk may hold, instead of kills")
@@ -225,7 +227,8 @@ def main() -> None:
         if options.power_loss:
             verdicts = lose_power(bench, events, copies, options.every)
         else:
-            verdicts = crash(bench, events, options.every, options.killed)
+            cuts = [cut for cut in points(events) if cut[0] >= options.first][:: options.every]
+            verdicts = crash(bench, cuts, options.killed)
         for name, verdict, why in verdicts:
             table.add(name, verdict)
             if why:
