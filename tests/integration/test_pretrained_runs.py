@@ -191,7 +191,7 @@ def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptu
         f"- Against the same recipe without pretraining, trained for {without['steps']} steps so that the steps take "
         "the same time in total ("
     ) in card
-    assert f" points, {without['difference']['verdict']}." in card
+    assert f" points of accuracy, {without['difference']['verdict']}." in card
     # Without a test split.
     assert (
         "- Both runs chose their best epoch on these rows. The run without pretraining chose among more epochs" in card
