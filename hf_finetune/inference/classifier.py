@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,17 +18,13 @@ from datasets import Dataset
 from hf_finetune.augmentation.test_time import BOTH_STRANDS
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
-from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, SourceSplit
-from hf_finetune.data.image_decoding import are_image_names
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.inputs import Rows, columns_of
-from hf_finetune.data.memory import collect, holding, input_columns, is_table
 from hf_finetune.data.ragged import Ragged, join
-from hf_finetune.data.readers.memory_table import is_image
-from hf_finetune.data.readers.table import DROP
 from hf_finetune.data.word_inputs import by_row
 from hf_finetune.errors import InputError
 from hf_finetune.inference.evaluation import evaluate
-from hf_finetune.inference.parts import PATH, noting_texts, read_inputs, read_parts
+from hf_finetune.inference.python_inputs import is_single, noting_texts, rows_of, source_of
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.scoring import Precision, Scorer
 from hf_finetune.inference.session import python_session
@@ -159,7 +153,7 @@ class Classifier:
         for rows, scores_NC in self._scored(noting_texts(inputs, of_text), columns, limits, scorer):
             part = of_text[len(predicted) : len(predicted) + len(rows)] or [False] * len(rows)
             predicted += task.answers(rows, scores_NC, part)
-        if self._is_single(inputs):
+        if is_single(self._trained, inputs):
             return predicted[0]
         # Lists of tags stay lists; those of numbers have one length.
         has_tags = self._trained.task.predicted_type.equals(pa.list_(pa.string()))
@@ -202,7 +196,7 @@ class Classifier:
         scored = self._scored(inputs, columns, limits, scorer)
         parts = [scores_NC for _, scores_NC in scored] or [self._trained.task.empty_scores()]
         scores_NC = join(parts)
-        if self._is_single(inputs):
+        if is_single(self._trained, inputs):
             return scores_NC[0].astype(np.float32)
         if isinstance(scores_NC, Ragged):
             return [scores_C.astype(np.float32) for scores_C in scores_NC]
@@ -246,7 +240,7 @@ class Classifier:
         """
         labels = label if isinstance(label, str | None) else tuple(label)
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
-        with python_session(), self._source(data, columns, limits, split=split) as source:
+        with python_session(), source_of(data, columns, limits, kind=self._trained.kind, split=split) as source:
             source = replace(source, drop_bad_rows=drop_bad_rows)
             leaked = provenance.trained_on(str(self.folder))
             views = BOTH_STRANDS if reverse_complement else None
@@ -286,7 +280,8 @@ class Classifier:
         model, model_inputs = self._trained.model, self._trained.inputs
         layers, parts, columns = classification_layers(model)[:1], list[Any](), columns_of(model_inputs, labels=False)
         with python_session():
-            for rows in self._parts(inputs, {"text": text, "text_pair": text_pair, "image": image}, limits):
+            named = {"text": text, "text_pair": text_pair, "image": image}
+            for rows in rows_of(self._trained, inputs, named, limits):
                 encoded = model_inputs.encode_in_memory(rows)
                 try:
                     features = head_features(model, layers, Rows(encoded, columns), model_inputs.collate)[0]
@@ -294,7 +289,7 @@ class Classifier:
                     raise InputError(f"{self._trained.name}: its classification layer reads tokens, not rows") from None
                 parts.append(by_row(encoded, features))
         features_ND = join(parts) if parts else np.empty((0, layers[0].in_features), np.float32)
-        if self._is_single(inputs):
+        if is_single(self._trained, inputs):
             return features_ND[0]
         return list(features_ND) if isinstance(features_ND, Ragged) else features_ND
 
@@ -373,11 +368,6 @@ class Classifier:
             files += [path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         return {path.relative_to(self.folder).as_posix(): path for path in files if path.is_file()}
 
-    def _is_single(self, inputs: Any) -> bool:
-        is_pair = self._trained.pairs and isinstance(inputs, tuple) and [*map(type, inputs)] == [str, str]
-        is_source = isinstance(inputs, Path) and (self._trained.kind == "text" or _holds_rows(inputs))
-        return is_pair or isinstance(inputs, str) or (is_image(inputs) and not is_source)
-
     def _scorer(self, precision: Precision, batch_size: int | None, *, reverse_complement: bool) -> Scorer:
         with python_session():
             views = BOTH_STRANDS if reverse_complement else None
@@ -388,65 +378,11 @@ class Classifier:
     ) -> Iterator[tuple[Dataset, Any]]:
         """Yield canonical rows with their scores, see `Scorer.score`, a part at a time."""
         with shared_cores(), python_session():
-            for rows in self._parts(inputs, columns, limits):
+            for rows in rows_of(self._trained, inputs, columns, limits):
                 yield rows, scorer.score(rows)[0]
-
-    def _parts(self, inputs: Any, columns: dict[str, str | None], limits: DataLimits) -> Iterator[Any]:
-        """Yield canonical rows of any inputs, a part at a time."""
-        if self._is_single(inputs):
-            inputs = [inputs]
-        elif isinstance(inputs, Path) or is_table(inputs) or _holds_splits(inputs):
-            with self._source(inputs, columns, limits) as source, _every_row_has_a_label():
-                yield from read_parts(self._trained, source, labeled=False, progress="predict")
-            return
-        if not isinstance(inputs, Iterable):
-            input_columns(inputs, kind=self._trained.kind, name="inputs")  # refuses it
-        with _every_row_has_a_label():
-            rows = inputs.to_pylist() if isinstance(inputs, pa.Array | pa.ChunkedArray) else inputs
-            yield from read_inputs(self._trained, rows, limits)
-
-    @contextmanager
-    def _source(
-        self,
-        data: Any,
-        columns: Mapping[str, str | tuple[str, ...] | None],
-        limits: DataLimits,
-        *,
-        split: str | None = None,
-    ) -> Iterator[SourceSplit]:
-        """Yield the source of a table, a path or a Hub id."""
-        kind = self._trained.kind
-        requested: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
-        if isinstance(data, str | Path):
-            yield replace(SourceSplit(os.fspath(data), split=split, limits=limits), **requested)
-            return
-        held = collect(data, kind=kind, name="data")
-        if held.label_columns:
-            requested = {"label": held.label_columns, **requested}
-        with holding({"rows": held}):
-            yield replace(SourceSplit(PATH, split=split, limits=limits), **requested)
-
-
-@contextmanager
-def _every_row_has_a_label() -> Iterator[None]:
-    """Do not propose to leave out rows: the labels are those of all inputs, in their order."""
-    try:
-        yield
-    except InputError as error:
-        error.args = (re.sub(rf"[,;] (or )?{DROP}", "", str(error)),)
-        raise
 
 
 def _relative(name: str) -> str:
     """Return the name of a model, or its folder relative to the working directory if it lies below."""
     path = Path(name)
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else name
-
-
-def _holds_rows(path: Path) -> bool:
-    """Return whether a path leads to a folder or table of images, and not to a single image."""
-    return path.is_dir() or (path.suffix != "" and not are_image_names([path.name]))
-
-
-def _holds_splits(inputs: Any) -> bool:
-    return isinstance(inputs, dict) and bool(inputs) and all(map(is_table, inputs.values()))

@@ -1,7 +1,9 @@
 """Read the rows of a source, or inputs in memory, in parts, and count them."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -12,8 +14,10 @@ from hf_finetune.data.config import DataLimits, SourceSplit
 from hf_finetune.data.loading import stream
 from hf_finetune.data.memory import MemoryData, holding, input_columns
 from hf_finetune.data.readers.memory_table import memory_table
+from hf_finetune.data.readers.table import DROP
 from hf_finetune.data.rows import Carried, UnusableRow
 from hf_finetune.data.word_inputs import WordInputs
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.console import Progress
@@ -79,24 +83,17 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLim
         table = memory_table("inputs", columns)
         # Columns that are named by us are not inferred, which would be noted.
         ours: dict[str, Any] = {name: name for name in columns} if columns.keys() <= CANONICAL else {}
-        with holding({"rows": MemoryData({"rows": replace(table, first=first)})}):
+        with holding({"rows": MemoryData({"rows": replace(table, first=first)})}), every_row_has_a_label():
             source = SourceSplit(PATH, limits=limits, **ours)
             yield from read_parts(classifier, source, labeled=False, progress="predict")
         first += len(part)
 
 
-def noting_texts(inputs: Any, of_text: list[bool]) -> Any:
-    """Return inputs in memory, and note whether each is a text, of a generator as it is read. Tables are not noted."""
-    if isinstance(inputs, str):
-        of_text.append(True)
-    elif isinstance(inputs, Sequence):
-        of_text.extend(isinstance(each, str) for each in inputs)
-    elif isinstance(inputs, Iterator):
-        return _noted(inputs, of_text)
-    return inputs
-
-
-def _noted(inputs: Iterator[Any], of_text: list[bool]) -> Iterator[Any]:
-    for each in inputs:
-        of_text.append(isinstance(each, str))
-        yield each
+@contextmanager
+def every_row_has_a_label() -> Iterator[None]:
+    """Do not propose to leave out rows: the labels are those of all inputs, in their order."""
+    try:
+        yield
+    except InputError as error:
+        error.args = (re.sub(rf"[,;] (or )?{DROP}", "", str(error)),)
+        raise

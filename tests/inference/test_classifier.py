@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune import Classifier, InputError
 from hf_finetune.evaluation.logits import PART_ROWS
+from hf_finetune.inference.python_inputs import rows_of
 from hf_finetune.inference.session import in_python, python_session
 
 LABELS = ("bad", "good")
@@ -146,11 +147,9 @@ def test_a_generator_is_read_in_parts(clf: Classifier, monkeypatch: pytest.Monke
             yield "  " if i == 7 else TEXTS[0]
 
     most = []
-    original = Classifier._parts
     monkeypatch.setattr(
-        Classifier,
-        "_parts",
-        lambda *a: (most.append(len(taken)) or part for part in original(*a)),  # type: ignore[func-returns-value]
+        "hf_finetune.inference.classifier.rows_of",
+        lambda *a: (most.append(len(taken)) or part for part in rows_of(*a)),  # type: ignore[func-returns-value]
     )
     with pytest.raises(InputError, match="inputs, row 7 counted from 0, column 'text': the text is empty"):
         clf.predict(rows())
