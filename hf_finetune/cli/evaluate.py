@@ -38,18 +38,18 @@ def evaluate(arguments: Sequence[str]) -> None:
         extra=job.extra,
         trust_remote_code=job.trust_remote_code,
     )
-    name, outputs = Path(job.model).name, "tags" if classifier.task.outputs == "tags" else "classes"
+    name, noun = Path(job.model).name, classifier.task.per_class_noun
     if job.json:
         print(json.dumps(result, indent=2))
     elif views is None:
-        print(comparison_table([{"name": name, **result["metrics"]}], outputs=outputs))
+        print(comparison_table([{"name": name, **result["metrics"]}], noun=noun))
     else:
         with_views = {"name": f"{name}, {views.number} views", **result["metrics"]}
         print(comparison_table([with_views, {"name": name, **result["views"]["without"]}]))
         print(describe(result["views"]))
     if not job.json:
         if result["per_class"]:
-            print(f"\n{per_class_table(result['per_class'], outputs=outputs)}")
+            print(f"\n{per_class_table(result['per_class'], noun=noun)}")
         if result["per_target"]:
             print(f"\n{per_target_table(result['per_target'])}")
         if result["doubts"]:

@@ -12,6 +12,9 @@ from hf_finetune.evaluation.metrics import class_ids
 from hf_finetune.utils.console import line_width, table
 from hf_finetune.utils.messages import counted
 
+PLURALS = {"class": "classes", "tag": "tags", "entity": "entities"}
+"""What `per_class` has scores of, see `Task.per_class_noun`, by one of them."""
+
 
 @dataclass(frozen=True)
 class Confusion:
@@ -28,7 +31,7 @@ def comparison_table(
     models: Sequence[Mapping[str, Any]],
     *,
     metrics: Sequence[str] | None = None,
-    outputs: str = "classes",
+    noun: str = "class",
     width: int | None = None,
 ) -> str:
     """Format one line per metric, with a column for each model; models that do not fit go into a table below.
@@ -37,7 +40,7 @@ def comparison_table(
         models: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, metrics as in result.json; a
             missing metric is left blank.
         metrics: names and order of the metrics; None: all, in the order of their first appearance.
-        outputs: what means are over, `classes` or `tags`.
+        noun: what means are over, see `PLURALS`.
         width: of a line. None: that of the terminal, else 80.
     """
     if metrics is None:
@@ -50,7 +53,9 @@ def comparison_table(
         lines = list(zip(names, *columns[:count], strict=True))
         tables.append(table(lines, right=range(1, count + 1), width=width))
         columns = columns[count:]
-    left_out = {metric: averaged(model[metric], outputs) for model in models for metric in metrics if metric in model}
+    left_out = {
+        metric: averaged(model[metric], PLURALS[noun]) for model in models for metric in metrics if metric in model
+    }
     return "\n".join([*tables, *(f"{metric}: a mean{classes}" for metric, classes in left_out.items() if classes)])
 
 
@@ -74,7 +79,7 @@ def worst_classes(scores: Mapping[str, Mapping[str, Any]], most: int | None = No
 
 
 def per_class_table(
-    scores: Mapping[str, Mapping[str, Any]], *, outputs: str = "classes", most: int = 10, width: int | None = None
+    scores: Mapping[str, Mapping[str, Any]], *, noun: str = "class", most: int = 10, width: int | None = None
 ) -> str:
     """Format one line per class with precision, recall and F1, their intervals, and the rows; the lowest F1 first.
 
@@ -82,11 +87,11 @@ def per_class_table(
 
     Args:
         scores: a split of `per_class` in result.json.
-        outputs: what they are of, `classes` or `tags`.
+        noun: what they are of, see `PLURALS`.
         most: largest number of classes; a last line counts the others.
         width: largest width in characters, for which labels are cut. None: that of the terminal, else 80.
     """
-    names, noun = ("precision", "recall", "f1"), {"classes": "class", "tags": "tag"}[outputs]
+    names = ("precision", "recall", "f1")
     shown = worst_classes(scores, most)
     lines: list[tuple[str, ...]] = [(noun, *names, "rows")]
     for label in shown:
@@ -94,7 +99,7 @@ def per_class_table(
         lines.append((label, *(_short_cell(entry[name]) for name in names), f"{entry['support']:,}"))
     text = [table(lines, right=[len(names) + 1], width=width)]
     if others := len(scores) - len(shown):
-        text.append(f"... and {counted(others, noun, outputs)} with a higher F1")
+        text.append(f"... and {counted(others, noun, PLURALS[noun])} with a higher F1")
     return "\n".join(text)
 
 

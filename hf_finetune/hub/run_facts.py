@@ -85,11 +85,6 @@ class RunFacts:
         return self.result["task"] == "token-classification"
 
     @cached_property
-    def class_noun(self) -> str:
-        """What the table of classes lists."""
-        return "class" if self.task.has_classes else self.task.per_class_noun
-
-    @cached_property
     def long_texts(self) -> dict[str, int] | None:
         """Arguments of the function of `plain_loading` that reads long texts. None: they are cut off."""
         data = self.recipe.data

@@ -267,11 +267,10 @@ class Result:
 
     def _text(self, doubts: Sequence[Mapping[str, str]]) -> str:
         shown = (*self._summary, *extra_names(self.metrics.get(self.split, {})))
-        # Of a target there are neither.
-        outputs = "tags" if self._task.outputs == "tags" else "classes"
-        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown, outputs=outputs)}"]
+        noun = self._task.per_class_noun
+        parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown, noun=noun)}"]
         if scores := self._of_split("per_class"):
-            parts.append(per_class_table(scores, outputs=outputs))
+            parts.append(per_class_table(scores, noun=noun))
         parts += [per_target_table(targets)] if (targets := self._of_split("per_target")) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
@@ -290,7 +289,7 @@ class Result:
         if classes := self._of_split("per_class"):
             columns = {"precision": "precision", "recall": "recall", "f1": "f1", "support": "rows"}
             rows = [[label, *(_cell(classes[label].get(name)) for name in columns)] for label in worst_classes(classes)]
-            header = ["tag" if self._task.outputs == "tags" else "class", *columns.values()]
+            header = [self._task.per_class_noun, *columns.values()]
             parts.append(_html_table(header, rows[:MOST_SHOWN]))
             if others := rows[MOST_SHOWN:]:
                 summary = f"{counted(len(others), 'other')} with a higher F1"

@@ -77,6 +77,8 @@ def test_many_classes_are_folded(document: dict[str, Any]) -> None:
         and "tag12" in folded
         and "... and 2 tags with a higher F1" in str(Result({**document, **tags}))
     )
+    entities = Result({**document, **tags, "problem_type": "named_entity_recognition"})
+    assert "<th>entity</th>" in entities._repr_html_() and "... and 2 entities with a higher F1" in str(entities)
 
 
 def test_results_of_earlier_versions_have_fewer_sections(tmp_path: Path) -> None:
