@@ -85,6 +85,11 @@ class TrainingRows:
     build_s: float = 0.0
 
     @property
+    def skips_all_layers(self) -> bool:
+        """Whether the activations are those of the last layer, so that only the head runs."""
+        return isinstance(self.inputs, CachedInputs) and self.inputs.prefix.has_all_layers
+
+    @property
     def report(self) -> dict[str, bool | float | str | None]:
         """The section `cache` of result.json."""
         size = self.inputs.activations.size if isinstance(self.inputs, CachedInputs) else 0

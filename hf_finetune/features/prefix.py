@@ -85,6 +85,11 @@ class Prefix:
                 raise
             raise NoBoundary(f"its layers fail on activations ({one_line(error)})") from error
 
+    @property
+    def has_all_layers(self) -> bool:
+        """Whether only the head runs on the activations."""
+        return self.n == len(self._layers)
+
     def read(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """Return the activations (B, T, D) below the first trainable layer, without running the layers above."""
         self._reading = True

@@ -239,11 +239,13 @@ def _best(trained: TrainedRun) -> Section:
 def _cost(trained: TrainedRun, evaluation: Evaluation) -> Section:
     trainer, clock, context = trained.trainer, trained.clock, trained.run.context
     loop_s, used = clock.seconds("train_loop_s") + clock.seconds("probe_s"), trainer.utilization
+    tokens = 0 if trained.setup.rows.skips_all_layers else trainer.work.tokens
     return {
         "time": {"total_s": round(environment.seconds_since_start(), 2), **clock.to_dict()},
         "throughput": {
             "train_rows_per_s": round(trainer.work.rows * context.processes / loop_s, 2),
-            "train_tokens_per_s": round(trainer.work.tokens * context.processes / loop_s, 1),
+            # Null: no layer reads tokens. A head on cached features has one vector a row.
+            "train_tokens_per_s": round(tokens * context.processes / loop_s, 1) if tokens else None,
             "predict_rows_per_s": round(evaluation.judged_split.rows_per_s, 2),
             "flop_utilisation": None if used is None else round(used.share, 4),
         },

@@ -85,6 +85,7 @@ def test_heads_that_read_the_first_token_alone(tmp_path: Path, family: str, top:
     for trainer in trainers[1:]:
         assert narrow_to_first_token(trainer.model) is not None
     rows = cached(trainers[2])
+    assert rows.skips_all_layers is (top == 0)
     tokens = rows.inputs.activations.tokens_TD.shape[0]
     assert tokens == (
         28 if top == 0 else sum(sum(d["length"]) for d in (trainers[0].train_dataset, trainers[0].eval_dataset))

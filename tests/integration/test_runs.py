@@ -164,6 +164,8 @@ def test_methods_on_texts(texts: Path, bert: Path, tmp_path: Path, method: str) 
     assert all(check["ok"] for check in result["parity"].values())
     assert ("adapter" in result["parity"]) == (method == "lora")
     assert result["parameters"]["trained"] < result["parameters"]["total"] / 2
+    # A head on cached features reads no tokens.
+    assert (result["throughput"]["train_tokens_per_s"] is None) == (method == "head")
     if method == "head":
         # The body is the checkpoint's to the bit.
         before, after = (
