@@ -29,6 +29,19 @@ DOCUMENTS = {
     "a number of 10,000 digits": b'{"recipe": ' + b"9" * 10_000 + b"}",
 }
 """Contents in place of a JSON document."""
+SECRETS = {
+    "GitHub": "ghp_" + "a1" * 18,
+    "GitHub, fine-grained": "github_pat_" + "a1" * 40,
+    "GitLab": "glpat-" + "a1" * 10,
+    "PyPI": "pypi-AgE" + "a1" * 40,
+    "Amazon": "AKIA" + "A1" * 8,
+    "Google": "AIza" + "a1_b-" * 7,
+    "Slack": "xoxb-" + "1" * 12 + "-" + "a1" * 12,
+    "an API": "sk-proj-" + "a1B2" * 12,
+    "ssh": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "PGP": "-----BEGIN PGP PRIVATE KEY BLOCK-----",
+}
+"""What looks like an access token or a private key, by its service. That of Hugging Face is the test Hub's."""
 LEVELS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9))
 YAML_BOMBS = {
     "nine anchors of ten": f"a0: &a0 [{', '.join(['x'] * 10)}]\n{LEVELS}\ntrain: {{extra: *a8}}",

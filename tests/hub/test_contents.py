@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.damage import SECRETS
 from helpers.hub_bench import Bench
 from helpers.hub_routes import new_token
 from helpers.hub_run import example_result
@@ -63,25 +64,11 @@ def test_a_pickle_is_known_by_its_content(bench: Bench) -> None:
     refused(bench, "more.safetensors: .*pickle")
 
 
-TOKENS = {
-    "GitHub": "ghp_" + "a1" * 18,
-    "GitHub, fine-grained": "github_pat_" + "a1" * 40,
-    "GitLab": "glpat-" + "a1" * 10,
-    "PyPI": "pypi-AgE" + "a1" * 40,
-    "Amazon": "AKIA" + "A1" * 8,
-    "Google": "AIza" + "a1_b-" * 7,
-    "Slack": "xoxb-" + "1" * 12 + "-" + "a1" * 12,
-    "an API": "sk-proj-" + "a1B2" * 12,
-    "a key of ssh": "-----BEGIN OPENSSH PRIVATE KEY-----",
-    "a key of PGP": "-----BEGIN PGP PRIVATE KEY BLOCK-----",
-}
-
-
-@pytest.mark.parametrize("service", TOKENS)
+@pytest.mark.parametrize("service", SECRETS)
 def test_tokens_of_other_services_are_refused(bench: Bench, service: str) -> None:
     """A card that quotes the command may quote them."""
     card = bench.run / "README.md"
-    card.write_text(f"{card.read_text()} key={TOKENS[service]};")
+    card.write_text(f"{card.read_text()} key={SECRETS[service]};")
     refused(bench, "README.md: it contains an access token or a private key")
 
 

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.data_files import parquet_file
+from helpers.small_runs import stop_after
 from helpers.tiny import WORDS, tiny_text_checkpoint
 
 import hf_finetune
 from hf_finetune.cli import main
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import choose_long
-from hf_finetune.training.callbacks import LogLines
 
 FLAGS = [
     "--max-length",
@@ -111,21 +111,17 @@ def test_doors(tmp_path: Path, way: str, task: str, method: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("way", ["sliding", "chunk"])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = table(tmp_path), tiny_text_checkpoint(tmp_path / "bert")
-    arguments = [data, "--model", model, "--long", way, "--data.long.stride", 2, *FLAGS, "--train.save-steps", 1]
+    arguments = [data, "--model", model, "--long", way, "--data.long.stride", 2, *FLAGS]
     command("train", *arguments, "--output", tmp_path / "straight")
 
-    def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(LogLines, "on_step_begin", killed)
+        stop_after(patch, 3)
         with pytest.raises(StoppedBySignal):
-            command("train", *arguments, "--output", tmp_path / "killed")
-    command("train", *arguments, "--output", tmp_path / "killed", "--resume")
-    one, other = (document(tmp_path / name) for name in ("straight", "killed"))
+            command("train", *arguments, "--output", tmp_path / "stopped")
+    command("train", *arguments, "--output", tmp_path / "stopped", "--resume")
+    one, other = (document(tmp_path / name) for name in ("straight", "stopped"))
     assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
 
 

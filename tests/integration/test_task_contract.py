@@ -2,13 +2,13 @@
 resumed to the same bits, pushed and pulled. `helpers.task_cases` has the tasks."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import gate
-from helpers.hub_server import HubServer, hub_server
+from helpers.hub_server import HubServer
+from helpers.small_runs import stop_after
 from helpers.task_cases import CASES, TaskCase
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
@@ -17,10 +17,9 @@ from hf_finetune.cli import main
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.hub.push import push
 from hf_finetune.pipeline import push as pipeline_push
-from hf_finetune.training.callbacks import LogLines
 
 FLAGS = ["--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100", "--train.learning-rate", "3e-3"]
-FLAGS += ["--evaluate.parity-rows", "8", "--evaluate.no-baselines", "--evaluate.no-plots", "--train.save-steps", "1"]
+FLAGS += ["--evaluate.parity-rows", "8", "--evaluate.no-baselines", "--evaluate.no-plots"]
 FLAGS += ["--train.per-device-train-batch-size", "16"]
 CELLS = [(case, kind, method) for case in CASES for kind in case.kinds for method in case.methods]
 
@@ -31,12 +30,6 @@ def train(*arguments: Any) -> None:
 
 def document(run: Path) -> dict[str, Any]:
     return json.loads((run / "result.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[HubServer]:
-    with hub_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +58,7 @@ def test_contract(
     kind: str,
     method: str,
     taught: Any,
-    server: HubServer,
+    hub: HubServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -76,19 +69,15 @@ def test_contract(
     assert {"reload"} <= result["parity"].keys() and result["standalone"] is True
     assert -1 <= result["teacher"]["agreement"] <= 1 and result["teacher"]["metrics"]["validation"]
 
-    def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:
-        if state.global_step == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(LogLines, "on_step_begin", killed)
+        stop_after(patch, 2)
         with pytest.raises(StoppedBySignal):
-            train(*arguments, "--output", tmp_path / "killed")
-    train(*arguments, "--output", tmp_path / "killed", "--resume")
-    again = document(tmp_path / "killed")
+            train(*arguments, "--output", tmp_path / "stopped")
+    train(*arguments, "--output", tmp_path / "stopped", "--resume")
+    again = document(tmp_path / "stopped")
     assert again["metrics"] == result["metrics"] and again["artifacts"] == result["artifacts"]
 
-    server.connect(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(pipeline_push, "push", lambda *args, **fields: push(*args, endpoint=server.endpoint, **fields))
+    hub.connect(monkeypatch, tmp_path / "home")
+    monkeypatch.setattr(pipeline_push, "push", lambda *args, **fields: push(*args, endpoint=hub.endpoint, **fields))
     # It pulls, and compares bytes and logits.
     pipeline_push.push_run(tmp_path / "straight", Hub(repo_id=f"tester/{case.task}-{kind}-{method}"))

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import gate
 from helpers.data_files import parquet_file
+from helpers.small_runs import stop_after
 from helpers.tiny import tiny_text_checkpoint
 from transformers import pipeline
 
 import hf_finetune
 from hf_finetune.cli import main
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.training.callbacks import LogLines
 
 FLAGS = ["--max-length", "12", "--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100"]
 FLAGS += ["--train.learning-rate", "3e-3", "--evaluate.parity-rows", "16", "--evaluate.no-plots"]
@@ -89,21 +89,17 @@ def test_every_method(
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_killed_run_resumes_to_the_same_bits_and_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes_to_the_same_bits_and_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = table(tmp_path, entities=False), tiny_text_checkpoint(tmp_path / "bert")
-    arguments = [data, "--model", model, *FLAGS, "--train.save-steps", 1, "--evaluate.no-baselines"]
+    arguments = [data, "--model", model, *FLAGS, "--evaluate.no-baselines"]
     command("train", *arguments, "--output", tmp_path / "straight")
 
-    def killed(_: object, args: object, state: Any, control: object, **__: object) -> None:
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(LogLines, "on_step_begin", killed)
+        stop_after(patch, 3)
         with pytest.raises(StoppedBySignal):
-            command("train", *arguments, "--output", tmp_path / "killed")
-    command("train", *arguments, "--output", tmp_path / "killed", "--resume")
-    one, other = (document(tmp_path / name) for name in ("straight", "killed"))
+            command("train", *arguments, "--output", tmp_path / "stopped")
+    command("train", *arguments, "--output", tmp_path / "stopped", "--resume")
+    one, other = (document(tmp_path / name) for name in ("straight", "stopped"))
     assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
     assert one["problem_type"] == "token_classification" and "entity_f1" not in one["metrics"]["validation"]
 

@@ -1,4 +1,4 @@
-"""Attacks by paths inside data, by folders where a run is to be, and by what is left of a run."""
+"""Attacks by paths in data, by folders where a run is to be, and by what is left of a run."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helpers.damage import DOCUMENTS, edit_json
+from helpers.damage import DOCUMENTS, SECRETS, edit_json
 
 from hostile.bench import Attack, Bench
 
@@ -50,15 +50,7 @@ def document_attacks() -> list[Attack]:
 
 def push_attacks() -> list[Attack]:
     """Runs whose files are not those of their manifest, or whose documents hold a secret; and a push that is whole."""
-    secrets = {
-        "Hugging Face": "hf_" + "a" * 34,
-        "GitHub": "ghp_" + "a1" * 18,
-        "GitLab": "glpat-" + "a1" * 10,
-        "Amazon": "AKIA" + "A1" * 8,
-        "Google": "AIza" + "a1_b-" * 7,
-        "Slack": "xoxb-" + "1" * 12 + "-" + "a1" * 12,
-        "an API": "sk-proj-" + "a1B2" * 12,
-    }
+    secrets = {"Hugging Face": "hf_" + "a" * 34, **SECRETS}
 
     def added(name: str, content: bytes, bench: Bench) -> list[Any]:
         run = bench.copy("full")
