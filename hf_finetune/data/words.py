@@ -136,15 +136,15 @@ def tags_of_spans(sentence: Sentence, spans: Sequence[Any]) -> list[str]:
     for span in spans:
         start, end, label = _checked_span(span, len(text))
         name = f"the span {start}-{end} ({text[start:end][:40]!r}, {label})"
-        inside = np.flatnonzero((starts < end) & (ends > start))
-        if not len(inside):
+        indices = np.flatnonzero((starts < end) & (ends > start))
+        if not len(indices):
             raise ValueError(f"{name} holds no word")
-        first, last = int(inside[0]), int(inside[-1])
+        first, last = int(indices[0]), int(indices[-1])
         for i in (first, last):
             if starts[i] < start or ends[i] > end:
                 word = text[starts[i] : ends[i]]
                 raise ValueError(f"{name} cuts the word {word[:40]!r} ({starts[i]}-{ends[i]}), expected whole words")
-        if any(tags[i] != "O" for i in inside):
+        if any(tags[i] != "O" for i in indices):
             raise ValueError(f"{name} overlaps another span, expected one label for each word")
         tags[first : last + 1] = [f"B-{label}", *[f"I-{label}"] * (last - first)]
     return tags

@@ -13,7 +13,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import row_place
 
 SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
-# Lines from which the columns of a file, and whether it is one, are told.
+# Lines from which the columns of a file, and whether it is one, are inferred.
 LINES_INSPECTED = 1_000
 _DOCUMENT = "-DOCSTART-"
 Sentence = list[list[str]]
