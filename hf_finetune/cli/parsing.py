@@ -81,5 +81,6 @@ def first_positional(arguments: Sequence[str], usage: str) -> tuple[str, list[st
         print(f"usage: {usage}")
         raise SystemExit(0)
     if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"usage: {usage}")
+        prog, command, expected = usage.splitlines()[0].removesuffix(" [flags]").split(" ", 2)
+        raise InputError(f"{prog} {command}: missing {expected}\nusage: {usage}")
     return arguments[0], list(arguments[1:])

@@ -77,8 +77,13 @@ def predict(arguments: Sequence[str]) -> None:
             raise InputError("--digests: expected --output with it, a file to write")
         with importing():
             from hf_finetune.inference import prediction
+        classifier = load_trained_classifier(job)
+        if job.texts and not job.paths and classifier.kind == "image":
+            raise InputError(
+                f"--text: {job.model} classifies images; expected image files, a folder or a table as DATA"
+            )
         result = prediction.predict(
-            load_trained_classifier(job),
+            classifier,
             source,
             None if output is None else Path(output),
             batch_size=job.batch_size,

@@ -31,7 +31,7 @@ from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.data.words import TaggedSentence, read_sentence
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
-from hf_finetune.utils.messages import counted, did_you_mean, listed, row_place, short
+from hf_finetune.utils.messages import counted, cut, did_you_mean, listed, row_place, short
 from hf_finetune.utils.sequences import SequenceReader
 
 FEATURES = {
@@ -244,7 +244,11 @@ def _refusal(first: UnusableRow, chosen: dict[str, str], *, others: int) -> Inpu
 
 
 def _explained(fault: Fault, chunk: Chunk, i: int, column: str | None) -> Fault:
-    """Add that a JSON object lacks the key, which reads like an empty value otherwise."""
+    """Add the path of an unreadable image; or that a JSON object lacks the key, which reads like an empty value."""
+    if fault.kind == "unreadable image" and column is not None and not chunk.files:
+        value = chunk.columns[column][i]
+        path = value.get("path") if isinstance(value, Mapping) else value
+        return Fault(fault.kind, f"{cut(path, 80)!r}: {fault.reason}") if isinstance(path, str) else fault
     if column is None or not chunk.objects or column in (keys := chunk.objects[i]):
         return fault
     hint = did_you_mean(column, keys) if len(keys) <= MOST_KEYS else ""

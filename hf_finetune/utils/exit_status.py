@@ -46,7 +46,7 @@ def exit_status() -> Iterator[None]:
             _exit(STOPPED, 3)
         _exit(error, error.exit_status)
     except KeyboardInterrupt:
-        _exit("stopped before there was anything to save", 3)
+        _exit("stopped by a signal; nothing was saved", 3)
     except BrokenPipeError:
         # The reader of our output has closed it.
         _drop_failing_stdout()

@@ -27,9 +27,12 @@ def silenced() -> Iterator[None]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` if a known name is similar, else an empty string."""
-    by_lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    """Return `, did you mean 'x'?` if a known name is similar, else an empty string.
+
+    Flags are compared without their dashes, which all of them share.
+    """
+    by_lower = {k.lower().lstrip("-"): k for k in known}
+    close = difflib.get_close_matches(name.lower().lstrip("-"), by_lower, n=1, cutoff=0.6)
     return f", did you mean {by_lower[close[0]]!r}?" if close else ""
 
 

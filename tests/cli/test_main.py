@@ -131,7 +131,7 @@ def test_signals_before_there_is_anything_to_save(
     before = signal.getsignal(number)
     monkeypatch.setattr(card, "card", lambda _: signal.raise_signal(number))
     status, out, err = leave(capsys, "card")
-    assert (status, out, err) == (3, "", ["stopped before there was anything to save"])
+    assert (status, out, err) == (3, "", ["stopped by a signal; nothing was saved"])
     assert signal.getsignal(number) == before
 
 
@@ -176,7 +176,8 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
     ("arguments", "first"),
     [
         (["trian"], r"hf-finetune trian: no such command, did you mean 'train'\?; one of"),
-        (["run"], "usage: hf-finetune run RECIPE"),
+        (["run"], "hf-finetune run: missing RECIPE$"),
+        (["run", "--config", "f.yaml"], "hf-finetune run: missing RECIPE$"),
         (["run", "no_such"], "no_such: no recipe of this name"),
         (
             ["plan", "text/sst2_lora", "--plot-schedule", "x.png"],
@@ -214,7 +215,8 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
         (["cp", "sst2_lora"], "hf-finetune cp: missing DEST"),
         (["cp", "sst2_lora", "nowhere/x.py"], "nowhere: no such folder"),
         (["list", "x"], "x: unexpected; `hf-finetune list --help` lists what it takes"),
-        (["plan"], "usage: hf-finetune plan"),
+        (["plan"], r"hf-finetune plan: missing \(train DATA \| run RECIPE \| DATA \| RECIPE\)$"),
+        (["search"], "hf-finetune search: missing augmentation DATA$"),
         (["train", "d.csv", "--data.path", "x"], "--data.path x: hf-finetune train takes the data as DATA"),
         (["train", "d.csv", "--config", "."], "--config .: cannot be read"),
         # A flag is named as it was typed.

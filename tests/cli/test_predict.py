@@ -94,6 +94,11 @@ def test_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     predict([model, "a.png", "--output", "labels.jsonl", "--json"])
     (row,) = json.loads(capsys.readouterr().out)["predictions"]
     assert row.pop("input") == "a.png" and json.loads(Path("labels.jsonl").read_text()) == row
+    Path("torn.png").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"'torn\.png': unreadable image \(unknown format\); correct or remove it$"):
+        predict([model, "a.png", "torn.png"])
+    with pytest.raises(InputError, match=r"--text: .*saved classifies images; expected image files"):
+        predict([model, "--text", "hello"])
 
 
 def test_an_existing_output_stays(

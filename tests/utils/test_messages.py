@@ -1,6 +1,6 @@
-"""Numbers and the words that go with them."""
+"""Numbers and the words that go with them, and suggestions."""
 
-from hf_finetune.utils.messages import counted, plural, row_place
+from hf_finetune.utils.messages import counted, did_you_mean, plural, row_place
 
 
 def test_forms_of_words() -> None:
@@ -11,3 +11,10 @@ def test_forms_of_words() -> None:
 
 def test_rows_count_from_0_and_lines_from_1() -> None:
     assert row_place(3) == "row 3 counted from 0" and row_place(3, 5) == "row 3 (line 5)"
+
+
+def test_dashes_make_no_flags_similar() -> None:
+    flags = ["--variant", "--epochs", "--train.learning-rate"]
+    assert did_you_mean("--overwrite", flags) == ""
+    assert did_you_mean("--Epoch", flags) == ", did you mean '--epochs'?"
+    assert did_you_mean("learning-rate", flags) == ", did you mean '--train.learning-rate'?"
