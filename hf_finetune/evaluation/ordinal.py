@@ -84,7 +84,7 @@ def kappa_by_row(labels_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
     """Return the linear contribution of each row to the quadratic weighted kappa, shape (N,), whose mean it is.
 
     Kappa is 1 - D / E with the mean D of squared differences and E, that of independent rows with these levels: the
-    mean squares of both, less twice the product of their means (delta method).
+    mean squares of both, less twice the product of their means (delta method). It is 1 where all levels are one.
     """
     a, b = labels_N.astype(np.float64), levels_N.astype(np.float64)
     differences = (a - b) ** 2
@@ -94,7 +94,7 @@ def kappa_by_row(labels_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
         1
         - observed / expected
         - (differences - observed) / expected
-        + observed * (independent - expected) / expected**2
+        + observed / expected * (independent - expected) / expected
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.data.labels import labels_of
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation import ordinal
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import paired_scores
@@ -36,6 +37,22 @@ class Ordinal(SingleLabel):
     outputs = "levels"
     model_noun = "ordinal classifier"
     purpose = "It tells {} ordered levels apart, the lowest first"
+
+    def check_judged(self, labels: np.ndarray, split: str) -> None:
+        """Check that the levels differ.
+
+        Raises:
+            InputError: naming the split.
+        """
+        if len(labels) and np.ptp(labels) == 0:
+            raise InputError(
+                f"{split}: every row has the level {self.labels[labels[0]]!r}, and kappa needs levels that differ; "
+                f"name other rows by --{split}"
+            )
+
+    def epoch_values(self, labels: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
+        """Return the metrics of logits; without a correlation where the network expects one level of all rows."""
+        return {"spearman": 0.0} | super().epoch_values(labels, logits_NC)
 
     def values(self, labels: np.ndarray, scores_NC: np.ndarray) -> dict[str, float]:
         """Return the metrics of levels and their probabilities."""
