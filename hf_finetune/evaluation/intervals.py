@@ -17,6 +17,7 @@ from hf_finetune.evaluation import metrics
 
 CHUNK = 2**21
 """Size of intermediate arrays: 16 MiB of float64."""
+FEWEST_RESAMPLES = 100
 CLASS_MEANS = tuple(metric for metric in metrics.COUNT_METRICS if metric.interval == "class mean")
 
 
@@ -36,6 +37,16 @@ class Interval:
         """Return {"value", "low", "high", "n"}, as in result.json; `classes` only if it is not None."""
         entry = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
         return entry if self.classes is None else {**entry, "classes": list(self.classes)}
+
+
+def check_resamples(resamples: int) -> None:
+    """Check that percentiles of so many resamples mean something.
+
+    Raises:
+        InputError: fewer than 100 resamples.
+    """
+    if resamples < FEWEST_RESAMPLES:
+        raise InputError(f"resamples: expected {FEWEST_RESAMPLES} or more, got {resamples}")
 
 
 def bootstrap(
@@ -70,8 +81,7 @@ def bootstrap(
         InputError: see `metrics.labels_and_scores`; or fewer than 100 resamples.
     """
     labels, scores = metrics.labels_and_scores(labels, scores)
-    if resamples < 100:
-        raise InputError(f"resamples: expected 100 or more, got {resamples}")
+    check_resamples(resamples)
     (rows, num_labels), z = scores.shape, float(ndtri(0.5 + confidence / 2))
     probabilities, predicted = metrics.as_probabilities(scores), scores.argmax(axis=1)
     statistics = _row_statistics(labels, predicted, probabilities)

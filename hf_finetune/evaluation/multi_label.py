@@ -9,13 +9,17 @@ import numpy as np
 from scipy import sparse
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.intervals import Interval, percentile_bounds, resampled_sums
-from hf_finetune.evaluation.metrics import Counts, Metric, f1
+from hf_finetune.evaluation.intervals import (
+    FEWEST_RESAMPLES,
+    Interval,
+    check_resamples,
+    percentile_bounds,
+    resampled_sums,
+)
+from hf_finetune.evaluation.metrics import EPSILON, Counts, Metric, f1
 
 RANKING_WORK = 1e8
 """Rows times tags times resamples of the interval of the mean average precision: a few seconds."""
-FEWEST_RESAMPLES = 100
-EPSILON = float(np.finfo(np.float64).eps)
 
 METRICS = {
     metric.name: metric
@@ -70,8 +74,7 @@ def multi_label_intervals(
     Raises:
         InputError: see `multi_label_metrics`; or fewer than 100 resamples.
     """
-    if resamples < FEWEST_RESAMPLES:
-        raise InputError(f"resamples: expected {FEWEST_RESAMPLES} or more, got {resamples}")
+    check_resamples(resamples)
     labels_NC, scores_NC = _checked(labels_NC, scores_NC)
     statistics = _row_statistics(labels_NC, scores_NC, scores_NC >= thresholds_C)
     values = _values(labels_NC, scores_NC, statistics)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from hf_finetune.errors import InputError
-from hf_finetune.evaluation.intervals import Interval, exact, percentile_bounds, resampled_sums
+from hf_finetune.evaluation.intervals import Interval, check_resamples, exact, percentile_bounds, resampled_sums
 from hf_finetune.evaluation.metrics import EPSILON, Metric, labels_and_scores
-from hf_finetune.evaluation.regression import FEWEST_RESAMPLES, correlation_bounds, spearman_by_row
+from hf_finetune.evaluation.regression import correlation_bounds, spearman_by_row
 
 METRICS = {
     metric.name: metric
@@ -60,8 +59,7 @@ def ordinal_intervals(
     Raises:
         InputError: see `ordinal_metrics`; or fewer than 100 resamples.
     """
-    if resamples < FEWEST_RESAMPLES:
-        raise InputError(f"resamples: expected {FEWEST_RESAMPLES} or more, got {resamples}")
+    check_resamples(resamples)
     values = ordinal_metrics(labels_N, scores_NC)
     labels_N, scores_NC = labels_and_scores(labels_N, scores_NC)
     rows, statistics = len(labels_N), sparse.csr_array(_row_statistics(labels_N, scores_NC))

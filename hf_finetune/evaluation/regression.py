@@ -13,10 +13,8 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.intervals import Interval, percentile_bounds, resampled_sums
+from hf_finetune.evaluation.intervals import Interval, check_resamples, percentile_bounds, resampled_sums
 from hf_finetune.evaluation.metrics import Metric
-
-FEWEST_RESAMPLES = 100
 
 METRICS = {
     metric.name: metric
@@ -67,8 +65,7 @@ def regression_intervals(
     Raises:
         InputError: see `regression_metrics`; or fewer than 100 resamples.
     """
-    if resamples < FEWEST_RESAMPLES:
-        raise InputError(f"resamples: expected {FEWEST_RESAMPLES} or more, got {resamples}")
+    check_resamples(resamples)
     values = regression_metrics(targets, predicted)
     targets_NT, predicted_NT = _checked(targets, predicted)
     (rows, count), pairs = targets_NT.shape, [*zip(targets_NT.T, predicted_NT.T, strict=True)]

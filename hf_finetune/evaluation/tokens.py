@@ -13,11 +13,9 @@ from scipy import sparse
 
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.tag_scheme import OUTSIDE, TagScheme
-from hf_finetune.errors import InputError
-from hf_finetune.evaluation.intervals import Interval, exact, percentile_bounds, resampled_sums
+from hf_finetune.evaluation.intervals import Interval, check_resamples, exact, percentile_bounds, resampled_sums
 from hf_finetune.evaluation.metrics import EPSILON, Counts, Metric, f1
 
-FEWEST_RESAMPLES = 100
 _OF_WORDS = (
     Metric("accuracy", "Accuracy of words"),
     Metric("macro_f1", "Macro F1 of tags", hub_average="macro"),
@@ -166,8 +164,7 @@ class TagStatistics:
         Raises:
             InputError: fewer than 100 resamples.
         """
-        if resamples < FEWEST_RESAMPLES:
-            raise InputError(f"resamples: expected {FEWEST_RESAMPLES} or more, got {resamples}")
+        check_resamples(resamples)
         sentences = len(self.labels)
         parts = [self._of_sums(sums) for sums in resampled_sums(self.summands(), resamples, seed)]
         intervals = {}
