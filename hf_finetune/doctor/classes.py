@@ -10,7 +10,8 @@ import numpy as np
 from scipy import sparse
 from scipy.special import betainc
 
-from hf_finetune.doctor.findings import Examples, Finding, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import Finding, diagnose
 from hf_finetune.utils.messages import listed
 
 FEW_ROWS, UNEVEN = 10, 10.0

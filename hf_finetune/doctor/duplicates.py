@@ -4,7 +4,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import Finding, Suspect, diagnose
 
 
 def find_duplicates(examples: Examples, near: Sequence[Hashable | None]) -> list[Finding]:

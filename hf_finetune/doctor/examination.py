@@ -14,19 +14,17 @@ from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.data.labels import near_labels, similar_labels
 from hf_finetune.data.loading import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow, to_dataset
-from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
+from hf_finetune.doctor.classes import find_telltales, mark_table
 from hf_finetune.doctor.duplicates import find_duplicates
-from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import SEVERITIES, Finding, diagnose
 from hf_finetune.doctor.images import decode_images, examine_images
+from hf_finetune.doctor.labels import CHECKS
 from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words, words_in
-from hf_finetune.doctor.numbers import examine_numbers, statistics_of
 from hf_finetune.doctor.pairs import examine_pairs
 from hf_finetune.doctor.sequences import KMER, examine_sequences, kmers_of
-from hf_finetune.doctor.tags import examine_tags
 from hf_finetune.doctor.texts import LONG_TEXT, Statistics, examine_texts
-from hf_finetune.doctor.words import examine_words
 from hf_finetune.errors import InputError
-from hf_finetune.features.taggers import sentences_of
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import Notes, counted
@@ -39,14 +37,6 @@ MOST = 20_000
 # Number of rows, and of classes or words, that the report shows of each finding.
 ROWS_NAMED, DETAILS_NAMED = 3, 5
 INDENT = " " * 9
-NOUNS = {
-    "single-label": ("class", "classes"),
-    "ordinal": ("level", "levels"),
-    "multi-label": ("tag", "tags"),
-    "regression": ("target", "targets"),
-    "tokens": ("tag", "tags"),
-}
-"""What the labels of the tasks that can be checked name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,8 @@ class Report:
     def describe(self) -> str:
         """Return the report as text, with some rows of each finding."""
         examples = self.examples
-        labels = counted(len(examples.names), *NOUNS[examples.task])
+        checks = CHECKS[examples.task]
+        labels = counted(len(examples.names), checks.noun, checks.nouns)
         title = f"{counted(len(examples), examples.kind)}, {labels}; rows are counted from 0"
         splits = [(split, counted(len(rows), "row"), self.places[split]) for split, rows in examples.splits.items()]
         lines = [title, *(f"  {line}" for line in table(splits, right=[1]).splitlines())]
@@ -122,18 +113,15 @@ def examine(
             f"--model {checkpoint}: it counts the tokens of texts, and {source.path} holds images; leave it out"
         )
     data = read_labeled(replace(source, drop_bad_rows=True), kind, options or SplitOptions(), Notes())
-    if data.targets.task not in NOUNS:
-        raise InputError(
-            f"{source.path}: doctor examines {', '.join(NOUNS)}, these are labels for {data.targets.task}; "
-            "train says what it refuses"
-        )
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
     splits = {str(role): to_dataset(rows.table) for role, rows in data.rows.items()}
     examples = Examples(splits, data.labels, digests, data.targets.task)
     sample = examples.sample(MOST)
     if len(sample) < len(examples):
         logger.info("of %d rows, %d random ones are checked in detail", len(examples), len(sample))
-    counts, labels, numbers = _examine_labels(examples)
+    checks = CHECKS[examples.task]
+    labels = checks.examine(examples)
+    counts = labels.rows_by_split
     if source.sequence is not None:
         content, statistics = _examine_sequences(examples, sample, source.sequence)
     elif kind == "text":
@@ -146,35 +134,15 @@ def examine(
         content, statistics = _examine_texts(examples, sample, compared, checkpoint, limits, max_length)
     else:
         content, statistics = _examine_images(examples, sample)
-    # Words have no class weights, and long texts become windows.
-    unfit = ("uneven_classes", "cut_off") if examples.task == "tokens" else ()
-    findings = [
-        f for f in (*_unusable(data), *_unread(data, counts), *labels, *content) if f.count and f.name not in unfit
-    ]
+    found = (*_unusable(data), *_unread(data, counts), *labels.findings, *content)
+    findings = [finding for finding in found if finding.count and finding.name not in checks.unfit]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     classes = {
         name: {split: int(rows[c]) for split, rows in counts.items()}
         for c, name in enumerate(data.labels if counts else ())
     }
     places = {str(role): split.place for role, split in data.selection.labeled.items()}
-    return Report(examples, places, classes, {**statistics, **numbers}, tuple(findings))
-
-
-def _examine_labels(examples: Examples) -> tuple[dict[str, np.ndarray], list[Finding], Statistics]:
-    """Return the rows of each class or tag by split, none for numbers; findings on labels; statistics of numbers."""
-    trained_N = examples.split_N == 0
-    if examples.task == "regression":
-        targets = list(zip(examples.names, examples.labels.T, strict=True))
-        findings = [finding for name, numbers_N in targets for finding in examine_numbers(numbers_N, trained_N, name)]
-        return {}, findings, {name: statistics_of(numbers_N[trained_N]) for name, numbers_N in targets}
-    counts = count_classes(examples)
-    findings = examine_balance(examples.names, counts, NOUNS[examples.task][1])
-    if examples.task == "multi-label":
-        findings += examine_tags(examples.labels[trained_N], examples.names)
-    if examples.task == "tokens":
-        sentences = [words for rows in examples.splits.values() for words in sentences_of(rows)]
-        findings += examine_words(examples.labels, sentences, examples.names)
-    return counts, findings, {}
+    return Report(examples, places, classes, {**statistics, **labels.statistics}, tuple(findings))
 
 
 def _examine_texts(
@@ -223,11 +191,8 @@ def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Findin
 def _telltales(
     examples: Examples, has_NV: sparse.csr_array, words: Sequence[str], rows: np.ndarray, *, marks: str
 ) -> list[Finding]:
-    """Return findings on words, or other marks, that predict a class or tag alone.
-
-    There are none for numbers, and for tags of words, which a word tells in most cases.
-    """
-    if examples.task in ("regression", "tokens"):
+    """Return findings on words, or other marks, that predict a class or tag alone, where that is a finding."""
+    if not CHECKS[examples.task].finds_telltales:
         return []
     return find_telltales(has_NV, words, examples.has_label_NC[rows], examples.names, marks=marks)
 

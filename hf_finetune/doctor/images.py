@@ -10,7 +10,8 @@ from typing import cast
 import numpy as np
 
 from hf_finetune.data.image_decoding import EncodedImage, decode, pieces
-from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import Finding, Suspect, diagnose
 from hf_finetune.doctor.texts import Statistics
 from hf_finetune.utils.console import Progress
 

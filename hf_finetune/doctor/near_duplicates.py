@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from hf_finetune.doctor.classes import Numbers
-from hf_finetune.doctor.findings import Examples
+from hf_finetune.doctor.examples import Examples
 from hf_finetune.doctor.texts import LONG_TEXT, WORD
 
 # White space, and punctuation of ASCII, Latin-1, typography and CJK, but no emoji or combining marks.

@@ -1,6 +1,7 @@
 """Check pairs of texts: those of one text twice, and those that occur in the other order as well."""
 
-from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import Finding, Suspect, diagnose
 
 
 def examine_pairs(examples: Examples) -> list[Finding]:

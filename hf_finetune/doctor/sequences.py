@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hf_finetune.doctor.findings import Examples, Finding, Severity, Suspect, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import Finding, Severity, Suspect, diagnose
 from hf_finetune.doctor.texts import LONG_TEXT, Statistics, quantiles
 from hf_finetune.utils.sequences import AMBIGUOUS, SequenceKind, reverse_complement
 

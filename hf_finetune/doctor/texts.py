@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_finetune.data.text_pieces import UNSPACED
-from hf_finetune.doctor.findings import Examples, Finding, Severity, Suspect, diagnose
+from hf_finetune.doctor.examples import Examples
+from hf_finetune.doctor.findings import Finding, Severity, Suspect, diagnose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,13 +1,15 @@
 """Findings of the doctor in tags and in numbers, with every defect inserted by hand."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from helpers.hand_made import by_name, clean, rows_of
 
-from hf_finetune.data.config import Source
+from hf_finetune.data.config import Source, TaskName
 from hf_finetune.doctor.examination import Report, examine
+from hf_finetune.doctor.labels import CHECKS
 from hf_finetune.doctor.numbers import examine_numbers
 from hf_finetune.doctor.tags import examine_tags
 
@@ -18,6 +20,10 @@ def examined(folder: Path, labels: list[str], task: str, texts: list[str] = TEXT
     rows = "\n".join(f"{text},{label}" for text, label in zip(texts, labels, strict=False))
     (folder / "train.csv").write_text(f"text,label\n{rows}\n")
     return examine(Source(str(folder), task=task, label_separator=None), "text")
+
+
+def test_every_task_has_checks() -> None:
+    assert CHECKS.keys() == set(get_args(TaskName))
 
 
 def test_nothing_is_found_in_clean_tags_and_numbers(tmp_path: Path) -> None:
