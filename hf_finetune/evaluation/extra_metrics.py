@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,6 @@ from huggingface_hub import is_offline_mode
 
 from hf_finetune.data.config import Activation
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation import metrics as classes
-from hf_finetune.evaluation import multi_label, regression
 from hf_finetune.evaluation.intervals import Interval, percentile_bounds
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.messages import counted, one_line
@@ -48,12 +46,6 @@ EXPECTED: Mapping[Activation, str] = {
     "identity": "a number for each row as predictions and references",
 }
 """Inputs that a metric may have."""
-COMPUTED: Mapping[Activation, Mapping[str, classes.Metric]] = {
-    "softmax": classes.METRICS,
-    "sigmoid": multi_label.METRICS,
-    "identity": regression.METRICS,
-}
-"""Metrics that every run computes."""
 SYNTAX = re.compile(r"(?P<name>.+?)(?::(?P<arguments>[\w-]+=[^,]+(,[\w-]+=[^,]+)*))?")
 
 
@@ -114,7 +106,12 @@ def check_extra_metrics(specs: Sequence[str], *, trust_remote_code: bool = False
 
 
 def load_extra_metrics(
-    specs: Sequence[str], labels: Sequence[str], activation: Activation = "softmax", *, trust_remote_code: bool = False
+    specs: Sequence[str],
+    labels: Sequence[str],
+    activation: Activation = "softmax",
+    *,
+    computed: Collection[str] = (),
+    trust_remote_code: bool = False,
 ) -> tuple[ExtraMetric, ...]:
     """Load metrics and try each on made-up rows, so that one that does not fit fails before the training.
 
@@ -124,16 +121,17 @@ def load_extra_metrics(
             `config_name` selects its configuration.
         labels: class names, in the order of the class ids; names of tags or targets.
         activation: of classes, tags or numbers.
+        computed: names of the metrics that the task has anyway.
         trust_remote_code: download a name that is none of these from the Hub, and run its code.
 
     Raises:
         InputError: there is no such metric, it needs other inputs than labels and predictions of this kind, it fails on
-            them, or the run computes it already.
+            them, or is computed already.
     """
     metrics: list[ExtraMetric] = []
     for spec in specs:
         metric = _load(spec, tuple(labels), activation, trust_remote_code)
-        if metric.key in {*COMPUTED[activation], *(other.key for other in metrics)}:
+        if metric.key in {*computed, *(other.key for other in metrics)}:
             raise InputError(f"{FIELD}: {spec}: a metric {metric.key!r} is computed already; leave it out")
         _try_out(metric, activation)
         metrics.append(metric)

@@ -12,4 +12,4 @@ METRICS: Mapping[str, Metric] = {
     **multi_label.METRICS,
     **metrics.METRICS,
 }
-"""Those with the same name have the same title and direction."""
+"""Those with the same name have the same direction. Titles are those of classes; `Task.metrics` has a task's own."""

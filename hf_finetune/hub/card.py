@@ -41,7 +41,7 @@ def render_card(run: RunFacts) -> str:
         placeholder=PLACEHOLDER,
         plot_folder=plots.FOLDER,
         plot_titles=plots.TITLES,
-        metrics=METRICS,
+        metrics={**METRICS, **run.task.metrics},
         columns=_metric_columns(run),
         head_function=_function("head_logits") if run.has_custom_head else None,
         long_function=_long_function(run),

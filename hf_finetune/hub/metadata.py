@@ -39,7 +39,7 @@ def _eval_result(run: RunFacts, name: str, interval: Mapping[str, Any]) -> EvalR
     """Return one metric of the reported split."""
     data, task = run.recipe.data, run.result["task"]
     # A metric of evaluate.extra has only a name.
-    metric = METRICS.get(name, Metric(name, name))
+    metric = {**METRICS, **run.task.metrics}.get(name, Metric(name, name))
     split = data.test if run.split == "test" else data.validation
     return EvalResult(
         task_type=task,

@@ -70,8 +70,13 @@ def evaluate(
     if extra:  # whose import takes seconds
         from hf_finetune.evaluation.extra_metrics import load_extra_metrics, with_intervals
 
-        activation = classifier.task.activation
-        further = load_extra_metrics(extra, classifier.labels, activation, trust_remote_code=trust_remote_code)
+        further = load_extra_metrics(
+            extra,
+            classifier.labels,
+            classifier.task.activation,
+            computed=classifier.task.metrics,
+            trust_remote_code=trust_remote_code,
+        )
     scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
     labels, probabilities, unchanged, num_leaked = [], [], [], 0
     truncation: Truncation | None = None

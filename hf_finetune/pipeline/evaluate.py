@@ -127,8 +127,10 @@ def extra_metrics(run: Run) -> tuple["ExtraMetric", ...]:
         return ()
     from hf_finetune.evaluation.extra_metrics import load_extra_metrics
 
-    extra, labels, activation = run.recipe.evaluate.extra, run.data.splits.labels, run.data.task.activation
-    return load_extra_metrics(extra, labels, activation, trust_remote_code=run.recipe.model.trust_remote_code)
+    task, trust = run.data.task, run.recipe.model.trust_remote_code
+    return load_extra_metrics(
+        run.recipe.evaluate.extra, task.labels, task.activation, computed=task.metrics, trust_remote_code=trust
+    )
 
 
 def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None = None) -> Any:

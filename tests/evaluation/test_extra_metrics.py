@@ -12,6 +12,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation import extra_metrics
 from hf_finetune.evaluation.extra_metrics import check_extra_metrics, load_extra_metrics, with_intervals
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.tasks.ordinal import Ordinal
 
 NAMES = ("bad", "good", "neutral")
 SCRIPT = """
@@ -169,7 +170,9 @@ def test_only_with_trust_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch, share
 
 def test_what_the_run_computes_anyway_is_refused(tmp_path: Path, share: str) -> None:
     with pytest.raises(InputError, match="a metric 'accuracy' is computed already; leave it out"):
-        load_extra_metrics([write(tmp_path / "accuracy.py")], NAMES)
+        load_extra_metrics([write(tmp_path / "accuracy.py")], NAMES, computed=Ordinal.metrics)
+    with pytest.raises(InputError, match="a metric 'mae' is computed already"):
+        load_extra_metrics([write(tmp_path / "mae.py")], NAMES, computed=Ordinal.metrics)
     with pytest.raises(InputError, match="a metric 'share' is computed already"):
         load_extra_metrics([share, share], NAMES)
 
