@@ -83,7 +83,6 @@ def check_task(context: RunContext, data: RunData) -> None:
             labels = labels_of(rows)
             task.check_judged(labels[is_labeled(labels)], name)
     is_set = {
-        "objective": recipe.has_teacher,
         "objective.teacher_precision": isinstance(objective, Distill) and objective.teacher_precision != "float32",
         "objective.label_smoothing": objective.label_smoothing > 0,
         "objective.class_weights": objective.class_weights is not None,
@@ -92,7 +91,6 @@ def check_task(context: RunContext, data: RunData) -> None:
         "objective.mix": bool(objective.mix),
         "batching.sampling": recipe.batching.sampling != "none",
         "evaluate.extra": bool(recipe.evaluate.extra),
-        "pretrain.compare": recipe.pretrain.objective is not None and recipe.pretrain.compare,
         "data.augment": uses_classes(recipe.data.augment) or (bool(recipe.data.augment) and not task.augments),
         "model.pooling": recipe.model.pooling != "default",
         "model.last_layers": recipe.model.last_layers > 1,

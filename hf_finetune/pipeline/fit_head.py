@@ -18,7 +18,6 @@ from torch import nn
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.data.labels import is_labeled, labels_of
-from hf_finetune.data.ragged import flat
 from hf_finetune.data.sampling import classes_of, draws_per_row
 from hf_finetune.data.word_inputs import sources, word_counts
 from hf_finetune.models.modules import classification_layers, set_layer
@@ -98,10 +97,8 @@ def _draw_sample(setup: RunSetup) -> _Sample:
     by_content = isinstance(run.data.inputs, TextInputs) or not run.recipe.data.augment_copies
     first_N = first_sources(run.data.splits.train.select(sources(train_rows, indices)), by_content=by_content)
     weights_C = head_weights(run)
-    words = counts is not None
-    classes = flat(labels[indices]) if words else classes_of(labels)[indices]
-    weights_N = None if weights_C is None else weights_C[classes]
-    positive = None if run.data.task.has_classes or words else class_weights(run)
+    weights_N = None if weights_C is None else weights_C[classes_of(labels)[indices]]
+    positive = None if run.data.task.has_classes else class_weights(run)
     positive_C = None if positive is None else np.asarray(positive)
     return _Sample(indices, train_rows.select(indices), labels[indices], first_N, weights_C, weights_N, positive_C)
 

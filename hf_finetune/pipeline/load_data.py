@@ -8,6 +8,7 @@ from hf_finetune.augmentation.text.pairs import SwapPair
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.labels import has_words
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.long.config import TRUNCATE, Auto, Truncate
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
@@ -85,13 +86,13 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
     )
     if not isinstance(data.long, Truncate | Auto) and "text_pair" in splits.train.column_names:
         raise InputError("data.long: expected truncate with pairs of texts, which one window must hold; leave it out")
-    has_words = "bounds" in splits.train.column_names
-    if has_words and not isinstance(data.long, Truncate | Auto):
+    of_words = has_words(splits.train.column_names)
+    if of_words and not isinstance(data.long, Truncate | Auto):
         raise InputError("data.long: expected truncate with tags of words, whose windows score each; leave it out")
     # It is chosen later, see `choose_long`.
     long = TRUNCATE if isinstance(data.long, Auto) else data.long
     long.check(tokenizer, data.max_length, checkpoint.name)
-    return (WordInputs if has_words else TextInputs)(tokenizer, data.max_length, long)
+    return (WordInputs if of_words else TextInputs)(tokenizer, data.max_length, long)
 
 
 def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool, cache_gb: float) -> ImageInputs:

@@ -257,18 +257,17 @@ class Task(ABC):
         judged: Verdict = verdict(difference, margin=self.margin())
         return {**difference.to_dict(), "verdict": judged, "metric": self.judged_by}
 
-    def majority(self, labels: np.ndarray) -> np.ndarray:
-        """Return the scores (C,) that are the same for every row, and fit these labels best; of tasks with teachers."""
-        raise NotImplementedError
+    @abstractmethod
+    def majority(self, labels: Any) -> np.ndarray:
+        """Return the scores (C,) that are the same for every row, and fit these labels best."""
 
     def settled(self, scores_NC: np.ndarray) -> np.ndarray:
         """Return scores as `difference` expects those of another model, whatever this task has calibrated."""
         return scores_NC
 
-    def agreement(self, scores_NC: np.ndarray, others_NC: np.ndarray) -> float:
-        """Return how alike two models predict: the share of the same predictions, or the correlation of numbers; of
-        tasks with teachers."""
-        raise NotImplementedError
+    @abstractmethod
+    def agreement(self, scores_NC: Any, others_NC: Any) -> float:
+        """Return how alike two models predict: the share of the same predictions, or the correlation of numbers."""
 
     @abstractmethod
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
@@ -321,13 +320,13 @@ class Task(ABC):
         return None
 
     def decided(self, scores_NC: np.ndarray) -> np.ndarray:
-        """Return what `evaluate.extra` reads as predictions, of tasks that do not refuse it: class ids (N,), a 0 or 1
-        for each tag, or numbers."""
+        """Return what `evaluate.extra` reads as predictions, unless the task refuses it: class ids (N,), a 0 or 1 for
+        each tag, or numbers."""
         raise NotImplementedError
 
     def scores_of(self, predicted: Sequence[Any]) -> np.ndarray:
-        """Return scores (N, C) of `settled` thresholds that predict this, the reverse of `predicted`; of tasks that do
-        not refuse `pretrain.compare`."""
+        """Return scores (N, C) of `settled` thresholds that predict this, the reverse of `predicted`, unless the task
+        refuses `pretrain.objective`."""
         raise NotImplementedError
 
     @abstractmethod

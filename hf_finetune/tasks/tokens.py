@@ -45,8 +45,6 @@ _ENTITY = pa.struct(
         pa.field("score", pa.float64()),
     ]
 )
-
-
 _OWN_HEAD = "its head reads words, not a row"
 _ONE_ROW = "it reads one label a row, and a row has one for each word"
 
@@ -227,10 +225,6 @@ class Tags(Task):
 class Entities(Tags):
     """A tag for each word, which mark entities by BIO or BIOES."""
 
-    def configured(self, evaluate: Evaluate) -> Task:
-        """Return the task with its decoding."""
-        return replace(self, constrained=evaluate.constrained_decoding)
-
     problem_type = "named_entity_recognition"
     metrics = tokens.ENTITY_METRICS
     epoch_metric = "entity_f1"
@@ -239,6 +233,10 @@ class Entities(Tags):
     model_noun = "named-entity recognizer"
     purpose = "It marks entities by {} tags of words"
     per_class_noun = "entity"
+
+    def configured(self, evaluate: Evaluate) -> Task:
+        """Return the task with its decoding."""
+        return replace(self, constrained=evaluate.constrained_decoding)
 
     @property
     def scheme(self) -> Any:

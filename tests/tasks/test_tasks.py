@@ -9,6 +9,8 @@ from helpers.checkpoints import load_classifier
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune.errors import InputError
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.choose import TASKS
 from hf_finetune.tasks.multi_label import MultiLabel
 from hf_finetune.tasks.regression import Regression
 from hf_finetune.tasks.single_label import SingleLabel
@@ -60,3 +62,10 @@ def test_a_refusal_names_field_task_and_reason() -> None:
     Regression(("x",)).refuse("batching.sampling", is_set=False)
     with pytest.raises(InputError, match=r"^batching.sampling: expected its default with regression: numbers have no"):
         Regression(("x",)).refuse("batching.sampling", is_set=True)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize(("method", "field"), [("decided", "evaluate.extra"), ("scores_of", "pretrain.objective")])
+def test_a_task_refuses_what_it_lacks(kind: type[Task], method: str, field: str) -> None:
+    """What reads these methods is refused before anything is computed."""
+    assert (getattr(kind, method) is getattr(Task, method)) == (field in kind.refuses)
