@@ -1,4 +1,4 @@
-"""Convert a source's columns to canonical rows, checking every value: text, text_pair or image, label, row.
+"""Read a source as canonical rows: text, text_pair or image, label, row.
 
 A source is read to its end before its first bad row is refused, so that the message can count the bad rows.
 """
@@ -19,16 +19,12 @@ from datasets import Dataset, DatasetInfo, Features, Image, List, Value
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
-from hf_finetune.data.config import DataLimits
+from hf_finetune.data.cells import Columns, convert
 from hf_finetune.data.duplicates import row_digests
-from hf_finetune.data.image_checks import damage
-from hf_finetune.data.image_decoding import EncodedImage, pieces
-from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.labels import SURROGATE, UNLABELED, has_words, label_array, label_name, shortened
+from hf_finetune.data.labels import UNLABELED, has_words, label_array, label_name
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
 from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
-from hf_finetune.data.words import TaggedSentence, read_sentence
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
 from hf_finetune.utils.messages import counted, cut, did_you_mean, listed, row_place, short
@@ -48,9 +44,6 @@ NAMES = ("text", "text_pair", "bounds", "image", "label", "row")
 EXPLAINED, MOST_COUNTED = 20, 100_000
 # Keys of a row among which a similar one is looked for.
 MOST_KEYS = 1000
-Columns = dict[str, pa.Array]
-# What is wrong with a row, by its index in the chunk.
-Faults = dict[int, Fault]
 
 
 @dataclass(frozen=True)
@@ -177,12 +170,12 @@ def read_rows(
     """
     first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(available_cores()) as pool:
-        convert = partial(
-            _convert, split=split, chosen=chosen, labels=labels, pool=pool, words=words, sequences=sequences
+        converted = partial(
+            convert, split=split, chosen=chosen, labels=labels, pool=pool, words=words, sequences=sequences
         )
         others = () if carried is None else carried.names
         for chunk in split.chunks([*chosen.values(), *others], size):
-            columns, faults_by_column = convert(chunk.columns, chunk.images)
+            columns, faults_by_column = converted(chunk.columns, chunk.images)
             # The last assignment wins: a row with several faults is reported by its first column.
             faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
             faults |= {i: ("row", fault) for i, fault in chunk.faults.items()}
@@ -208,7 +201,7 @@ def read_rows(
                 if without_gold is not None:
                     without_gold += [row + i for i in sorted(skipped)]
                 left = {name: [values[i] for i in usable] for name, values in chunk.columns.items()}
-                columns, _ = convert(left, chunk.images)
+                columns, _ = converted(left, chunk.images)
             if first_unusable is None:
                 if carried is not None:
                     carried.add(chunk, usable)
@@ -254,168 +247,6 @@ def _explained(fault: Fault, chunk: Chunk, i: int, column: str | None) -> Fault:
     hint = did_you_mean(column, keys) if len(keys) <= MOST_KEYS else ""
     hint = hint or (f", only {listed([short(key) for key in keys])}" if keys else ", nor any other")
     return Fault(fault.kind, f"{fault.reason}, the row has no such key{hint}")
-
-
-def _convert(
-    values: dict[str, list],
-    folder: ImageFolder | None,
-    *,
-    split: Split,
-    chosen: dict[str, str],
-    labels: LabelReader | None,
-    pool: ThreadPoolExecutor,
-    words: bool,
-    sequences: SequenceReader | None,
-) -> tuple[Columns, dict[str, Faults]]:
-    """Return Arrow arrays and faults, by canonical name."""
-    columns: Columns = {}
-    faults: dict[str, Faults] = {}
-    if words:
-        values = dict(values)
-        tags = values[chosen["label"]] if "label" in chosen else None
-        columns, sentences, faults["text"] = _sentences(values[chosen["text"]], tags, split.limits)
-        chosen = {"label": chosen["label"]} if tags is not None else {}
-        if tags is not None:
-            values[chosen["label"]] = sentences
-    for name, column in chosen.items():
-        if name == "image":
-            columns[name], faults[name] = _images(values[column], folder, split.limits, pool)
-        elif name == "label":
-            assert labels is not None
-            columns[name], faults[name] = _labels(values[column], labels, split.columns[column].names, split.limits)
-        else:
-            may_be_empty = name == "text_pair"
-            columns[name], faults[name] = _texts(values[column], split.limits, sequences, may_be_empty=may_be_empty)
-    return columns, faults
-
-
-def _texts(
-    values: list[Any], limits: DataLimits, sequences: SequenceReader | None, *, may_be_empty: bool
-) -> tuple[pa.Array, Faults]:
-    faults: Faults = {}
-    most = limits.text_characters
-    for i, value in enumerate(values):
-        if value is None or value != value:  # NaN, which JSON files may hold
-            values[i] = value = ""
-        if not isinstance(value, str):
-            faults[i] = Fault("not a text", f"expected text, got {shortened(value)}")
-        elif len(value) > most:
-            faults[i] = Fault(
-                "too large",
-                f"the text has {len(value):,} characters, expected at most {most:,}; shorten it, or raise "
-                "--data.limits.text-characters",
-            )
-        elif not may_be_empty and (not value or value.isspace()):
-            faults[i] = Fault("text missing", "the text is empty")
-        elif sequences is not None:
-            try:
-                values[i] = sequences.read(value)
-            except ValueError as error:
-                faults[i] = Fault("not a sequence", str(error))
-    try:
-        return pa.array([] if faults else values, pa.string()), faults
-    except UnicodeEncodeError:
-        invalid = [i for i, value in enumerate(values) if SURROGATE.search(value)]
-        half = Fault("undecodable row", "the text holds half a surrogate pair")
-        return pa.array([], pa.string()), faults | dict.fromkeys(invalid, half)
-
-
-def _sentences(
-    texts: list[Any], tags: list[Any] | None, limits: DataLimits
-) -> tuple[Columns, list[TaggedSentence | None], Faults]:
-    """Return the columns `text` and `bounds` of sentences, the sentences with the cells of their tags, and faults."""
-    sentences: list[TaggedSentence | None] = []
-    faults: Faults = {}
-    most = limits.text_characters
-    for i, (text, cell) in enumerate(zip(texts, tags or [None] * len(texts), strict=True)):
-        sentences.append(None)
-        try:
-            sentence = read_sentence(text, cell)
-        except ValueError as error:
-            faults[i] = Fault("not words", str(error))
-            continue
-        if sentence is None:
-            faults[i] = Fault("text missing", "the text is empty" if isinstance(text, str) else "there are no words")
-        elif len(sentence.text) > most:
-            faults[i] = Fault(
-                "too large",
-                f"the text has {len(sentence.text):,} characters, expected at most {most:,}; shorten it, or raise "
-                "--data.limits.text-characters",
-            )
-        else:
-            sentences[i] = TaggedSentence(sentence, cell, isinstance(text, str))
-    read = [each.sentence for each in sentences if each is not None and not faults]
-    columns = {"text": pa.array([each.text for each in read], pa.string())}
-    columns["bounds"] = pa.array([each.bounds for each in read], pa.list_(pa.int64()))
-    return columns, sentences, faults
-
-
-def _images(
-    values: list[Any], folder: ImageFolder | None, limits: DataLimits, pool: ThreadPoolExecutor
-) -> tuple[pa.Array, Faults]:
-    images = [EncodedImage(bytes=None, path=None) for _ in values]
-    faults: Faults = {}
-    for i, value in enumerate(values):
-        try:
-            images[i] = _image(value, folder)
-        except ValueError as error:
-            faults[i] = Fault("image missing", str(error))
-    present = [i for i in range(len(images)) if i not in faults]
-    check = partial(damage, limits=limits)
-    parts = pieces([images[i] for i in present], thumbnails=True, most_reads=limits.image_reads)
-    reasons = [reason for part in parts for reason in pool.map(check, part)]
-    for i, reason in zip(present, reasons, strict=True):
-        if reason is not None:
-            faults[i] = Fault("unreadable image", f"unreadable image ({reason})")
-    return pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()})), faults
-
-
-def _image(value: Any, folder: ImageFolder | None) -> EncodedImage:
-    """Return an image of a source, with its path resolved.
-
-    Raises:
-        ValueError: it is missing, of another type, or its path cannot be used.
-    """
-    if isinstance(value, bytes):
-        value = {"bytes": value, "path": None}
-    elif isinstance(value, str):
-        value = {"bytes": None, "path": value.strip()}
-    match value:
-        case None | b"" | {"bytes": None | b"", "path": None | ""}:
-            raise ValueError("the image is missing")
-        case {"bytes": bytes(content), "path": str() | None as path} if content:
-            return {"bytes": content, "path": path}
-        case {"bytes": None | b"", "path": str(path)}:
-            if folder is None:
-                raise ValueError("the image is a path, expected its bytes")
-            return {"bytes": None, "path": folder.resolve(path)}
-    raise ValueError(f"expected the bytes or the path of an image, got {shortened(value)}")
-
-
-def _labels(
-    values: list[Any], reader: LabelReader, names: Sequence[str], limits: DataLimits
-) -> tuple[pa.Array, Faults]:
-    labels: list[Any] = []
-    faults: Faults = {}
-    most = limits.label_characters
-    for i, value in enumerate(values):
-        try:
-            cells = value.values() if isinstance(value, Mapping) else [value]
-            parts = [part for cell in cells for part in (cell if isinstance(cell, list | tuple) else [cell])]
-            longest = max((len(part) for part in parts if isinstance(part, str | bytes)), default=0)
-            if longest > most:
-                raise ValueError(
-                    f"the label has {longest:,} characters, expected at most {most:,}; name another column by "
-                    "--label, or raise --data.limits.label-characters"
-                )
-            labels.append(reader.read(value, names))
-            if labels[-1] is None:
-                reason = "the label is empty" if not isinstance(value, int) else "the label is -1, which means none"
-                faults[i] = Fault("label missing", reason)
-        except ValueError as error:
-            labels.append(None)
-            faults[i] = Fault(reader.fault, str(error))
-    return pa.array(labels, reader.cell), faults
 
 
 def count_kinds(rows: Sequence[UnusableRow]) -> dict[str, int]:
