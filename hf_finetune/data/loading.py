@@ -1,44 +1,37 @@
-"""Read and check rows: `load` splits labeled rows for a run, `stream` yields rows to predict or evaluate."""
+"""Read and check the labeled rows of a run, and split them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_finetune.data.columns import WORDS, choose_columns, require_columns
-from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions, TaskName
+from hf_finetune.data.columns import require_columns
+from hf_finetune.data.config import Kind, Role, Source, SplitOptions, TaskName
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
 from hf_finetune.data.labels import may_be_ordered
 from hf_finetune.data.rows import (
-    Carried,
     SplitRows,
     UnusableRow,
     describe_dropped,
-    has_labels,
+    describe_without_gold,
     read_rows,
     to_dataset,
     to_table,
     with_label,
 )
-from hf_finetune.data.sources import Split, locate, skipped_files
-from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
+from hf_finetune.data.split_selection import Selection, select_splits
 from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class
 from hf_finetune.data.targets.base import LabelColumn, LabelReader, Targets
-from hf_finetune.data.targets.choose import check_label_kind, infer_task, targets_of
-from hf_finetune.data.targets.multi_label import MultiLabel
+from hf_finetune.data.targets.choose import check_label_kind, infer_task
 from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import Notes, counted, listed, plural, row_place
+from hf_finetune.utils.messages import Notes, counted, listed, plural
 from hf_finetune.utils.sequences import TEXTS_LOOKED_AT, SequenceReader, describe, looks_like
-
-logger = logging.getLogger("hf_finetune")
 
 
 @dataclass(frozen=True)
@@ -255,7 +248,7 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
         if role == "train" and kind == "text":
             _note_sequences(table["text"], sequences, notes)
         if without_gold:
-            notes.add(f"{role}: {_left_out(without_gold, len(table))}")
+            notes.add(f"{role}: {describe_without_gold(without_gold, len(table))}")
         if skipped:
             if not len(table):
                 first = skipped[0]
@@ -293,109 +286,9 @@ def read_labeled(source: Source, kind: Kind, options: SplitOptions, notes: Notes
     return LabeledData(selection, rows, targets, settled.labels, settled.label_values, unusable)
 
 
-def _as_trained(
-    source: SourceSplit, trained: Mapping[str, str | tuple[str, ...]], *, need_label: bool
-) -> tuple[SourceSplit, dict[str, str]]:
-    """Return a source with the several label columns of a run, unless it names its own, and the run's other columns."""
-    label = trained.get("label")
-    if need_label and source.label is None and isinstance(label, tuple):
-        source = replace(source, label=label)
-    return source, {name: column for name, column in trained.items() if isinstance(column, str)}
-
-
 def _note_sequences(texts: pa.ChunkedArray, reader: SequenceReader | None, notes: Notes) -> None:
     """Note the letters of sequences, or that texts look like some."""
     if reader is not None:
         notes.add(describe(texts.to_pylist(), reader.kind, reader.lower))
     elif kind := looks_like(texts.slice(0, TEXTS_LOOKED_AT).to_pylist()):
         notes.add(f"the texts look like sequences; --sequence {kind} reads them as such")
-
-
-def stream(
-    source: SourceSplit,
-    kind: Kind,
-    *,
-    labels: Sequence[str] | None = None,
-    label_values: Mapping[str, str] | None = None,
-    task: TaskName = "single-label",
-    batch_rows: int = 1024,
-    dropped: list[UnusableRow] | None = None,
-    carried: Carried | None = None,
-    trained: Mapping[str, str | tuple[str, ...]] | None = None,
-) -> Iterator[Dataset]:
-    """Yield canonical rows in the order of the source, `batch_rows` at a time (a .json file is read whole).
-
-    Args:
-        trained: the columns that the classifier was trained on, by canonical name; they are read where the source has
-            them and names no others.
-        labels: the classifier's class names, to yield `label` as well. None: labels are not read.
-        label_values: the names of labels that the source numbers; those of `source.label_names` take precedence.
-        task: how the labels are read.
-        dropped: collects the rows that `source.drop_bad_rows` leaves out. They are counted in a warning.
-        carried: collects the other columns of the rows.
-
-    Raises:
-        InputError: see `load`; or a label is not a class of the classifier.
-    """
-    source, known = _as_trained(source, trained or {}, need_label=labels is not None)
-    need_label, requested = labels is not None, source.columns(kind)
-    targets = targets_of(task, source.label_separator)
-    layout = locate(source, kind=kind, labeled=need_label)
-
-    def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
-        like = {name: column for name, column in known.items() if column in split.columns}
-        names = {name: like.get(name) if column is None else column for name, column in requested.items()}
-        if targets.reads_words and names["text"] is None:
-            names["text"] = next((name for name in split.columns if name.lower() in WORDS[0]), None)
-        return choose_columns(
-            split.columns, names, kind=kind, need_label=need_label, place=split.place, cells=split.first_cells
-        )
-
-    def usable(split: Split) -> bool:
-        return not need_label or has_labels(split, choose(split, need_label=False).get("label"))
-
-    split = split_to_read(layout, source.path, source.split, usable)
-    if len(layout.splits) > 1:
-        logger.info("%s: reading the split %s", source.path, split.name)
-    for note in split.notes:
-        logger.info(note)
-    if split.skipped:
-        logger.warning(skipped_files([split]))
-    columns = choose(split)
-    if not need_label:
-        columns.pop("label", None)
-    note_inferred(columns, requested, {}, Notes())
-    if need_label and not has_labels(split, columns["label"]):
-        raise InputError(
-            f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
-        )
-    values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
-    reader = None if labels is None else targets.reader(labels, "the classifier", values)
-    if labels is not None:
-        tags = labels if targets.task == MultiLabel.task else ()
-        check_label_kind(targets, columns["label"], split, tags, "the classifier")
-    without_gold: list[int] | None = [] if need_label else None
-    unusable, rows = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None, 0
-    if carried is not None:
-        carried.choose(split, columns)
-    options: dict[str, Any] = {"words": targets.reads_words, "sequences": SequenceReader.of(source.sequence)}
-    options |= {"unusable": unusable, "without_gold": without_gold, "carried": carried}
-    for part in read_rows(split, columns, reader, size=batch_rows, **options):
-        rows += len(part["row"])
-        if len(part["row"]):
-            table = to_table([part])
-            yield to_dataset(table if labels is None else with_label(table, targets.encode(table["label"], labels)))
-    if unusable:
-        if not rows:
-            raise InputError(f"{unusable[0].place}: {unusable[0].reason}; no row can be used")
-        logger.warning("%s: %s", split.place, describe_dropped(unusable, rows))
-    if without_gold:
-        logger.warning("%s: %s", split.place, _left_out(without_gold, rows))
-
-
-def _left_out(without_gold: list[int], rows: int) -> str:
-    count = len(without_gold)
-    return (
-        f"{count} of {count + rows} rows {plural(count, 'has', 'have')} the label -1, which means no gold label, and "
-        f"{plural(count, 'is', 'are')} left out (the first: {row_place(without_gold[0])})"
-    )

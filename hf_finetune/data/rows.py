@@ -27,7 +27,7 @@ from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores
-from hf_finetune.utils.messages import counted, cut, did_you_mean, listed, row_place, short
+from hf_finetune.utils.messages import counted, cut, did_you_mean, listed, plural, row_place, short
 from hf_finetune.utils.sequences import SequenceReader
 
 FEATURES = {
@@ -263,6 +263,19 @@ def describe_dropped(dropped: Sequence[UnusableRow], rows: int) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in count_kinds(dropped).items())
     total, first = len(dropped) + rows, dropped[0]
     return f"{len(dropped)} of {total} rows dropped: {kinds} (the first: {row_place(first.row)}, {first.reason})"
+
+
+def describe_without_gold(without_gold: list[int], rows: int) -> str:
+    """Describe the rows that were left out as they have no gold label.
+
+    Args:
+        rows: the number of the others.
+    """
+    count = len(without_gold)
+    return (
+        f"{count} of {count + rows} rows {plural(count, 'has', 'have')} the label -1, which means no gold label, and "
+        f"{plural(count, 'is', 'are')} left out (the first: {row_place(without_gold[0])})"
+    )
 
 
 def has_labels(split: Split, column: str | None) -> bool:

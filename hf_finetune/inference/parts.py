@@ -11,11 +11,11 @@ from typing import Any
 from datasets import Dataset
 
 from hf_finetune.data.config import DataLimits, SourceSplit
-from hf_finetune.data.loading import stream
 from hf_finetune.data.memory import MemoryData, holding, input_columns
 from hf_finetune.data.readers.memory_table import memory_table
 from hf_finetune.data.readers.table import DROP
 from hf_finetune.data.rows import Carried, UnusableRow
+from hf_finetune.data.streaming import stream
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import PART_ROWS

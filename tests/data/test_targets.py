@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Features, List, Value
 from helpers.data_files import csv_file, jsonl_file, parquet_file
 
-from hf_finetune.data import loading
+from hf_finetune.data import loading, streaming
 from hf_finetune.data.config import Source, SourceSplit, SplitOptions
 from hf_finetune.data.labels import is_labeled, label_array, labels_of
 from hf_finetune.data.splits import hold_out_tags
@@ -209,7 +209,7 @@ def test_a_split_without_one_of_the_columns(tmp_path: Path) -> None:
         load(train, SplitOptions(test=str(test)), label="[abc]*")
     source = SourceSplit(str(test), label=("b", "a"))
     with pytest.raises(InputError, match="no column 'c', which the classifier has"):
-        next(loading.stream(source, "text", labels=("b", "c"), task="multi-label"))
+        next(streaming.stream(source, "text", labels=("b", "c"), task="multi-label"))
 
 
 def test_several_targets(tmp_path: Path) -> None:
@@ -219,11 +219,13 @@ def test_several_targets(tmp_path: Path) -> None:
     assert labels_of(splits.train).shape == (36, 2)
     assert (labels_of(splits.train)[:, 1] == -labels_of(splits.train)[:, 0] / 2).all()
     # In the order of the model's outputs, whatever that of the columns.
-    part = next(loading.stream(SourceSplit(str(path), label=("x", "y")), "text", labels=("y", "x"), task="regression"))
+    part = next(
+        streaming.stream(SourceSplit(str(path), label=("x", "y")), "text", labels=("y", "x"), task="regression")
+    )
     assert labels_of(part)[2].tolist() == [2.0, -1.0]
     # Without names, the columns of the run.
     columns = {"text": "text", "label": ("y", "x")}
-    part = next(loading.stream(SourceSplit(str(path)), "text", labels=("y", "x"), task="regression", trained=columns))
+    part = next(streaming.stream(SourceSplit(str(path)), "text", labels=("y", "x"), task="regression", trained=columns))
     assert labels_of(part)[2].tolist() == [2.0, -1.0]
 
 

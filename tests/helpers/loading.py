@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_finetune.data import loading, sources
+from hf_finetune.data import loading, sources, streaming
 from hf_finetune.data.config import Kind, Source, SourceSplit, SplitOptions
 
 OPTIONS = {field.name for field in fields(SplitOptions)}
@@ -22,7 +22,7 @@ def stream(
     path: Any, kind: Kind = "text", labels: Any = None, batch_rows: int = 1024, **where: Any
 ) -> Iterator[Dataset]:
     options = {name: where.pop(name) for name in ("dropped", "label_values") if name in where}
-    return loading.stream(SourceSplit(str(path), **where), kind, labels=labels, batch_rows=batch_rows, **options)
+    return streaming.stream(SourceSplit(str(path), **where), kind, labels=labels, batch_rows=batch_rows, **options)
 
 
 def locate(path: Any, kind: Kind | None = "text", labeled: bool = True, **where: Any) -> sources.Layout:

@@ -29,8 +29,9 @@ FEATURES = Features(
 CHILD = """
 import json, sys
 from hf_finetune.data.config import Source, SourceSplit, SplitOptions
-from hf_finetune.data.loading import load, stream
+from hf_finetune.data.loading import load
 from hf_finetune.data.sources import sniff_kind
+from hf_finetune.data.streaming import stream
 from hf_finetune.errors import InputError
 
 def answer(work):
