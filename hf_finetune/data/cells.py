@@ -14,8 +14,8 @@ from hf_finetune.data.image_checks import damage
 from hf_finetune.data.image_decoding import EncodedImage, pieces
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.labels import SURROGATE, shortened
+from hf_finetune.data.layout import Split
 from hf_finetune.data.readers.table import Fault
-from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.data.words import TaggedSentence, read_sentence
 from hf_finetune.utils.sequences import SequenceReader

@@ -22,8 +22,8 @@ from datasets.table import InMemoryTable
 from hf_finetune.data.cells import Columns, convert
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.labels import UNLABELED, has_words, label_array, label_name
+from hf_finetune.data.layout import Split
 from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault
-from hf_finetune.data.sources import Split
 from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.errors import InputError
 from hf_finetune.utils.core_sharing import available_cores

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hf_finetune.data.columns import choose_columns, require_columns
 from hf_finetune.data.config import Kind, Role, Source, SplitOptions
+from hf_finetune.data.layout import Layout, Split, role_of, skipped_files
 from hf_finetune.data.memory import is_in_memory
 from hf_finetune.data.readers.table import Column
 from hf_finetune.data.rows import has_labels
-from hf_finetune.data.sources import Layout, Split, locate, role_of, skipped_files
+from hf_finetune.data.sources import locate
 from hf_finetune.data.targets.choose import words_column
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, did_you_mean, listed

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hf_finetune.data.columns import WORDS, choose_columns
 from hf_finetune.data.config import Kind, SourceSplit, TaskName
+from hf_finetune.data.layout import Split, skipped_files
 from hf_finetune.data.rows import (
     Carried,
     UnusableRow,
@@ -22,7 +23,7 @@ from hf_finetune.data.rows import (
     to_table,
     with_label,
 )
-from hf_finetune.data.sources import Split, locate, skipped_files
+from hf_finetune.data.sources import locate
 from hf_finetune.data.split_selection import note_inferred, split_to_read
 from hf_finetune.data.targets.choose import check_label_kind, targets_of
 from hf_finetune.data.targets.multi_label import MultiLabel

@@ -14,9 +14,10 @@ from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences
 from hf_finetune.data.labels import UNLABELED, is_labeled, labels_of
+from hf_finetune.data.layout import Split, role_of
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.rows import SplitRows, UnusableRow, read_rows, to_dataset, to_table
-from hf_finetune.data.sources import Split, locate, role_of
+from hf_finetune.data.sources import locate
 from hf_finetune.data.split_selection import Selection
 from hf_finetune.errors import InputError
 from hf_finetune.utils import hashing

@@ -22,13 +22,13 @@ from hf_finetune.data.config import DataLimits, Source
 from hf_finetune.data.image_checks import damage
 from hf_finetune.data.image_decoding import decode, decode_pieces, pieces, upright_size
 from hf_finetune.data.image_paths import hub_folder
+from hf_finetune.data.layout import Split
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
 from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.data.rows import UnusableRow, read_rows
-from hf_finetune.data.sources import Split
 from hf_finetune.doctor.examination import examine
 from hf_finetune.errors import InputError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from helpers.loading import locate
 
-from hf_finetune.data.sources import Layout, local_path
+from hf_finetune.data.layout import Layout
+from hf_finetune.data.sources import local_path
 from hf_finetune.errors import InputError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_finetune.data import loading, sources, streaming
+from hf_finetune.data import layout, loading, sources, streaming
 from hf_finetune.data.config import Kind, Source, SourceSplit, SplitOptions
 
 OPTIONS = {field.name for field in fields(SplitOptions)}
@@ -25,5 +25,5 @@ def stream(
     return streaming.stream(SourceSplit(str(path), **where), kind, labels=labels, batch_rows=batch_rows, **options)
 
 
-def locate(path: Any, kind: Kind | None = "text", labeled: bool = True, **where: Any) -> sources.Layout:
+def locate(path: Any, kind: Kind | None = "text", labeled: bool = True, **where: Any) -> layout.Layout:
     return sources.locate(Source(str(path), **where), kind=kind, labeled=labeled)

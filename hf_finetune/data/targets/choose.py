@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_finetune.data.columns import WORDS
 from hf_finetune.data.config import Source, TaskName
-from hf_finetune.data.sources import Split
+from hf_finetune.data.layout import Split
 from hf_finetune.data.targets.base import Targets
 from hf_finetune.data.targets.multi_label import SEPARATORS, MultiLabel, is_marked, is_separator
 from hf_finetune.data.targets.ordinal import Ordinal
