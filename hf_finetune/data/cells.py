@@ -13,7 +13,7 @@ from hf_finetune.data.config import DataLimits
 from hf_finetune.data.image_checks import damage
 from hf_finetune.data.image_decoding import EncodedImage, pieces
 from hf_finetune.data.image_paths import ImageFolder
-from hf_finetune.data.labels import SURROGATE, shortened
+from hf_finetune.data.labels import SURROGATE, literal_list, shortened
 from hf_finetune.data.layout import Split
 from hf_finetune.data.readers.table import Fault
 from hf_finetune.data.targets.base import LabelReader
@@ -68,12 +68,8 @@ def _texts(
             values[i] = value = ""
         if not isinstance(value, str):
             faults[i] = Fault("not a text", f"expected text, got {shortened(value)}")
-        elif len(value) > most:
-            faults[i] = Fault(
-                "too large",
-                f"the text has {len(value):,} characters, expected at most {most:,}; shorten it, or raise "
-                "--data.limits.text-characters",
-            )
+        elif fault := _too_large(value, most):
+            faults[i] = fault
         elif not may_be_empty and (not value or value.isspace()):
             faults[i] = Fault("text missing", "the text is empty")
         elif sequences is not None:
@@ -89,6 +85,17 @@ def _texts(
         return pa.array([], pa.string()), faults | dict.fromkeys(invalid, half)
 
 
+def _too_large(cell: Any, most: int, what: str = "the text has") -> Fault | None:
+    """Return what is wrong with a text of too many characters; None for a shorter one, and for other cells."""
+    if not isinstance(cell, str) or len(cell) <= most:
+        return None
+    return Fault(
+        "too large",
+        f"{what} {len(cell):,} characters, expected at most {most:,}; shorten it, or raise "
+        "--data.limits.text-characters",
+    )
+
+
 def _sentences(
     texts: list[Any], tags: list[Any] | None, limits: DataLimits
 ) -> tuple[Columns, list[TaggedSentence | None], Faults]:
@@ -98,6 +105,10 @@ def _sentences(
     most = limits.text_characters
     for i, (text, cell) in enumerate(zip(texts, tags or [None] * len(texts), strict=True)):
         sentences.append(None)
+        if fault := _too_large(text, most) or _too_large(cell, most, "the tags have"):
+            faults[i] = fault
+            continue
+        text, cell = literal_list(text), literal_list(cell)
         try:
             sentence = read_sentence(text, cell)
         except ValueError as error:
@@ -105,12 +116,8 @@ def _sentences(
             continue
         if sentence is None:
             faults[i] = Fault("text missing", "the text is empty" if isinstance(text, str) else "there are no words")
-        elif len(sentence.text) > most:
-            faults[i] = Fault(
-                "too large",
-                f"the text has {len(sentence.text):,} characters, expected at most {most:,}; shorten it, or raise "
-                "--data.limits.text-characters",
-            )
+        elif fault := _too_large(sentence.text, most):
+            faults[i] = fault
         else:
             sentences[i] = TaggedSentence(sentence, cell, isinstance(text, str))
     read = [each.sentence for each in sentences if each is not None and not faults]

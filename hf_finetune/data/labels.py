@@ -3,6 +3,7 @@
 Legend: N rows, C outputs.
 """
 
+import ast
 import logging
 import math
 import re
@@ -284,6 +285,20 @@ def warn_of_similar(labels: Sequence[str], place: str, column: str) -> None:
             "write each class in one way",
             *(place, column, shown, more),
         )
+
+
+def literal_list(cell: Any) -> Any:
+    """Return the list that a text of a csv file holds as Python or JSON write it; any other cell as it is.
+
+    A million characters take up to 500 MB: longer texts are to be refused before.
+    """
+    if not isinstance(cell, str) or not ((text := cell.strip()).startswith("[") and text.endswith("]")):
+        return cell
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return value if isinstance(value, list) else cell
 
 
 def shortened(value: Any) -> str:

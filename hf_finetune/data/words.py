@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -72,6 +71,7 @@ def read_sentence(cell: Any, tags: Any = None) -> Sentence | None:
     """Return the sentence of a cell: a list of words, or a text. None: it has no words.
 
     Args:
+        cell: see `labels.literal_list` for those of csv files.
         tags: the cell of its tags. With a tag for each word the words of a text are between spaces; with character
             spans or none, they are words and punctuation marks.
 
@@ -80,17 +80,15 @@ def read_sentence(cell: Any, tags: Any = None) -> Sentence | None:
     """
     if cell is None or (isinstance(cell, float) and cell != cell):
         return None
-    words = literal_list(cell) if isinstance(cell, str) else cell
-    if isinstance(words, str):
-        if SURROGATE.search(words):
+    if isinstance(cell, str):
+        if SURROGATE.search(cell):
             raise ValueError("the text holds half a surrogate pair")
-        tags = literal_list(tags) if isinstance(tags, str) else tags
         spaced = tags is not None and not is_spans(tags) and not (isinstance(tags, list) and not tags)
-        bounds = [at for match in re.finditer(r"\S+", words) for at in match.span()] if spaced else word_bounds(words)
-        return Sentence(words, bounds) if bounds else None
-    if not isinstance(words, Sequence | np.ndarray) or isinstance(words, bytes):
+        bounds = [at for match in re.finditer(r"\S+", cell) for at in match.span()] if spaced else word_bounds(cell)
+        return Sentence(cell, bounds) if bounds else None
+    if not isinstance(cell, Sequence | np.ndarray) or isinstance(cell, bytes):
         raise ValueError(f"expected a list of words or a text, got {shortened(cell)}")
-    return _of_words(words) if len(words) else None
+    return _of_words(cell) if len(cell) else None
 
 
 def _of_words(words: Sequence[Any] | np.ndarray) -> Sentence:
@@ -105,19 +103,6 @@ def _of_words(words: Sequence[Any] | np.ndarray) -> Sentence:
         bounds += [at, at + len(str(word))]
         at = bounds[-1] + 1
     return Sentence(" ".join(map(str, words)), bounds)
-
-
-def literal_list(text: str) -> Any:
-    """Return the list that a text of a csv file holds as Python or JSON write it; else the text."""
-    stripped = text.strip()
-    if stripped.startswith("[") and stripped.endswith("]"):
-        try:
-            value = ast.literal_eval(stripped)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return text
-        if isinstance(value, list):
-            return value
-    return text
 
 
 def is_spans(tags: Any) -> bool:

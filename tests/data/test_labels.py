@@ -1,8 +1,16 @@
-"""The order of the classes."""
+"""The cells of labels, and the order of the classes."""
 
 import pytest
 
-from hf_finetune.data.labels import check_classes, order_classes, similar_labels
+from hf_finetune.data.labels import check_classes, literal_list, order_classes, similar_labels
+
+
+def test_literal_lists() -> None:
+    assert literal_list(" ['a', 1] ") == ["a", 1]
+    # The first one has a key that Python cannot hash.
+    for text in ("[{[1]: 2}]", "['a', null]", "[a", "[a]", "('a',)"):
+        assert literal_list(text) == text
+    assert literal_list(None) is None and literal_list(["[1]"]) == ["[1]"]
 
 
 def test_order_of_classes() -> None:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.config import DataLimits, Source, SplitOptions
+from hf_finetune.data.labels import literal_list
 from hf_finetune.data.loading import load
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.words import Sentence, read_sentence, tags_of_spans, word_bounds, words_in
@@ -35,7 +36,7 @@ def test_words_of_texts():
 
 def test_words_of_cells():
     assert read_sentence(["New York", "is"]) == Sentence("New York is", [0, 8, 9, 11])
-    assert read_sentence("['a', 'b']").words == ["a", "b"]
+    assert read_sentence(literal_list("['a', 'b']")).words == ["a", "b"]
     assert read_sentence("EU, yes", "O O").words == ["EU,", "yes"]
     assert read_sentence("EU, yes", [{"start": 0}]).words == ["EU", ",", "yes"]
     assert read_sentence([]) is None
@@ -86,7 +87,7 @@ def test_lists_of_other_lengths_stay_tags_of_the_text(tmp_path):
     [
         (
             {"tokens": ["a", "b"], "ner_tags": ["O"]},
-            r"row 4 counted from 0, column 'ner_tags': 2 words and 1 tags, expected a tag",
+            r"row 4 counted from 0, column 'ner_tags': 2 words and 1 tag, expected a tag",
         ),
         ({"tokens": ["a", ""], "ner_tags": ["O", "O"]}, "row 4 counted from 0, column 'tokens': word 2 is empty"),
         ({"tokens": [], "ner_tags": []}, "row 4 counted from 0, column 'tokens': there are no words"),
@@ -122,6 +123,32 @@ def test_a_conll_line_with_other_columns_is_named(tmp_path):
     path.write_text("a O\nb O\n\nc O\nd\n\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"rows.conll, row 1 \(line 4\): line 5: expected 2 columns .*, got 1 \('d'\)"):
         loaded(str(path))
+
+
+def test_a_sentence_without_an_end_is_refused_as_it_is_read(tmp_path):
+    path = tmp_path / "rows.conll"
+    path.write_text("# text\n" + "a O\n" * 20, encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"rows.conll, line 2: a sentence: more than 40 characters; shorten it or raise"
+    ):
+        loaded(str(path), limits=DataLimits(row_characters=40))
+
+
+def test_lists_of_csv_files(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = [("c d", "['B', 'O']"), ("['a', 'b']", "O B"), ("['e']", "['O']"), ("f", "B")]
+    path.write_text("text,label\n" + "".join(f'"{text}","{tags}"\n' for text, tags in rows), encoding="utf-8")
+    splits = loaded(str(path), task="tokens")
+    assert sorted([*splits.train["text"], *splits.validation["text"]]) == ["a b", "c d", "e", "f"]
+    with path.open("a") as file:
+        file.write("\"['g']\",[]\n")
+    with pytest.raises(InputError, match=r"row 4 .*: 1 word and 0 tags"):
+        loaded(str(path), task="tokens")
+    # Long cells are not parsed, which would take 500 bytes a character.
+    with pytest.raises(
+        InputError, match=r"the tags have 10 characters, expected at most 9; .* --data.limits.text-char"
+    ):
+        loaded(str(path), task="tokens", limits=DataLimits(text_characters=9))
 
 
 def test_a_table_in_a_txt_file_is_no_conll_file(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_finetune.data.columns import WORDS
 from hf_finetune.data.config import Source, TaskName
+from hf_finetune.data.labels import literal_list
 from hf_finetune.data.layout import Split
 from hf_finetune.data.targets.base import Targets
 from hf_finetune.data.targets.multi_label import SEPARATORS, MultiLabel, is_marked, is_separator
@@ -14,7 +15,7 @@ from hf_finetune.data.targets.ordinal import Ordinal
 from hf_finetune.data.targets.regression import Regression, finite_number
 from hf_finetune.data.targets.single_label import SingleLabel
 from hf_finetune.data.targets.tokens import Tokens
-from hf_finetune.data.words import is_spans, literal_list
+from hf_finetune.data.words import is_spans
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes
 
@@ -131,8 +132,9 @@ def _has_spans(split: Split, column: str) -> bool:
     if split.columns[column].kind not in ("list", "string"):
         return False
     rows = (value for chunk in split.chunks([column]) for value in chunk.columns[column])
-    cells = (literal_list(value) if isinstance(value, str) else value for value in islice(rows, ROWS_TO_COMPARE))
-    first = next((cell for cell in cells if isinstance(cell, list) and cell), None)
+    most = split.limits.text_characters
+    cells = (cell for cell in islice(rows, ROWS_TO_COMPARE) if not isinstance(cell, str) or len(cell) <= most)
+    first = next((cell for cell in map(literal_list, cells) if isinstance(cell, list) and cell), None)
     return first is not None and is_spans(first) and {"start", "end"} <= first[0].keys()
 
 

@@ -3,7 +3,6 @@
 Legend: N rows, C tags.
 """
 
-import ast
 import csv
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_finetune.data import splits
-from hf_finetune.data.labels import SURROGATE, label_name, order_classes, shortened, warn_of_similar
+from hf_finetune.data.labels import SURROGATE, label_name, literal_list, order_classes, shortened, warn_of_similar
 from hf_finetune.data.targets.base import LabelColumn, Settled, Targets, fixed_lists
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, counted, did_you_mean, listed, plural
@@ -58,14 +57,8 @@ class TagIds:
 
     def _split(self, text: str) -> Sequence[Any]:
         text = text.strip()
-        if text.startswith("[") and text.endswith("]"):
-            # A list as Python or JSON write it, in a csv file.
-            try:
-                tags = ast.literal_eval(text)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                tags = None
-            if isinstance(tags, list):
-                return tags
+        if isinstance(tags := literal_list(text), list):
+            return tags
         # A line break within quotation marks is none; the blanks of a blank are the separators.
         blanks = self.separator != " "
         rows = csv.reader([" ".join(text.splitlines())], delimiter=self.separator, skipinitialspace=blanks)

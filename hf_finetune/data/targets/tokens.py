@@ -14,9 +14,9 @@ from hf_finetune.data.labels import SURROGATE, label_name, name_values, order_cl
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.tag_scheme import scheme_of
 from hf_finetune.data.targets.base import LabelColumn, Settled, Targets
-from hf_finetune.data.words import TaggedSentence, is_spans, literal_list, tags_of_spans
+from hf_finetune.data.words import TaggedSentence, is_spans, tags_of_spans
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import Notes, did_you_mean, listed
+from hf_finetune.utils.messages import Notes, counted, did_you_mean, listed
 
 MOST_CHARACTERS = 1_000
 """Longest tag."""
@@ -49,8 +49,7 @@ class WordTags:
         if tags is None or (isinstance(tags, float) and tags != tags) or (isinstance(tags, str) and not tags.strip()):
             return None
         if isinstance(tags, str):
-            parts = literal_list(tags)
-            tags = parts.split() if isinstance(parts, str) else parts
+            tags = tags.split()
         if not isinstance(tags, Sequence | np.ndarray):
             raise ValueError(f"expected a tag for each word, or spans, got {type(tags).__name__}")
         if is_spans(tags):
@@ -58,7 +57,9 @@ class WordTags:
         elif not len(tags) and value.of_text:  # of spans, there are none
             tags, names = ["O"] * len(words), ()
         if len(tags) != len(words):
-            raise ValueError(f"{len(words)} words and {len(tags)} tags, expected a tag for each word")
+            raise ValueError(
+                f"{counted(len(words), 'word')} and {counted(len(tags), 'tag')}, expected a tag for each word"
+            )
         return [self._id(tag, names, number) for number, tag in enumerate(tags, start=1)]
 
     def _id(self, tag: Any, names: Sequence[str], number: int) -> int:
