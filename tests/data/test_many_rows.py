@@ -35,6 +35,8 @@ def test_rows_are_limited_by_the_bytes_of_a_file(tmp_path: Path, monkeypatch: py
         "a.tsv.gz": "text\tlabel\n" + "a\tb\n" * 2000,
         "a.jsonl.gz": f"{row}\n" * 2000,
         "a.json.gz": f"[{','.join([row] * 2000)}]",
+        "a.conll.gz": "a O\nb B\n\n" * 2000,
+        "a.fasta.gz": ">a|b\nACGT\n" * 2000,
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(gzip.compress(content.encode()))

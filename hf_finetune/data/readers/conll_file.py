@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from hf_finetune.data.config import DataLimits
-from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched
-from hf_finetune.data.readers.text_file import note_of_mark, read_lines, undecodable
+from hf_finetune.data.readers.table import DROP, Chunk, Column, Fault, TextFile, batched, check_rows
+from hf_finetune.data.readers.text_file import note_of_mark, read_lines, too_long, undecodable
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import row_place
 
@@ -60,10 +60,13 @@ class ConllFile(TextFile):
         """Yield sentences in order, `size` at a time.
 
         Raises:
-            InputError: a line cannot be decoded, or has another number of columns than the first.
+            InputError: a line cannot be decoded, or has another number of columns than the first; there are too many
+                sentences, or a sentence is too long.
         """
+        bytes_of_file = self.path.stat().st_size
         places = [self._names().index(name) for name in columns]
         for first, batch in batched(self._sentences(), size):
+            check_rows(self.name, first + len(batch), bytes_of_file, self.limits)
             faults = {i: fault for i, (line, rows) in enumerate(batch) if (fault := self._fault(line, rows))}
             if faults and not self.yields_faults:
                 i, fault = next(iter(faults.items()))
@@ -81,21 +84,26 @@ class ConllFile(TextFile):
         if other is None:
             return None
         got = f"{len(rows[other])} ({' '.join(rows[other])[:40]!r})"
-        return Fault("malformed row", f"line {line + other}: expected {self._width} columns as in line 1, got {got}")
+        return Fault(
+            "malformed row", f"line {line + other}: expected {self._width} columns as the first word has, got {got}"
+        )
 
     def _sentences(self) -> Iterator[tuple[int, Sentence]]:
         """Yield the words of each sentence with all columns, and the line of its first word."""
         strict = not self.yields_faults
         lines = read_lines(self.path, self.encoding, self.limits, strict=strict, remedy=f", or {DROP}")
-        start, rows = 1, Sentence()
+        start, rows, characters = 1, Sentence(), 0
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 if rows:
                     yield start, rows
-                rows = []
+                rows, characters = [], 0
             elif not line.startswith(_DOCUMENT) and (rows or not line.startswith("# ")):
                 start = start if rows else number
                 rows.append(_split(line))
+                characters += len(line)
+                if characters > self.limits.row_characters:
+                    raise too_long(f"{self.path}, line {start}: a sentence", self.limits)
         if rows:
             yield start, rows
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
+from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched, check_rows
 from hf_finetune.data.readers.text_file import note_of_mark, read_lines, too_long
 from hf_finetune.errors import InputError
 
@@ -57,9 +57,12 @@ class FastaFile(TextFile):
         """Yield rows in order, `size` at a time.
 
         Raises:
-            InputError: there is no record, or a line before the first header.
+            InputError: there is no record, or a line before the first header; or there are too many sequences, or one
+                is too long.
         """
+        bytes_of_file = self.path.stat().st_size
         for first, records in batched(self._records(), size):
+            check_rows(self.name, first + len(records), bytes_of_file, self.limits)
             cells = {name: [self._cell(name, record) for record in records] for name in columns}
             yield Chunk(cells, len(records), self.name, first, lines=[record.line for record in records])
 
