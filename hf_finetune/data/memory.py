@@ -188,7 +188,7 @@ def input_columns(inputs: Any, *, kind: Kind | None, name: str = "data") -> dict
         return {column: [row.get(column) for row in rows] for column in dict.fromkeys(c for row in rows for c in row)}
     if kind == "image" or is_image(first) or (kind is None and are_image_names(values)):
         return {"image": [encoded(value, f"{name}, {row_place(i)}") for i, value in enumerate(values)]}
-    if isinstance(first, list) and not all(len(row) <= 2 for row in values if isinstance(row, Sequence)):
+    if isinstance(first, list) and any(len(row) > 2 for row in values if isinstance(row, Sequence)):
         return {"text": values}  # lists of words; pairs of texts are tuples
     if isinstance(first, Sequence) and not isinstance(first, str):
         return _text_columns(values, len(first), name)

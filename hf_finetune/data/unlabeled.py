@@ -13,7 +13,7 @@ from hf_finetune.data.cells import Columns
 from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences
-from hf_finetune.data.labels import UNLABELED, is_labeled, labels_of
+from hf_finetune.data.labels import UNLABELED, has_words, is_labeled, labels_of
 from hf_finetune.data.layout import Split, role_of
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.rows import SplitRows, UnusableRow, read_rows, to_dataset, to_table
@@ -70,11 +70,11 @@ def read_for_teacher(
     """
     unusable: list[UnusableRow] = []
     parts: list[Columns] = []
+    words = has_words(labeled["train"].table.column_names)
     for split in selection.unlabeled:
         columns = choose_inputs(split.columns, selection.columns, kind=kind, place=split.place, cells=split.first_cells)
         if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != selection.columns[name]]:
             notes.add(f"inferred for {split.name}: {', '.join(others)}")
-        words = "bounds" in labeled["train"].table.column_names
         parts += read_rows(split, columns, None, unusable=unusable, words=words, sequences=sequences)
     table = to_table(parts)
     labels = _unlabeled(labeled["train"].table["label"].type, table)
@@ -92,7 +92,7 @@ def read_for_teacher(
 def _unlabeled(kind: pa.DataType, table: pa.Table) -> pa.Array:
     """Return labels of a type that mean none, see `labels.is_labeled`."""
     rows = len(table)
-    if "bounds" in table.column_names:
+    if has_words(table.column_names):
         words_N = Ragged.of_column(table["bounds"]).lengths // 2
         return Ragged.of(np.full(words_N.sum(), UNLABELED), words_N).to_arrow()
     if not pa.types.is_fixed_size_list(kind):

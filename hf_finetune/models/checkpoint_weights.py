@@ -10,13 +10,13 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import LocalCheckpoint
 from hf_finetune.models.checkpoint_config import class_names
 from hf_finetune.models.contexts import seeded
-from hf_finetune.models.modules import classification_layers, encoder, reorder
+from hf_finetune.models.modules import TOKEN_CLASSIFIER, classification_layers, encoder, is_token_classifier, reorder
 from hf_finetune.utils.messages import counted, plural
 
 log = logging.getLogger("hf_finetune")
 
-TOKENS = "ForTokenClassification"
-"""End of the name of classes with an output for each token, which have no problem type."""
+TOKENS = "tokens"
+"""In place of a problem type, which classes with an output for each token do not have."""
 NOUNS = {
     "multi_label_classification": ("tag", "tags"),
     "regression": ("target", "targets"),
@@ -127,14 +127,14 @@ def _checkpoint_classes(local: LocalCheckpoint) -> list[str]:
 def _problem_type(local: LocalCheckpoint) -> str:
     """Return the problem type of a checkpoint with a head; one that says none and has one output predicts numbers."""
     architectures = local.config.get("architectures")
-    if isinstance(architectures, list) and any(str(name).endswith(TOKENS) for name in architectures):
+    if isinstance(architectures, list) and any(str(name).endswith(TOKEN_CLASSIFIER) for name in architectures):
         return TOKENS
     stored = local.config.get("problem_type")
     return str(stored or ("regression" if len(_checkpoint_classes(local)) == 1 else "single_label_classification"))
 
 
 def _is_same_task(local: LocalCheckpoint, model: PreTrainedModel) -> bool:
-    own = TOKENS if type(model).__name__.endswith(TOKENS) else model.config.problem_type
+    own = TOKENS if is_token_classifier(model) else model.config.problem_type
     return _problem_type(local) == own
 
 

@@ -19,6 +19,9 @@ from hf_finetune.models.families import PROJECTIONS, family_of
 
 M = TypeVar("M", bound=nn.Module)
 
+TOKEN_CLASSIFIER = "ForTokenClassification"
+"""End of the names of the stock classes with an output for each token."""
+
 
 def without_adapter(model: nn.Module) -> PreTrainedModel:
     """Return the classifier itself, without the PEFT model around it."""
@@ -28,6 +31,11 @@ def without_adapter(model: nn.Module) -> PreTrainedModel:
 def config_of(model: nn.Module) -> PreTrainedConfig:
     """Return the config of a classifier or of its encoder."""
     return without_adapter(model).config
+
+
+def is_token_classifier(model: nn.Module) -> bool:
+    """Return whether a model has an output for each token."""
+    return type(without_adapter(model)).__name__.endswith(TOKEN_CLASSIFIER)
 
 
 def encoder(model: nn.Module) -> PreTrainedModel:

@@ -64,13 +64,12 @@ class KmerTokenizer(OwnTokenizer):
     of the training rows are, of both strands."""
 
     def build(self, kind: SequenceKind, texts: Sequence[str]) -> Tokenizer:
-        from tokenizers import Regex, normalizers, pre_tokenizers
+        from tokenizers import Regex, pre_tokenizers
 
         normalizer = _plain_letters(kind)
         if self.overlapping:
             normalizer += _overlapping(LETTERS[kind] + ANY[kind], self.k)
         tokenizer = _of_words(self._words(kind, texts), normalizer)
-        assert tokenizer.normalizer is not None and isinstance(tokenizer.normalizer, normalizers.Sequence)
         side_by_side = pre_tokenizers.Split(Regex(f".{{1,{self.k}}}"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit() if self.overlapping else side_by_side
         return tokenizer

@@ -324,7 +324,10 @@ def _strict_loader() -> type[Any]:
 
 
 class ScratchFolder:
-    """A temporary folder that is removed with the last reference to this object, or when the process ends."""
+    """A temporary folder that is removed with the last reference to this object, or when the process ends.
+
+    `tempfile.TemporaryDirectory` does so with a warning.
+    """
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="hf-finetune-"))

@@ -19,7 +19,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of, names_where, stock_head
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.kernels.class_swap import attention_kernel
-from hf_finetune.models.modules import encoder, without_adapter
+from hf_finetune.models.modules import encoder, is_token_classifier, without_adapter
 
 # A test covers each of them.
 FAMILIES = names_where(lambda family: family.packable)
@@ -46,7 +46,7 @@ def use_unpadded(
     family = model.config.model_type
     if family not in FAMILIES or not type(model).__module__.startswith("transformers."):
         reason = f"{family} is none of {', '.join(FAMILIES)}"
-    if type(model).__name__.endswith("ForTokenClassification"):
+    if is_token_classifier(model):
         reason = "the head reads single words, whose places are counted in padded rows"
     if isinstance(model, CustomHeadClassifier):
         reason = "the head of model.pooling, model.last_layers or model.head reads padded rows"

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import residual_outputs
-from hf_finetune.models.modules import encoder, encoder_layers, head_modules
+from hf_finetune.models.modules import encoder, encoder_layers, head_modules, is_token_classifier
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.rebuild import layer_names
 
@@ -182,7 +182,7 @@ def completed_config(model: PreTrainedModel, config: PeftConfig, fresh: Sequence
 
 
 def _task_type(model: PreTrainedModel) -> TaskType:
-    return TaskType.TOKEN_CLS if type(model).__name__.endswith("ForTokenClassification") else TaskType.SEQ_CLS
+    return TaskType.TOKEN_CLS if is_token_classifier(model) else TaskType.SEQ_CLS
 
 
 def _complete_prompt(model: PreTrainedModel, config: Any) -> None:
