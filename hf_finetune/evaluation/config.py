@@ -1,9 +1,34 @@
 """Configuration of the evaluation of a run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from hf_finetune.evaluation.metrics import EpochMetric
 from hf_finetune.utils.config import Count, between, configclass
+
+EpochMetric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "matthews_correlation",
+    "log_loss",
+    "quadratic_kappa",
+    "within_one",
+    "micro_f1",
+    "sample_f1",
+    "subset_accuracy",
+    "hamming_loss",
+    "mean_average_precision",
+    "lrap",
+    "r2",
+    "spearman",
+    "pearson",
+    "mae",
+    "rmse",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "sentence_accuracy",
+]
+"""Metrics that can select the best epoch, of all tasks."""
 
 
 @configclass

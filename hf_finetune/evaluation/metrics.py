@@ -19,31 +19,6 @@ from hf_finetune.data.config import Activation
 from hf_finetune.errors import InputError
 
 Average = Literal["macro", "micro", "weighted"]
-EpochMetric = Literal[
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "matthews_correlation",
-    "log_loss",
-    "quadratic_kappa",
-    "within_one",
-    "micro_f1",
-    "sample_f1",
-    "subset_accuracy",
-    "hamming_loss",
-    "mean_average_precision",
-    "lrap",
-    "r2",
-    "spearman",
-    "pearson",
-    "mae",
-    "rmse",
-    "entity_f1",
-    "entity_precision",
-    "entity_recall",
-    "sentence_accuracy",
-]
-"""Metrics that can select the best epoch, of all tasks."""
 SUMMARY_METRICS = ("accuracy", "macro_f1", "log_loss")
 """Metrics of baselines and teachers, and of the table that a run prints."""
 BINS = 15

@@ -12,6 +12,7 @@ from sklearn import metrics as reference
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
+from hf_finetune.evaluation.config import EpochMetric
 from hf_finetune.evaluation.metric_tables import METRICS
 
 cases = given(
@@ -102,7 +103,7 @@ def test_greater_is_better_as_the_table_says(metric: metrics.Metric) -> None:
 
 def test_names_of_other_places_are_in_the_table() -> None:
     assert set(metrics.SUMMARY_METRICS) <= set(metrics.METRICS)
-    assert set(get_args(metrics.EpochMetric)) <= set(METRICS)
+    assert set(get_args(EpochMetric)) <= set(METRICS)
 
 
 def test_log_loss_of_a_certain_mistake_is_finite() -> None:

@@ -42,7 +42,7 @@ CHEAP = (
         for name in ("main", "parsing", "overrides", "operations", "run_job", "doctor", "shipped", "run", "train")
     ),
 )
-HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn", "scipy"}
 
 
 def modules() -> list[Path]:
