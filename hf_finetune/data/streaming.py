@@ -25,6 +25,7 @@ from hf_finetune.data.rows import (
 )
 from hf_finetune.data.sources import locate
 from hf_finetune.data.split_selection import note_inferred, split_to_read
+from hf_finetune.data.targets.base import Targets
 from hf_finetune.data.targets.choose import check_label_kind, targets_of
 from hf_finetune.data.targets.multi_label import MultiLabel
 from hf_finetune.errors import InputError
@@ -61,9 +62,42 @@ def stream(
         InputError: see `loading.load`; or a label is not a class of the classifier.
     """
     source, known = _as_trained(source, trained or {}, need_label=labels is not None)
-    need_label, requested = labels is not None, source.columns(kind)
     targets = targets_of(task, source.label_separator)
-    layout = locate(source, kind=kind, labeled=need_label)
+    split, columns = _split_and_columns(source, kind, known, targets, need_label=labels is not None)
+    values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
+    reader = None if labels is None else targets.reader(labels, "the classifier", values)
+    if labels is not None:
+        tags = labels if targets.task == MultiLabel.task else ()
+        check_label_kind(targets, columns["label"], split, tags, "the classifier")
+    without_gold: list[int] | None = None if labels is None else []
+    unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
+    rows = 0
+    if carried is not None:
+        carried.choose(split, columns)
+    options: dict[str, Any] = {"words": targets.reads_words, "sequences": SequenceReader.of(source.sequence)}
+    options |= {"unusable": unusable, "without_gold": without_gold, "carried": carried}
+    for part in read_rows(split, columns, reader, size=batch_rows, **options):
+        rows += len(part["row"])
+        if len(part["row"]):
+            table = to_table([part])
+            yield to_dataset(table if labels is None else with_label(table, targets.encode(table["label"], labels)))
+    if unusable:
+        if not rows:
+            raise InputError(f"{unusable[0].place}: {unusable[0].reason}; no row can be used")
+        logger.warning("%s: %s", split.place, describe_dropped(unusable, rows))
+    if without_gold:
+        logger.warning("%s: %s", split.place, describe_without_gold(without_gold, rows))
+
+
+def _split_and_columns(
+    source: SourceSplit, kind: Kind, known: Mapping[str, str], targets: Targets, *, need_label: bool
+) -> tuple[Split, dict[str, str]]:
+    """Return the split to read and its columns by canonical name.
+
+    Args:
+        known: the columns that the classifier was trained on.
+    """
+    layout, requested = locate(source, kind=kind, labeled=need_label), source.columns(kind)
 
     def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
         like = {name: column for name, column in known.items() if column in split.columns}
@@ -92,29 +126,7 @@ def stream(
         raise InputError(
             f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
         )
-    values = {str(number): name for number, name in enumerate(source.label_names)} or label_values
-    reader = None if labels is None else targets.reader(labels, "the classifier", values)
-    if labels is not None:
-        tags = labels if targets.task == MultiLabel.task else ()
-        check_label_kind(targets, columns["label"], split, tags, "the classifier")
-    without_gold: list[int] | None = [] if need_label else None
-    unusable = (list[UnusableRow]() if dropped is None else dropped) if source.drop_bad_rows else None
-    rows = 0
-    if carried is not None:
-        carried.choose(split, columns)
-    options: dict[str, Any] = {"words": targets.reads_words, "sequences": SequenceReader.of(source.sequence)}
-    options |= {"unusable": unusable, "without_gold": without_gold, "carried": carried}
-    for part in read_rows(split, columns, reader, size=batch_rows, **options):
-        rows += len(part["row"])
-        if len(part["row"]):
-            table = to_table([part])
-            yield to_dataset(table if labels is None else with_label(table, targets.encode(table["label"], labels)))
-    if unusable:
-        if not rows:
-            raise InputError(f"{unusable[0].place}: {unusable[0].reason}; no row can be used")
-        logger.warning("%s: %s", split.place, describe_dropped(unusable, rows))
-    if without_gold:
-        logger.warning("%s: %s", split.place, describe_without_gold(without_gold, rows))
+    return split, columns
 
 
 def _as_trained(
