@@ -14,7 +14,7 @@ import tyro
 from hf_finetune.cli.classify import ClassifyJob, load_trained_classifier, parse_views
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
-from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.config import Kind, SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.utils.console import line_width, table
 from hf_finetune.utils.messages import counted, cut_end, printable
@@ -78,10 +78,7 @@ def predict(arguments: Sequence[str]) -> None:
         with importing():
             from hf_finetune.inference import prediction
         classifier = load_trained_classifier(job)
-        if job.texts and not job.paths and classifier.kind == "image":
-            raise InputError(
-                f"--text: {job.model} classifies images; expected image files, a folder or a table as DATA"
-            )
+        _check_kind(job, classifier.kind)
         result = prediction.predict(
             classifier,
             source,
@@ -141,6 +138,16 @@ def _source(job: PredictJob) -> Iterator[SourceSplit | list[Any]]:
                 yield replace(rows, path=str(path))
             except InputError as error:
                 raise InputError(str(error).replace(str(path), "stdin")) from None
+
+
+def _check_kind(job: PredictJob, kind: Kind) -> None:
+    """Refuse --text with a model of images, and image files, whose names would be labeled, with one of texts."""
+    if kind == "image" and job.texts and not job.paths:
+        raise InputError(f"--text: {job.model} classifies images; expected image files, a folder or a table as DATA")
+    if kind == "text" and job.paths and all(map(_is_image_file, job.paths)):
+        raise InputError(
+            f"{job.paths[0]}: {job.model} classifies texts; expected a table, a folder of texts, or --text"
+        )
 
 
 def _column(flag: str, values: Sequence[str], column: str | None) -> str | None:

@@ -101,6 +101,13 @@ def test_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         predict([model, "--text", "hello"])
 
 
+def test_image_files_are_no_texts(model: str, tmp_path: Path) -> None:
+    """Their names were labeled."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: .*saved classifies texts; expected a table, a folder of texts, or"):
+        predict([model, str(tmp_path / "a.png")])
+
+
 def test_an_existing_output_stays(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
