@@ -80,7 +80,6 @@ TEXTS_HAVE_NO = {
     "check_fit1d": "a list of texts has one dimension",
     "check_fit2d_predict1d": "a list of texts has one dimension",
     "check_classifiers_train": "a text is not an array of features: another number of them is no error",
-    "check_regressors_train": "a text is not an array of features: another number of them is no error",
     "check_do_not_raise_errors_in_init_or_set_params": "it sets a parameter `fields`; only names of fields are ones",
     "check_estimators_empty_data_messages": "a row without features is an empty text",
 }
