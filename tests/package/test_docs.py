@@ -16,6 +16,7 @@ import pytest
 from helpers import python_examples
 
 from hf_finetune import Recipe
+from hf_finetune.cli import shipped
 from hf_finetune.cli.main import COMMANDS
 from hf_finetune.utils.hints import configs_below
 
@@ -162,3 +163,13 @@ def test_commands_of_a_page(page: Path) -> None:
         for words in python_examples.commands(block):
             with pytest.raises(Parsed):
                 COMMANDS[words[1]].run([*takewhile(lambda word: word not in ("<", ">"), words[2:])])
+
+
+@pytest.mark.parametrize("recipe", sorted(shipped.names()))
+@pytest.mark.usefixtures("only_parsing")
+def test_commands_of_a_recipe(recipe: str) -> None:
+    text = ast.get_docstring(ast.parse(shipped.names()[recipe].read_text(encoding="utf-8"))) or ""
+    for block in re.findall(r"^hf-finetune (?:.*\\\n)*.*$", text, re.MULTILINE):
+        for words in python_examples.commands(block):
+            with pytest.raises(Parsed):
+                COMMANDS[words[1]].run(words[2:])
