@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_finetune.config.recipe import Recipe
@@ -32,6 +33,7 @@ from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import task_of
 from hf_finetune.tasks.trained_model import quiet_libraries
 from hf_finetune.training import precision
+from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.environment import seconds_since_start
 
 
@@ -130,6 +132,25 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class RunInput:
+    """What a run reads, before its network is built: the same for every variant of its recipe on these rows."""
+
+    context: RunContext
+    data: RunData
+    teachers: Teachers | None = None
+    """None: no teacher."""
+    long_choice: dict[str, Any] | None = None
+    """How the way to read long texts was chosen, for result.json. None: the recipe names it."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user, those on the splits first."""
+
+    def variant(self, recipe: Recipe, splits: Splits | None = None) -> RunInput:
+        """Return the same input for another recipe that reads rows in the same way, and perhaps for other splits."""
+        data = self.data if splits is None else replace(self.data, splits=splits)
+        return replace(self, context=replace(self.context, recipe=recipe), data=data)
+
+
+@dataclass(frozen=True)
 class Run:
     """A run whose input is loaded and checked, and of which nothing is written yet."""
 
@@ -143,6 +164,11 @@ class Run:
     """Notes for the user, those on the splits first."""
     long_choice: dict[str, Any] | None = None
     """How the way to read long texts was chosen, for result.json. None: the recipe names it."""
+    start_heads: tuple[FittedHead, ...] = ()
+    """Heads from which training starts, one for each classification layer, in place of a fit. Empty: they are fitted,
+    if the recipe fits them."""
+    encoded: tuple[Dataset, Dataset] | None = None
+    """The encoded training and validation rows of an earlier variant of this run. None: they are encoded."""
 
     @property
     def recipe(self) -> Recipe:

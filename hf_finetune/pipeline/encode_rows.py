@@ -42,7 +42,7 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
     # The main process decodes the images into the cache, from which the others read.
     first = PartialState().main_process_first() if inputs.caches_rows else nullcontext()
     with clock.measure("encode_s", inputs.encoding), first:
-        train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
+        train_rows, validation_rows = run.encoded or (inputs.encode(splits.train), inputs.encode(splits.validation))
     epoch = step_batches(run, inputs.lengths(train_rows))
     truncation = (
         inputs.truncation(train_rows, limit=position_limit(run.model.network.config))

@@ -71,17 +71,38 @@ class Evaluation:
         return self.splits[self.judged]
 
 
-def evaluate(trained: TrainedRun) -> Evaluation:
-    """Score every labeled split, write predictions.parquet, and fit the baselines."""
+def evaluate(trained: TrainedRun, known: Evaluation | None = None) -> Evaluation:
+    """Score every labeled split, write predictions.parquet, and fit the baselines.
+
+    Args:
+        known: splits that are scored already.
+    """
     run, splits, task = trained.run, trained.run.data.splits, trained.task
     network, evaluated = trained.network, {"validation": splits.validation, "test": splits.test}
+    scored = {} if known is None else dict(known.splits)
     with trained.clock.measure("evaluate_s"):
-        scored = {name: _score(network, run, task, name, rows) for name, rows in evaluated.items() if rows}
-        write_predictions(trained.folder / "predictions.parquet", [_predictions(*each) for each in scored.items()])
+        for name, rows in evaluated.items():
+            if rows and name not in scored:
+                scored[name] = _score(network, run, task, name, rows)
     evaluation = Evaluation(scored)
+    save_predictions(trained, evaluation)
     with trained.clock.measure("baselines_s"):
         baselines = _baselines(run, evaluation.judged_split) if run.recipe.evaluate.baselines else {}
     return replace(evaluation, baselines=baselines)
+
+
+def save_predictions(trained: TrainedRun, evaluation: Evaluation) -> None:
+    """Write predictions.parquet."""
+    tables = [_predictions(*each) for each in evaluation.splits.items()]
+    write_predictions(trained.folder / "predictions.parquet", tables)
+
+
+def evaluate_validation(trained: TrainedRun) -> Evaluation:
+    """Score the validation rows alone, by which runs are compared; nothing is written."""
+    rows = trained.run.data.splits.validation
+    with trained.clock.measure("evaluate_s"):
+        scored = _score(trained.network, trained.run, trained.task, "validation", rows)
+    return Evaluation({"validation": scored})
 
 
 def _score(network: nn.Module, run: Run, task: Task, name: str, rows: Dataset) -> ScoredSplit:

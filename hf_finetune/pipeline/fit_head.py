@@ -40,8 +40,13 @@ def fit_head(setup: RunSetup) -> RunSetup:
     The head of a resumed run comes from its checkpoint. One process is enough: the others get its weights when training
     starts.
     """
-    if not setup.run.recipe.fits_head or setup.resume_from is not None or not PartialState().is_main_process:
+    run = setup.run
+    fits = run.recipe.fits_head or bool(run.start_heads)
+    if not fits or setup.resume_from is not None or not PartialState().is_main_process:
         return setup
+    if run.start_heads:
+        start = init_head(run, classification_layers(setup.network), run.start_heads, "as a simpler run trained it")
+        return replace(setup, record=replace(setup.record, head=start))
     with setup.clock.measure("head_warm_start_s"):
         return replace(setup, record=replace(setup.record, head=_fit_or_load(setup)))
 

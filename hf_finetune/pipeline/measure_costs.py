@@ -91,7 +91,7 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
         epoch: optimizer steps of an epoch.
         steps: optimizer steps of the run.
     """
-    indices, evaluated = _rows_of_some_steps(run, encoded, epoch), evaluated_rows(run)
+    indices, evaluated = rows_of_steps(run, encoded, epoch), evaluated_rows(run)
     some = np.random.default_rng(0).permutation(len(evaluated))[:ROWS]
     scored = evaluated.select(np.sort(few_images(evaluated, some, least=1)))
     # Images all have one size when they are decoded: where a few are decoded, these repeat.
@@ -113,7 +113,7 @@ def measure_costs(run: Run, encoded: Dataset, epoch: StepBatches, steps: int) ->
     return RunCosts(
         trained.network,
         choice.kernels.mixed_precision,
-        _step_times(small, times, trained.trainer.clock.loop.seconds, lengths),
+        step_times(small, times, trained.trainer.clock.loop.seconds, lengths),
         encode_s=clock.seconds("encode_s") / len(decoded),
         head_s=max(0.0, clock.seconds("head_warm_start_s") - rows * score_s),
         cache_s=clock.seconds("cache_s") / rows,
@@ -167,9 +167,10 @@ def few_images(rows: Dataset, indices: np.ndarray, *, least: int = 2) -> np.ndar
     return indices if count == len(indices) else indices[order[: max(count, least)]]
 
 
-def _rows_of_some_steps(run: Run, encoded: Dataset, epoch: StepBatches) -> np.ndarray:
+def rows_of_steps(run: Run, encoded: Dataset, epoch: StepBatches, count: int = STEPS) -> np.ndarray:
+    """Return the training rows of `count` steps of an epoch, at evenly spaced quantiles of their size."""
     steps = epoch.step_rows()
-    chosen = dict.fromkeys(_spread(step_sizes(run, steps, run.data.inputs.lengths(encoded)), STEPS).tolist())
+    chosen = dict.fromkeys(_spread(step_sizes(run, steps, run.data.inputs.lengths(encoded)), count).tolist())
     drawn = np.concatenate([steps[i] for i in chosen])
     rows = sources(encoded, drawn)
     return with_labeled_row(rows if rows is drawn else np.unique(rows), run.data.splits.train)
@@ -201,7 +202,7 @@ def _small_run(run: Run, indices: np.ndarray, scored: Dataset) -> Run:
     return small.variant(recipe=recipe, splits=replace(small.data.splits, validation=scored, test=None))
 
 
-def _step_times(small: Run, times: np.ndarray, loop_s: float, lengths: np.ndarray | None) -> StepTimes:
+def step_times(small: Run, times: np.ndarray, loop_s: float, lengths: np.ndarray | None) -> StepTimes:
     """Fit the seconds of a step to its size.
 
     Args:

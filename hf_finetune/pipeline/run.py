@@ -37,10 +37,10 @@ from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.cache_activations import cache_activations
 from hf_finetune.pipeline.choose_kernels import choose_kernels
 from hf_finetune.pipeline.choose_long import choose_long
-from hf_finetune.pipeline.context import Run, setup_context
+from hf_finetune.pipeline.context import Run, RunInput, setup_context
 from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
-from hf_finetune.pipeline.evaluate import evaluate, extra_metrics
+from hf_finetune.pipeline.evaluate import Evaluation, evaluate, extra_metrics, save_predictions
 from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.load_data import load_data
 from hf_finetune.pipeline.origin import find_origin
@@ -127,7 +127,14 @@ def trained_run(recipe: Recipe, launch: Launch, *, command: str | None = None) -
         raise InputError(
             f"--num-processes {launch.num_processes}: {counted(processes, 'process was', 'processes were')} started"
         )
-    record = RunRecord.from_run(prepared, command)
+    with train_prepared(prepared, launch, command=command) as trained:
+        yield trained
+
+
+@contextmanager
+def train_prepared(prepared: Run, launch: Launch, *, command: str | None = None) -> Iterator[TrainedRun]:
+    """Train a prepared run, and own its folder until the block ends."""
+    recipe, record = prepared.recipe, RunRecord.from_run(prepared, command)
     with plain_peer_errors(), ExitStack() as stack:
         # The first line on stderr is what refuses the resumption, not whose lock was taken over.
         with notes_afterwards():
@@ -161,12 +168,17 @@ def prepare(recipe: Recipe) -> Run:
     Raises:
         InputError: see the stages.
     """
-    check_installed(recipe.train.trackers)
     with Progress("read the data and the checkpoint", quiet=True):
-        return _prepare(recipe)
+        return with_network(load_input(recipe))
 
 
-def _prepare(recipe: Recipe) -> Run:
+def load_input(recipe: Recipe) -> RunInput:
+    """Load the rows and teachers of a run, and check what needs no network.
+
+    Raises:
+        InputError: see the stages.
+    """
+    check_installed(recipe.train.trackers)
     if recipe.evaluate.extra:
         from hf_finetune.evaluation.extra_metrics import check_extra_metrics  # takes seconds to import
 
@@ -178,12 +190,23 @@ def _prepare(recipe: Recipe) -> Run:
     context, data, long_choice = choose_long(context, data)
     teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)
+    note = () if long_choice is None else (f"--long auto: {long_choice.way.name}: {long_choice.why}",)
+    long = None if long_choice is None else long_choice.to_dict()
+    return RunInput(context, data, teachers, long, (*data.splits.notes, *note))
+
+
+def with_network(loaded: RunInput) -> Run:
+    """Build the network of a run, and check that it fits the rows.
+
+    Raises:
+        InputError: see the stages.
+    """
+    context, data, teachers, recipe = loaded.context, loaded.data, loaded.teachers, loaded.context.recipe
     model = build_model(context, data)
     trial = trial_network(context, model)
     origin = find_origin(context, model.network, trial)
     notes = (
-        *data.splits.notes,
-        *([] if long_choice is None else [f"--long auto: {long_choice.way.name}: {long_choice.why}"]),
+        *loaded.notes,
         *model.notes,
         *(() if teachers is None else teachers.notes),
         # Those of a tag weigh having it against lacking it, however often its rows are drawn.
@@ -191,8 +214,7 @@ def _prepare(recipe: Recipe) -> Run:
         *experimental_notes(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
-    long = None if long_choice is None else long_choice.to_dict()
-    prepared = Run(context, data, model, origin, teachers, notes, long)
+    prepared = Run(context, data, model, origin, teachers, notes, loaded.long_choice)
     check.check_run(prepared, trial)
     extra_metrics(prepared)
     return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))
@@ -253,8 +275,12 @@ def fit_dry(prepared: Run, folder: Path, choice: KernelChoice) -> TrainedRun:
         return fit(prepared, folder, record, dry_run=True)
 
 
-def finalize(trained: TrainedRun) -> dict[str, Any] | None:
-    """Run the stages after training, in the main process only."""
+def finalize(trained: TrainedRun, known: Evaluation | None = None) -> dict[str, Any] | None:
+    """Run the stages after training, in the main process only.
+
+    Args:
+        known: splits that are scored already.
+    """
     if not PartialState().is_main_process:
         return None
     folder, recipe = trained.folder, trained.run.recipe
@@ -262,7 +288,7 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
         with plain_disk_errors(folder):
             with Progress("save"):
                 artifacts = save(trained)
-            evaluation = evaluate(trained)
+            evaluation = evaluate(trained, known)
             checks = verify(trained, artifacts, evaluation)
             with Progress("write the card"):
                 result = document(trained, evaluation, checks)
@@ -274,6 +300,20 @@ def finalize(trained: TrainedRun) -> dict[str, Any] | None:
         raise StoppedBySignal("stopped by a signal after training; --resume continues from there") from None
     push_if_asked(folder, recipe.hub)
     return {**result, "folder": str(folder)}
+
+
+def set_aside(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
+    """Save a run that another one has beaten on validation rows: without test rows, baselines and parity gate.
+
+    Returns:
+        The content of its result.json.
+    """
+    with plain_disk_errors(trained.folder):
+        save(trained)
+        save_predictions(trained, evaluation)
+        result = document(trained, evaluation, {})
+        discard(trained.folder / "checkpoints")
+    return result
 
 
 def _run_without_pretraining(trained: TrainedRun) -> None:
