@@ -42,6 +42,9 @@ class Data(SplitOptions, Location):
     label_names: Annotated[ClassNames, flag("--label-names")] = ()
     """Names of classes that are whole numbers or truth values, in the order of the numbers: neg,pos for 0 and 1. They
     are stored with the model, which knows the numbers, too."""
+    features: Annotated[tuple[str, ...], flag("--features")] = ()
+    """Columns that are read beside the text or the image, with method classical: of numbers, and of names. A column
+    whose cells are all numbers holds numbers."""
     label_order: Annotated[ClassNames, flag("--label-order")] = ()
     """Names of ordered classes, the lowest first: low,medium,high, with ordinal. Whole numbers need none."""
     sheet: str | None = None

@@ -43,6 +43,11 @@ DATA = (
         lambda r: r.data.augment_copies == 0 and generative_operations(r.data.augment),
         value=lambda r: r.data.augment_copies,
     ),
+    Conflict(
+        "data.features",
+        "none without --method classical, which alone reads columns beside the text or the image",
+        lambda r: r.method not in ("classical", "auto"),
+    ),
     Conflict("data.augment_copies", "0, or 1 or more with data.augment", lambda r: not r.data.augment),
     Conflict(
         "data.augment_copies",

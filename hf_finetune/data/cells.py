@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hf_finetune.data.config import DataLimits
+from hf_finetune.data.config import FEATURE, DataLimits
 from hf_finetune.data.image_checks import damage
 from hf_finetune.data.image_decoding import EncodedImage, pieces
 from hf_finetune.data.image_paths import ImageFolder
@@ -20,6 +20,7 @@ from hf_finetune.data.targets.base import LabelReader
 from hf_finetune.data.words import TaggedSentence, read_sentence
 from hf_finetune.utils.sequences import SequenceReader
 
+FEATURE_HAS = "the feature has"
 Columns = dict[str, pa.Array]
 # What is wrong with a row, by its index in the chunk.
 Faults = dict[int, Fault]
@@ -52,6 +53,8 @@ def convert(
         elif name == "label":
             assert labels is not None
             columns[name], faults[name] = _labels(values[column], labels, split.columns[column].names, split.limits)
+        elif name.startswith(FEATURE):
+            columns[name], faults[name] = _features(values[column], split.columns[column].names, split.limits)
         else:
             may_be_empty = name == "text_pair"
             columns[name], faults[name] = _texts(values[column], split.limits, sequences, may_be_empty=may_be_empty)
@@ -85,14 +88,28 @@ def _texts(
         return pa.array([], pa.string()), faults | dict.fromkeys(invalid, half)
 
 
+def _features(values: list[Any], names: Sequence[str], limits: DataLimits) -> tuple[pa.Array, Faults]:
+    """Return cells of numbers or names as texts, as a csv file has them; those that are missing are null."""
+    cells: list[str | None] = []
+    faults: Faults = {}
+    for i, value in enumerate(values):
+        if names and isinstance(value, int) and 0 <= value < len(names):
+            value = names[value]
+        if fault := _too_large(value, limits.label_characters, FEATURE_HAS):
+            faults[i] = fault
+        text = "" if value is None or value != value else SURROGATE.sub("\ufffd", str(value)).strip()
+        cells.append(text or None)
+    return pa.array(cells, pa.string()), faults
+
+
 def _too_large(cell: Any, most: int, what: str = "the text has") -> Fault | None:
     """Return what is wrong with a text of too many characters; None for a shorter one, and for other cells."""
     if not isinstance(cell, str) or len(cell) <= most:
         return None
+    field = "label-characters" if what == FEATURE_HAS else "text-characters"
     return Fault(
         "too large",
-        f"{what} {len(cell):,} characters, expected at most {most:,}; shorten it, or raise "
-        "--data.limits.text-characters",
+        f"{what} {len(cell):,} characters, expected at most {most:,}; shorten it, or raise --data.limits.{field}",
     )
 
 

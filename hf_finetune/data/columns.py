@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_finetune.data.config import Kind
+from hf_finetune.data.config import FEATURE, Kind
 from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean, plural, quoted
@@ -55,6 +55,7 @@ _EXPECTED = {
     "text_pair": "text",
     "image": "images or their paths",
     "label": "classes, tags or numbers",
+    FEATURE: "numbers or names",
 }
 _KINDS = {
     # Lists are those of words, which `targets.choose.infer_task` refuses for other tasks.
@@ -62,6 +63,7 @@ _KINDS = {
     "text_pair": ("string",),
     "image": ("image", "string"),
     "label": ("string", "number", "class", "list", "columns"),
+    FEATURE: ("string", "number", "class"),
 }
 
 
@@ -103,7 +105,8 @@ def choose_columns(
         choice.infer_label_from_rest()
     for name, column in choice.chosen.items():
         _check_kind(name, column, columns[column], place)
-    return {name: choice.chosen[name] for name in _FLAGS if name in choice.chosen}
+    features = [name for name in choice.chosen if name.startswith(FEATURE)]
+    return {name: choice.chosen[name] for name in (*_FLAGS, *features) if name in choice.chosen}
 
 
 def choose_inputs(
@@ -156,11 +159,11 @@ class _Choice:
         for name, column in self.chosen.items():
             if column not in self.columns:
                 raise InputError(
-                    f"{_FLAGS[name]} {column}: {self.place} has no such column{did_you_mean(column, self.columns)}; "
+                    f"{_flag(name)} {column}: {self.place} has no such column{did_you_mean(column, self.columns)}; "
                     f"it has {quoted(self.columns)}"
                 )
         if len(set(self.chosen.values())) < len(self.chosen):
-            flags = " and ".join(_FLAGS[name] for name in self.chosen)
+            flags = " and ".join(dict.fromkeys(map(_flag, self.chosen)))
             raise InputError(f"{flags}: the same column is named twice; {self.place} has {quoted(self.columns)}")
 
     def infer_label(self, *, ambiguous_is_error: bool) -> None:
@@ -265,10 +268,16 @@ def _content(cells: Iterable[Any]) -> Literal["text", "class", "id"]:
     return "id" if len(distinct) == len(values) and all(map(IDENTIFIER.fullmatch, distinct)) else "text"
 
 
+def _flag(name: str) -> str:
+    return "--features" if name.startswith(FEATURE) else _FLAGS[name]
+
+
 def _check_kind(name: str, column: str, actual: Column, place: str) -> None:
+    if name.startswith(FEATURE):
+        name = FEATURE
     is_empty_label = name == "label" and actual.type in ("nothing", "null")
     if actual.kind not in _KINDS[name] and not is_empty_label:
         raise InputError(
             f"{place}: column {column!r} holds {actual.type}, expected {_EXPECTED[name]}; "
-            f"name another by {_FLAGS[name]} COL"
+            f"name another by {_flag(name)} COL"
         )

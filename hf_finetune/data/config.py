@@ -54,6 +54,8 @@ LabelColumns = Annotated[
         str_from_instance=lambda label: [label if isinstance(label, str) else ",".join(label or ("None",))],
     ),
 ]
+FEATURE = "feature:"
+"""Before the name of a source's column, in the canonical name of a feature column."""
 Role = Literal["train", "validation", "test"]
 TaskName = Literal["single-label", "ordinal", "multi-label", "regression", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
@@ -123,6 +125,8 @@ class Source:
     """Column of the image. Default: the obvious one."""
     label: LabelColumns = None
     """Column of the class. Default: the obvious one. One column for each tag or target: their names, or tag_*."""
+    features: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Columns of numbers and of names that are features beside the text or the image."""
     label_names: ClassNames = ()
     """Names of classes that are numbered, in the order of the numbers: neg,pos for 0 and 1."""
     label_order: ClassNames = ()
@@ -148,7 +152,7 @@ class Source:
     def columns(self, kind: Kind) -> dict[str, str | None]:
         """Return the columns to read, by canonical name. None: the obvious one."""
         inputs = {"text": self.text, "text_pair": self.text_pair} if kind == "text" else {"image": self.image}
-        return {**inputs, "label": column_title(self.label)}
+        return {**inputs, "label": column_title(self.label), **{FEATURE + name: name for name in self.features}}
 
     def elsewhere(self, path: str) -> "Source":
         """Return other rows, which are read in the same way: all splits and columns of another path."""

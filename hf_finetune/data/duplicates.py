@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from hf_finetune.data.config import FEATURE
 from hf_finetune.data.image_paths import open_regular
 from hf_finetune.data.ragged import Ragged, flat
 from hf_finetune.errors import InputError
@@ -24,7 +25,14 @@ ROWS_AT_ONCE = 256
 
 
 def row_digests(table: pa.Table) -> list[bytes]:
-    """Return the SHA-256 of each row's input: the text, the pair of texts, or the bytes of the image file."""
+    """Return the SHA-256 of each row's input: the text, the pair of texts, or the bytes of the image file; and of its
+    features, if it has some."""
+    features = [name for name in table.column_names if name.startswith(FEATURE)]
+    if features:
+        cells = zip(*(table.column(name).to_pylist() for name in features), strict=True)
+        alone = row_digests(table.drop_columns(features))
+        parts = zip(alone, map(json.dumps, cells), strict=True)
+        return [hashlib.sha256(digest + cell.encode()).digest() for digest, cell in parts]
     digests = []
     names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
     for batch in table.select(names).to_batches():

@@ -20,6 +20,7 @@ from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
 from hf_finetune.data.cells import Columns, convert
+from hf_finetune.data.config import FEATURE
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.labels import UNLABELED, has_words, label_array, label_name
 from hf_finetune.data.layout import Split
@@ -38,7 +39,7 @@ FEATURES = {
     "row": Value("int64"),
 }
 NAMES = ("text", "text_pair", "bounds", "image", "label", "row")
-"""The canonical columns, in order. `bounds`: of the words in the text, see `words.Sentence`."""
+"""The canonical columns, in order, but for features, which are last. `bounds`: of the words, see `words.Sentence`."""
 
 # Rows that cannot be used: so many get a hint, and are counted before the data are refused.
 EXPLAINED, MOST_COUNTED = 20, 100_000
@@ -296,7 +297,7 @@ def has_labels(split: Split, column: str | None) -> bool:
 
 def to_table(parts: Sequence[Columns]) -> pa.Table:
     """Concatenate parts with the same columns, without copying."""
-    names = [name for name in NAMES if name in parts[0]]
+    names = [name for name in NAMES if name in parts[0]] + [name for name in parts[0] if name.startswith(FEATURE)]
     return pa.table({name: pa.chunked_array([part[name] for part in parts]) for name in names})
 
 

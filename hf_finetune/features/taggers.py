@@ -14,7 +14,8 @@ from datasets import Dataset
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.words import words_in
-from hf_finetune.features.baselines import SEED, Baseline
+from hf_finetune.features.baselines import Baseline
+from hf_finetune.features.extractors.base import SEED
 
 logger = logging.getLogger("hf_finetune")
 

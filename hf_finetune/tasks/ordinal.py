@@ -19,7 +19,8 @@ from hf_finetune.evaluation import ordinal
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import paired_scores
 from hf_finetune.evaluation.residuals import residuals_of_levels
-from hf_finetune.features.baselines import SEED, Baseline, shallow_features
+from hf_finetune.features.baselines import Baseline, shallow_features
+from hf_finetune.features.extractors.base import SEED
 from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.training.losses.coral import Coral
 

@@ -10,7 +10,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_finetune.evaluation.metrics import classification_metrics
-from hf_finetune.features import baselines
+from hf_finetune.features import baselines, table
 from hf_finetune.features.baselines import linear_baseline, majority
 
 
@@ -131,7 +131,7 @@ def test_many_characters_are_cut_and_it_is_said(monkeypatch, caplog: pytest.LogC
 
 def test_the_beginning_of_a_long_text_is_read(monkeypatch) -> None:
     """Whatever their length, MIN_ROWS texts are read: 50 of a million characters took plan 13 s."""
-    monkeypatch.setattr(baselines, "LONG_TEXT", 16)
+    monkeypatch.setattr(table, "LONG_TEXT", 16)
     train, test = texts(60, 0), texts(5, 1)
     longer = train.map(lambda row: {"text": row["text"].ljust(16) + " more words"})
     expected = linear_baseline(train, test, num_labels=3).scores_NC
@@ -176,5 +176,5 @@ def test_kmers_of_sequences() -> None:
 
 
 def test_all_kmers_occur_ten_times_on_average() -> None:
-    assert [baselines.longest_kmer(np.array([n]), "ACGT") for n in (159, 160, 639, 640, 10**9)] == [1, 2, 2, 3, 8]
-    assert baselines.longest_kmer(np.array([80_000]), "ACDEFGHIKLMNPQRSTVWY") == 3
+    assert [table.longest_kmer(np.array([n]), "ACGT") for n in (159, 160, 639, 640, 10**9)] == [1, 2, 2, 3, 8]
+    assert table.longest_kmer(np.array([80_000]), "ACDEFGHIKLMNPQRSTVWY") == 3

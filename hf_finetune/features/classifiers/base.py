@@ -1,0 +1,57 @@
+"""What every classical classifier has.
+
+Legend: N rows, F features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hf_finetune.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingTable:
+    """What a classifier is fitted to."""
+
+    is_sparse: bool
+    """Whether its features are."""
+    rows: int
+    fewest: int
+    """Rows of the smallest class. Of tags and numbers those of all."""
+
+
+class ClassicalModel(ABC):
+    """A classifier or regressor of scikit-learn, as a config. A field that is None is chosen by cross-validation."""
+
+    needs_dense: ClassVar[bool] = False
+    """Whether it cannot read sparse features, of which it gets the components of most variance."""
+    shows_rules: ClassVar[bool] = False
+    """Whether its rules can be read."""
+
+    @abstractmethod
+    def build(self, data: TrainingTable) -> Any:
+        """Return the classifier of scikit-learn, with `predict_proba`.
+
+        Raises:
+            InputError: it cannot be fitted to these rows.
+        """
+
+    def regressor(self, data: TrainingTable) -> Any:
+        """Return the regressor of scikit-learn.
+
+        Raises:
+            InputError: it is for classes only.
+        """
+        name = type(self).__name__
+        raise InputError(
+            f"classical.classifier: {name} classifies; expected LinearModel, DecisionTree, RandomForest, BoostedTrees "
+            "or NearestNeighbors with numbers as labels"
+        )
+
+    def grid(self) -> Mapping[str, Sequence[Any]]:
+        """Return the values to choose among, the default first, by the field that is None."""
+        return {}

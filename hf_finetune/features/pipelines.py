@@ -1,0 +1,130 @@
+"""Pipelines of scikit-learn: features, and a classifier or regressor on them.
+
+Legend: N rows, C outputs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+from scipy import sparse
+
+from hf_finetune.features.classifiers.base import ClassicalModel, TrainingTable
+from hf_finetune.features.config import Classical, NaiveBayes
+from hf_finetune.features.extractors.base import SEED, Part
+from hf_finetune.features.table import RowTable
+
+Outputs = Literal["classes", "tags", "numbers"]
+
+
+@contextmanager
+def quiet_fit() -> Iterator[None]:
+    """Silence what scikit-learn warns of in small data: solvers that stop early, rare classes, constant features."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="sklearn")
+        yield
+
+
+def build_pipeline(config: Classical, table: RowTable, frame: Any, targets: np.ndarray, outputs: Outputs) -> Any:
+    """Return a pipeline that is not fitted yet, with the steps `features` and `classifier`.
+
+    Args:
+        frame: the table of the training rows, by which numbers of components and neighbors are limited.
+        targets: see `classical.targets_of`.
+
+    Raises:
+        InputError: the classifier is not for these outputs, or cannot be fitted to these rows.
+    """
+    from sklearn.pipeline import Pipeline
+
+    features, is_sparse = feature_pipeline(config, table, frame)
+    model = estimator(config.classifier, targets, outputs, is_sparse=is_sparse)
+    return Pipeline([("features", features), ("classifier", model)])
+
+
+def feature_pipeline(config: Classical, table: RowTable, frame: Any) -> tuple[Any, bool]:
+    """Return the step `features` of a pipeline, and whether they are sparse."""
+    from sklearn.base import clone
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+
+    reduces = config.classifier.needs_dense and not any(each.makes_dense for each in config.transforms)
+    parts = [part for extractor in table.extractors for part in extractor.parts(table.columns)]
+    is_sparse = any(part.is_sparse for part in parts) and not reduces
+    if reduces:
+        parts = [_reduced(part, frame, config.components) for part in parts]
+    if is_sparse and isinstance(config.classifier, NaiveBayes):
+        parts = [_not_negative(part) for part in parts]
+    named = [(f"{part.name}-{i}" if i else part.name, part.transformer, part.columns) for i, part in enumerate(parts)]
+    # Sparse and dense features together are sparse, however many there are.
+    columns = ColumnTransformer(named, sparse_threshold=1 if is_sparse else 0)
+    if not config.transforms:
+        return columns, is_sparse
+    steps, features = [("columns", columns)], clone(columns).fit_transform(frame)
+    for i, transform in enumerate(config.transforms):
+        step = transform.step(features.shape, is_sparse=sparse.issparse(features))
+        steps.append((f"{i}-{type(transform).__name__}", step))
+        features = clone(step).fit_transform(features)
+    return Pipeline(steps), sparse.issparse(features)
+
+
+def _reduced(part: Part, frame: Any, components: int) -> Part:
+    """Return a part whose features are few and dense."""
+    from sklearn.base import clone
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.pipeline import Pipeline
+
+    if not part.is_sparse:
+        return part
+    shape = clone(part.transformer).fit_transform(frame[part.columns]).shape
+    reduction = TruncatedSVD(min(components, *shape), random_state=SEED)
+    return part._replace(transformer=Pipeline([("counts", part.transformer), ("reduce", reduction)]))
+
+
+def _not_negative(part: Part) -> Part:
+    """Return a part whose features are from 0 to 1, as counts are not negative."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import MinMaxScaler
+
+    if part.is_sparse:
+        return part
+    return part._replace(transformer=Pipeline([("read", part.transformer), ("range", MinMaxScaler(clip=True))]))
+
+
+def estimator(classifier: ClassicalModel, targets: np.ndarray, outputs: Outputs, *, is_sparse: bool) -> Any:
+    """Return the classifier of classes or tags, or the regressor, of scikit-learn.
+
+    Raises:
+        InputError: see `build_pipeline`.
+    """
+    rows = len(targets)
+    fewest = int(np.unique(targets, return_counts=True)[1].min()) if outputs == "classes" else rows
+    if outputs == "tags":
+        from sklearn.multiclass import OneVsRestClassifier
+
+        counts = targets.sum(axis=0)
+        fewest = int(np.minimum(counts, rows - counts)[(counts > 0) & (counts < rows)].min(initial=rows))
+    data = TrainingTable(is_sparse, rows, fewest)
+    if outputs == "numbers":
+        from sklearn.multioutput import MultiOutputRegressor
+
+        model = classifier.regressor(data)
+        return MultiOutputRegressor(model) if targets.ndim == 2 else model
+    return OneVsRestClassifier(classifier.build(data)) if outputs == "tags" else classifier.build(data)
+
+
+def scores_of(pipeline: Any, table: Any, labels: Sequence[str], outputs: Outputs) -> np.ndarray:
+    """Return what a fitted pipeline predicts for a table, shape (N, C); 0 for classes without training rows."""
+    if outputs == "numbers":
+        return np.asarray(pipeline.predict(table), dtype=np.float64).reshape(len(table), len(labels))
+    predicted = np.asarray(pipeline.predict_proba(table), dtype=np.float64)
+    if outputs == "tags":
+        return predicted
+    ids = {name: i for i, name in enumerate(labels)}
+    scores_NC = np.zeros((len(table), len(labels)))
+    scores_NC[:, [ids[str(name)] for name in pipeline.classes_]] = predicted
+    return scores_NC
