@@ -49,10 +49,13 @@ LIGHT = tuple(COMMANDS[name] for name in ("list", "cp", "schema"))
 def main_command(arguments: Sequence[str] | None = None) -> None:
     """Run `hf-finetune` and leave with its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["help"]:
+        # `help train` is `train --help`.
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         raise SystemExit(0 if arguments else 2)
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         from importlib.metadata import version
 
         print(version("hf_finetune"))

@@ -143,7 +143,8 @@ def cache_frozen_layers(
     try:
         prefix = Prefix(model, uncached.layer, _sample(model, inputs, rows, lengths_N))
     except NoBoundary as reason:
-        return _without_cache(uncached, f"{model.config.model_type} cannot run from cached activations: {reason}")
+        why = f"{model.config.model_type} cannot start from the outputs of its frozen layers: {reason}"
+        return _without_cache(uncached, why)
     try:
         source = _Source(model, inputs, rows, lengths_N, prefix, autocast)
         activations, reused = source.cached(fingerprint, budget_gb)
@@ -162,7 +163,7 @@ def cache_frozen_layers(
 
 
 def _without_cache(uncached: TrainingRows, reason: str) -> TrainingRows:
-    logger.info("training without a cache of the frozen layers' activations: %s", reason)
+    logger.info("the frozen layers run in every epoch, not once, which is slower and trains the same: %s", reason)
     return replace(uncached, why_uncached=reason)
 
 

@@ -83,7 +83,7 @@ class Prefix:
             # Lack of memory says nothing about the model.
             if isinstance(error, NoBoundary | torch.OutOfMemoryError):
                 raise
-            raise NoBoundary(f"its layers fail on activations ({one_line(error)})") from error
+            raise NoBoundary(f"its upper layers fail on the outputs of the lower ones ({one_line(error)})") from error
 
     @property
     def has_all_layers(self) -> bool:
@@ -187,7 +187,8 @@ class Prefix:
             activations |= {name: batch[name] for name in (WORD_PLACES,) if name in batch}
             actual = model(**to_device(activations, hidden_BTD.device)).logits
         if not torch.allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE):
-            raise NoBoundary(f"logits from the activations differ by {float((actual - expected).abs().max()):.1e}")
+            difference = float((actual - expected).abs().max())
+            raise NoBoundary(f"logits from cached outputs of the lower layers differ by {difference:.1e}")
 
 
 def rows_of(hidden_BTD: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:

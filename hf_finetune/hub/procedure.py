@@ -112,8 +112,7 @@ def _outcomes(run: RunFacts) -> Iterator[tuple[str, Any]]:
         yield "searched pairs of layers", "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
-        explained = f"{head['explained']:.2f} of the {run.task.spread} of the labels"
-        yield "head initialization", f"{start}; a fit explains {explained}"
+        yield "head initialization", f"{start}; a fit {run.task.explained(head['explained'])}"
     # Runs of earlier versions do not record why.
     if why := (kernels := result.get("kernels") or {}).get("why"):
         chosen = kernels["chosen"]

@@ -84,7 +84,7 @@ def push(
     logger.info("%s: %s", pushed.url, "pushed" if pushed.created else "already has the same content")
     with tempfile.TemporaryDirectory(prefix="hf_finetune_pull_") as name:
         pulled = Path(name) / "pulled"
-        Retries(repo_id, token)(
+        Retries(repo_id, token, reached=True)(
             lambda: api.snapshot_download(
                 repo_id, revision=pushed.commit, local_dir=pulled, cache_dir=Path(name) / "cache"
             )

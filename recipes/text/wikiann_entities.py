@@ -4,7 +4,7 @@ A row is a list of words and a list of tags. The data are a Hub id, a CoNLL file
 Tags without B- and I-, such as parts of speech, are judged by the accuracy of words.
 
 hf-finetune run wikiann_entities
-hf-finetune run wikiann_entities --data.path train.conll --data.config-name None --data.test test.conll
+hf-finetune run wikiann_entities --data.path train.conll --data.config-name None --test test.conll --label tags
 hf-finetune run wikiann_entities --evaluate.constrained-decoding --method lora
 """
 

@@ -45,6 +45,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.findall(r"^  (\w+) +\w", out, re.M) == list(main.COMMANDS)
 
 
+def test_help_and_version_as_other_programs_spell_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(capsys, "help") == leave(capsys, "--help")
+    assert leave(capsys, "help", "cp") == leave(capsys, "cp", "--help")
+    assert leave(capsys, "-V") == leave(capsys, "--version") and main.COMMANDS.keys().isdisjoint({"help"})
+
+
 @pytest.mark.parametrize("command", [*main.COMMANDS, "run sst2_full"])
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = leave(capsys, *command.split(), "--help")

@@ -111,7 +111,7 @@ def test_families_without_a_boundary(tmp_path: Path, family: str, caplog: pytest
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
 
 
-@pytest.mark.parametrize(("family", "why"), [("ibert", "return more than rows"), ("longformer", "fail on activations")])
+@pytest.mark.parametrize(("family", "why"), [("ibert", "return more than rows"), ("longformer", "fail on the outputs")])
 def test_families_that_cannot_be_entered(tmp_path: Path, family: str, why: str) -> None:
     """I-BERT's embeddings return a scale, Longformer's classifier needs ids: both train without a cache."""
     trainer = small_trainer(tmp_path, family, rows=8, dropout=None)

@@ -18,9 +18,10 @@ from helpers.hub_routes import new_token
 from helpers.hub_server import HubServer, hub_server
 from helpers.hub_store import Answer
 from helpers.tiny import tiny_text_checkpoint
-from huggingface_hub import constants, file_download, snapshot_download
+from huggingface_hub import HfApi, constants, file_download, snapshot_download
 
 from hf_finetune.errors import InputError, PushError
+from hf_finetune.hub.retry import MOST_UNREACHED_S, MOST_WAITING_S, Retries
 from hf_finetune.models import checkpoint
 from hf_finetune.utils import hub_requests
 
@@ -251,6 +252,19 @@ def test_a_push_to_a_hub_that_never_answers(bench: Bench, monkeypatch: pytest.Mo
     bench.server.delay("GET", "/tree/", seconds=30, times=ALWAYS)
     with pytest.raises(PushError, match=r"gave up after .* \(timed out\); safe to push again"):
         bench.push()
+
+
+def test_a_push_without_a_connection_ends_soon(bench: Bench) -> None:
+    """A Hub that has answered once is waited for."""
+    bench.server.http.shutdown()
+    bench.server.http.server_close()
+    with pytest.raises(PushError, match=r"the Hub cannot be reached \(.*refused\); check the network, and push again$"):
+        bench.push()
+    assert 0 < sum(bench.sleeps) < MOST_UNREACHED_S
+    retries, before = Retries(REPO, "", reached=True), len(bench.sleeps)
+    with pytest.raises(PushError, match="gave up after 1"):
+        retries(lambda: HfApi(endpoint=bench.server.endpoint).whoami("token"))
+    assert sum(bench.sleeps[before:]) > MOST_WAITING_S / 2
 
 
 def test_a_token_that_is_revoked_within_a_push(bench: Bench) -> None:

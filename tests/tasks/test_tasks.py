@@ -35,6 +35,12 @@ def test_a_target_is_folded_and_taken_out_again(tmp_path: Path) -> None:
     assert torch.allclose(layer.weight, weight) and float(layer.bias.detach()) == pytest.approx(0.5)
 
 
+def test_what_a_fit_to_frozen_features_predicts_in_words() -> None:
+    assert SingleLabel(("a", "b")).explained(0.128) == "explains 0.13 of the entropy of the labels"
+    for task, expected in ((MultiLabel, "the frequencies of the labels"), (Regression, "their mean")):
+        assert task(("a",)).explained(-0.39) == f"predicts held-out labels no better than {expected}"
+
+
 def test_settled_thresholds_predict_the_same_by_hand() -> None:
     """A threshold of 1/4 has odds of 1/3, which move to 1."""
     moved = THIRDS.settled(SCORES)
