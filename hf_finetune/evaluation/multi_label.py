@@ -115,6 +115,28 @@ def average_precisions(labels_NC: np.ndarray, scores_NC: np.ndarray) -> np.ndarr
     return np.array([_average_precision(y, s, weights_1N)[0] for y, s in zip(labels_NC.T, scores_NC.T, strict=True)])
 
 
+def average_precision_by_row(labels_NC: np.ndarray, scores_NC: np.ndarray) -> np.ndarray:
+    """Return the linear contribution of each row to the mean average precision, shape (N,), whose mean it is.
+
+    The average precision of a tag is the mean, over its rows i, of the precision p_i of the n_i rows that are ranked as
+    high or higher. A row j adds its own p_j if it has the tag, and changes p_i of each row at or below its rank by
+    (y_j - p_i) / n_i (delta method). At least one row has a tag.
+    """
+    rows, total_N, tags = len(labels_NC), np.zeros(len(labels_NC)), np.flatnonzero(labels_NC.any(axis=0))
+    for tag in tags:
+        order = np.argsort(-scores_NC[:, tag], kind="stable")
+        y, descending = labels_NC[order, tag].astype(np.float64), scores_NC[order, tag]
+        # Rows with equal scores have one rank: from its first row on, up to its last.
+        starts = np.flatnonzero(np.append(True, np.diff(descending) != 0))
+        sizes = np.diff(np.append(starts, rows))
+        first, n = np.repeat(starts, sizes), np.repeat(starts + sizes, sizes)
+        p, positives = y.cumsum()[n - 1] / n, y.sum()
+        value = (y * p).sum() / positives
+        below, precision_below = ((y * each / n)[::-1].cumsum()[::-1][first] for each in (np.ones(rows), p))
+        total_N[order] += value + rows / positives * (y * (p - value + below) - precision_below)
+    return total_N / len(tags)
+
+
 def _average_precision(labels_N: np.ndarray, scores_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """Return the average precision of one tag with weighted rows, shape (R,): the sum of precision times the step in
     recall over the distinct scores, from high to low."""

@@ -28,9 +28,9 @@ def percentage_points(difference: Mapping[str, float]) -> str:
 
 
 def gain(difference: Mapping[str, Any]) -> str:
-    """Return a paired difference with its metric; R² and kappa are no percentages."""
+    """Return a paired difference with its metric; R², kappa and correlations are no percentages."""
     metric = difference.get("metric", "accuracy")
-    if name := {"r2": "R²", "quadratic_kappa": "kappa"}.get(metric):
+    if name := {"r2": "R²", "quadratic_kappa": "kappa", "spearman": "Spearman's correlation"}.get(metric):
         return "{value:+z.3f} [{low:+z.3f}, {high:+z.3f}] of ".format(**difference) + name
     return f"{percentage_points(difference)} points of {metric}"
 

@@ -260,15 +260,24 @@ class Task(ABC):
     def difference(self, labels: Any, scores_NC: Any, others_NC: Any) -> Interval:
         """Return `judged_by` of scores minus that of another model's, paired by row."""
 
+    def further_differences(self, labels: Any, scores_NC: Any, others_NC: Any) -> dict[str, Interval]:
+        """Return the differences of further metrics that are not undefined, as `difference`; by default none."""
+        return {}
+
     def margin(self) -> float:
         """Return the largest loss of `judged_by` that is still no worse."""
         return 0.01
 
     def compare(self, labels: Any, scores_NC: Any, others_NC: Any) -> dict[str, Any]:
-        """Return `difference` with its verdict, for result.json."""
-        difference = self.difference(labels, scores_NC, others_NC)
-        judged: Verdict = verdict(difference, margin=self.margin())
-        return {**difference.to_dict(), "verdict": judged, "metric": self.judged_by}
+        """Return `difference` with its verdict, for result.json, and `further_differences`, which judge nothing."""
+
+        def judged(metric: str, difference: Interval) -> dict[str, Any]:
+            found: Verdict = verdict(difference, margin=self.margin())
+            return {**difference.to_dict(), "verdict": found, "metric": metric}
+
+        comparison = judged(self.judged_by, self.difference(labels, scores_NC, others_NC))
+        further = self.further_differences(labels, scores_NC, others_NC)
+        return {**comparison, **({"further": [judged(*each) for each in further.items()]} if further else {})}
 
     @abstractmethod
     def majority(self, labels: Any) -> np.ndarray:

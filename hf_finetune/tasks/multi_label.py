@@ -121,6 +121,15 @@ class MultiLabel(Task):
         mine, others = scores_NC >= self.thresholds_C, others_NC >= THRESHOLD
         return paired_scores(multi_label.micro_f1_by_row(labels, mine), multi_label.micro_f1_by_row(labels, others))
 
+    def further_differences(
+        self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray
+    ) -> dict[str, Interval]:
+        """Return the difference of mean average precisions."""
+        if not labels.any():
+            return {}
+        pair = (multi_label.average_precision_by_row(labels, each_NC) for each_NC in (scores_NC, others_NC))
+        return {"mean_average_precision": paired_scores(*pair)}
+
     def majority(self, labels: np.ndarray) -> np.ndarray:
         """Return the share of each tag."""
         return labels.mean(axis=0)

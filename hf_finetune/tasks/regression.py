@@ -172,6 +172,18 @@ class Regression(Task):
         """Return the difference of R²."""
         return paired_scores(*(regression.r2_by_row(labels, scores_NT) for scores_NT in (scores_NC, others_NC)))
 
+    def further_differences(
+        self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray
+    ) -> dict[str, Interval]:
+        """Return the difference of Spearman's correlations, the mean over the targets, where all numbers vary."""
+        if not all(np.ptp(numbers_NT, axis=0).all() for numbers_NT in (labels, scores_NC, others_NC)):
+            return {}
+        pair = (
+            np.mean([regression.spearman_by_row(*pair) for pair in zip(labels.T, each_NT.T, strict=True)], axis=0)
+            for each_NT in (scores_NC, others_NC)
+        )
+        return {"spearman": paired_scores(*pair)}
+
     def majority(self, labels: np.ndarray) -> np.ndarray:
         """Return the means."""
         return labels.mean(axis=0)

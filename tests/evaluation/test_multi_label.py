@@ -6,6 +6,7 @@ from sklearn import metrics as sk
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.multi_label import (
+    average_precision_by_row,
     best_thresholds,
     micro_f1_by_row,
     multi_label_intervals,
@@ -52,6 +53,25 @@ def test_the_contributions_of_rows_have_the_score_as_their_mean() -> None:
     hot, scores = rows(80, 1)
     contributions = micro_f1_by_row(hot, scores >= 0.5)
     assert contributions.mean() == pytest.approx(sk.f1_score(hot, scores >= 0.5, average="micro"), abs=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [1, 9], ids=["ties", "no-ties"])
+def test_contributions_to_the_mean_average_precision(decimals: int) -> None:
+    """Their mean is the metric, and each is the change of the metric with the weight of its row."""
+    hot, scores = rows(80, 1)
+    hot[:, 4], scores = 0, scores.round(decimals)
+    contributions = average_precision_by_row(hot, scores)
+    weights, step = np.ones(80), 1e-6
+
+    def weighted() -> float:
+        return np.mean([sk.average_precision_score(hot[:, c], scores[:, c], sample_weight=weights) for c in range(4)])
+
+    value = weighted()
+    assert contributions.mean() == pytest.approx(value, abs=1e-12)
+    for row in range(0, 80, 7):
+        weights[row] += step
+        assert contributions[row] - value == pytest.approx(80 * (weighted() - value) / step, abs=1e-3)
+        weights[row] = 1
 
 
 def test_intervals_cover() -> None:

@@ -59,6 +59,9 @@ def test_texts(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]) ->
     assert f"task: {task}" in " ".join(result["data"]["notes"])
     assert {"micro_f1", "lrap"} <= set(result["metrics"]["validation"]) or "r2" in result["metrics"]["validation"]
     assert set(result["baselines"]) >= {"linear"}
+    (further,) = result["baselines"]["linear"]["difference"]["further"]
+    also = {"multi-label": "points of mean_average_precision, ", "regression": "of Spearman's correlation, "}[task]
+    assert f"{also}{further['verdict']}." in (run / "README.md").read_text()
     explained = "of the variance of the labels" if task == "regression" else "of the entropy of the labels"
     assert explained in (run / "README.md").read_text()
 
