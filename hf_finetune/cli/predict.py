@@ -49,10 +49,11 @@ class PredictJob(ClassifyJob):
     """Column of the text. Default: the one that the run was trained on, else the obvious one."""
     text_pair_column: str | None = None
     """Column of the second text. Default: as --text-column."""
-    format: Literal["lines", "csv", "tsv", "json", "jsonl"] = "lines"
-    """What stdin holds. lines: one text a line."""
-    output: Annotated[str | None, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl)")] = None
-    """File to write. Default: predictions.csv; predictions of stdin, single texts and images are printed."""
+    format: Literal["lines", "csv", "tsv", "json", "jsonl", "conll"] = "lines"
+    """What stdin holds. lines: one text a line. conll: one word a line, blank lines between sentences."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl|conll)")] = None
+    """File to write; .conll holds tags of words. Default: predictions.csv; predictions of stdin, single texts and
+    images are printed."""
     overwrite: bool = False
     """Replace the output if it exists."""
     columns: bool = True
@@ -185,13 +186,13 @@ def _answer(row: dict[str, Any]) -> tuple[str, str]:
     """Return what is predicted for a row, and the probability of its class."""
     if "entities" in row:
         entities = row["entities"]
-        return printable(", ".join(f"{e['text']} {e['label']} {e['score']:.2f}" for e in entities) or "-"), ""
+        return printable(", ".join(f"{e['text']} {e['label']} {e['score']:.2f}" for e in entities) or "(no entity)"), ""
     if "words" in row:
         tagged = zip(row["words"], row["predicted"], strict=True)
         return printable(" ".join(f"{word}/{tag}" for word, tag in tagged)), ""
     match row["predicted"]:
         case list() as tags:
-            return printable(", ".join(f"{tag} {row[f'p:{tag}']:.2f}" for tag in tags) or "-"), ""
+            return printable(", ".join(f"{tag} {row[f'p:{tag}']:.2f}" for tag in tags) or "(no tag)"), ""
         case float() as number:
             return f"{number:.4g}", ""
         case label:

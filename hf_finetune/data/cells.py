@@ -193,9 +193,7 @@ def _labels(
     most = limits.label_characters
     for i, value in enumerate(values):
         try:
-            cells = value.values() if isinstance(value, Mapping) else [value]
-            parts = [part for cell in cells for part in (cell if isinstance(cell, list | tuple) else [cell])]
-            longest = max((len(part) for part in parts if isinstance(part, str | bytes)), default=0)
+            longest = max((len(name) for name in _names_in(value) if isinstance(name, str | bytes)), default=0)
             if longest > most:
                 raise ValueError(
                     f"the label has {longest:,} characters, expected at most {most:,}; name another column by "
@@ -209,3 +207,12 @@ def _labels(
             labels.append(None)
             faults[i] = Fault(reader.fault, str(error))
     return pa.array(labels, reader.cell), faults
+
+
+def _names_in(cell: Any) -> list[Any]:
+    """Return the names, or numbers, of a label cell: of several columns, of lists, of tags of words, and of spans."""
+    if isinstance(cell, TaggedSentence):
+        cell = cell.tags.split() if isinstance(cell.tags, str) else cell.tags
+    cells = cell.values() if isinstance(cell, Mapping) else [cell]
+    parts = [part for each in cells for part in (each if isinstance(each, list | tuple) else [each])]
+    return [name for part in parts for name in (part.values() if isinstance(part, Mapping) else [part])]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_finetune.data.config import FEATURE, Kind
+from hf_finetune.data.readers.conll_file import SUFFIXES as CONLL
 from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean, plural, quoted
@@ -252,6 +253,8 @@ class _Choice:
             problem = (
                 f"no column holds the {purpose}; there {plural(len(self.columns), 'is', 'are')} {quoted(self.columns)}"
             )
+        if name == "label" and [*self.columns] == ["tokens"] and self.place.lower().endswith(CONLL):
+            return InputError(f"{self.place}: expected a word and its tag on each line, divided by a tab or a space")
         known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, *WORDS, IGNORED) for n in names}
         is_csv = self.place.lower().endswith((".csv", ".tsv"))
         no_header = is_csv and not known.intersection(column.lower() for column in self.columns)

@@ -119,8 +119,11 @@ class ClassIds:
         return self.ids.setdefault(name, len(self.ids))
 
 
-def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
+def label_name(value: Any, names: Sequence[str] = (), *, tag: str | None = None) -> str | None:
     """Return the name of a class: a string as it is, a number by `str`, a boolean in lower case, an index by its name.
+
+    Args:
+        tag: what it is, for messages, if it is one tag of several: `the tag of word 3`.
 
     Returns:
         None for a missing label: null, NaN, white space, or -1 as an index.
@@ -128,6 +131,7 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
     Raises:
         ValueError: a fraction, or an index without a name.
     """
+    what = tag or "the label"
     match value:
         case None:
             return None
@@ -136,7 +140,7 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
         case int() if names:
             if not -1 <= value < len(names):
                 raise ValueError(
-                    f"the label is {value}, but its {counted(len(names), 'class is', 'classes are')} numbered 0 to "
+                    f"{what} is {value}, but its {counted(len(names), 'class is', 'classes are')} numbered 0 to "
                     f"{len(names) - 1}"
                 )
             return None if value == UNLABELED else names[value]
@@ -144,13 +148,14 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
             if math.isnan(value):
                 return None
             if not value.is_integer():
-                raise ValueError(f"the label is {value}, expected a class; numbers need --task regression")
+                expected = "a class; numbers need --task regression" if tag is None else "text or a whole number"
+                raise ValueError(f"{what} is {value}, expected {expected}")
             return str(int(value))
         case bool():
             return str(value).lower()
         case int():
             return str(value)
-    raise ValueError(f"the label is {shortened(value)}, expected a class (text or a whole number)")
+    raise ValueError(f"{what} is {shortened(value)}, expected a class (text or a whole number)")
 
 
 def plain_name(name: str) -> str:

@@ -26,7 +26,7 @@ from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.messages import listed
-from hf_finetune.utils.tables import arrow_columns, check_output, table_writer
+from hf_finetune.utils.tables import CONLL, arrow_columns, check_output, table_writer
 
 logger = logging.getLogger("hf_finetune")
 
@@ -72,10 +72,15 @@ def predict(
         without an output "list"), with `collect` also "predictions": the rows of `output`, as mappings.
 
     Raises:
-        InputError: an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
+        InputError: an output that is not .csv, .parquet, .jsonl, or .conll for words; or unreadable rows. `output` is
+            not touched.
     """
     if output is not None:
         check_output(output, source.path if isinstance(source, SourceSplit) else "")
+        if output.suffix.lower() == CONLL and not classifier.task.has_words:
+            raise InputError(
+                f"--output {output}: expected .csv, .parquet or .jsonl, as {classifier.name} predicts no tags of words"
+            )
     options: dict[str, Any] = {"digests": digests, "collect": collect, "limits": limits}
     new_scorer = partial(Scorer, classifier, precision, batch_size=batch_size, views=views)
     if columns:

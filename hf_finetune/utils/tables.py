@@ -1,4 +1,4 @@
-"""Files of predictions: csv, jsonl or parquet written in parts, and predictions.parquet of a run."""
+"""Files of predictions: csv, jsonl, parquet or CoNLL written in parts, and predictions.parquet of a run."""
 
 import csv
 import json
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from hf_finetune.errors import InputError
 from hf_finetune.utils.files import atomic_file, check_writable_file, named_errors
 
-SUFFIXES = (".csv", ".parquet", ".jsonl")
+CONLL = ".conll"
+SUFFIXES = (".csv", ".parquet", ".jsonl", CONLL)
 
 
 def check_output(output: Path, data: str, *, overwrite: bool = True) -> None:
@@ -72,7 +73,9 @@ def _appender(path: Path, schema: pa.Schema, output: Path) -> Iterator[Callable[
 
     def append(table: pa.Table) -> None:
         for record in table.to_pylist():
-            if suffix == ".csv":
+            if suffix == CONLL:
+                file.write(_sentence(record["words"], record["predicted"]))
+            elif suffix == ".csv":
                 lines.writerow(_json(v) if isinstance(v, list | dict) else v for v in record.values())
             else:
                 file.write(f"{_json(record)}\n")
@@ -82,6 +85,11 @@ def _appender(path: Path, schema: pa.Schema, output: Path) -> Iterator[Callable[
     finally:
         with named_errors(output):
             file.close()
+
+
+def _sentence(words: Sequence[str], tags: Sequence[str]) -> str:
+    """Return a line for each word with its tag, and a blank one."""
+    return "".join(f"{' '.join(word.split())}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
 
 
 class _WideningParquet:

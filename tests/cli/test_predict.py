@@ -24,8 +24,8 @@ LABELS = ("bad", "good")
 TEXTS = ["a good film", "bad"]
 
 
-def saved(folder: Path, *, images: bool = False) -> str:
-    task = "image-classification" if images else "text-classification"
+def saved(folder: Path, *, images: bool = False, words: bool = False) -> str:
+    task = "image-classification" if images else "token-classification" if words else "text-classification"
     checkpoint = str((tiny_image_checkpoint if images else tiny_text_checkpoint)(folder / "checkpoint"))
     load_classifier(checkpoint, task=task, labels=LABELS, seed=0).model.save_pretrained(folder / "saved")
     inputs = load_image_processor(checkpoint) if images else load_tokenizer(checkpoint, max_length=32, sample=[])
@@ -77,11 +77,36 @@ def test_stdin_and_python_agree(
     assert not list(tmp_path.iterdir())
 
 
+def test_tags_of_words_are_conll_files(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words without tags are read, and what is written is read again."""
+    tagger, output = saved(tmp_path, words=True), tmp_path / "p.conll"
+    stdin(monkeypatch, "a\ngood\n\nfilm\n")
+    predict([tagger, "-", "--format", "conll", "--output", str(output), "--json"])
+    rows = json.loads(capsys.readouterr().out)["predictions"]
+    assert [row["words"] for row in rows] == [["a", "good"], ["film"]]
+    (a, good), (film,) = (row["predicted"] for row in rows)
+    assert output.read_text() == f"a\t{a}\ngood\t{good}\n\nfilm\t{film}\n\n"
+    predict([tagger, str(output), "--output", str(tmp_path / "q.jsonl"), "--json"])
+    assert [row["predicted"] for row in json.loads(capsys.readouterr().out)["predictions"]] == [[a, good], [film]]
+    with pytest.raises(
+        InputError, match=r"--output .*x\.conll: expected \.csv, \.parquet or \.jsonl, as .* predicts no"
+    ):
+        predict([model, str(output), "--output", str(tmp_path / "x.conll")])
+
+
 def test_a_long_list_of_tags_loses_its_end() -> None:
     tags = [f"{letter}::{letter * 20}" for letter in "abcd"]
     row = {"row": 0, "predicted": tags, "input": "word " * 30} | {f"p:{tag}": 0.5 for tag in tags}
     line = _table([row]).splitlines()[1]
     assert line.startswith(f"{tags[0]} 0.50, {tags[1]} 0...") and len(line) <= 80
+
+
+def test_what_has_no_tag_says_so() -> None:
+    assert _table([{"row": 0, "predicted": [], "input": "x"}]).splitlines()[1].startswith("(no tag)")
+    row = {"row": 0, "predicted": ["O"], "words": ["x"], "entities": [], "input": "x"}
+    assert _table([row]).splitlines()[1].startswith("(no entity)")
 
 
 def test_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,24 +37,19 @@ class ConllFile(TextFile):
         first = next(self._sentences(), None)
         if first is None:
             raise InputError(f"{self.path}: the file holds no words; expected a word and its tag on each line")
-        width = len(first[1][0])
-        if width < 2:
-            raise InputError(
-                f"{self.path}, line {first[0]}: expected a word and its tag, divided by a tab or a space, got "
-                f"{first[1][0][0][:40]!r}"
-            )
-        return width
+        return len(first[1][0])
 
     def columns(self) -> dict[str, Column]:
-        """Return the columns: `tokens`, perhaps `column_2` and so on, and `tags`.
+        """Return the columns: `tokens`, perhaps `column_2` and so on, and `tags` unless the lines hold words alone.
 
         Raises:
-            InputError: the file cannot be read, or has no words or no tags.
+            InputError: the file cannot be read, or has no words.
         """
         return {name: Column("list", "lists") for name in self._names()}
 
     def _names(self) -> list[str]:
-        return ["tokens", *(f"column_{i}" for i in range(2, self._width)), "tags"]
+        tags = ["tags"] if self._width > 1 else []
+        return ["tokens", *(f"column_{i}" for i in range(2, self._width)), *tags]
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
         """Yield sentences in order, `size` at a time.

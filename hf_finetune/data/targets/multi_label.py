@@ -71,7 +71,7 @@ class TagIds:
     def _id(self, tag: Any, names: Sequence[str]) -> int:
         if isinstance(tag, list | tuple | dict):
             raise ValueError(f"one of the tags is {shortened(tag)}, expected text or a whole number")
-        name = label_name(tag, names)
+        name = label_name(tag, names, tag="one of the tags")
         if name is None:
             raise ValueError("one of the tags is empty")
         if SURROGATE.search(name):

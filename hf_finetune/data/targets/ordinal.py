@@ -30,9 +30,11 @@ class Ordinal(SingleLabel):
             self._check_order(names, column)
             column = replace(column, declared=self.order)
         elif not (_are_numbers(names) or column.label_names or names <= set(column.declared)):
+            are_numbers = all(re.fullmatch(r"-?\d*\.?\d+", name) for name in names)
+            what, remedy = ("no whole numbers", ", or use --task regression") if are_numbers else ("text", "")
             raise InputError(
-                f"{column.place}: the levels in column {column.name!r} are text ({listed(sorted(names))}); name them "
-                "from the lowest to the highest by --label-order A,B,C"
+                f"{column.place}: the levels in column {column.name!r} are {what} ({listed(sorted(names))}); name them "
+                f"from the lowest to the highest by --label-order A,B,C{remedy}"
             )
         settled = super().settle(reader, cells, column, notes)
         notes.add(f"{len(settled.labels)} levels, the lowest first: {listed(list(settled.labels), most=12)}")

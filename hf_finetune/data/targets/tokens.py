@@ -18,8 +18,9 @@ from hf_finetune.data.words import TaggedSentence, is_spans, tags_of_spans
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, counted, did_you_mean, listed
 
-MOST_CHARACTERS = 1_000
-"""Longest tag."""
+_IGNORED = -100
+"""What training scripts write for the further pieces of a word, and for special tokens."""
+_WHOLE_WORDS = "expected the words of before they were tokenized, and their tags"
 
 
 class WordTags:
@@ -65,11 +66,13 @@ class WordTags:
     def _id(self, tag: Any, names: Sequence[str], number: int) -> int:
         if isinstance(tag, list | tuple | dict):
             raise ValueError(f"the tag of word {number} is a {type(tag).__name__}, expected text or a whole number")
-        name = label_name(tag, names)
+        if tag == _IGNORED and not names:
+            raise ValueError(f"the tag of word {number} is {_IGNORED}, which marks pieces of words; {_WHOLE_WORDS}")
+        name = label_name(tag, names, tag=f"the tag of word {number}")
         if name is None:
             raise ValueError(f"the tag of word {number} is empty")
-        if len(name) > MOST_CHARACTERS or SURROGATE.search(name):
-            raise ValueError(f"the tag of word {number} is no name: {name[:40]!r}")
+        if SURROGATE.search(name):
+            raise ValueError(f"the tag of word {number}, {name[:40]!r}, holds half a surrogate pair")
         if name not in self.ids and self.closed:
             if (known := self._by_value.get(name)) is not None:
                 return known
