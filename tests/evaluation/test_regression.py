@@ -81,6 +81,8 @@ def test_metrics_of_several_targets_are_their_means() -> None:
     assert values["rmse"] == pytest.approx(sk.root_mean_squared_error(targets, predicted), abs=1e-12)
     each = [stats.spearmanr(t, p).statistic for t, p in zip(targets.T, predicted.T, strict=True)]
     assert values["spearman"] == pytest.approx(np.mean(each), abs=1e-12)
+    each = [stats.pearsonr(t, p).statistic for t, p in zip(targets.T, predicted.T, strict=True)]
+    assert values["pearson"] == pytest.approx(np.mean(each), abs=1e-12)
     assert r2_by_row(targets, predicted).mean() == pytest.approx(values["r2"], abs=1e-12)
 
 

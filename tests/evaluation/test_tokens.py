@@ -4,7 +4,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.data.tag_scheme import scheme_of
@@ -61,6 +61,70 @@ def test_equal_to_seqeval_and_scikit_learn(tags):
             assert values[f"entity_{name}"] == pytest.approx(expected, abs=1e-12)
         assert values["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-12)
         assert values["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"), abs=1e-12)
+
+
+def simulated(count, seed):
+    """Sentences, predicted tags and probabilities: words of a sentence are wrong together, 4 of 10 in every third."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 9, size=count)
+    hard = np.repeat(np.where(rng.random(count) < 0.3, 0.4, 0.05), lengths)
+    true = rng.choice(len(BIO), size=len(hard), p=(0.5, 0.15, 0.1, 0.15, 0.1))
+    predicted = np.where(rng.random(len(hard)) < hard, rng.integers(len(BIO), size=len(hard)), true)
+    scores = np.full((len(hard), len(BIO)), 0.05)
+    scores[np.arange(len(hard)), predicted] = 0.8
+    return Ragged.of(true, lengths), Ragged.of(predicted, lengths), Ragged.of(scores, lengths)
+
+
+def of(true, predicted, scores):
+    return TagStatistics(true, predicted.values, len(BIO), scheme_of(BIO), scores.values)
+
+
+def test_shares_and_loss_are_those_of_scikit_learn():
+    true, predicted, scores = simulated(40, 0)
+    values = of(true, predicted, scores).values()
+    assert values["log_loss"] == pytest.approx(log_loss(true.values, scores.values, labels=range(5)), abs=1e-12)
+    both = [["-".join(map(str, each)) for each in tags] for tags in (true, predicted)]
+    assert values["sentence_accuracy"] == pytest.approx(accuracy_score(*both), abs=1e-12)
+
+
+def test_counts_of_each_kind_are_those_of_seqeval():
+    from seqeval.metrics import classification_report
+
+    true, predicted, scores = simulated(60, 1)
+    counts = of(true, predicted, scores).counts()
+    names = [[[BIO[tag] for tag in each] for each in tags] for tags in (true, predicted)]
+    expected = classification_report(*names, output_dict=True)
+    for i, kind in enumerate(scheme_of(BIO).entities):
+        assert counts.support[i] == expected[kind]["support"]
+        assert counts.correct[i] / counts.support[i] == pytest.approx(expected[kind]["recall"], abs=1e-12)
+        assert counts.correct[i] / counts.predicted[i] == pytest.approx(expected[kind]["precision"], abs=1e-12)
+
+
+@pytest.mark.parametrize("entities", [True, False])
+def test_sentences_contribute_as_leaving_them_out_says(entities):
+    true, predicted, _ = simulated(200, 2)
+    scheme, metric = (scheme_of(BIO), "entity_f1") if entities else (None, "accuracy")
+
+    def statistics_of(rows):
+        return TagStatistics(true[rows], predicted[rows].values, len(BIO), scheme)
+
+    everything = np.arange(200)
+    contributions, value = statistics_of(everything).by_sentence(), statistics_of(everything).values()[metric]
+    assert contributions.mean() == pytest.approx(value, abs=1e-12)
+    jackknife = [200 * value - 199 * statistics_of(np.delete(everything, i)).values()[metric] for i in range(60)]
+    assert np.corrcoef(contributions[:60], jackknife)[0, 1] > 0.999
+
+
+def test_intervals_cover():
+    population = simulated(20_000, 3)
+    truth = of(*population).values()
+    misses = dict.fromkeys(truth, 0)
+    for seed in range(60):
+        rows = np.random.default_rng(seed).integers(20_000, size=120)
+        for name, interval in of(*(each[rows] for each in population)).intervals(resamples=200).items():
+            misses[name] += not interval.low <= truth[name] <= interval.high
+    # 3 of 60 are expected; more than 9 happen once in 1,000 times.
+    assert len(misses) == 7 and max(misses.values()) <= 9, misses
 
 
 def test_mean_contribution_is_the_metric():
