@@ -69,16 +69,15 @@ class Sometimes:
     """Probability of each row."""
     by_class: Literal["all", "rare"] = "all"
     """all: p for every row. rare: p for rows of the rarest class, and less for other classes in inverse proportion to
-    their size; rows without a label count as the most frequent class."""
+    their size; rows without a label count as the most frequent class. A row of several tags counts as its rarest."""
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
         """Draw the rows, and apply the operation to them."""
         rngs = each(rng, len(batch))
         p = np.full(len(batch), self.p)
         if self.by_class == "rare" and batch.population is not None and batch.labels is not None:
-            counts = batch.population.rows_per_class
-            class_sizes = np.where(batch.labels < 0, counts.max(), counts[batch.labels])
-            p = p * counts[counts > 0].min() / np.maximum(class_sizes, 1)
+            population = batch.population
+            p = p * population.smallest_class / np.maximum(population.class_sizes(batch.labels), 1)
         is_chosen = np.array([r.random() for r in rngs]) < p
         return _apply_to(np.flatnonzero(is_chosen), self.operation, batch, rngs)
 
@@ -156,12 +155,14 @@ def leaves(operations: Sequence[Augmentation]) -> list[Augmentation]:
     return [operation for operation in walk(operations) if not isinstance(operation, Composed)]
 
 
-def uses_classes(operations: Sequence[Augmentation]) -> bool:
-    """Return whether an operation reads the class of a row."""
-    return any(
-        isinstance(operation, MixHalves) or (isinstance(operation, Sometimes) and operation.by_class == "rare")
-        for operation in walk(operations)
-    )
+def needs_one_class(operations: Sequence[Augmentation]) -> bool:
+    """Return whether an operation joins rows of one class."""
+    return any(isinstance(operation, MixHalves) for operation in walk(operations))
+
+
+def favors_rare(operations: Sequence[Augmentation]) -> bool:
+    """Return whether an operation is for rows of rare classes or tags more than for others."""
+    return any(isinstance(operation, Sometimes) and operation.by_class == "rare" for operation in walk(operations))
 
 
 def generative_operations(operations: Sequence[Augmentation]) -> list[GenerativeOperation]:

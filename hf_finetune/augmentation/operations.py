@@ -33,14 +33,41 @@ class Population:
     names: tuple[str, ...]
     """Class names."""
     labels: np.ndarray
-    """Class indices, shape (N,); -1 for a row without a label."""
+    """Class indices, shape (N,), -1 for a row without a label; or a 0 or 1 for each tag, shape (N, C)."""
     texts: Sequence[str] = ()
     """Text of each row; () for images."""
 
     @cached_property
     def rows_per_class(self) -> np.ndarray:
-        """Number of rows of each class, shape (C,)."""
+        """Number of rows of each class or tag, shape (C,)."""
+        if self.labels.ndim == 2:
+            return (self.labels == 1).sum(axis=0)
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.names))
+
+    @cached_property
+    def _rows_without_tags(self) -> int:
+        return int((self.labels == 0).all(axis=1).sum()) if self.labels.ndim == 2 else 0
+
+    @cached_property
+    def smallest_class(self) -> int:
+        """Number of rows of the rarest class or tag that has some."""
+        counts = np.append(self.rows_per_class, self._rows_without_tags)
+        return int(counts[counts > 0].min())
+
+    def class_sizes(self, labels: np.ndarray) -> np.ndarray:
+        """Return the number of training rows of each row's class, or of its rarest tag, shape (B,).
+
+        Rows without tags are a class of their own; those without a label count as of the most frequent class.
+
+        Args:
+            labels: of some rows, as `labels`.
+        """
+        counts_C = self.rows_per_class
+        if labels.ndim == 1:
+            return np.where(labels < 0, counts_C.max(), counts_C[labels])
+        rarest_B = np.where(labels == 1, counts_C, np.iinfo(np.int64).max).min(axis=1)
+        sizes_B = np.where((labels == 1).any(axis=1), rarest_B, self._rows_without_tags)
+        return np.where((labels < 0).any(axis=1), counts_C.max(), sizes_B)
 
     @cached_property
     def rows_of(self) -> list[np.ndarray]:

@@ -49,7 +49,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(describe(result["views"]))
     if not job.json:
         if result["per_class"]:
-            print(f"\n{per_class_table(result['per_class'], noun=noun)}")
+            counts = classifier.task.counted
+            print(f"\n{per_class_table(result['per_class'], noun=noun, counted_as=counts)}")
         if result["per_target"]:
             print(f"\n{per_target_table(result['per_target'])}")
         if result["doubts"]:

@@ -5,6 +5,7 @@ read the data, or sections of several packages.
 """
 
 import math
+from collections.abc import Collection
 
 from hf_finetune.augmentation.compose import check_kind, depends_on_progress, generative_operations
 from hf_finetune.config.recipe import Recipe
@@ -144,6 +145,10 @@ UNUSED: tuple[Unused, ...] = (
 )
 
 
-def unused_options(recipe: Recipe) -> tuple[str, ...]:
-    """Return a note for each option that is set and has no effect in this recipe."""
-    return rules.unused_options(recipe, UNUSED)
+def unused_options(recipe: Recipe, *, used: Collection[str] = ()) -> tuple[str, ...]:
+    """Return a note for each option that is set and has no effect in this recipe.
+
+    Args:
+        used: fields that have an effect in any case, see `Task.always_used`.
+    """
+    return rules.unused_options(recipe, [option for option in UNUSED if option.field not in used])

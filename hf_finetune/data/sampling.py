@@ -6,12 +6,13 @@ without a tag count as a class of their own.
 Legend: N rows, C classes or tags.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
 
 from hf_finetune.data.labels import UNLABELED, is_labeled, labels_of
+from hf_finetune.data.ragged import Ragged
 
 Sampling = Literal["none", "balanced", "square_root"]
 
@@ -40,13 +41,14 @@ def class_quotas(counts_C: np.ndarray, sampling: Sampling) -> np.ndarray:
     return quota_C
 
 
-def classes_of(labels: np.ndarray) -> np.ndarray:
+def classes_of(labels: Any) -> Any:
     """Return the class of each row, shape (N,); -1: unlabeled.
 
     Args:
-        labels: class ids (N,), or a 0 or 1 for each tag (N, C), of which a row counts as its rarest.
+        labels: class ids (N,), or a 0 or 1 for each tag (N, C), of which a row counts as its rarest. Those of words
+            (`Ragged`) are returned as they are.
     """
-    if labels.ndim == 1:
+    if isinstance(labels, Ragged) or labels.ndim == 1:
         return labels
     labeled_N = is_labeled(labels)
     hot_NC = (labels == 1) & labeled_N[:, None]

@@ -72,8 +72,8 @@ class WordTagChecks(ClassChecks):
 
     noun, nouns = "tag", "tags"
     finds_telltales = False
-    # Words have no class weights, and long texts become windows.
-    unfit = ("uneven_classes", "cut_off")
+    # Common tags are common words, long texts become windows, and a sentence may have one word.
+    unfit = ("uneven_classes", "cut_off", "very_short")
 
     def further_findings(self, examples: Examples) -> list[Finding]:
         """Return findings on impossible tags, and on words with many."""

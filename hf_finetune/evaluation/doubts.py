@@ -11,6 +11,7 @@ from typing import Any, Literal
 from hf_finetune.data.truncation import Truncation
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores
+from hf_finetune.evaluation.report import PLURALS
 from hf_finetune.utils.messages import counted, listed, plural
 
 Name = Literal[
@@ -56,7 +57,7 @@ class Training:
     """What a classifier was trained with, as far as remedies name it."""
 
     rows_per_class: Mapping[str, int]
-    """Training rows by label."""
+    """Training rows by label, or words or entities."""
     epochs: float
     weighted: bool = False
     """Whether rare classes weigh more already, by class weights or sampling."""
@@ -67,7 +68,11 @@ class Training:
 
 
 def never_predicted(
-    splits: Mapping[str, Sequence[ClassScores]], training: Training | None = None, *, weights: str | None = WEIGHTS
+    splits: Mapping[str, Sequence[ClassScores]],
+    training: Training | None = None,
+    *,
+    weights: str | None = WEIGHTS,
+    noun: str = "row",
 ) -> tuple[Doubt, ...]:
     """Return a doubt about the classes that have rows and are predicted for no row of any split.
 
@@ -75,7 +80,9 @@ def never_predicted(
         splits: the scores of each class, in the same order, by split.
         training: None: unknown.
         weights: as in `Training`, where that is unknown.
+        noun: what has a class, see `Task.counted`.
     """
+    many = PLURALS[noun]
     by_class = list(zip(*splits.values(), strict=True))
     found = {
         of_class[0].label: sum(each.support for each in of_class)
@@ -88,17 +95,17 @@ def never_predicted(
         return ()
     names, rows, where = listed([_quoted(label) for label in found]), sum(found.values()), " and ".join(splits)
     are, them = plural(len(found), "is", "are"), plural(len(found), "it", "them")
-    message = f"{names} {are} never predicted: 0 of {rows:,} {where} rows of {them} are recognized"
+    message = f"{names} {are} never predicted: 0 of {rows:,} {where} {many} of {them} are recognized"
     if training is None:
         how = f"with {weights}, " if weights else ""
-        return (Doubt("never_predicted", message, f"train {how}for more --epochs, or with more such rows"),)
+        return (Doubt("never_predicted", message, f"train {how}for more --epochs, or with more such {many}"),)
     counts = {label: training.rows_per_class[label] for label in found}
     largest, most = max(training.rows_per_class.items(), key=lambda item: item[1])
     shown = listed([f"{count:,}" for count in counts.values()])
     all_rows = sum(training.rows_per_class.values()) if training.rows is None else training.rows
     message += (
         f"; {plural(len(found), 'it has', 'they have')} {shown} of "
-        f"{all_rows:,} training rows, {_quoted(largest)} has {most:,}"
+        f"{all_rows:,} training {many}, {_quoted(largest)} has {most:,}"
     )
     return (Doubt("never_predicted", message, _learn_rare(min(counts.values()), most, training)),)
 
@@ -114,13 +121,14 @@ def _learn_rare(fewest: int, most: int, training: Training) -> str:
 
 
 def missing_classes(
-    split: str, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], *, remedy: str
+    split: str, scores: Sequence[ClassScores], metrics: Mapping[str, Interval], *, remedy: str, noun: str = "row"
 ) -> tuple[Doubt, ...]:
     """Return a doubt about the classes without rows in a split.
 
     Args:
         scores: of each class in this split.
         metrics: of this split; those that are means over fewer classes are named.
+        noun: what has a class, see `Task.counted`.
     """
     missing = [each.label for each in scores if each.support == 0]
     if not missing:
@@ -133,7 +141,9 @@ def missing_classes(
     # Tags have no roc_auc in any case.
     area = ["roc_auc is not defined"] if "balanced_accuracy" in metrics and "roc_auc" not in metrics else []
     names = listed([_quoted(label) for label in missing])
-    message = f"no {split} row is of {names}: nothing is known about recognizing {plural(len(missing), 'it', 'them')}"
+    message = (
+        f"no {split} {noun} is of {names}: nothing is known about recognizing {plural(len(missing), 'it', 'them')}"
+    )
     consequences = ", ".join([*means, *area])
     return (Doubt("missing_class", f"{message}; {consequences}" if consequences else message, remedy),)
 

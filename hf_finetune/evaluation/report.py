@@ -12,8 +12,8 @@ from hf_finetune.evaluation.metrics import class_ids
 from hf_finetune.utils.console import line_width, table
 from hf_finetune.utils.messages import counted
 
-PLURALS = {"class": "classes", "tag": "tags", "entity": "entities"}
-"""What `per_class` has scores of, see `Task.per_class_noun`, by one of them."""
+PLURALS = {"class": "classes", "tag": "tags", "entity": "entities", "row": "rows", "word": "words"}
+"""What `per_class` has scores of and what it counts, see `Task.per_class_noun` and `Task.counted`, by one of them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,12 @@ def worst_classes(scores: Mapping[str, Mapping[str, Any]], most: int | None = No
 
 
 def per_class_table(
-    scores: Mapping[str, Mapping[str, Any]], *, noun: str = "class", most: int = 10, width: int | None = None
+    scores: Mapping[str, Mapping[str, Any]],
+    *,
+    noun: str = "class",
+    counted_as: str = "row",
+    most: int = 10,
+    width: int | None = None,
 ) -> str:
     """Format one line per class with precision, recall and F1, their intervals, and the rows; the lowest F1 first.
 
@@ -88,12 +93,13 @@ def per_class_table(
     Args:
         scores: a split of `per_class` in result.json.
         noun: what they are of, see `PLURALS`.
+        counted_as: what is counted, see `Task.counted`.
         most: largest number of classes; a last line counts the others.
         width: largest width in characters, for which labels are cut. None: that of the terminal, else 80.
     """
     names = ("precision", "recall", "f1")
     shown = worst_classes(scores, most)
-    lines: list[tuple[str, ...]] = [(noun, *names, "rows")]
+    lines: list[tuple[str, ...]] = [(noun, *names, PLURALS[counted_as])]
     for label in shown:
         entry = scores[label]
         lines.append((label, *(_short_cell(entry[name]) for name in names), f"{entry['support']:,}"))

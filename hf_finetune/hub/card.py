@@ -17,6 +17,7 @@ import jinja2
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metric_tables import METRICS
+from hf_finetune.evaluation.report import PLURALS
 from hf_finetune.hub import markdown, plots
 from hf_finetune.hub.local_paths import shorten
 from hf_finetune.hub.metadata import metadata
@@ -47,6 +48,7 @@ def render_card(run: RunFacts) -> str:
         long_function=_long_function(run),
         read_text=_read_text(run),
         few_rows=FEW_ROWS,
+        plurals=PLURALS,
         procedure=procedure(run),
         adapter_config=adapter_config(run),
         command=shorten(run.result.get("command") or ""),

@@ -142,8 +142,10 @@ def _doubts(
     rows, metric = next(iter(metrics.values())).n, task.epoch_metric
     return (
         *doubts.leaked_rows(num_leaked, rows),
-        *doubts.never_predicted({"scored": scores}, weights=task.rare_remedy),
-        *doubts.missing_classes("scored", scores, metrics, remedy="score rows of these classes, too"),
+        *doubts.never_predicted({"scored": scores}, weights=task.rare_remedy, noun=task.counted),
+        *doubts.missing_classes(
+            "scored", scores, metrics, remedy="score rows of these classes, too", noun=task.counted
+        ),
         *(
             doubts.few_rows(
                 "scored", metric, metrics[metric], purpose="to judge a model by", remedy="score about {rows} rows"

@@ -16,7 +16,6 @@ from hf_finetune.data.readers.memory_table import memory_table
 from hf_finetune.data.readers.table import DROP
 from hf_finetune.data.rows import Carried, UnusableRow
 from hf_finetune.data.streaming import stream
-from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.tasks.trained_model import TrainedModel
@@ -78,8 +77,9 @@ def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLim
     """
     rows, first = iter(inputs), 0
     while part := list(islice(rows, PART_ROWS[classifier.kind])):
-        reads_words = isinstance(classifier.inputs, WordInputs)
-        columns = {"text": part} if reads_words else input_columns(part, kind=classifier.kind, name="inputs")
+        columns = (
+            {"text": part} if classifier.task.has_words else input_columns(part, kind=classifier.kind, name="inputs")
+        )
         table = memory_table("inputs", columns)
         # Columns that are named by us are not inferred, which would be noted.
         ours: dict[str, Any] = {name: name for name in columns} if columns.keys() <= CANONICAL else {}

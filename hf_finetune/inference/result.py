@@ -13,6 +13,7 @@ from typing import Any, Self
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.report import (
+    PLURALS,
     comparison_table,
     doubts_text,
     extra_names,
@@ -270,7 +271,7 @@ class Result:
         noun = self._task.per_class_noun
         parts = [f"{self._title}\n{comparison_table(self._models(), metrics=shown, noun=noun)}"]
         if scores := self._of_split("per_class"):
-            parts.append(per_class_table(scores, noun=noun))
+            parts.append(per_class_table(scores, noun=noun, counted_as=self._task.counted))
         parts += [per_target_table(targets)] if (targets := self._of_split("per_target")) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
@@ -287,7 +288,8 @@ class Result:
         rows = [[name, *(_cell(row.get(name)) for row in models)] for name in self.metrics.get(self.split, {})]
         parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *(row["name"] for row in models)], rows)]
         if classes := self._of_split("per_class"):
-            columns = {"precision": "precision", "recall": "recall", "f1": "f1", "support": "rows"}
+            counts = PLURALS[self._task.counted]
+            columns = {"precision": "precision", "recall": "recall", "f1": "f1", "support": counts}
             rows = [[label, *(_cell(classes[label].get(name)) for name in columns)] for label in worst_classes(classes)]
             header = [self._task.per_class_noun, *columns.values()]
             parts.append(_html_table(header, rows[:MOST_SHOWN]))

@@ -3,7 +3,7 @@
 import numpy as np
 from transformers import PreTrainedModel
 
-from hf_finetune.augmentation.compose import uses_classes
+from hf_finetune.augmentation.compose import favors_rare, needs_one_class
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.data.inputs import TextInputs, without_votes
 from hf_finetune.data.labels import is_labeled, labels_of
@@ -75,7 +75,7 @@ def check_task(context: RunContext, data: RunData) -> None:
         InputError: naming the field, what it needs, and the task; or see `Task.check_judged`.
     """
     recipe, task = context.recipe, data.task
-    objective = recipe.objective
+    objective, augment = recipe.objective, recipe.data.augment
     task.best_metric(recipe.evaluate.metric)
     task.choose_loss(objective.loss)
     for name, rows in (("validation", data.splits.validation), ("test", data.splits.test)):
@@ -91,7 +91,9 @@ def check_task(context: RunContext, data: RunData) -> None:
         "objective.mix": bool(objective.mix),
         "batching.sampling": recipe.batching.sampling != "none",
         "evaluate.extra": bool(recipe.evaluate.extra),
-        "data.augment": uses_classes(recipe.data.augment) or (bool(recipe.data.augment) and not task.augments),
+        "data.augment": bool(augment and not task.augments)
+        or needs_one_class(augment)
+        or (favors_rare(augment) and not task.has_rare),
         "model.pooling": recipe.model.pooling != "default",
         "model.last_layers": recipe.model.last_layers > 1,
         "model.head": recipe.model.has_custom_head,

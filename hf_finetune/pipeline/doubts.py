@@ -1,6 +1,5 @@
 """The doubts of a finished run: see `evaluation.doubts`."""
 
-from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt, Training
 from hf_finetune.pipeline.context import Run
@@ -25,21 +24,24 @@ MOST_HELD_OUT = 0.4
 
 def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]:
     """Return all doubts, those about single classes first."""
-    run, splits, labels = trained.run, evaluation.splits, trained.run.data.splits.labels
+    run, splits = trained.run, evaluation.splits
     recipe = run.recipe
+    task, train_labels = trained.task, run.data.train_labels
     training = Training(
-        dict(zip(labels, run.data.rows_per_class.tolist(), strict=True)),
+        task.support(train_labels),
         recipe.train.num_train_epochs,
         weighted=class_weights(run) is not None or recipe.batching.sampling != "none",
-        weights=trained.task.rare_remedy,
-        rows=len(labeled_rows(run.data.splits.train)),
+        weights=task.rare_remedy,
+        rows=len(train_labels) if task.counted == "row" else None,
     )
     return (
-        *doubts.never_predicted({name: split.per_class for name, split in splits.items()}, training),
+        *doubts.never_predicted({name: split.per_class for name, split in splits.items()}, training, noun=task.counted),
         *(
             doubt
             for name, split in splits.items()
-            for doubt in doubts.missing_classes(name, split.per_class, split.metrics, remedy=_more_classes(run, name))
+            for doubt in doubts.missing_classes(
+                name, split.per_class, split.metrics, remedy=_more_classes(run, name), noun=task.counted
+            )
         ),
         *_few_validation_rows(run, splits["validation"]),
         *doubts.baseline_doubts(evaluation.baselines, remedy=_better(run)),

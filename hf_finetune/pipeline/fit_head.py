@@ -18,6 +18,7 @@ from torch import nn
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.data.labels import is_labeled, labels_of
+from hf_finetune.data.ragged import flat
 from hf_finetune.data.sampling import classes_of, draws_per_row
 from hf_finetune.data.word_inputs import sources, word_counts
 from hf_finetune.models.modules import classification_layers, set_layer
@@ -102,8 +103,8 @@ def _draw_sample(setup: RunSetup) -> _Sample:
     by_content = isinstance(run.data.inputs, TextInputs) or not run.recipe.data.augment_copies
     first_N = first_sources(run.data.splits.train.select(sources(train_rows, indices)), by_content=by_content)
     weights_C = head_weights(run)
-    weights_N = None if weights_C is None else weights_C[classes_of(labels)[indices]]
-    positive = None if run.data.task.has_classes else class_weights(run)
+    weights_N = None if weights_C is None else weights_C[flat(classes_of(labels)[indices])]
+    positive = class_weights(run) if run.data.task.weighs_positives else None
     positive_C = None if positive is None else np.asarray(positive)
     return _Sample(indices, train_rows.select(indices), labels[indices], first_N, weights_C, weights_N, positive_C)
 
@@ -185,14 +186,13 @@ def fit_settings(run: Run) -> warm_start.Fit:
 
 
 def head_weights(run: Run) -> np.ndarray | None:
-    """Return the weight of a row of each class in the fit, to match the loss in training, see `sampling.classes_of`.
+    """Return the weight of a row or word of each class in the fit, to match the loss in training, see `classes_of`.
 
     It is the class weight times how often `batching.sampling` draws the row. None: all rows weigh the same.
     """
     sampling, classes = run.recipe.batching.sampling, len(run.data.splits.labels)
-    # Those of tags weigh a tag of a row, not the row.
-    weights = class_weights(run) if run.data.task.has_classes else None
-    if weights is None and sampling == "none":
-        return None
+    weights = None if run.data.task.weighs_positives else class_weights(run)
+    if sampling == "none":
+        return None if weights is None else np.asarray(weights)
     draws_C = draws_per_row(run.data.train_labels, sampling, classes)
     return draws_C * (1.0 if weights is None else np.asarray(weights))

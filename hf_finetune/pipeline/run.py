@@ -209,8 +209,7 @@ def with_network(loaded: RunInput) -> Run:
         *loaded.notes,
         *model.notes,
         *(() if teachers is None else teachers.notes),
-        # Those of a tag weigh having it against lacking it, however often its rows are drawn.
-        *(n for n in unused_options(recipe) if data.task.has_classes or not n.startswith("objective.class_weights")),
+        *unused_options(recipe, used=data.task.always_used),
         *experimental_notes(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )

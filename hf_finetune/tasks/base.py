@@ -40,7 +40,7 @@ class HeadFit:
     inverse_strength: float
     """scikit-learn's C, the inverse of the L2 penalty."""
     weights_N: np.ndarray | None = None
-    """Weight of each row. None: all the same."""
+    """Weight of each row, of sentences of each word. None: all the same."""
     first_N: np.ndarray | None = None
     """Index of the first row that each row repeats. None: no repeats."""
     positive_C: np.ndarray | None = None
@@ -83,6 +83,12 @@ class Task(ABC):
     """Flags by which rare classes or tags are predicted more often. None: there are none."""
     per_class_noun: ClassVar[str] = "tag"
     """What `per_class` has scores of."""
+    counted: ClassVar[str] = "row"
+    """What is counted in `per_class`: what has a class or tag."""
+    weighs_positives: ClassVar[bool] = False
+    """Whether class weights are of having a tag against lacking it, and not of rows or words by their class."""
+    has_rare: ClassVar[bool] = False
+    """Whether a row is of a class, or of tags, that may be rare."""
     augments: ClassVar[bool] = True
     """Whether operations of augmentation leave the labels of a row as they are."""
     spread: ClassVar[str] = "entropy"
@@ -95,6 +101,8 @@ class Task(ABC):
     """What the labels name, for messages: classes, tags or target."""
     activation: ClassVar[Activation] = "softmax"
     """How logits become predictions, which says how two predictions of a row are compared."""
+    always_used: ClassVar[tuple[str, ...]] = ()
+    """Recipe fields that have an effect with this task also where `config.rules` says that they have none."""
     refuses: ClassVar[Mapping[str, str]] = {}
     """Recipe fields, and flags of predict and evaluate, that the task cannot have, and why: the end of a message."""
 
@@ -205,6 +213,10 @@ class Task(ABC):
     @abstractmethod
     def rows_per_output(self, labels: Any) -> np.ndarray:
         """Return the rows of each class or tag, shape (C,); all rows for a target."""
+
+    def support(self, labels: Any) -> dict[str, int]:
+        """Return how often each name of `per_class` occurs."""
+        return dict(zip(self.labels, self.rows_per_output(labels).tolist(), strict=True))
 
     def with_every_output(self, chosen_n: np.ndarray, labels: Any) -> np.ndarray:
         """Add to the indices of chosen rows those without which a head could not be fitted."""

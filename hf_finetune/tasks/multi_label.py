@@ -50,6 +50,10 @@ class MultiLabel(Task):
     constant = "the most frequent tags"
     outputs = "tags"
     calibrates = True
+    has_rare = True
+    weighs_positives = True
+    # They weigh having a tag against lacking it, however often its rows are drawn.
+    always_used = ("objective.class_weights",)
     model_noun = "tagger"
     purpose = "It assigns any number of {} tags"
     rare_remedy = "--objective.loss Asymmetric"
@@ -57,7 +61,7 @@ class MultiLabel(Task):
     refuses: ClassVar[Mapping[str, str]] = {
         "objective.logit_adjustment": "it shifts the classes of one softmax against each other, and each tag has a "
         "sigmoid of its own; use objective.class_weights",
-        "data.augment": "MixHalves and by_class rare read the one class of a row",
+        "data.augment": "MixHalves joins texts of one class, and a row has several tags",
     }
 
     @property

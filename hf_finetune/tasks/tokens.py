@@ -70,14 +70,14 @@ class Tags(Task):
     augments = False
     has_words = True
     constant = "the most frequent tag"
+    counted = "word"
+    rare_remedy = "--objective.class-weights Balanced"
     refuses: ClassVar[Mapping[str, str]] = {
         "objective.kinds": "features are compared row by row; use losses on logits, such as SoftTargets",
         "objective.teacher_precision": "rows are computed again by the margin of their one label",
-        "objective.class_weights": "they weigh rows by their class; use --objective.loss Focal",
-        "objective.logit_adjustment": "it shifts the classes of rows",
         "objective.r_drop": _ONE_ROW,
         "objective.mix": _ONE_ROW,
-        "batching.sampling": _ONE_ROW,
+        "batching.sampling": f"{_ONE_ROW}; use objective.class_weights",
         "evaluate.extra": "its modules read one class a row",
         "--precision bf16": "rows are computed again by the margin of their one label",
         "--views": "operations on texts change the words that have tags",
@@ -233,6 +233,7 @@ class Entities(Tags):
     model_noun = "named-entity recognizer"
     purpose = "It marks entities by {} tags of words"
     per_class_noun = "entity"
+    counted = "entity"
 
     def configured(self, evaluate: Evaluate) -> Task:
         """Return the task with its decoding."""
@@ -242,6 +243,12 @@ class Entities(Tags):
     def scheme(self) -> Any:
         """The scheme of the tags."""
         return scheme_of(self.labels)
+
+    def support(self, labels: Any) -> dict[str, int]:
+        """Return the entities of each kind."""
+        kinds = entities_of(labels, self.scheme).kind
+        counts = np.bincount(kinds, minlength=len(self.scheme.entities))
+        return dict(zip(self.scheme.entities, counts.tolist(), strict=True))
 
     def tags(self, scores: Ragged) -> np.ndarray:
         """Return the predicted tag of each word, shape (W,)."""

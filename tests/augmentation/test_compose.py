@@ -59,6 +59,17 @@ def test_sometimes_by_row_and_by_class_frequency() -> None:
     assert share_changed(Sometimes(UPPER, 1.0), batch).tolist() == [1, 1, 1]
 
 
+def test_sometimes_by_the_rarest_tag_of_a_row() -> None:
+    """Of 8 rows two have a, six b, one of them both, and one has none."""
+    hot = np.array([[1, 0], [1, 1], *[[0, 1]] * 5, [0, 0]])
+    population = Population(("a", "b"), hot, ["x y"] * 8)
+    labels = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [-1, -1]])
+    assert population.class_sizes(labels).tolist() == [2, 6, 2, 1, 6] and population.smallest_class == 1
+    batch = TextBatch(["one two"] * 5, None, labels, population)
+    shares = share_changed(Sometimes(UPPER, 0.9, "rare"), batch)
+    assert np.allclose(shares, [0.45, 0.15, 0.45, 0.9, 0.15], atol=0.08)
+
+
 def test_phases_follow_progress() -> None:
     batch = TextBatch(["xY"] * 4, progress=np.array([0.6, 0.0, 0.25, 0.99]))
     phases = Phases((UPPER, LOWER, Compose(())), (0.25, 0.7))
