@@ -101,6 +101,10 @@ class TextInputs:
         long = self.long if texts.pairs is None else TRUNCATE
         return long.encode(self.tokenizer, texts, self.max_length, **options)
 
+    def one_way(self, rows: Dataset) -> str | None:
+        """Return why there is only one way to read long texts of these rows, for messages. None: `long` has several."""
+        return "pairs of texts can only be truncated" if "text_pair" in rows.column_names else None
+
     def truncation(self, encoded: Dataset, sample: int = 2000, *, limit: int | None = None) -> Truncation:
         """Estimate how many rows are cut off, and the length that would hold nearly all, see `data.truncation`."""
         lengths, pairs = self.whole_lengths(encoded, sample), "text_pair" in encoded.column_names

@@ -142,6 +142,10 @@ class WordInputs(TextInputs):
             first = last
         return windows
 
+    def one_way(self, rows: Dataset) -> str | None:
+        """Return why there is only one way to read long texts."""
+        return "tags of words are read in windows that score every word"
+
     def truncation(self, encoded: Dataset, sample: int = 2000, **options: Any) -> Truncation:
         """Return that no text is truncated: long ones become windows."""
         return Truncation(self.max_length, 0.0, self.max_length, 1.0, 1.0)

@@ -21,7 +21,6 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.long.config import TRUNCATE, Auto, Chunk, HeadTail, Sliding, Way
 from hf_finetune.data.unlabeled import labeled_rows
-from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.build_model import build_model
@@ -72,10 +71,8 @@ def _choose(context: RunContext, data: RunData, inputs: TextInputs, most_rows: i
     def choice(way: Way, why: str, measured: dict[str, Any]) -> LongChoice:
         return LongChoice(way, why, measured, rows, time.perf_counter() - started)
 
-    if isinstance(inputs, WordInputs):
-        return choice(TRUNCATE, "tags of words are read in windows that score every word", {})
-    if "text_pair" in train.column_names:
-        return choice(TRUNCATE, "pairs of texts can only be truncated", {})
+    if (only := inputs.one_way(train)) is not None:
+        return choice(TRUNCATE, only, {})
     lengths = inputs.whole_lengths(inputs.encode(train))
     if not (share := lengths.longer(inputs.max_length)):
         return choice(TRUNCATE, f"no text has more than {inputs.max_length} tokens", {})
@@ -105,11 +102,12 @@ def _choose(context: RunContext, data: RunData, inputs: TextInputs, most_rows: i
 
 
 def _why(way: Way, measured: dict[str, Any], task: Task) -> str:
+    scores = ", ".join(f"{name} {each[task.judged_by]:.3f}" for name, each in measured.items())
     if way == TRUNCATE:
-        return f"no other way has a better {task.judged_by} by a paired test"
+        return f"no other way has a better {task.judged_by} by a paired test ({scores})"
     difference = measured[way.name]["difference"]
-    low, high = difference["low"], difference["high"]
-    return f"its {task.judged_by} is better by {difference['value']:.3f} [{low:.3f}, {high:.3f}] than simpler ways"
+    better = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**difference)
+    return f"its {task.judged_by} is better by {better} than simpler ways ({scores})"
 
 
 class _Measurement:

@@ -10,7 +10,7 @@ from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.labels import has_words
 from hf_finetune.data.loading import Splits, load
-from hf_finetune.data.long.config import TRUNCATE, Auto, Truncate
+from hf_finetune.data.long.config import TRUNCATE, Auto
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
@@ -84,15 +84,14 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
         positions=length_after(model.surgery),
         sequence=recipe.sequence,
     )
-    if not isinstance(data.long, Truncate | Auto) and "text_pair" in splits.train.column_names:
-        raise InputError("data.long: expected truncate with pairs of texts, which one window must hold; leave it out")
-    of_words = has_words(splits.train.column_names)
-    if of_words and not isinstance(data.long, Truncate | Auto):
-        raise InputError("data.long: expected truncate with tags of words, whose windows score each; leave it out")
     # It is chosen later, see `choose_long`.
     long = TRUNCATE if isinstance(data.long, Auto) else data.long
+    kind = WordInputs if has_words(splits.train.column_names) else TextInputs
+    inputs = kind(tokenizer, data.max_length, long)
+    if long != TRUNCATE and (why := inputs.one_way(splits.train)) is not None:
+        raise InputError(f"data.long: expected truncate, got {long.name}: {why}; leave it out")
     long.check(tokenizer, data.max_length, checkpoint.name)
-    return (WordInputs if of_words else TextInputs)(tokenizer, data.max_length, long)
+    return inputs
 
 
 def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool, cache_gb: float) -> ImageInputs:

@@ -13,11 +13,10 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.long.config import TRUNCATE, Chunk, HeadTail, Sliding
 from hf_finetune.data.truncation import ways
-from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.models.processors import position_limit
-from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
+from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.build_hooks import gradual_unfreezing
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.measure_costs import (
@@ -78,6 +77,7 @@ class Plan:
     of training. Empty if no text is longer."""
     steps: int
     rows_per_step: int
+    """Mean, of steps that differ by one row at most, or have a token budget."""
     learning_rate: float
     schedule: PlannedSchedule
     mixed_precision: str
@@ -152,7 +152,6 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
         encode_s = costs.encode_s * len(encoded)
     before = {"start_s": start_s, "pretrain_s": time_pretraining(run), "augment_s": augment_s, "encode_s": encode_s}
     parts = _parts(run, costs, before, len(encoded), steps / epoch.steps, loop_s=loop_s, checkpoint_s=checkpoint_s)
-    rows_per_step = micro_batch(run).rows_per_step
     return Plan(
         name=run.recipe.name,
         rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())},
@@ -163,7 +162,7 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
         tokens=_text_lengths(run, encoded),
         long=_ways_to_read(run, encoded, loop_s),
         steps=steps,
-        rows_per_step=round(len(encoded) / epoch.steps) if run.recipe.batching.token_budget else rows_per_step,
+        rows_per_step=round(len(encoded) / epoch.steps),
         learning_rate=learning_rate(run),
         schedule=_planned_schedule(run, costs, steps, plot),
         mixed_precision=costs.mixed_precision,
@@ -256,7 +255,7 @@ def _text_lengths(run: Run, encoded: Dataset) -> dict[str, float] | None:
 def _ways_to_read(run: Run, encoded: Dataset, loop_s: float) -> list[dict[str, Any]]:
     """Return what each way to read long texts costs, in proportion to its tokens."""
     inputs = run.data.inputs
-    if not isinstance(inputs, TextInputs) or isinstance(inputs, WordInputs) or "text_pair" in encoded.column_names:
+    if not isinstance(inputs, TextInputs) or inputs.one_way(encoded) is not None:
         return []
     lengths, limit = inputs.whole_lengths(encoded), position_limit(run.model.network.config)
     if not lengths.longer(inputs.max_length):

@@ -1,18 +1,21 @@
 """Push a finished run to the Hub, pull it, and verify that the copy predicts as the run does."""
 
 import json
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, Image
 
 from hf_finetune.config.recipe import Hub
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
+from hf_finetune.utils.sequences import LETTERS
 
 
 def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) -> Pushed:
@@ -83,9 +86,14 @@ def _pulled_adapter(folder: Path, pulled: Path, *, on_named_base: bool) -> parit
 
 
 def _probe_rows(classifier: TrainedModel) -> Dataset:
-    """Return rows to compare two copies of a model, whose data may be gone: its label names, or noise images."""
-    if classifier.kind == "text":
-        return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
+    """Return rows to compare two copies of a model, whose data may be gone: its label names, letters of its sequences,
+    one row longer than it reads at once; or noise images."""
+    if isinstance(classifier.inputs, TextInputs):
+        gap, names = (" ", classifier.labels) if classifier.sequence is None else ("", LETTERS[classifier.sequence])
+        parts = names[:8]
+        long = gap.join(islice(cycle(parts), 2 * classifier.inputs.max_length))
+        texts = [*(f"{a}{gap}{b}" for a in parts for b in parts), long]
+        return Dataset.from_dict({"text": texts, **({"text_pair": texts[::-1]} if classifier.pairs else {})})
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (32, 64, 96, 128)]
     return Dataset.from_dict({"image": [Image().encode_example(pixels) for pixels in noise]})
