@@ -37,6 +37,11 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.distillation.weight_schedules import Ramp
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
     from hf_finetune.evaluation.paired import paired_difference, verdict
+    from hf_finetune.features.config import BoostedTrees, CharacterTfidf, Classical, ClusterDistances, ColorHistogram
+    from hf_finetune.features.config import DecisionTree, GradientHistogram, HashedNgrams, LinearModel, LinearSVM
+    from hf_finetune.features.config import NaiveBayes, NearestMean, NearestNeighbors, NominalColumns, NumberColumns
+    from hf_finetune.features.config import Pixels, RandomForest, ReduceFeatures, RowStatistics, ScaleFeatures
+    from hf_finetune.features.config import TextCounts, VarianceThreshold, WordOverlap, WordTfidf
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
@@ -59,24 +64,27 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 
 __all__ = [  # noqa: RUF022
     "AbsoluteError", "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "Asymmetric", "AttentionMaps",
-    "AttentionRelations", "AugMix", "Auto", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE",
-    "BackTranslate", "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "BpeTokenizer", "ChangeCase",
-    "CharacterTokenizer", "CheckpointLimits", "Chunk", "Classifier", "ColorJitter", "Compose", "Contrastive", "Coral",
-    "Crop", "CrossEntropy", "CutMix", "CutSpan", "DataLimits", "DecoupledKD", "DeleteWords", "Distill", "DropLayers",
-    "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate",
-    "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale", "HardLabel", "HeadTail",
+    "AttentionRelations", "AugMix", "Auto", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate",
+    "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "BoostedTrees", "BpeTokenizer", "ChangeCase",
+    "CharacterTfidf", "CharacterTokenizer", "CheckpointLimits", "Chunk", "Classical", "Classifier", "ClusterDistances",
+    "ColorHistogram", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan",
+    "DataLimits", "DecisionTree", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
+    "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal",
+    "GateError", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel", "HashedNgrams", "HeadTail",
     "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
-    "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage",
-    "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf",
-    "Optim", "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError",
-    "Ramp", "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms",
-    "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "ReverseComplement",
-    "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree", "SetActivation", "SetAttention", "SetDropout",
-    "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "Sliding",
-    "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth", "StoppedBySignal", "SubstituteByModel",
-    "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextData", "ThreeAugment", "Train", "TrainingError",
-    "Translate", "TrivialAugment", "Truncate", "bbc_headlines", "bbc_news", "efficientnet_lite0", "main", "minilm",
-    "paired_difference", "run", "train", "twemoji", "verdict",
+    "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "LinearModel", "LinearSVM", "Lion", "Lora",
+    "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes", "NarrowHidden",
+    "NearestMean", "NearestNeighbors", "Noise", "NominalColumns", "NumberColumns", "OcrConfusions", "OneOf", "Optim",
+    "PerClass", "Perspective", "Phases", "Pixels", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError",
+    "Ramp", "RandAugment", "RandomForest", "Recipe", "ReduceFeatures", "Regularize", "ReinitTopLayers", "RelationalKD",
+    "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result",
+    "ReverseComplement", "Rotate", "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule", "ScheduleFree",
+    "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
+    "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "Sliding", "SoftTargets", "Solarize", "Sometimes", "SquaredError",
+    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE",
+    "TextCounts", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate",
+    "VarianceThreshold", "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "efficientnet_lite0", "main",
+    "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on
 # fmt: on

@@ -20,7 +20,7 @@ from hf_finetune.utils.experimental import experimental_notes
 from hf_finetune.utils.files import parse_yaml
 
 if TYPE_CHECKING:
-    from hf_finetune.tasks.trained_model import TrainedModel
+    from hf_finetune.tasks.trained_pipeline import Trained
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class ClassifyJob:
     """Print only the result, as JSON."""
 
 
-def load_trained_classifier(job: ClassifyJob) -> TrainedModel:
+def load_trained_classifier(job: ClassifyJob) -> Trained:
     """Load the classifier of a job."""
-    from hf_finetune.tasks.trained_model import load_trained
+    from hf_finetune.tasks.trained_pipeline import load_finished
 
     logger = logging.getLogger("hf_finetune")
     logger.setLevel(logging.INFO)  # no later message repeats the notes on the data
     with Progress("load the model", quiet=True):
-        classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code, limits=job.limits)
+        classifier = load_finished(job.model, trust_remote_code=job.trust_remote_code, limits=job.limits)
     for note in experimental_notes(job, "--"):
         logger.info(note)
     return classifier

@@ -161,6 +161,7 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         "encoder": "encoder",
         "head": "head.safetensors",
         "adapter": "adapter",
+        "pipeline": "classical",
         "card": "README.md",
         "plots": "plots",
         "trackers": "logs",

@@ -16,6 +16,7 @@ from hf_finetune.data.config import Kind
 from hf_finetune.data.long.chunk import Chunk
 from hf_finetune.distillation.config import Distill, DistillationKind, FeatureKind
 from hf_finetune.evaluation.config import Evaluate
+from hf_finetune.features.config import Classical
 from hf_finetune.models.config import Model
 from hf_finetune.models.own_tokenizers import KmerTokenizer
 from hf_finetune.models.peft.config import Adapter, Lora
@@ -30,7 +31,7 @@ from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.utils.plain import merge
 from hf_finetune.utils.sequences import SequenceKind
 
-Method = Literal["full", "lora", "top", "head"]
+Method = Literal["full", "lora", "top", "head", "classical"]
 
 
 SEQUENCE_MODEL = Model(
@@ -82,12 +83,13 @@ class Recipe:
     data: Choice[TextData | ImageData]
     model: Model
     method: Method = "full"
-    """What trains: all weights, LoRA adapters and the head, the top layers and the head, or only the head. A PEFT
-    config in `adapter` takes precedence."""
+    """What trains: all weights, LoRA adapters and the head, the top layers and the head, or only the head. classical:
+    no network, but a pipeline of scikit-learn, see `classical`. A PEFT config in `adapter` takes precedence."""
     adapter: Adapter = None
     """A PEFT config, or its type for PEFT's defaults. None with method lora: see `lora`."""
     lora: Lora = Lora()
     """Settings of method lora, unless `adapter` is given."""
+    classical: Classical = Classical()
     pretrain: Pretrain = Pretrain()
     objective: Choice[Supervised | Distill] = Supervised()
     regularize: Regularize = Regularize()

@@ -4,16 +4,18 @@ The bounds of a field stand beside it. The rules of a technique are in the `rule
 read the data, or sections of several packages.
 """
 
+import dataclasses
 import math
 from collections.abc import Collection
 
 from hf_finetune.augmentation.compose import check_kind, depends_on_progress, generative_operations
-from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.recipe import Recipe, blank_recipe
 from hf_finetune.data.long.base import LongTexts
 from hf_finetune.data.long.config import TRUNCATE
 from hf_finetune.data.long.sliding import Sliding
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
+from hf_finetune.features.config import Classical
 from hf_finetune.models import rules as models
 from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.pretraining import rules as pretraining
@@ -83,7 +85,17 @@ LONG = (
         lambda r: _long(r).counts is not None,
     ),
 )
+NETWORK_ONLY = ("train", "optim", "schedule", "batching", "precision", "averaging", "regularize", "lora", "model")
+"""Sections that only a network reads."""
+CLASSICAL = rules.only_when(
+    lambda r: r.effective_method == "classical",
+    Conflict("model.from_config", "None with method classical, which has no network"),
+    Conflict("model.surgery", "none with method classical, which has no network"),
+    Conflict("data.augment", "none with method classical, which reads every row once"),
+    Conflict("pretrain.objective", "None with method classical, which has no network"),
+)
 CONFLICTS: tuple[Conflict, ...] = (
+    *CLASSICAL,
     *models.CONFLICTS,
     *training.CONFLICTS,
     *DATA,
@@ -124,12 +136,26 @@ def _caches_nothing(recipe: Recipe) -> bool:
     return not (caches_images or caches_texts or recipe.has_teacher or recipe.batching.cache_prefix)
 
 
+def _is_classical(recipe: Recipe) -> bool:
+    return recipe.effective_method == "classical"
+
+
 NOT_PUSHED = "nothing is pushed without hub.repo_id (--push)"
 UNUSED: tuple[Unused, ...] = (
     *models.UNUSED,
     *training.UNUSED,
     *distillation.UNUSED,
     *pretraining.UNUSED,
+    *(
+        Unused(f"{section}.{field.name}", "method classical has no network", _is_classical)
+        for section in NETWORK_ONLY
+        for field in dataclasses.fields(getattr(blank_recipe(images=False), section))
+        if f"{section}.{field.name}" not in ("model.checkpoint", "model.trust_remote_code", "train.extra", "train.seed")
+    ),
+    *(
+        Unused(f"classical.{field.name}", "only method classical reads it", lambda r: not _is_classical(r))
+        for field in dataclasses.fields(Classical)
+    ),
     Unused("data.validation_fraction", "data.validation names the rows", lambda r: r.data.validation is not None),
     Unused("data.test_fraction", "data.test names the rows", lambda r: r.data.test is not None),
     Unused(

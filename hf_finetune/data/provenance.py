@@ -16,7 +16,7 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.utils.files import write_bytes
 
 FILE = "trained_on.npy"
-ARTIFACTS = ("model", "encoder", "adapter", "pretrained")
+ARTIFACTS = ("model", "encoder", "adapter", "classical", "pretrained")
 """Folders of a run that hold trained weights."""
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.data.labels import labels_of
-from hf_finetune.features.classifiers.base import ClassicalModel
-from hf_finetune.features.config import Classical
+from hf_finetune.features.config import Classical, ClassicalClassifier
 from hf_finetune.features.parameter_search import Tried, choose_fields
 from hf_finetune.features.pipelines import Outputs, build_pipeline, quiet_fit, scores_of
 from hf_finetune.features.table import RowTable
@@ -30,7 +29,7 @@ class FittedClassical:
     labels: tuple[str, ...]
     """Names of the classes, tags or targets."""
     outputs: Outputs
-    classifier: ClassicalModel
+    classifier: ClassicalClassifier
     """With the chosen values of its fields."""
     tried: tuple[Tried, ...] = ()
     """The values that cross-validation compared."""

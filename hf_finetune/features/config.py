@@ -27,7 +27,7 @@ from hf_finetune.features.transforms.cluster_distances import ClusterDistances
 from hf_finetune.features.transforms.least_variance import VarianceThreshold
 from hf_finetune.features.transforms.reduce_features import ReduceFeatures
 from hf_finetune.features.transforms.scale_features import ScaleFeatures
-from hf_finetune.utils.config import Choice, Count, Duration, Operations, configclass, flag
+from hf_finetune.utils.config import Choice, Count, Duration, Operations, configclass
 
 TextExtractor: TypeAlias = WordTfidf | CharacterTfidf | HashedNgrams | WordOverlap | TextCounts
 ImageExtractor: TypeAlias = Pixels | ColorHistogram | GradientHistogram
@@ -43,7 +43,7 @@ ClassicalClassifier: TypeAlias = (
 class Classical:
     """Method classical: a pipeline of scikit-learn on features, without a network."""
 
-    classifier: Annotated[Choice[ClassicalClassifier], flag("--classifier")] = LinearModel()
+    classifier: Choice[ClassicalClassifier] = LinearModel()
     """The classifier. The choices are listed at the end."""
     extractors: Operations[FeatureExtractor] = ()
     """What is read of a row. (): TF-IDF of words, with what the texts of a pair share; of sequences TF-IDF of k-mers;

@@ -6,7 +6,7 @@ Legend: N rows.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.features.classifiers.base import ClassicalModel
-from hf_finetune.features.config import Classical
+from hf_finetune.features.config import Classical, ClassicalClassifier
 from hf_finetune.features.extractors.base import SEED
 from hf_finetune.features.pipelines import Outputs, estimator, feature_pipeline
 from hf_finetune.features.table import RowTable
@@ -41,7 +41,7 @@ def choose_fields(
     outputs: Outputs,
     *,
     search_s: float | None = None,
-) -> tuple[ClassicalModel, tuple[Tried, ...]]:
+) -> tuple[ClassicalClassifier, tuple[Tried, ...]]:
     """Return the classifier with the values of least loss, and what was compared.
 
     The features are fitted once for each fold. After `search_s` no further values are tried; those that were tried on
@@ -106,8 +106,8 @@ class _Fold:
         table: RowTable,
         frame: Any,
         targets: np.ndarray,
-        fitted_n: Sequence[int],
-        held_out_n: Sequence[int],
+        fitted_n: np.ndarray,
+        held_out_n: np.ndarray,
     ) -> _Fold:
         """Fit the features to the rows of a fold."""
         rows, others = frame.iloc[fitted_n], frame.iloc[held_out_n]

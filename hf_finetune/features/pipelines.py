@@ -124,7 +124,12 @@ def scores_of(pipeline: Any, table: Any, labels: Sequence[str], outputs: Outputs
     predicted = np.asarray(pipeline.predict_proba(table), dtype=np.float64)
     if outputs == "tags":
         return predicted
+    return placed(predicted, pipeline.classes_, labels)
+
+
+def placed(predicted: np.ndarray, classes: Sequence[Any], labels: Sequence[str]) -> np.ndarray:
+    """Return the probabilities of classes in the order of the labels, shape (N, C); 0 for those that are missing."""
     ids = {name: i for i, name in enumerate(labels)}
-    scores_NC = np.zeros((len(table), len(labels)))
-    scores_NC[:, [ids[str(name)] for name in pipeline.classes_]] = predicted
+    scores_NC = np.zeros((len(predicted), len(labels)))
+    scores_NC[:, [ids[str(name)] for name in classes]] = predicted
     return scores_NC

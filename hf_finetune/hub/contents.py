@@ -21,7 +21,7 @@ from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.eval_results import eval_results_file
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import RESTORE, read_documents
-from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, CLASSICAL_FILE, HEAD_FILE, PIPELINE_FILE, artifacts_in
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 
@@ -38,6 +38,8 @@ NEVER_PUSHED = {
 }
 """Patterns of file and folder names, by what they are."""
 ALWAYS_PUSHED = ("README.md", "result.json", "recipe.json")
+OF_ARTIFACTS = (*LOADED_FROM_ROOT, PIPELINE_FILE, CLASSICAL_FILE)
+"""Names of files of artifacts."""
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 SECRET_PATTERN = re.compile(
     rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY"
@@ -155,7 +157,7 @@ def _check_artifacts(paths: Iterable[str]) -> None:
     """
     for path in paths:
         _check_name(path)
-        if not any(fnmatch.fnmatch(path.split("/")[-1], pattern) for pattern in LOADED_FROM_ROOT):
+        if not any(fnmatch.fnmatch(path.split("/")[-1], pattern) for pattern in OF_ARTIFACTS):
             raise InputError(
                 f"{path}: not a file of a model, a tokenizer or an image processor; remove it from the run's folder"
             )

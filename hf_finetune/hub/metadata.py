@@ -23,9 +23,13 @@ def metadata(run: RunFacts) -> ModelCardData:
         language=hub.language,
         license=hub.license if is_identifier else "other",
         license_name=None if is_identifier else hub.license,
-        library_name="transformers" if run.standalone or not run.has_adapter else "peft",
+        library_name="sklearn"
+        if run.is_classical
+        else "transformers"
+        if run.standalone or not run.has_adapter
+        else "peft",
         pipeline_tag=task,
-        tags=["hf_finetune", *([run.result["method"], "peft"] if run.has_adapter else [])],
+        tags=["hf_finetune", *(["skops"] if run.is_classical else []), *_adapter_tags(run)],
         base_model=run.base_model,
         datasets=None if run.data_id is None else [run.data_id],
         widget=[{"text": WIDGET}] if run.scores_words else None,
@@ -33,6 +37,10 @@ def metadata(run: RunFacts) -> ModelCardData:
         model_name=run.recipe.name,
         eval_results=[_eval_result(run, name, interval) for name, interval in run.metrics.items()],
     )
+
+
+def _adapter_tags(run: RunFacts) -> list[str]:
+    return [run.result["method"], "peft"] if run.has_adapter else []
 
 
 def _eval_result(run: RunFacts, name: str, interval: Mapping[str, Any]) -> EvalResult:

@@ -59,8 +59,22 @@ NEVER_SHOWN = (
 
 def procedure(run: RunFacts) -> list[tuple[str, str]]:
     """Return names and values of the fields that decide the result, and of the outcomes of training."""
+    if run.is_classical:
+        return [("method", code("classical")), *((name, value_cell(value)) for name, value in _classical(run))]
     rows = _recipe_fields(run) | _operations(run) | dict(_outcomes(run)) | dict(_per_class(run.data))
     return [("method", code(run.result["method"])), *((name, value_cell(value)) for name, value in rows.items())]
+
+
+def _classical(run: RunFacts) -> Iterator[tuple[str, Any]]:
+    """Yield what the pipeline reads, and how its fields were chosen."""
+    fitted = run.result["classical"]
+    yield "classical.extractors", ", ".join(fitted["extractors"])
+    yield "classical.classifier", fitted["classifier"]
+    if run.recipe.classical.transforms:
+        yield "classical.transforms", ", ".join(map(short_repr, run.recipe.classical.transforms))
+    if tried := fitted["tried"]:
+        losses = (f"{', '.join(f'{n} {number(v)}' for n, v in t['values'].items())}: {t['loss']:.4f}" for t in tried)
+        yield f"loss in {run.recipe.classical.folds}-fold cross-validation", "; ".join(losses)
 
 
 def _recipe_fields(run: RunFacts) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 logger = logging.getLogger("hf_finetune.run")
 
 # A push deletes the files in them of an earlier push: they would load as a part of the new model.
-FOLDERS_OF_A_RUN = ("adapter", "encoder")
+FOLDERS_OF_A_RUN = ("adapter", "encoder", "classical")
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,23 @@ class RunFacts:
         return others if len(others) <= FOLDED_CLASSES else ()
 
     @cached_property
+    def is_classical(self) -> bool:
+        """Whether the model is a pipeline of scikit-learn."""
+        return self.result["method"] == "classical"
+
+    @cached_property
+    def example_table(self) -> dict[str, list[Any]]:
+        """A row that the pipeline of method classical reads, by column; of images, the path of one."""
+        columns = self.data.get("columns", {})
+        if not self.reads_text:
+            example: dict[str, list[Any]] = {columns.get("image", "image"): ["image.jpg"]}
+        else:
+            texts = [columns.get("text", "text"), *([columns["text_pair"]] if "text_pair" in columns else [])]
+            example = {name: ["A text to classify."] for name in texts}
+        read = (self.result.get("classical") or {}).get("columns", {})
+        return example | {n: [1.0] for n in read.get("numbers", ())} | {n: ["a name"] for n in read.get("names", ())}
+
+    @cached_property
     def standalone(self) -> bool:
         """Whether model/ loads as a stock class of transformers."""
         return self.result.get("standalone", True)
@@ -154,7 +171,7 @@ class RunFacts:
     @cached_property
     def has_adapter(self) -> bool:
         """Whether the run saved adapter/."""
-        adapts = self.result["method"] not in ("full", "top", "head") and not self.recipe.model.surgery
+        adapts = self.result["method"] not in ("full", "top", "head", "classical") and not self.recipe.model.surgery
         return adapts and "adapter" in self.result.get("artefacts", ("adapter",))
 
     @cached_property
@@ -200,7 +217,9 @@ class RunFacts:
         """What a card should state and neither recipe nor result knows."""
         hub = self.recipe.hub
         is_stated = {
-            "the base model's id on the Hub": self.base_model or self.recipe.model.from_config is not None,
+            "the base model's id on the Hub": self.base_model
+            or self.recipe.model.from_config is not None
+            or self.is_classical,
             "the language of the texts": hub.language or not self.reads_text,
             "the license of the model": hub.license,
             "the license of the data": self.data_license,

@@ -26,20 +26,21 @@ from hf_finetune.errors import InputError
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.python_inputs import is_single, noting_texts, rows_of, source_of
 from hf_finetune.inference.result import Result
-from hf_finetune.inference.scoring import Precision, Scorer
+from hf_finetune.inference.scoring import AnyScorer, Precision, scorer_of
 from hf_finetune.inference.session import python_session
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.push import push_run
 from hf_finetune.pipeline.run_folder import replacing
-from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
+from hf_finetune.tasks.trained_model import TrainedModel, run_folder
+from hf_finetune.tasks.trained_pipeline import Trained, load_finished
 from hf_finetune.training.warm_start import NotOfRows, head_features
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.messages import counted
 
 DOCUMENTS = ("result.json", "recipe.json", "README.md", "predictions.parquet", provenance.FILE)
-PARTS = ("model", "encoder", "adapter")
+PARTS = ("model", "encoder", "adapter", "classical")
 
 
 class Classifier:
@@ -69,7 +70,7 @@ class Classifier:
         (2,)
     """
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: Trained) -> None:
         self._trained = trained
         self.labels = trained.labels
         self.folder = run_folder(trained.files)
@@ -102,7 +103,7 @@ class Classifier:
         """
         with python_session():
             return cls(
-                load_trained(os.fspath(model), revision=revision, trust_remote_code=trust_remote_code, limits=limits)
+                load_finished(os.fspath(model), revision=revision, trust_remote_code=trust_remote_code, limits=limits)
             )
 
     def __repr__(self) -> str:
@@ -277,6 +278,10 @@ class Classifier:
         Raises:
             InputError: the classification layer reads tokens, not rows; or see `predict`.
         """
+        if not isinstance(self._trained, TrainedModel):
+            raise InputError(
+                f"{self._trained.name}: a pipeline of scikit-learn has no layer whose features are embeddings"
+            )
         model, model_inputs = self._trained.model, self._trained.inputs
         layers, parts, columns = classification_layers(model)[:1], list[Any](), columns_of(model_inputs, labels=False)
         with python_session():
@@ -357,7 +362,7 @@ class Classifier:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         with python_session():
-            self.__init__(load_trained(str(folder), limits=state["limits"]))  # type: ignore[misc]
+            self.__init__(load_finished(str(folder), limits=state["limits"]))  # type: ignore[misc]
 
     def _files(self) -> dict[str, Path]:
         """Return the files of the classifier by their path in its folder."""
@@ -368,13 +373,13 @@ class Classifier:
             files += [path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         return {path.relative_to(self.folder).as_posix(): path for path in files if path.is_file()}
 
-    def _scorer(self, precision: Precision, batch_size: int | None, *, reverse_complement: bool) -> Scorer:
+    def _scorer(self, precision: Precision, batch_size: int | None, *, reverse_complement: bool) -> AnyScorer:
         with python_session():
             views = BOTH_STRANDS if reverse_complement else None
-            return Scorer(self._trained, precision, batch_size=batch_size, views=views)
+            return scorer_of(self._trained, precision, batch_size=batch_size, views=views)
 
     def _scored(
-        self, inputs: Any, columns: dict[str, str | None], limits: DataLimits, scorer: Scorer
+        self, inputs: Any, columns: dict[str, str | None], limits: DataLimits, scorer: AnyScorer
     ) -> Iterator[tuple[Dataset, Any]]:
         """Yield canonical rows with their scores, see `Scorer.score`, a part at a time."""
         with shared_cores(), python_session():

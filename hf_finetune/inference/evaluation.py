@@ -22,9 +22,10 @@ from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores, class_section, target_section
 from hf_finetune.inference.parts import read_parts
-from hf_finetune.inference.scoring import Precision, Scorer
+from hf_finetune.inference.scoring import Precision, scorer_of
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_pipeline import Trained
 from hf_finetune.utils.core_sharing import shared_cores
 
 logger = logging.getLogger("hf_finetune")
@@ -35,7 +36,7 @@ SAMPLE = 1000
 
 @shared_cores()
 def evaluate(
-    classifier: TrainedModel,
+    classifier: Trained,
     source: SourceSplit,
     *,
     batch_size: int | None = None,
@@ -77,7 +78,8 @@ def evaluate(
             computed=classifier.task.metrics,
             trust_remote_code=trust_remote_code,
         )
-    scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
+    options: dict[str, Any] = {"batch_size": batch_size, "views": views}
+    scorer = scorer_of(classifier, "float32" if precision == "auto" else precision, **options)
     labels, probabilities, unchanged, num_leaked = [], [], [], 0
     truncation: Truncation | None = None
     dropped: list[UnusableRow] = []
@@ -86,7 +88,7 @@ def evaluate(
         probabilities.append(probabilities_NC)
         unchanged.append(unchanged_NC)
         labels.append(labels_of(rows))
-        if truncation is None and isinstance(classifier.inputs, TextInputs):
+        if truncation is None and isinstance(classifier, TrainedModel) and isinstance(classifier.inputs, TextInputs):
             first = rows.select(range(min(len(rows), SAMPLE)))
             truncation = classifier.inputs.truncation(classifier.inputs.encode(first))
         if trained_on is not None:

@@ -18,7 +18,7 @@ from hf_finetune.data.rows import Carried, UnusableRow
 from hf_finetune.data.streaming import stream
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import PART_ROWS
-from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline
 from hf_finetune.utils.console import Progress
 
 PATH = "memory:rows"
@@ -27,7 +27,7 @@ logger = logging.getLogger("hf_finetune")
 
 
 def read_parts(
-    classifier: TrainedModel,
+    classifier: Trained,
     source: SourceSplit,
     *,
     labeled: bool,
@@ -51,6 +51,8 @@ def read_parts(
     options |= {"dropped": dropped, "carried": carried, "task": classifier.task.name}
     if source.label_separator is None and labeled:
         source = replace(source, label_separator=classifier.label_separator)
+    if isinstance(classifier, TrainedPipeline):
+        source = replace(source, features=classifier.features)
     if source.sequence is None:
         source = replace(source, sequence=classifier.sequence)
     with Progress(progress, quiet=True) as bar:
@@ -65,7 +67,7 @@ def read_parts(
             bar.update(len(rows))
 
 
-def read_inputs(classifier: TrainedModel, inputs: Iterable[Any], limits: DataLimits) -> Iterator[Dataset]:
+def read_inputs(classifier: Trained, inputs: Iterable[Any], limits: DataLimits) -> Iterator[Dataset]:
     """Yield canonical rows of inputs in memory, at most `PART_ROWS` at a time.
 
     Args:

@@ -21,9 +21,9 @@ from hf_finetune.data.readers.table import DROP
 from hf_finetune.data.rows import Carried, UnusableRow, count_kinds
 from hf_finetune.errors import InputError
 from hf_finetune.inference.parts import read_inputs, read_parts
-from hf_finetune.inference.scoring import Precision, Scorer
+from hf_finetune.inference.scoring import AnyScorer, Precision, scorer_of
 from hf_finetune.tasks.base import Task
-from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_pipeline import Trained
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.messages import listed
 from hf_finetune.utils.tables import CONLL, arrow_columns, check_output, table_writer
@@ -36,7 +36,7 @@ MOST_LISTED = 20
 
 @shared_cores()
 def predict(
-    classifier: TrainedModel,
+    classifier: Trained,
     source: SourceSplit | Sequence[Any],
     output: Path | None,
     *,
@@ -82,7 +82,7 @@ def predict(
                 f"--output {output}: expected .csv, .parquet or .jsonl, as {classifier.name} predicts no tags of words"
             )
     options: dict[str, Any] = {"digests": digests, "collect": collect, "limits": limits}
-    new_scorer = partial(Scorer, classifier, precision, batch_size=batch_size, views=views)
+    new_scorer = partial(scorer_of, classifier, precision, batch_size=batch_size, views=views)
     if columns:
         try:
             return _predict(new_scorer(), source, output, Carried(), **options)
@@ -92,7 +92,7 @@ def predict(
 
 
 def _predict(
-    scorer: Scorer,
+    scorer: AnyScorer,
     source: SourceSplit | Sequence[Any],
     output: Path | None,
     carried: Carried | None,
@@ -221,7 +221,7 @@ def _report_dropped(dropped: Sequence[UnusableRow], split: str, output: Path | N
     return {**report, "list": [{"row": row.row, "place": row.place, "reason": row.reason} for row in dropped]}
 
 
-def _log_views(views: SeveralViews, scorer: Scorer, num_changed: int) -> None:
+def _log_views(views: SeveralViews, scorer: AnyScorer, num_changed: int) -> None:
     logger.info(
         "%d views: %d of %d labels are not those of the unchanged rows; %.1f times the seconds",
         views.number,

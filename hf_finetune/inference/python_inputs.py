@@ -17,10 +17,10 @@ from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.memory import collect, holding, input_columns, is_table
 from hf_finetune.data.readers.memory_table import is_image
 from hf_finetune.inference.parts import PATH, every_row_has_a_label, read_inputs, read_parts
-from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_pipeline import Trained
 
 
-def is_single(classifier: TrainedModel, inputs: Any) -> bool:
+def is_single(classifier: Trained, inputs: Any) -> bool:
     """Return whether the inputs are a single text, pair of texts, or image."""
     is_pair = classifier.pairs and isinstance(inputs, tuple) and [*map(type, inputs)] == [str, str]
     is_source = isinstance(inputs, Path) and (classifier.kind == "text" or _holds_rows(inputs))
@@ -28,7 +28,7 @@ def is_single(classifier: TrainedModel, inputs: Any) -> bool:
 
 
 def rows_of(
-    classifier: TrainedModel, inputs: Any, columns: Mapping[str, str | None], limits: DataLimits
+    classifier: Trained, inputs: Any, columns: Mapping[str, str | None], limits: DataLimits
 ) -> Iterator[Dataset]:
     """Yield canonical rows of any inputs, a part at a time.
 

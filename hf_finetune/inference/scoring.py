@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from datasets import Dataset
@@ -25,6 +25,7 @@ from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.inference.image_views import ImageView, decode_images
 from hf_finetune.models.kernels.layers import fused_layers
 from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline
 from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils.messages import row_place
 
@@ -169,6 +170,51 @@ class Scorer:
             "throughput": {"predict_rows_per_s": round(self.rows / max(self.seconds, 1e-9), 2)},
             "precision": {"format": "float32"} if self.half is None else self.half.report(),
         }
+
+
+class PipelineScorer:
+    """Computes the scores of canonical rows by a pipeline of scikit-learn, see `Scorer`."""
+
+    def __init__(self, classifier: TrainedPipeline) -> None:
+        self.classifier = classifier
+        self.views: SeveralViews | None = None
+        self.rows, self.seconds, self.cost = 0, 0.0, 1.0
+
+    def score(self, rows: Dataset) -> tuple[Any, Any]:
+        """Return the scores of each row twice, as `Scorer.score` does without views.
+
+        Raises:
+            InputError: a column of numbers has another cell.
+        """
+        started = time.perf_counter()
+        scores_NC = self.classifier.task.scores(self.classifier.logits(rows))
+        self.seconds += time.perf_counter() - started
+        self.rows += len(rows)
+        return scores_NC, scores_NC
+
+    def report(self) -> dict[str, Any]:
+        """Return {"rows", "throughput", "precision"}, see `Scorer.report`."""
+        speed = {"predict_rows_per_s": round(self.rows / max(self.seconds, 1e-9), 2)}
+        return {"rows": self.rows, "throughput": speed, "precision": {"format": "float32"}}
+
+
+AnyScorer: TypeAlias = Scorer | PipelineScorer
+
+
+def scorer_of(
+    classifier: Trained, precision: Precision, *, batch_size: int | None = None, views: SeveralViews | None = None
+) -> AnyScorer:
+    """Return what scores rows by a classifier, see `Scorer`.
+
+    Raises:
+        InputError: see `Scorer`; or bf16 or views with a pipeline of scikit-learn.
+    """
+    if isinstance(classifier, TrainedModel):
+        return Scorer(classifier, precision, batch_size=batch_size, views=views)
+    for flag, is_set in (("--precision bf16", precision == "bf16"), ("--views", views is not None)):
+        if is_set:
+            raise InputError(f"{flag}: expected its default with {classifier.name}, which has no network")
+    return PipelineScorer(classifier)
 
 
 def probabilities(classifier: TrainedModel, rows: Dataset, *, batch_size: int | None = None) -> Any:

@@ -13,7 +13,7 @@ from hf_finetune.models import checkpoint_files as files
 from hf_finetune.models.checkpoint_files import BIN, SAFETENSORS, Stored
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.efficientnet_lite import efficientnet_lite0
-from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, PIPELINE_FILE, artifacts_in
 from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, IMAGE_REMEDY, REMEDY, TEXT_CHECKPOINT, installed_checkpoint
 from hf_finetune.utils.files import ScratchFolder
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
@@ -104,7 +104,7 @@ def inspect_checkpoint(
         InputError: the checkpoint does not exist or cannot be accessed; config.json is missing, broken or of an unknown
             `model_type`; it has code, Hub kernels, redirections, quantized weights or only a PEFT adapter; a weight
             index points outside the folder; or a weight file is missing or damaged, or has too many tensors.
-        GateError: see `_check_files`.
+        GateError: see `check_files`.
     """
     if not isinstance(checkpoint, FoundCheckpoint):
         checkpoint = find_checkpoint(
@@ -145,12 +145,16 @@ def trained_limits(run: Path) -> CheckpointLimits:
 def _locate(found: FoundCheckpoint, need_weights: bool) -> tuple[str, Path]:
     """Return name and folder of a complete model."""
     name, folder, commit = found.name, found.folder, found.commit
-    _check_files(name, folder, commit, need_weights)
+    check_files(name, folder, commit, need_weights)
     artifacts = artifacts_in(folder)
     in_run = artifacts.get("model") or artifacts.get("encoder")
     if not (folder / "config.json").is_file() and in_run is not None:
         folder = in_run
         name = str(folder) if commit is None else name
+    if "classical" in artifacts:
+        raise InputError(
+            f"{name}: a pipeline of scikit-learn, the result of method classical; expected a network: name a checkpoint"
+        )
     if list(artifacts) == ["adapter"]:
         remedy = "start from the checkpoint that it adapts, or from a run with model/ or encoder/"
         raise InputError(f"{name}: a run whose adapter could not be merged; expected a complete model: {remedy}")
@@ -186,8 +190,8 @@ def find_checkpoint(
         folder = _download(name, revision, patterns + BIN_FILES)
     if not (folder / "config.json").is_file():
         # The repository of a run without model/.
-        parts = [f"{part}/{pattern}" for part in ("encoder", "adapter") for pattern in patterns]
-        parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}"]
+        parts = [f"{part}/{pattern}" for part in ("encoder", "adapter", "classical") for pattern in patterns]
+        parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}", f"classical/{PIPELINE_FILE}"]
         folder = _download(name, revision, parts, too_deep="*/*/*")
     return FoundCheckpoint(name, folder, folder.name)
 
@@ -200,12 +204,12 @@ def unmerged_adapter(found: FoundCheckpoint, limits: CheckpointLimits = CHECKPOI
 
     Raises:
         InputError: the adapter's weights are missing or damaged.
-        GateError: see `_check_files`.
+        GateError: see `check_files`.
     """
     artifacts, checkpoint = artifacts_in(found.folder), found.name
     if list(artifacts) != ["adapter"]:
         return None
-    _check_files(checkpoint, found.folder, found.commit)
+    check_files(checkpoint, found.folder, found.commit)
     folder = artifacts["adapter"]
     if not (folder / ADAPTER_FILE).is_file():
         raise InputError(f"{checkpoint}: no {ADAPTER_FILE} in its adapter/; fetch it again")
@@ -216,7 +220,7 @@ def unmerged_adapter(found: FoundCheckpoint, limits: CheckpointLimits = CHECKPOI
     return folder
 
 
-def _check_files(name: str, folder: Path, commit: str | None, need_weights: bool = True) -> None:
+def check_files(name: str, folder: Path, commit: str | None, need_weights: bool = True) -> None:
     """Compare the files of a run's folder or repository with the manifest of the run.
 
     Raises:
@@ -226,7 +230,7 @@ def _check_files(name: str, folder: Path, commit: str | None, need_weights: bool
     manifest = Manifest.find(folder)
     if manifest is None:
         return
-    weights = [*SAFETENSORS_FILES, ADAPTER_FILE, HEAD_FILE] if need_weights else []
+    weights = [*SAFETENSORS_FILES, ADAPTER_FILE, HEAD_FILE, PIPELINE_FILE] if need_weights else []
     if commit is None:
         manifest.check(["*"] if need_weights else PLAIN_FILES)
         return

@@ -102,6 +102,31 @@ class RunData:
 
 
 @dataclass(frozen=True)
+class ClassicalRun:
+    """A run of method classical, which has no network, with its rows."""
+
+    recipe: Recipe
+    splits: Splits
+    notes: tuple[str, ...] = ()
+    """Notes for the user beside those of the splits."""
+
+    @cached_property
+    def task(self) -> Task:
+        """The problem type, for these labels."""
+        return task_of(self.splits).configured(self.recipe.evaluate)
+
+    @property
+    def hub_task(self) -> HubTask:
+        """The Hub's name of the task."""
+        return self.task.hub_task(self.recipe.kind)
+
+    @cached_property
+    def rows_per_class(self) -> np.ndarray:
+        """Training rows of each class or tag, shape (C,); all rows for a target."""
+        return self.task.rows_per_output(labels_of(self.splits.train))
+
+
+@dataclass(frozen=True)
 class RunModel:
     """The network to train, without its adapter."""
 

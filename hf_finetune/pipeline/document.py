@@ -14,6 +14,7 @@ from hf_finetune.data.rows import UnusableRow, count_kinds
 from hf_finetune.data.truncation import Truncation
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.report import summarize
+from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.evaluation.per_class import class_section, target_section
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
@@ -27,6 +28,7 @@ from hf_finetune.pipeline.parity import Check
 from hf_finetune.pipeline.save import standalone
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.pipeline.training_loss import class_weights, drawn_per_class
+from hf_finetune.tasks.base import Task
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.utils import environment
 from hf_finetune.utils.files import write_json, write_text
@@ -49,7 +51,14 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
     result = {
         "schema": 1,
         **_identity(run, evaluation),
-        **_quality(trained, evaluation, checks),
+        **quality_section(
+            trained.task,
+            evaluation,
+            run_doubts(trained, evaluation),
+            checks,
+            resamples=run.recipe.evaluate.resamples,
+        ),
+        **standalone(trained.network, trained.folder),
         "data": _data(run, trained.setup.encoded.truncation),
         # Null: the recipe does not use the technique.
         "augmentation": _augmentation(trained),
@@ -109,9 +118,15 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
     }
 
 
-def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
-    judged, validation, task = evaluation.judged_split, evaluation.splits["validation"], trained.task
-    resamples = trained.run.recipe.evaluate.resamples
+def quality_section(
+    task: Task, evaluation: Evaluation, doubts: Sequence[Doubt], checks: Mapping[str, Check], *, resamples: int
+) -> Section:
+    """Return metrics, doubts, baselines, calibration and parity of a run.
+
+    Args:
+        task: with what the validation rows have settled.
+    """
+    judged, validation = evaluation.judged_split, evaluation.splits["validation"]
     return {
         "metrics": {
             name: {metric: interval.to_dict() for metric, interval in split.metrics.items()}
@@ -122,7 +137,7 @@ def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
             name: target_section(task.per_target(split.labels, split.scores_NC, resamples=resamples))
             for name, split in evaluation.splits.items()
         },
-        "doubts": [doubt.to_dict() for doubt in run_doubts(trained, evaluation)],
+        "doubts": [doubt.to_dict() for doubt in doubts],
         "baselines": evaluation.baselines,
         "calibration": {
             "split": evaluation.judged,
@@ -134,7 +149,6 @@ def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         "residuals": task.residuals(judged.labels, judged.scores_NC),
         **task.marks(),
         "parity": {name: check.to_dict() for name, check in checks.items()},
-        **standalone(trained.network, trained.folder),
     }
 
 

@@ -4,9 +4,11 @@ Legend: N rows, C classes.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 from datasets import Dataset
@@ -14,8 +16,10 @@ from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.data.word_inputs import by_row, word_counts
+from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.per_class import ClassScores
@@ -85,16 +89,16 @@ def evaluate(trained: TrainedRun, known: Evaluation | None = None) -> Evaluation
             if rows and name not in scored:
                 scored[name] = _score(network, run, task, name, rows)
     evaluation = Evaluation(scored)
-    save_predictions(trained, evaluation)
+    save_predictions(trained.folder, evaluation)
     with trained.clock.measure("baselines_s"):
-        baselines = _baselines(run, evaluation.judged_split) if run.recipe.evaluate.baselines else {}
+        baselines = Scoring.of(run).baselines(evaluation.judged_split)
     return replace(evaluation, baselines=baselines)
 
 
-def save_predictions(trained: TrainedRun, evaluation: Evaluation) -> None:
+def save_predictions(folder: Path, evaluation: Evaluation) -> None:
     """Write predictions.parquet."""
     tables = [_predictions(*each) for each in evaluation.splits.items()]
-    write_predictions(trained.folder / "predictions.parquet", tables)
+    write_predictions(folder / "predictions.parquet", tables)
 
 
 def evaluate_validation(trained: TrainedRun) -> Evaluation:
@@ -106,11 +110,75 @@ def evaluate_validation(trained: TrainedRun) -> Evaluation:
 
 
 def _score(network: nn.Module, run: Run, task: Task, name: str, rows: Dataset) -> ScoredSplit:
-    started = time.perf_counter()
-    logits_NC = predict(network, run, rows, progress=f"evaluate {name}")
-    seconds = time.perf_counter() - started
-    labels, scores_NC = labels_of(rows), task.scores(logits_NC)
-    return ScoredSplit(task, rows, labels, logits_NC, _metrics(run, task, labels, scores_NC), len(rows) / seconds)
+    return Scoring.of(run).score(task, rows, lambda rows: predict(network, run, rows, progress=f"evaluate {name}"))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the rows of a run are scored."""
+
+    task: Task
+    """Without what the validation rows settle."""
+    splits: Splits
+    config: Evaluate
+    trust_remote_code: bool
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Return how a run scores its rows."""
+        return cls(run.data.task, run.data.splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
+
+    def score(self, task: Task, rows: Dataset, predict: Callable[[Dataset], Any]) -> ScoredSplit:
+        """Score labeled rows.
+
+        Args:
+            task: with what the validation rows settle.
+            predict: returns the logits of rows.
+        """
+        started = time.perf_counter()
+        logits_NC = predict(rows)
+        seconds = max(time.perf_counter() - started, 1e-9)
+        labels, scores_NC = labels_of(rows), task.scores(logits_NC)
+        return ScoredSplit(task, rows, labels, logits_NC, self._metrics(task, labels, scores_NC), len(rows) / seconds)
+
+    def _metrics(self, task: Task, labels: Any, scores_NC: Any) -> dict[str, Interval]:
+        """Return the metrics of the task with their intervals, and those of evaluate.extra."""
+        measured = task.measured(labels, scores_NC, resamples=self.config.resamples)
+        if not self.config.extra:
+            return measured
+        from hf_finetune.evaluation.extra_metrics import with_intervals  # takes seconds to import
+
+        return {**measured, **with_intervals(self.extra_metrics(), labels, scores_NC, task.decided(scores_NC))}
+
+    def extra_metrics(self) -> tuple["ExtraMetric", ...]:
+        """Load the metrics of evaluate.extra.
+
+        Raises:
+            InputError: see `evaluation.extra_metrics.load_extra_metrics`.
+        """
+        if not self.config.extra:
+            return ()
+        from hf_finetune.evaluation.extra_metrics import load_extra_metrics
+
+        task, trust = self.task, self.trust_remote_code
+        return load_extra_metrics(
+            self.config.extra, task.labels, task.activation, computed=task.metrics, trust_remote_code=trust
+        )
+
+    def baselines(self, judged: ScoredSplit) -> dict[str, dict[str, Any]]:
+        """Score simple models, and compare the trained one with them; nothing if evaluate.baselines is off."""
+        if not self.config.baselines:
+            return {}
+        task, found = judged.task, {}
+        for key, baseline in self.task.baselines(labeled_rows(self.splits.train), judged.rows).items():
+            scores_NC = baseline.scores_NC
+            intervals = self.task.intervals(judged.labels, scores_NC, resamples=self.config.resamples)
+            found[key] = {
+                "name": baseline.name,
+                **{metric: intervals[metric].to_dict() for metric in task.summary if metric in intervals},
+                "difference": task.compare(judged.labels, judged.scores_NC, scores_NC),
+            }
+        return found
 
 
 def _predictions(name: str, split: ScoredSplit) -> pa.Table:
@@ -125,32 +193,6 @@ def _predictions(name: str, split: ScoredSplit) -> pa.Table:
             **task.input_columns(split.rows),
             **task.score_columns(scores_NC),
         }
-    )
-
-
-def _metrics(run: Run, task: Task, labels: Any, scores_NC: Any) -> dict[str, Interval]:
-    """Return the metrics of the task with their intervals, and those of evaluate.extra."""
-    measured = task.measured(labels, scores_NC, resamples=run.recipe.evaluate.resamples)
-    if not run.recipe.evaluate.extra:
-        return measured
-    from hf_finetune.evaluation.extra_metrics import with_intervals  # takes seconds to import
-
-    return {**measured, **with_intervals(extra_metrics(run), labels, scores_NC, task.decided(scores_NC))}
-
-
-def extra_metrics(run: Run) -> tuple["ExtraMetric", ...]:
-    """Load the metrics of evaluate.extra.
-
-    Raises:
-        InputError: see `evaluation.extra_metrics.load_extra_metrics`.
-    """
-    if not run.recipe.evaluate.extra:
-        return ()
-    from hf_finetune.evaluation.extra_metrics import load_extra_metrics
-
-    task, trust = run.data.task, run.recipe.model.trust_remote_code
-    return load_extra_metrics(
-        run.recipe.evaluate.extra, task.labels, task.activation, computed=task.metrics, trust_remote_code=trust
     )
 
 
@@ -174,17 +216,3 @@ def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None
         progress=progress,
     )
     return by_row(encoded, logits_NC)
-
-
-def _baselines(run: Run, judged: ScoredSplit) -> dict[str, dict[str, Any]]:
-    """Score simple models, and compare the network with them."""
-    task, baselines = judged.task, {}
-    for key, baseline in run.data.task.baselines(labeled_rows(run.data.splits.train), judged.rows).items():
-        scores_NC = baseline.scores_NC
-        intervals = run.data.task.intervals(judged.labels, scores_NC, resamples=run.recipe.evaluate.resamples)
-        baselines[key] = {
-            "name": baseline.name,
-            **{metric: intervals[metric].to_dict() for metric in task.summary if metric in intervals},
-            "difference": task.compare(judged.labels, judged.scores_NC, scores_NC),
-        }
-    return baselines

@@ -137,7 +137,7 @@ def check_artifacts(
         with np.load(job.with_suffix(".npz")) as archive:
             logits = {artifact.name: archive[artifact.name] for artifact in artifacts}
         predicted = json.loads((job.parent / "labels.json").read_text())
-    checks = {name: _compare(logits_NC, expected_NC, TOLERANCE * size) for name, logits_NC in logits.items()}
+    checks = {name: compare(logits_NC, expected_NC, TOLERANCE * size) for name, logits_NC in logits.items()}
     if predicted is not None:
         plain_NC = expected_NC if pipeline_NC is None else pipeline_NC
         checks["pipeline"] = _compare_labels(predicted, plain_NC[: len(predicted)], labels)
@@ -194,7 +194,7 @@ def _small(image: EncodedImage) -> EncodedImage:
     return {"bytes": content.getvalue(), "path": None}
 
 
-def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray, tolerance: float) -> Check:
+def compare(logits_NC: np.ndarray, expected_NC: np.ndarray, tolerance: float) -> Check:
     difference = float(np.abs(logits_NC - expected_NC).max())
     # Not `difference > tolerance`: NaN must fail.
     return Check(ok=difference <= tolerance, rows=len(expected_NC), max_abs_difference=difference, tolerance=tolerance)
@@ -209,12 +209,11 @@ def _compare_labels(predicted: Sequence[str], expected_NC: np.ndarray, labels: S
     return Check(ok=agree == len(predicted), rows=len(predicted), labels_agree=agree)
 
 
-def load_in_fresh_process(job: Path) -> str | None:
-    """Run `hub.plain_loading` in a new process. Return the last line of its error, or None on success."""
+def load_in_fresh_process(job: Path, script: str = plain_loading.__file__) -> str | None:
+    """Run `hub.plain_loading` in a new process, or another script on the job. Return the last line of its error, or
+    None on success."""
     # -P keeps the script's folder, a part of this package, out of sys.path.
-    child = subprocess.run(
-        [sys.executable, "-P", str(Path(plain_loading.__file__)), str(job)], capture_output=True, text=True
-    )
+    child = subprocess.run([sys.executable, "-P", script, str(job)], capture_output=True, text=True)
     return None if child.returncode == 0 else (child.stderr.strip().splitlines()[-1:] or ["no output"])[0]
 
 

@@ -13,7 +13,9 @@ from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
-from hf_finetune.tasks.trained_model import TrainedModel, load_trained
+from hf_finetune.pipeline.classical.parity import compare_pulled
+from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline, load_finished
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.sequences import LETTERS
 
@@ -28,9 +30,15 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
     """
 
     def check_logits(pulled: Path) -> None:
+        finished = load_finished(str(folder))
+        if isinstance(finished, TrainedPipeline):
+            parity.refuse_failed(
+                {"pull": compare_pulled(finished, artifacts_in(pulled)["classical"], _probe_rows(finished))}
+            )
+            return
         sent = artifacts_in(pulled)
         has_named_base = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
-        local = load_trained(str(folder))
+        local = finished
         rows = _probe_rows(local)
         kind = next(iter(artifacts_in(folder)))
         head = pulled / HEAD_FILE if kind == "encoder" else None
@@ -85,14 +93,15 @@ def _pulled_adapter(folder: Path, pulled: Path, *, on_named_base: bool) -> parit
     return parity.Artifact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
 
 
-def _probe_rows(classifier: TrainedModel) -> Dataset:
+def _probe_rows(classifier: Trained) -> Dataset:
     """Return rows to compare two copies of a model, whose data may be gone: its label names, letters of its sequences,
     one row longer than it reads at once; or noise images."""
-    if isinstance(classifier.inputs, TextInputs):
+    if classifier.kind == "text":
         gap, names = (" ", classifier.labels) if classifier.sequence is None else ("", LETTERS[classifier.sequence])
-        parts = names[:8]
-        long = gap.join(islice(cycle(parts), 2 * classifier.inputs.max_length))
-        texts = [*(f"{a}{gap}{b}" for a in parts for b in parts), long]
+        parts, most = names[:8], 1
+        if isinstance(classifier, TrainedModel) and isinstance(classifier.inputs, TextInputs):
+            most = classifier.inputs.max_length
+        texts = [*(f"{a}{gap}{b}" for a in parts for b in parts), gap.join(islice(cycle(parts), 2 * most))]
         return Dataset.from_dict({"text": texts, **({"text_pair": texts[::-1]} if classifier.pairs else {})})
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (32, 64, 96, 128)]

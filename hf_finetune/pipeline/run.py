@@ -25,6 +25,7 @@ from accelerate import PartialState
 from torch import nn
 
 from hf_finetune.config.recipe import Launch, Recipe
+from hf_finetune.config.rules import check as check_recipe
 from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -37,12 +38,13 @@ from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.cache_activations import cache_activations
 from hf_finetune.pipeline.choose_kernels import choose_kernels
 from hf_finetune.pipeline.choose_long import choose_long
-from hf_finetune.pipeline.context import Run, RunInput, setup_context
+from hf_finetune.pipeline.classical.run import run_classical
+from hf_finetune.pipeline.context import ClassicalRun, Run, RunInput, setup_context
 from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
-from hf_finetune.pipeline.evaluate import Evaluation, evaluate, extra_metrics, save_predictions
+from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, save_predictions
 from hf_finetune.pipeline.fit_head import fit_head
-from hf_finetune.pipeline.load_data import load_data
+from hf_finetune.pipeline.load_data import load_data, load_splits
 from hf_finetune.pipeline.origin import find_origin
 from hf_finetune.pipeline.parity import refuse_failed, verify
 from hf_finetune.pipeline.pretrain import pretrain
@@ -102,10 +104,28 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         GateError: a saved artifact does not reproduce the model.
         PushError: the Hub refused the finished run, or kept failing.
     """
+    if recipe.effective_method == "classical":
+        return run_classical(load_classical(recipe, launch), launch, command=command)
     with trained_run(recipe, launch, command=command) as trained:
         if trained.pretraining is not None and recipe.pretrain.compare:
             _run_without_pretraining(trained)
         return finalize(trained)
+
+
+def load_classical(recipe: Recipe, launch: Launch = Launch()) -> ClassicalRun:
+    """Check a recipe of method classical and the folder of its run, and load its rows.
+
+    Raises:
+        InputError: see `config.rules.check` and `load_splits`; or the rows are words with tags.
+    """
+    output_folder(recipe.name, launch.output, resume=launch.resume)
+    if recipe.hub.repo_id is not None:
+        check_target(recipe.hub)
+    check_recipe(recipe)
+    with Progress("read the data", quiet=True):
+        run = ClassicalRun(recipe, load_splits(recipe.data), unused_options(recipe))
+    run.task.refuse("method", is_set=True)
+    return run
 
 
 @contextmanager
@@ -215,7 +235,7 @@ def with_network(loaded: RunInput) -> Run:
     )
     prepared = Run(context, data, model, origin, teachers, notes, loaded.long_choice)
     check.check_run(prepared, trial)
-    extra_metrics(prepared)
+    Scoring.of(prepared).extra_metrics()
     return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))
 
 
@@ -309,7 +329,7 @@ def set_aside(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     """
     with plain_disk_errors(trained.folder):
         save(trained)
-        save_predictions(trained, evaluation)
+        save_predictions(trained.folder, evaluation)
         result = document(trained, evaluation, {})
         discard(trained.folder / "checkpoints")
     return result

@@ -79,6 +79,7 @@ class Tags(Task):
         "objective.mix": _ONE_ROW,
         "batching.sampling": f"{_ONE_ROW}; use objective.class_weights",
         "evaluate.extra": "its modules read one class a row",
+        "method": "classical models predict whole rows",
         "--precision bf16": "rows are computed again by the margin of their one label",
         "--views": "operations on texts change the words that have tags",
         "pretrain.objective": "it reads texts, not words",

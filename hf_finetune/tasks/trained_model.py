@@ -111,10 +111,12 @@ def load_trained(
     revision: str | None = None,
     trust_remote_code: bool = False,
     limits: CheckpointLimits = CHECKPOINT_LIMITS,
+    found: FoundCheckpoint | None = None,
 ) -> TrainedModel:
     """Load a run's folder, its model/ folder, or a Hub repository.
 
     Args:
+        found: what `find_checkpoint` has found by these options. None: it is looked for.
         limits: limits on what its files say. A run on this machine has those that it was trained with, too.
 
     Raises:
@@ -122,7 +124,8 @@ def load_trained(
         GateError: it is the result of a run, and its files are not those that the run wrote.
     """
     quiet_libraries()
-    found = find_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    if found is None:
+        found = find_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     if found.commit is None:
         limits = _raised(limits, found)
     if (adapter := unmerged_adapter(found, limits)) is not None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-ArtifactKind = Literal["model", "encoder", "adapter"]
+ArtifactKind = Literal["model", "encoder", "adapter", "classical"]
 HEAD_FILE = "head.safetensors"
+PIPELINE_FILE, CLASSICAL_FILE = "pipeline.skops", "classical.json"
+"""A pipeline of scikit-learn, and what it reads of a row."""
 ADAPTER_FILE = "adapter_model.safetensors"
 # The message of a refusal, when a run is planned and when it is pushed.
 ADAPTER_WITHOUT_BASE = (
@@ -18,7 +20,7 @@ def artifacts_in(folder: Path) -> dict[ArtifactKind, Path]:
 
     model: a stock classifier, in model/ or, in a repository, at the root. encoder: a stock encoder, with
     head.safetensors beside its folder, where no stock class can hold both. adapter: a PEFT adapter of the base
-    checkpoint, by itself where it cannot be merged.
+    checkpoint, by itself where it cannot be merged. classical: a pipeline of scikit-learn.
     """
     artifacts: dict[ArtifactKind, Path] = {}
     for candidate in (folder, folder / "model"):
@@ -28,4 +30,7 @@ def artifacts_in(folder: Path) -> dict[ArtifactKind, Path]:
         artifacts["encoder"] = folder / "encoder"
     if (folder / "adapter" / "adapter_config.json").is_file():
         artifacts["adapter"] = folder / "adapter"
+    for candidate in (folder, folder / "classical"):
+        if (candidate / PIPELINE_FILE).is_file() and (candidate / CLASSICAL_FILE).is_file():
+            artifacts["classical"] = candidate
     return artifacts

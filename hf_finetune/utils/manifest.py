@@ -21,7 +21,7 @@ from hf_finetune.utils.messages import printable
 
 logger = logging.getLogger("hf_finetune")
 
-Part = Literal["model", "encoder", "adapter"]
+Part = Literal["model", "encoder", "adapter", "classical"]
 """Folder of an artifact; head.safetensors belongs to encoder/."""
 State = Literal["ok", "changed", "missing", "added"]
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -202,7 +202,9 @@ def _checked(artifacts: Any, path: Path) -> dict[str, str]:
     """Return a manifest from a file, which may come from others: its paths must not lead out of the artifacts."""
     if isinstance(artifacts, dict) and all(map(_is_entry, artifacts, artifacts.values())):
         return artifacts
-    raise InputError(f"{path}: artifacts: expected the SHA-256 of each file of model/, adapter/ or encoder/")
+    raise InputError(
+        f"{path}: artifacts: expected the SHA-256 of each file of model/, adapter/, encoder/ or classical/"
+    )
 
 
 def _is_entry(file: Any, sha256: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.features.extractors.base import Computed, OfImage, TableColumns
 from hf_finetune.utils.config import between, configclass
 
@@ -40,7 +41,7 @@ class ColorHistogram(OfImage, Computed):
         return names, np.array(shares, np.float32).reshape(len(rows), self.bins**3)
 
 
-def small_pixels(image: dict, side: int) -> np.ndarray:
+def small_pixels(image: EncodedImage, side: int) -> np.ndarray:
     """Return an image of `side` by `side`, by means of its pixels, shape (H, W, 3), uint8."""
     from PIL.Image import Resampling
 

@@ -1,0 +1,135 @@
+"""A run of method classical: rows -> fitted pipeline -> evaluation -> parity gate -> card -> Hub."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.recipe import Launch
+from hf_finetune.data import provenance
+from hf_finetune.data.dropped_rows import write_dropped
+from hf_finetune.data.labels import labels_of
+from hf_finetune.errors import InputError
+from hf_finetune.features.classical import fit_classical
+from hf_finetune.pipeline.classical.document import document
+from hf_finetune.pipeline.classical.parity import verify
+from hf_finetune.pipeline.context import ClassicalRun
+from hf_finetune.pipeline.evaluate import Evaluation, Scoring, save_predictions
+from hf_finetune.pipeline.parity import Check, refuse_failed
+from hf_finetune.pipeline.push import push_if_asked
+from hf_finetune.pipeline.run_folder import owned_folder, plain_disk_errors, replacing
+from hf_finetune.pipeline.stopwatch import Stopwatch
+from hf_finetune.tasks.trained_pipeline import OUTPUTS, TrainedPipeline
+from hf_finetune.utils import environment
+from hf_finetune.utils.console import Progress
+from hf_finetune.utils.exit_status import notes_afterwards
+from hf_finetune.utils.files import write_json
+from hf_finetune.utils.plain import to_plain
+
+logger = logging.getLogger("hf_finetune.run")
+
+
+def run_classical(run: ClassicalRun, launch: Launch, *, command: str | None = None) -> dict[str, Any]:
+    """Fit, evaluate, verify, document and, if asked, push.
+
+    A run takes seconds to minutes, and is started anew rather than resumed.
+
+    Returns:
+        The content of result.json, and its `folder`.
+
+    Raises:
+        InputError: the classifier or an extractor does not suit the rows.
+        GateError: the saved pipeline does not reproduce the scores.
+        PushError: see `push_if_asked`.
+    """
+    if launch.num_processes not in (None, 1):
+        raise InputError(f"--num-processes {launch.num_processes}: expected 1 with method classical")
+    with owned_folder(run.recipe.name, launch.output, resume=launch.resume) as folder:
+        path = folder.path
+        with plain_disk_errors(path):
+            result = write_classical(run, path, command=command)
+    push_if_asked(path, run.recipe.hub)
+    return {**result, "folder": str(path)}
+
+
+def write_classical(run: ClassicalRun, folder: Path, *, command: str | None = None) -> dict[str, Any]:
+    """Fit the pipeline of a run, and write its files into a folder.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        InputError: the classifier or an extractor does not suit the rows. Nothing was written.
+        GateError: the saved pipeline does not reproduce the scores.
+    """
+    clock, scoring = Stopwatch(), scoring_of(run)
+    with notes_afterwards():
+        for note in (*run.splits.notes, *run.notes):
+            logger.info(note)
+        with clock.measure("train_s", "fit the pipeline"):
+            trained = fit(run)
+    record = _record(run, command)
+    write_json(folder / "recipe.json", record)
+    if dropped := run.splits.dropped:
+        write_dropped(folder / "dropped.csv", {str(role): rows for role, rows in dropped.items()})
+    with Progress("save"), replacing(folder / "classical") as path:
+        trained.save(path)
+    provenance.save_keys(folder, [run.splits.train], None)
+    evaluation = evaluate(run, trained, scoring, clock)
+    save_predictions(folder, evaluation)
+    with clock.measure("parity_s"):
+        checks: Mapping[str, Check] = verify(run, trained, folder, evaluation)
+    result = document(run, trained, folder, evaluation, checks, clock=clock, record=record)
+    refuse_failed(checks)
+    return result
+
+
+def scoring_of(run: ClassicalRun) -> Scoring:
+    """Return how a run scores its rows."""
+    return Scoring(run.task, run.splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
+
+
+def fit(run: ClassicalRun) -> TrainedPipeline:
+    """Fit the pipeline to the training rows; of tags, their thresholds to the validation rows."""
+    splits, task = run.splits, run.task
+    outputs = OUTPUTS[task.activation]
+    config = run.recipe.classical
+    fitted = fit_classical(config, splits.train, labels=splits.labels, outputs=outputs, names=splits.columns)
+    trained = TrainedPipeline(
+        fitted,
+        task,
+        run.recipe.kind,
+        pairs="text_pair" in splits.columns,
+        name=run.recipe.name,
+        label_values=splits.label_values,
+        columns={n: tuple(c) if isinstance(c, list) else c for n, c in splits.named_columns.items()},
+        label_separator=splits.label_separator,
+        sequence=run.recipe.sequence,
+    )
+    if task.calibrates:
+        scores_NC = task.scores(trained.logits(splits.validation))
+        trained = replace(trained, task=task.calibrated(labels_of(splits.validation), scores_NC))
+    return trained
+
+
+def evaluate(run: ClassicalRun, trained: TrainedPipeline, scoring: Scoring, clock: Stopwatch) -> Evaluation:
+    """Score every labeled split, and fit the baselines."""
+    splits = {"validation": run.splits.validation, "test": run.splits.test}
+    with clock.measure("evaluate_s"):
+        scored = {n: scoring.score(trained.task, rows, trained.logits) for n, rows in splits.items() if rows}
+    evaluation = Evaluation(scored)
+    with clock.measure("baselines_s"):
+        return replace(evaluation, baselines=scoring.baselines(evaluation.judged_split))
+
+
+def _record(run: ClassicalRun, command: str | None) -> dict[str, Any]:
+    """Return the content of recipe.json."""
+    return {
+        "recipe": to_plain(run.recipe),
+        "fingerprint": run.splits.fingerprint,
+        "labels": list(run.splits.labels),
+        "versions": environment.versions() | {name: version(name) for name in ("scikit-learn", "skops")},
+        "command": command,
+    }

@@ -1,0 +1,182 @@
+"""A trained pipeline of scikit-learn: the result of method classical, in DIR/classical/.
+
+Legend: N rows, C classes, tags or targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from datasets import Dataset
+
+from hf_finetune.data.config import FEATURE, Kind
+from hf_finetune.errors import InputError
+from hf_finetune.features.classical import FittedClassical
+from hf_finetune.features.config import Classical
+from hf_finetune.features.extractors.base import Computed, TableColumns
+from hf_finetune.features.pipelines import Outputs
+from hf_finetune.features.skops_file import load_pipeline, save_pipeline
+from hf_finetune.features.table import RowTable
+from hf_finetune.models.checkpoint import check_files, find_checkpoint
+from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.tasks.base import Task
+from hf_finetune.tasks.choose import saved_task
+from hf_finetune.tasks.trained_model import RESTORE, TrainedModel, load_trained
+from hf_finetune.utils.artifacts import CLASSICAL_FILE, PIPELINE_FILE, artifacts_in
+from hf_finetune.utils.config import validated
+from hf_finetune.utils.files import read_json, write_json
+from hf_finetune.utils.plain import to_plain
+from hf_finetune.utils.sequences import SequenceKind
+
+LEAST_PROBABILITY = 1e-12
+"""Probabilities of 0 have a finite logarithm."""
+OUTPUTS: dict[str, Outputs] = {"softmax": "classes", "sigmoid": "tags", "identity": "numbers"}
+"""What a task's activation makes of logits."""
+
+
+@dataclass(frozen=True)
+class TrainedPipeline:
+    """A trained pipeline, with what `predict` and `evaluate` know of its data, see `TrainedModel`."""
+
+    fitted: FittedClassical
+    task: Task
+    kind: Kind
+    pairs: bool = False
+    """Whether it was trained on pairs of texts."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Its files by name."""
+    name: str = "the classifier"
+    """Folder or Hub id, for messages."""
+    label_values: Mapping[str, str] = field(default_factory=dict)
+    """Names of the labels that its data numbered."""
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Columns that it was trained on, by canonical name."""
+    limits: CheckpointLimits = CHECKPOINT_LIMITS
+    """Limits on other models, which none of its files needs."""
+    label_separator: str | None = None
+    """Character between the tags of a text."""
+    sequence: SequenceKind | None = None
+    """What its sequences are. None: texts of a language, or images."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its classes, tags or targets, in the order of its outputs."""
+        return self.task.labels
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Columns that it reads beside the text or the image."""
+        return tuple(column for column in self.fitted.table.canonical if column in self._beside)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether scikit-learn alone, with skops, reads its rows."""
+        computed = any(isinstance(each, Computed) for each in self.fitted.table.extractors)
+        return not computed and not self.pairs
+
+    @property
+    def _beside(self) -> set[str]:
+        table = self.fitted.table
+        return {shown for shown, canonical in table.canonical.items() if canonical.startswith(FEATURE)}
+
+    def logits(self, rows: Dataset) -> np.ndarray:
+        """Return numbers that `Task.scores` turns into what the pipeline predicts, shape (N, C), float64."""
+        return logits_of(self.fitted.scores(rows), self.fitted.outputs)
+
+    def save(self, folder: Path) -> None:
+        """Write pipeline.skops and classical.json."""
+        table, config = self.fitted.table, self.settings
+        save_pipeline(self.fitted.pipeline, folder / PIPELINE_FILE)
+        write_json(
+            folder / CLASSICAL_FILE,
+            {
+                "problem_type": self.task.problem_type,
+                "label_task": self.task.name,
+                "labels": list(self.labels),
+                **self.task.marks(),
+                "kind": self.kind,
+                "columns": {name: list(c) if isinstance(c, tuple) else c for name, c in self.columns.items()},
+                "table": {**asdict(table.columns), "canonical": dict(table.canonical)},
+                "classical": to_plain(config),
+                "trained_on_pairs": self.pairs,
+                "label_values": dict(self.label_values),
+                "label_separator": self.label_separator,
+                "sequence": self.sequence,
+            },
+        )
+
+    @property
+    def settings(self) -> Classical:
+        """The config with the extractors and the fields that were chosen."""
+        return replace(Classical(), extractors=self.fitted.table.extractors, classifier=self.fitted.classifier)
+
+
+Trained: TypeAlias = TrainedModel | TrainedPipeline
+"""What a finished run has: a network, or a pipeline of scikit-learn."""
+
+
+def logits_of(scores_NC: np.ndarray, outputs: Outputs) -> np.ndarray:
+    """Return logits of probabilities, or the numbers."""
+    if outputs == "numbers":
+        return scores_NC
+    logits_NC = np.log(np.maximum(scores_NC, LEAST_PROBABILITY))
+    return logits_NC if outputs == "classes" else logits_NC - np.log(np.maximum(1 - scores_NC, LEAST_PROBABILITY))
+
+
+def load_finished(
+    checkpoint: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    limits: CheckpointLimits = CHECKPOINT_LIMITS,
+) -> Trained:
+    """Load the result of a run: a network, see `trained_model.load_trained`, or the pipeline of method classical.
+
+    Raises:
+        InputError: see `load_trained`; or the pipeline is damaged, or holds what is not loaded.
+        GateError: its files are not those that the run wrote.
+    """
+    found = find_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    if (folder := artifacts_in(found.folder).get("classical")) is None:
+        return load_trained(checkpoint, trust_remote_code=trust_remote_code, limits=limits, found=found)
+    check_files(checkpoint, found.folder, found.commit)
+    return load_trained_pipeline(folder, checkpoint)
+
+
+def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
+    """Load a folder that `TrainedPipeline.save` wrote.
+
+    Raises:
+        InputError: it is damaged, or see `load_pipeline`.
+    """
+    files = {file: folder / file for file in (CLASSICAL_FILE, PIPELINE_FILE)}
+    saved = read_json(files[CLASSICAL_FILE], RESTORE)
+    try:
+        labels, stored = tuple(map(str, saved["labels"])), saved["table"]
+        task = saved_task(name, labels, saved)
+        parts = {part: tuple(stored[part]) for part in ("texts", "empty", "numbers", "names")}
+        columns = TableColumns(**parts, has_images=stored["has_images"] is True)
+        config = validated(saved["classical"], Classical, CLASSICAL_FILE)
+        table = RowTable(columns, dict(stored["canonical"]), config.extractors)
+        read_columns = {n: tuple(c) if isinstance(c, list) else str(c) for n, c in saved["columns"].items()}
+        kind: Kind = "image" if columns.has_images else "text"
+        label_values = {str(value): str(label) for value, label in saved["label_values"].items()}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{files[CLASSICAL_FILE]}: it lacks {error}; {RESTORE}") from None
+    pipeline = load_pipeline(files[PIPELINE_FILE], name)
+    return TrainedPipeline(
+        FittedClassical(pipeline, table, labels, OUTPUTS[task.activation], config.classifier),
+        task,
+        kind,
+        saved.get("trained_on_pairs") is True,
+        files,
+        name,
+        label_values,
+        read_columns,
+        label_separator=saved.get("label_separator"),
+        sequence=saved.get("sequence"),
+    )

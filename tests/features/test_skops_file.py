@@ -1,0 +1,87 @@
+"""Pipelines as skops files: what is written is read again, and nothing else is."""
+
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skops.io
+from features.test_classical import LABELS, rows
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.tree import DecisionTreeClassifier
+
+from hf_finetune.errors import InputError
+from hf_finetune.features.classical import fit_classical
+from hf_finetune.features.config import BoostedTrees, Classical, ClassicalClassifier, DecisionTree, RandomForest
+from hf_finetune.features.skops_file import check_indices, load_pipeline, save_pipeline
+
+
+SMALL = {RandomForest: {"trees": 2}, BoostedTrees: {"rounds": 2}}
+
+
+@pytest.mark.parametrize(
+    "classifier", [c(**SMALL.get(c, {})) for c in typing.get_args(ClassicalClassifier)], ids=lambda c: type(c).__name__
+)
+def test_every_pipeline_is_read_again(classifier: object, tmp_path: Path) -> None:
+    train = rows(40).add_column("text_pair", rows(40, 1)["text"][:])
+    fitted = fit_classical(Classical(classifier), train, labels=LABELS, search_s=1e-9)
+    save_pipeline(fitted.pipeline, tmp_path / "pipeline.skops")
+    again = load_pipeline(tmp_path / "pipeline.skops", "run")
+    frame = fitted.table(train)
+    assert (again.predict_proba(frame) == fitted.pipeline.predict_proba(frame)).all()
+
+
+def shout(texts: object) -> object:
+    return texts
+
+
+def test_other_types_are_not_loaded(tmp_path: Path) -> None:
+    model = Pipeline([("features", FunctionTransformer(shout)), ("classifier", LogisticRegression())])
+    model.fit(np.eye(4), [0, 1, 0, 1])
+    skops.io.dump(model, tmp_path / "pipeline.skops")
+    with pytest.raises(InputError, match=r"pipeline\.skops holds .*shout, which could run code, and is not loaded"):
+        load_pipeline(tmp_path / "pipeline.skops", "run")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive"])
+def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "pipeline.skops").write_bytes(content)
+    with pytest.raises(InputError, match=r"not a fitted pipeline of scikit-learn \(.*restore it, or train again"):
+        load_pipeline(tmp_path / "pipeline.skops", "run")
+
+
+def test_a_model_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    skops.io.dump(LogisticRegression().fit(np.eye(2), [0, 1]), tmp_path / "pipeline.skops")
+    with pytest.raises(InputError, match="not a fitted pipeline"):
+        load_pipeline(tmp_path / "pipeline.skops", "run")
+
+
+@pytest.mark.parametrize(("place", "value"), [("left", 10**6), ("right", 0), ("feature_idx", 10**6)])
+def test_nodes_of_boosted_trees_stay_in_the_tree(place: str, value: int) -> None:
+    """scikit-learn would read memory beyond the arrays, or never end."""
+    pipeline = fit_classical(Classical(BoostedTrees(rounds=2, learning_rate=0.1)), rows(), labels=LABELS).pipeline
+    check_indices(pipeline)
+    pipeline["classifier"]._predictors[0][0].nodes[place][0] = value
+    with pytest.raises(ValueError, match="a tree"):
+        check_indices(pipeline)
+
+
+@pytest.mark.parametrize("classifier", [DecisionTree(4), RandomForest(trees=2)])
+@pytest.mark.parametrize(("place", "value"), [("children_left", 10**6), ("children_right", 0), ("feature", -5)])
+def test_nodes_of_trees_stay_in_the_tree(classifier: object, place: str, value: int) -> None:
+    model = fit_classical(Classical(classifier), rows(), labels=LABELS).pipeline["classifier"]
+    check_indices(model)
+    tree: DecisionTreeClassifier = model.estimators_[1] if hasattr(model, "estimators_") else model
+    getattr(tree.tree_, place)[0] = value
+    with pytest.raises(ValueError, match="a tree"):
+        check_indices(model)
+
+
+def test_sparse_matrices_stay_in_their_shape() -> None:
+    matrix = sparse.csr_matrix(np.eye(3))
+    matrix.indices[1] = 7
+    with pytest.raises(ValueError, match="indices must be"):
+        check_indices(Pipeline([("classifier", matrix)]))
