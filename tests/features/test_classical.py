@@ -4,7 +4,8 @@ import typing
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from helpers.classical_rows import LABELS
+from helpers.classical_rows import classical_rows as rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -28,18 +29,6 @@ from hf_finetune.features.config import (
 )
 from hf_finetune.features.parameter_search import choose_fields
 from hf_finetune.features.table import RowTable
-
-LABELS = ("bad", "good", "odd")
-
-
-def rows(count: int = 90, seed: int = 0) -> Dataset:
-    """Random words; the class is the sign of two of three, and the price that of the third."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(3, size=count)
-    signs = ("awful", "great", "great")
-    texts = [" ".join([*rng.choice(list("abcdefgh"), size=4), signs[label]]) for label in labels]
-    prices = [str(100 * (label == 2) + float(rng.normal())) for label in labels]
-    return Dataset.from_dict({"text": texts, "label": labels, "row": range(count), "feature:price": prices})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skops.io
-from features.test_classical import LABELS, rows
+from helpers.classical_rows import LABELS
+from helpers.classical_rows import classical_rows as rows
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
@@ -17,7 +18,6 @@ from hf_finetune.errors import InputError
 from hf_finetune.features.classical import fit_classical
 from hf_finetune.features.config import BoostedTrees, Classical, ClassicalClassifier, DecisionTree, RandomForest
 from hf_finetune.features.skops_file import check_indices, load_pipeline, save_pipeline
-
 
 SMALL = {RandomForest: {"trees": 2}, BoostedTrees: {"rounds": 2}}
 
