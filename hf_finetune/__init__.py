@@ -38,10 +38,10 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
     from hf_finetune.evaluation.paired import paired_difference, verdict
     from hf_finetune.features.config import BoostedTrees, CharacterTfidf, Classical, ClusterDistances, ColorHistogram
-    from hf_finetune.features.config import DecisionTree, GradientHistogram, HashedNgrams, LinearModel, LinearSVM
-    from hf_finetune.features.config import NaiveBayes, NearestMean, NearestNeighbors, NominalColumns, NumberColumns
-    from hf_finetune.features.config import Pixels, RandomForest, ReduceFeatures, RowStatistics, ScaleFeatures
-    from hf_finetune.features.config import TextCounts, VarianceThreshold, WordOverlap, WordTfidf
+    from hf_finetune.features.config import DecisionTree, EncoderFeatures, GradientHistogram, HashedNgrams, LinearModel
+    from hf_finetune.features.config import LinearSVM, NaiveBayes, NearestMean, NearestNeighbors, NominalColumns
+    from hf_finetune.features.config import NumberColumns, Pixels, RandomForest, ReduceFeatures, RowStatistics
+    from hf_finetune.features.config import ScaleFeatures, TextCounts, VarianceThreshold, WordOverlap, WordTfidf
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
@@ -69,9 +69,9 @@ __all__ = [  # noqa: RUF022
     "CharacterTfidf", "CharacterTokenizer", "CheckpointLimits", "Chunk", "Classical", "Classifier", "ClusterDistances",
     "ColorHistogram", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan",
     "DataLimits", "DecisionTree", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
-    "EffectiveNumber", "ElasticNet", "Embedding", "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal",
-    "GateError", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel", "HashedNgrams", "HeadTail",
-    "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
+    "EffectiveNumber", "ElasticNet", "Embedding", "EncoderFeatures", "Equalize", "Erase", "Evaluate", "ExtendPositions",
+    "Flip", "Focal", "GateError", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel", "HashedNgrams",
+    "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
     "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "LinearModel", "LinearSVM", "Lion", "Lora",
     "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes", "NarrowHidden",
     "NearestMean", "NearestNeighbors", "Noise", "NominalColumns", "NumberColumns", "OcrConfusions", "OneOf", "Optim",

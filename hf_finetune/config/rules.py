@@ -146,16 +146,6 @@ UNUSED: tuple[Unused, ...] = (
     *training.UNUSED,
     *distillation.UNUSED,
     *pretraining.UNUSED,
-    *(
-        Unused(f"{section}.{field.name}", "method classical has no network", _is_classical)
-        for section in NETWORK_ONLY
-        for field in dataclasses.fields(getattr(blank_recipe(images=False), section))
-        if f"{section}.{field.name}" not in ("model.checkpoint", "model.trust_remote_code", "train.extra", "train.seed")
-    ),
-    *(
-        Unused(f"classical.{field.name}", "only method classical reads it", lambda r: not _is_classical(r))
-        for field in dataclasses.fields(Classical)
-    ),
     Unused("data.validation_fraction", "data.validation names the rows", lambda r: r.data.validation is not None),
     Unused("data.test_fraction", "data.test names the rows", lambda r: r.data.test is not None),
     Unused(
@@ -171,10 +161,25 @@ UNUSED: tuple[Unused, ...] = (
 )
 
 
+OF_METHOD: tuple[Unused, ...] = (
+    *(
+        Unused(f"{section}.{field.name}", "method classical has no network", _is_classical)
+        for section in NETWORK_ONLY
+        for field in dataclasses.fields(getattr(blank_recipe(images=False), section))
+        if f"{section}.{field.name}" not in ("model.checkpoint", "model.trust_remote_code", "train.extra", "train.seed")
+    ),
+    *(
+        Unused(f"classical.{field.name}", "only method classical reads it", lambda r: not _is_classical(r))
+        for field in dataclasses.fields(Classical)
+    ),
+)
+"""Whole sections that a method does not read."""
+
+
 def unused_options(recipe: Recipe, *, used: Collection[str] = ()) -> tuple[str, ...]:
     """Return a note for each option that is set and has no effect in this recipe.
 
     Args:
         used: fields that have an effect in any case, see `Task.always_used`.
     """
-    return rules.unused_options(recipe, [option for option in UNUSED if option.field not in used])
+    return rules.unused_options(recipe, [option for option in (*UNUSED, *OF_METHOD) if option.field not in used])

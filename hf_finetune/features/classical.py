@@ -56,6 +56,7 @@ def fit_classical(
     outputs: Outputs = "classes",
     names: Mapping[str, str] | None = None,
     search_s: float | None = None,
+    cache_gb: float = 0.0,
 ) -> FittedClassical:
     """Fit a pipeline to labeled rows. Fields of the classifier that are None are chosen by cross-validation.
 
@@ -65,13 +66,14 @@ def fit_classical(
         outputs: what they are.
         names: the source's columns by canonical name, which the pipeline's table has. None: the canonical names.
         search_s: no further value is tried after this time. None: `config.search_time`.
+        cache_gb: see `Computed.compute`.
 
     Raises:
         InputError: an extractor has nothing to read, or the classifier is not for these outputs.
     """
     table = RowTable.of(train, config.extractors, names)
     targets = targets_of(labels_of(train), labels, outputs)
-    frame = table(train)
+    frame = table(train, cache_gb=cache_gb)
     with quiet_fit():
         classifier, tried = choose_fields(config, table, frame, targets, outputs, search_s=search_s)
         pipeline = build_pipeline(replace(config, classifier=classifier), table, frame, targets, outputs)

@@ -12,8 +12,10 @@ from hf_finetune.features.classifiers.naive_bayes import NaiveBayes
 from hf_finetune.features.classifiers.nearest_mean import NearestMean
 from hf_finetune.features.classifiers.nearest_neighbors import NearestNeighbors
 from hf_finetune.features.classifiers.random_forest import RandomForest
+from hf_finetune.features.extractors.base import StatePooling
 from hf_finetune.features.extractors.characters import CharacterTfidf
 from hf_finetune.features.extractors.color_histogram import ColorHistogram
+from hf_finetune.features.extractors.encoder_features import EncoderFeatures
 from hf_finetune.features.extractors.gradient_histogram import GradientHistogram
 from hf_finetune.features.extractors.hashed import HashedNgrams
 from hf_finetune.features.extractors.nominal_columns import NominalColumns
@@ -32,11 +34,37 @@ from hf_finetune.utils.config import Choice, Count, Duration, Operations, config
 TextExtractor: TypeAlias = WordTfidf | CharacterTfidf | HashedNgrams | WordOverlap | TextCounts
 ImageExtractor: TypeAlias = Pixels | ColorHistogram | GradientHistogram
 ColumnExtractor: TypeAlias = NumberColumns | NominalColumns | RowStatistics
-FeatureExtractor: TypeAlias = TextExtractor | ImageExtractor | ColumnExtractor
+FeatureExtractor: TypeAlias = TextExtractor | ImageExtractor | ColumnExtractor | EncoderFeatures
 Transform: TypeAlias = ScaleFeatures | VarianceThreshold | ReduceFeatures | ClusterDistances
 ClassicalClassifier: TypeAlias = (
     LinearModel | LinearSVM | NaiveBayes | NearestMean | NearestNeighbors | DecisionTree | RandomForest | BoostedTrees
 )
+
+
+@configclass
+class Extraction:
+    """Which features of rows are computed, and written as columns."""
+
+    model: str | None = None
+    """Checkpoint whose features are read, as Hub id or folder, if `extractors` names none. None: an embedded one for
+    texts."""
+    layers: tuple[int, ...] = (-1,)
+    """Its layers: 0 is below the first one, -1 the top one."""
+    all_layers: bool = False
+    """Read all its layers, from the same forward pass."""
+    poolings: tuple[StatePooling, ...] = ("mean",)
+    """How the vectors of tokens or places become one: mean, cls (the first token) or max."""
+    max_length: Annotated[int, Ge(4)] = 128
+    """Longest text in tokens; the rest is cut off."""
+    extractors: Operations[FeatureExtractor] = ()
+    """Other features, in place of those of a checkpoint. They are fitted to the rows of train, if there is such a
+    split, else of the first one."""
+    transforms: Operations[Transform] = ()
+    """Changes of all features together, in order, fitted to the same rows. Before them, features are standardized."""
+    components: Count = 100
+    """Components of most variance (truncated SVD) that take the place of TF-IDF and of hashed counts."""
+    clusters: Annotated[int, Ge(2)] | None = None
+    """Add the column `cluster`, of k-means with this many clusters, and describe the clusters."""
 
 
 @configclass

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from hf_finetune.features.classifiers.base import ClassicalModel, TrainingTable
 from hf_finetune.features.config import Classical, NaiveBayes
-from hf_finetune.features.extractors.base import SEED, Part
+from hf_finetune.features.extractors.base import SEED, Computed, Part
 from hf_finetune.features.table import RowTable
 
 Outputs = Literal["classes", "tags", "numbers"]
@@ -46,14 +46,24 @@ def build_pipeline(config: Classical, table: RowTable, frame: Any, targets: np.n
     return Pipeline([("features", features), ("classifier", model)])
 
 
-def feature_pipeline(config: Classical, table: RowTable, frame: Any) -> tuple[Any, bool]:
-    """Return the step `features` of a pipeline, and whether they are sparse."""
+def feature_pipeline(config: Classical, table: RowTable, frame: Any, *, scaled: bool = True) -> tuple[Any, bool]:
+    """Return the step `features` of a pipeline, and whether they are sparse.
+
+    Args:
+        scaled: standardize what is computed of each row by itself.
+    """
     from sklearn.base import clone
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
     reduces = config.classifier.needs_dense and not any(each.makes_dense for each in config.transforms)
-    parts = [part for extractor in table.extractors for part in extractor.parts(table.columns)]
+    parts = [
+        part
+        for each in table.extractors
+        for part in (
+            each.parts(table.columns, scaled=scaled) if isinstance(each, Computed) else each.parts(table.columns)
+        )
+    ]
     is_sparse = any(part.is_sparse for part in parts) and not reduces
     if reduces:
         parts = [_reduced(part, frame, config.components) for part in parts]

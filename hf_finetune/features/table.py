@@ -5,7 +5,7 @@ Legend: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from hf_finetune.data.config import FEATURE
 from hf_finetune.features.cells import are_numbers, numbers_of
 from hf_finetune.features.config import (
     CharacterTfidf,
+    EncoderFeatures,
     FeatureExtractor,
     NominalColumns,
     NumberColumns,
@@ -78,8 +79,11 @@ class RowTable:
             extractor.check(columns)
         return table
 
-    def __call__(self, rows: Dataset) -> Any:
+    def __call__(self, rows: Dataset, *, cache_gb: float = 0.0) -> Any:
         """Return the table of rows, a DataFrame of N rows.
+
+        Args:
+            cache_gb: see `Computed.compute`.
 
         Raises:
             InputError: a column of numbers has another cell.
@@ -96,11 +100,19 @@ class RowTable:
             else:
                 read[name] = [cell or "" for cell in cells]
         pieces = [pd.DataFrame(read)] if read else []
-        for extractor in self.extractors:
-            if isinstance(extractor, Computed):
-                names, features_ND = extractor.compute(rows, self.columns)
-                pieces.append(pd.DataFrame(features_ND, columns=[extractor.prefix + name for name in names]))
+        for extractor, (names, features_ND) in self._computed(rows, cache_gb):
+            pieces.append(pd.DataFrame(features_ND, columns=[extractor.prefix + name for name in names]))
         return pieces[0] if len(pieces) == 1 else pd.concat(pieces, axis=1)
+
+    def _computed(self, rows: Dataset, cache_gb: float) -> Iterator[tuple[Computed, tuple[Sequence[str], np.ndarray]]]:
+        """Yield the features of each row by itself; those of one encoder from one forward pass."""
+        encoders = [each for each in self.extractors if isinstance(each, EncoderFeatures)]
+        states = EncoderFeatures.compute_all(encoders, rows, self.columns, cache_gb)
+        for extractor in self.extractors:
+            if isinstance(extractor, EncoderFeatures):
+                yield extractor, states[extractor]
+            elif isinstance(extractor, Computed):
+                yield extractor, extractor.compute(rows, self.columns, cache_gb)
 
 
 def _has_words(text: str | None) -> bool:

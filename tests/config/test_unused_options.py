@@ -71,6 +71,12 @@ def test_a_note_exactly_where_an_option_has_no_effect(name: str) -> None:
     assert notes(recipe, idle) == [], "the default is not noted"
 
 
+def test_sections_that_the_method_does_not_read() -> None:
+    flags = "--epochs 2 --model.top-layers 3 --classical.folds 3"
+    assert notes(TEXT, f"{flags} --method classical") == ["model.top_layers", "train.num_train_epochs"]
+    assert notes(TEXT, f"{flags} --method top") == ["classical.folds"]
+
+
 def test_teacher_logits_are_cached() -> None:
     assert notes(DISTILLED, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
 

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean, quoted
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
+StatePooling = Literal["mean", "cls", "max"]
+"""How the vectors of tokens or places become one."""
 SEED = 0
 """Seed of everything that is random."""
 
@@ -151,12 +153,13 @@ class Computed(Extractor):
     """Features of each row by itself."""
 
     @abstractmethod
-    def compute(self, rows: Dataset, columns: TableColumns) -> tuple[Sequence[str], np.ndarray]:
+    def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the names of the features, and the features, shape (N, D), float32.
 
         Args:
             rows: canonical rows.
             columns: those of the table, for names.
+            cache_gb: budget of the disk cache, of what is slow to compute. 0: nothing is cached.
         """
 
     @property
@@ -164,9 +167,14 @@ class Computed(Extractor):
         """What the names of its columns begin with."""
         return f"{self.name}:"
 
-    def parts(self, columns: TableColumns) -> Sequence[Part]:
-        """Return the scaling of the features, which are columns of the table."""
+    def parts(self, columns: TableColumns, *, scaled: bool = True) -> Sequence[Part]:
+        """Return the features, which are columns of the table.
+
+        Args:
+            scaled: standardize them.
+        """
         from sklearn.compose import make_column_selector
         from sklearn.preprocessing import StandardScaler
 
-        return [Part(self.name, StandardScaler(), make_column_selector(f"^{re.escape(self.prefix)}"))]
+        selector = make_column_selector(f"^{re.escape(self.prefix)}")
+        return [Part(self.name, StandardScaler() if scaled else "passthrough", selector)]

@@ -33,7 +33,7 @@ class ColorHistogram(OfImage, Computed):
         """colors."""
         return "colors"
 
-    def compute(self, rows: Dataset, columns: TableColumns) -> tuple[Sequence[str], np.ndarray]:
+    def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the histogram of each image."""
         shares = [color_shares(small_pixels(image, SIDE), self.bins) for image in rows["image"]]
         steps = range(self.bins)

@@ -38,7 +38,7 @@ class GradientHistogram(OfImage, Computed):
         """gradients."""
         return "gradients"
 
-    def compute(self, rows: Dataset, columns: TableColumns) -> tuple[Sequence[str], np.ndarray]:
+    def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the histograms of each image."""
         found = [oriented_gradients(small_pixels(image, self.side), self.orientations) for image in rows["image"]]
         features = np.array(found, np.float32)

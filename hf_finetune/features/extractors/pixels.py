@@ -22,7 +22,7 @@ class Pixels(OfImage, Computed):
         """pixels."""
         return "pixels"
 
-    def compute(self, rows: Dataset, columns: TableColumns) -> tuple[Sequence[str], np.ndarray]:
+    def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the pixels of each image, from 0 to 255."""
         import numpy as np
 

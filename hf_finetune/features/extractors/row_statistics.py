@@ -36,7 +36,7 @@ class RowStatistics(OfColumns, Computed):
         """Return the columns of numbers."""
         return columns.numbers
 
-    def compute(self, rows: Dataset, columns: TableColumns) -> tuple[Sequence[str], np.ndarray]:
+    def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the statistics of each row."""
         import numpy as np
 

@@ -32,7 +32,7 @@ class TextCounts(OfText, Computed):
         """counts."""
         return "counts"
 
-    def compute(self, rows: Dataset, columns: TableColumns) -> tuple[Sequence[str], np.ndarray]:
+    def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the counts of each text column."""
         import numpy as np
 

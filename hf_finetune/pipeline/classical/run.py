@@ -96,7 +96,8 @@ def fit(run: ClassicalRun) -> TrainedPipeline:
     splits, task = run.splits, run.task
     outputs = OUTPUTS[task.activation]
     config = run.recipe.classical
-    fitted = fit_classical(config, splits.train, labels=splits.labels, outputs=outputs, names=splits.columns)
+    options: dict[str, Any] = {"names": splits.columns, "cache_gb": run.recipe.batching.cache_gb}
+    fitted = fit_classical(config, splits.train, labels=splits.labels, outputs=outputs, **options)
     trained = TrainedPipeline(
         fitted,
         task,
