@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.models.efficientnet_lite import efficientnet_lite0
     from hf_finetune.models.own_tokenizers import BpeTokenizer, CharacterTokenizer, KmerTokenizer
     from hf_finetune.models.surgery.operations import AddLayers, DropLayers, DuplicateLayers, ExtendPositions
-    from hf_finetune.models.surgery.operations import KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
+    from hf_finetune.models.surgery.operations import GatherMean, KeepLayers, LayerDrop, NarrowHidden, ReinitTopLayers
     from hf_finetune.models.surgery.operations import ResizeFeedForward, ResizeImage, ResizePatches, SetActivation
     from hf_finetune.models.surgery.operations import SetAttention, SetDropout, SetKernelSize, SetPooling
     from hf_finetune.models.surgery.operations import StochasticDepth
@@ -70,8 +70,9 @@ __all__ = [  # noqa: RUF022
     "ColorHistogram", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan",
     "DataLimits", "DecisionTree", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
     "EffectiveNumber", "ElasticNet", "Embedding", "EncoderFeatures", "Equalize", "Erase", "Evaluate", "ExtendPositions",
-    "Flip", "Focal", "GateError", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel", "HashedNgrams",
-    "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
+    "Flip", "Focal", "GateError", "GatherMean", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel",
+    "HashedNgrams", "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords",
+    "Invert", "Jpeg",
     "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "LinearModel", "LinearSVM", "Lion", "Lora",
     "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes", "NarrowHidden",
     "NearestMean", "NearestNeighbors", "Noise", "NominalColumns", "NumberColumns", "OcrConfusions", "OneOf", "Optim",

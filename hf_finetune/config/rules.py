@@ -21,6 +21,7 @@ from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.pretraining import rules as pretraining
 from hf_finetune.pretraining.config import SimCLR
 from hf_finetune.training import rules as training
+from hf_finetune.training.config import Averaging
 from hf_finetune.training.optim.config import check_installed
 from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.utils import rules
@@ -94,12 +95,23 @@ CLASSICAL = rules.only_when(
     Conflict("data.augment", "none with method classical, which reads every row once"),
     Conflict("pretrain.objective", "None with method classical, which has no network"),
 )
+FOLDS = (
+    Conflict("evaluate.folds", "null with a teacher", lambda r: r.has_teacher),
+    Conflict("evaluate.folds", "null with method classical", lambda r: r.effective_method == "classical"),
+    Conflict("evaluate.folds", "null with pretrain.objective", lambda r: r.pretrain.objective is not None),
+    Conflict(
+        "evaluate.folds",
+        "null with train.early_stopping_patience or averaging: its networks keep their last weights",
+        lambda r: r.train.early_stopping_patience or r.averaging != Averaging(),
+    ),
+)
 CONFLICTS: tuple[Conflict, ...] = (
     *CLASSICAL,
     *models.CONFLICTS,
     *training.CONFLICTS,
     *DATA,
     *LONG,
+    *FOLDS,
     *distillation.CONFLICTS,
     *pretraining.CONFLICTS,
 )
@@ -147,6 +159,8 @@ UNUSED: tuple[Unused, ...] = (
     *distillation.UNUSED,
     *pretraining.UNUSED,
     Unused("data.validation_fraction", "data.validation names the rows", lambda r: r.data.validation is not None),
+    Unused("evaluate.repeats", "evaluate.folds is null", lambda r: r.evaluate.folds is None),
+    Unused("evaluate.group", "evaluate.folds is null", lambda r: r.evaluate.folds is None),
     Unused("data.test_fraction", "data.test names the rows", lambda r: r.data.test is not None),
     Unused(
         "data.low_resolution_share",

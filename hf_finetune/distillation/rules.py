@@ -59,6 +59,7 @@ TEACHER = rules.only_when(
         lambda r: _ignores_labels(r) and _ignores_teacher_logits(r),
     ),
     Conflict("objective.mix", "none with a teacher, which sees no mixed rows"),
+    Conflict("objective.contrast", "0 with a teacher, whose predictions are no classes to compare"),
 )
 COMPARED_FEATURES = rules.only_when(
     lambda r: r.compares_features,

@@ -188,7 +188,7 @@ def _epochs(train: Train, batching: Batching, augment: tuple[Any, ...], rows: in
         InputError: a token budget determines the steps, which are unknown before texts are tokenized.
     """
     if train.max_steps <= 0:
-        return train.num_train_epochs
+        return train.epochs
     if batching.token_budget is not None and depends_on_progress(augment):
         raise InputError(
             f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from hf_finetune.utils.config import Count, between, configclass
+from hf_finetune.utils.config import Count, between, configclass, flag
+from hf_finetune.utils.config_errors import Check
 
 EpochMetric = Literal[
     "accuracy",
@@ -36,8 +37,19 @@ class Evaluate:
     """Metrics, baselines and the parity gate."""
 
     metric: EpochMetric | None = None
-    """Validation metric that chooses the best epoch. The default is accuracy for classes, micro_f1 for tags, r2 for
-    numbers, and for tags of words entity_f1 if they mark entities, else accuracy."""
+    """Validation metric that chooses the best epoch. None: the last epoch, unless that of the best metric is shown to
+    be better by a paired test on the validation rows. That metric is accuracy for classes, micro_f1 for tags, r2 for
+    numbers, and for tags of words entity_f1 if they mark entities, else accuracy. It chooses by itself for words, and
+    beside early stopping and averages of the weights."""
+    folds: Annotated[int | None, Check(lambda n: n is None or 2 <= n <= 100, "2 to 100"), flag("--folds")] = None
+    """Estimate the model out of fold: train so many networks, each without one part of the training and validation
+    rows, which it predicts. Parts have every class by its share, and repeats of a row are in one. The saved network is
+    trained on all rows, for all epochs. Takes so many times as long. None: the validation rows judge, and choose the
+    epoch."""
+    repeats: Annotated[Count, flag("--repeats")] = 1
+    """Repeats of the folds, each with other parts. Metrics and their intervals are means over the repeats."""
+    group: Annotated[str | None, flag("--group")] = None
+    """Column of the data; rows of one value, such as an author, are in one fold."""
     constrained_decoding: bool = False
     """Predict the most likely tags of a sentence of which each may follow the one before (Viterbi), for words with BIO
     or BIOES tags. It is stored with the model, and `predict` and `evaluate` do so, too. False: the most likely tag of

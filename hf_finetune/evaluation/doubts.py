@@ -20,6 +20,7 @@ Name = Literal[
     "few_rows",
     "no_better_than_baseline",
     "worse_than_baseline",
+    "worse_than_start",
     "truncated",
     "trained_on",
 ]
@@ -188,6 +189,21 @@ def baseline_doubts(baselines: Mapping[str, Mapping[str, Any]], *, remedy: str) 
         )
         doubts.append(Doubt("worse_than_baseline" if worse else "no_better_than_baseline", message, remedy))
     return tuple(doubts)
+
+
+def start_doubts(gain: Mapping[str, Any] | None) -> tuple[Doubt, ...]:
+    """Return a doubt if training made the model worse than its fitted head.
+
+    Args:
+        gain: paired difference, trained minus start. None: there was no fitted head.
+    """
+    if gain is None or gain["verdict"] != "worse":
+        return ()
+    message = (
+        f"training made the model worse: {points(gain)} on {counted(gain['n'], 'validation row')}; the weights are "
+        "those of before the first step, the pretrained network with a fitted head"
+    )
+    return (Doubt("worse_than_start", message, "a lower --train.learning-rate, more rows, or --method head"),)
 
 
 def points(difference: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Shapes: N rows, C classes, K columns of statistics, R resamples.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -37,6 +37,16 @@ class Interval:
         """Return {"value", "low", "high", "n"}, as in result.json; `classes` only if it is not None."""
         entry = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
         return entry if self.classes is None else {**entry, "classes": list(self.classes)}
+
+
+def mean_interval(intervals: Sequence[Interval]) -> Interval:
+    """Return the mean of the values and of the bounds, for repeated measurements on the same rows.
+
+    Repeats do not make the rows more, so the interval is about as wide as that of one.
+    """
+    bounds = zip(*((each.value, each.low, each.high) for each in intervals), strict=True)
+    value, low, high = (sum(each) / len(intervals) for each in bounds)
+    return Interval(value, low, high, intervals[0].n, intervals[0].classes)
 
 
 def check_resamples(resamples: int) -> None:

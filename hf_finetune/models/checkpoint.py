@@ -26,6 +26,7 @@ BIN_FILES = [BIN, "pytorch_model-*.bin"]
 # Files beside the weights that a loaded model, its tokenizer or its processor may depend on, fetched or not.
 SETTINGS_FILES = (*PLAIN_FILES, "vocab.*", "*.py")
 
+SENTENCE_POOLING = "1_Pooling/config.json"
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 REMEDY_ON_HUB = (
     "delete the cached copy {} and try again; if this stays, the repository was changed after the push: push again"
@@ -194,6 +195,25 @@ def find_checkpoint(
         parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}", f"classical/{PIPELINE_FILE}"]
         folder = _download(name, revision, parts, too_deep="*/*/*")
     return FoundCheckpoint(name, folder, folder.name)
+
+
+def is_mean_of_sentences(local: LocalCheckpoint) -> bool:
+    """Return whether a checkpoint is a sentence encoder whose embedding is the mean of its tokens.
+
+    sentence-transformers writes that into a sub-folder, which is fetched only here.
+    """
+    if not (local.folder / "modules.json").is_file():
+        return False
+    folder = local.folder
+    if local.commit is not None:
+        try:
+            folder = _download(local.name, local.commit, [SENTENCE_POOLING], too_deep="*/*/*")
+        except InputError:  # offline; the choice is then by the rows alone
+            return False
+    try:
+        return bool(json.loads((folder / SENTENCE_POOLING).read_text())["pooling_mode_mean_tokens"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def unmerged_adapter(found: FoundCheckpoint, limits: CheckpointLimits = CHECKPOINT_LIMITS) -> Path | None:

@@ -101,10 +101,12 @@ class Model(CheckpointLimits, Pretrained):
     """Gradual unfreezing with method full or top (arXiv:1801.06146). Only the head trains at first. Every so many
     epochs one more layer is unfrozen, from the top down, and the embeddings last. 0.5: two layers an epoch. None: train
     all from the start."""
-    pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
+    pooling: Literal["auto", "default", "cls", "mean", "max", "attention"] = "auto"
     """What the head reads from the last hidden states. cls: the first token. mean, max: over all tokens without
     padding. attention: a learned weighted mean. For images, all but cls read the patches. default: as in the family's
-    own class. A model that no stock class can express is saved as encoder/ and head.safetensors instead of model/."""
+    own class. A model that no stock class can express is saved as encoder/ and head.safetensors instead of model/.
+    auto: for texts the mean where heads on frozen features, cross-validated on training examples, show that it is
+    better than default, and for sentence encoders where it is no worse; see GatherMean in `surgery`. Else default."""
     last_layers: Count = 1
     """Concatenate the hidden states of this many of the highest layers before pooling."""
     head: Literal["default", "linear", "mlp"] = "default"
@@ -143,4 +145,9 @@ class Model(CheckpointLimits, Pretrained):
     @property
     def has_custom_head(self) -> bool:
         """Whether pooling or head differ from the family's own class."""
-        return (self.pooling, self.last_layers, self.head) != ("default", 1, "default")
+        return (self.named_pooling, self.last_layers, self.head) != ("default", 1, "default")
+
+    @property
+    def named_pooling(self) -> Literal["default", "cls", "mean", "max", "attention"]:
+        """The pooling, where auto is the default until it is chosen."""
+        return "default" if self.pooling == "auto" else self.pooling

@@ -113,4 +113,6 @@ def _why_padded(context: RunContext) -> str:
         return "objective.mix lays one text over another, and in a packed row they stand one behind the other"
     if recipe.objective.r_drop:
         return "objective.r_drop forwards every row twice, and a packed batch cannot be doubled"
+    if recipe.objective.contrast:
+        return "objective.contrast forwards every row twice, and a packed batch cannot be doubled"
     return ""

@@ -13,6 +13,7 @@ from hf_finetune.training.hooks import Hook
 from hf_finetune.training.input_mixing import InputMixing
 from hf_finetune.training.low_resolution import LowResolution
 from hf_finetune.training.optim.sam import SAM, Sharpness
+from hf_finetune.training.regularization.contrast import SupervisedContrast
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
@@ -37,6 +38,8 @@ def build_hooks(setup: RunSetup) -> tuple[Hook, ...]:
         hooks.append(InputMixing(recipe.objective.mix, seed))
     if recipe.objective.r_drop:
         hooks.append(RDrop(recipe.objective.r_drop, run.data.task.activation))
+    if recipe.objective.contrast:
+        hooks.append(SupervisedContrast(recipe.objective.contrast, recipe.objective.contrast_temperature))
     if (p := recipe.regularize.mixout) > 0:
         hooks.append(Mixout(pretrained_layers(network, run.model.fresh), p=p, seed=seed))
     if recipe.optim.sam_rho:

@@ -24,6 +24,7 @@ from hf_finetune.pipeline.add_adapter import with_adapter
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
 from hf_finetune.pipeline.context import Run, RunContext, RunData
 from hf_finetune.pipeline.optimization import penalized_parameters
+from hf_finetune.pipeline.out_of_fold import folds_of
 from hf_finetune.pipeline.teacher_predictions import network_pair
 from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.training.input_mixing import why_not_by_embeddings
@@ -88,13 +89,14 @@ def check_task(context: RunContext, data: RunData) -> None:
         "objective.class_weights": objective.class_weights is not None,
         "objective.logit_adjustment": objective.logit_adjustment > 0,
         "objective.r_drop": objective.r_drop > 0,
+        "objective.contrast": objective.contrast > 0,
         "objective.mix": bool(objective.mix),
         "batching.sampling": recipe.batching.sampling != "none",
         "evaluate.extra": bool(recipe.evaluate.extra),
         "data.augment": bool(augment and not task.augments)
         or needs_one_class(augment)
         or (favors_rare(augment) and not task.has_rare),
-        "model.pooling": recipe.model.pooling != "default",
+        "model.pooling": recipe.model.pooling not in ("auto", "default"),
         "model.last_layers": recipe.model.last_layers > 1,
         "model.head": recipe.model.has_custom_head,
         "adapter.peft_type": recipe.uses_prompt_learning,
@@ -140,6 +142,8 @@ def check_run(run: Run, trial: PreTrainedModel) -> None:
             )
     if recipe.batching.token_budget is None:
         step_batches(run, None)
+    if recipe.evaluate.folds is not None:
+        folds_of(run)
     if recipe.train.uses_gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise InputError(
             f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} does not support "
@@ -154,8 +158,9 @@ def check_run(run: Run, trial: PreTrainedModel) -> None:
         raise InputError(
             f"regularize.mixout: expected 0 here, got {recipe.regularize.mixout}: no linear layer of the encoder trains"
         )
-    if recipe.objective.r_drop:
-        _check_dropout(run, trial)
+    for name, value in (("r_drop", recipe.objective.r_drop), ("contrast", recipe.objective.contrast)):
+        if value:
+            _check_dropout(run, trial, f"objective.{name}", value)
 
 
 def check_mix(run: Run, trial: PreTrainedModel) -> None:
@@ -196,14 +201,14 @@ def _check_distillation(run: Run) -> None:
         )
 
 
-def _check_dropout(run: Run, trial: PreTrainedModel) -> None:
-    """Refuse R-Drop where both forward passes give the same output."""
+def _check_dropout(run: Run, trial: PreTrainedModel, field: str, value: float) -> None:
+    """Refuse R-Drop and contrast where both forward passes give the same output."""
     inputs, rows = run.data.inputs, run.data.splits.train.select(range(1))
     encoded = inputs.for_inference().encode(rows)
     if not drops_out(trial, without_votes(inputs.collate(encoded[:]))):
         raise InputError(
-            f"objective.r_drop: expected 0 here, got {run.recipe.objective.r_drop}: the model has no dropout, so "
-            "that two forward passes give the same output; set model.dropout to 0.1"
+            f"{field}: expected 0 here, got {value}: the model has no dropout, so that "
+            "two forward passes give the same output; set model.dropout to 0.1"
         )
 
 

@@ -48,7 +48,7 @@ def longer_training(train: Train, seconds: StageSeconds) -> tuple[Train, float]:
     """Return the training with so many more epochs that it takes as long as both stages, and the factor."""
     factor = 1 + seconds.pretrain_s / seconds.train_s
     steps = -1 if train.max_steps < 0 else math.ceil(factor * train.max_steps)
-    return replace(train, num_train_epochs=factor * train.num_train_epochs, max_steps=steps), factor
+    return replace(train, num_train_epochs=factor * train.epochs, max_steps=steps), factor
 
 
 def comparison_section(folder: Path, judged: ScoredSplit) -> dict[str, Any]:

@@ -166,6 +166,8 @@ class RunInput:
     """None: no teacher."""
     long_choice: dict[str, Any] | None = None
     """How the way to read long texts was chosen, for result.json. None: the recipe names it."""
+    pooling_choice: dict[str, Any] | None = None
+    """How it was chosen what the head reads, for result.json. None: the recipe names it, or there was no choice."""
     notes: tuple[str, ...] = ()
     """Notes for the user, those on the splits first."""
 
@@ -189,6 +191,8 @@ class Run:
     """Notes for the user, those on the splits first."""
     long_choice: dict[str, Any] | None = None
     """How the way to read long texts was chosen, for result.json. None: the recipe names it."""
+    pooling_choice: dict[str, Any] | None = None
+    """How it was chosen what the head reads, for result.json. None: the recipe names it, or there was no choice."""
     start_heads: tuple[FittedHead, ...] = ()
     """Heads from which training starts, one for each classification layer, in place of a fit. Empty: they are fitted,
     if the recipe fits them."""

@@ -61,6 +61,7 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         **standalone(trained.network, trained.folder),
         "data": _data(run, trained.setup.encoded.truncation),
         # Null: the recipe does not use the technique.
+        "out_of_fold": _out_of_fold(trained),
         "augmentation": _augmentation(trained),
         "elastic_net": _sparsity(trained),
         "pretrain": _pretraining(trained, evaluation),
@@ -73,7 +74,7 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         **_cost(trained, evaluation),
         "kernels": record.kernels.to_dict(),
         # Null: not fitted before training.
-        "head": None if record.head is None else asdict(record.head),
+        "head": None if record.head is None else asdict(record.head) | {"gain_of_training": trained.gain},
         "cache": trained.setup.rows.report,
         "environment": {
             "versions": record.versions,
@@ -167,6 +168,8 @@ def _data(run: Run, truncation: Truncation | None) -> Section:
         "unlabelled": splits.unlabeled_counts,
         # Null: the recipe names the way to read long texts.
         "long_choice": run.long_choice,
+        # Null: the recipe names what the head reads, or there was no choice.
+        "pooling_choice": run.pooling_choice,
         "truncated_share": None if truncation is None else round(truncation.share, 4),
         # Null: such rows would have been refused.
         "dropped": dropped_section(splits.dropped),
@@ -240,10 +243,18 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
     return {**report, "layer_maps": trained.setup.record.layer_maps}
 
 
+def _out_of_fold(trained: TrainedRun) -> Section | None:
+    if trained.out_of_fold is None:
+        return None
+    return trained.out_of_fold.to_dict(trained.task, trained.run.recipe.evaluate.group)
+
+
 def _best(trained: TrainedRun) -> Section:
     """Return the step of the final weights, and the validation scores of all candidates."""
     trainer, metric = trained.trainer, trained.run.metric
     best, candidates = trainer.selection.best, trainer.selection.candidates
+    if trained.out_of_fold is not None:
+        return {"step": trainer.state.global_step, "weights": "last"}
     if best is None:
         return {"step": trainer.state.best_global_step, metric: trainer.state.best_metric}
     averaged = {"candidates": [c.to_dict(metric) for c in candidates]} if len(candidates) > 1 else {}

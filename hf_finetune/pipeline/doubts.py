@@ -29,7 +29,7 @@ def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]
     task, train_labels = trained.task, run.data.train_labels
     training = Training(
         task.support(train_labels),
-        recipe.train.num_train_epochs,
+        recipe.train.epochs,
         weighted=class_weights(run) is not None or recipe.batching.sampling != "none",
         weights=task.rare_remedy,
         rows=len(train_labels) if task.counted == "row" else None,
@@ -45,6 +45,7 @@ def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]
         ),
         *_few_validation_rows(run, splits["validation"]),
         *doubts.baseline_doubts(evaluation.baselines, remedy=_better(run)),
+        *doubts.start_doubts(trained.gain),
         *doubts.truncation_doubts(trained.setup.encoded.truncation),
     )
 
@@ -64,7 +65,9 @@ def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]
     if metric not in SHARES or metric not in validation.metrics:
         return ()
     remedy = "name about {rows} rows by --validation"
-    if "validation" in run.data.splits.held_out:
+    if run.recipe.evaluate.folds is not None:
+        remedy = "label more rows: {rows} would do"
+    elif "validation" in run.data.splits.held_out:
         half = (validation.metrics[metric].high - validation.metrics[metric].low) / 2
         rows = len(validation.rows)
         fraction = run.recipe.data.validation_fraction * (half / widest) ** 2
@@ -84,7 +87,7 @@ def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]
 
 
 def _better(run: Run) -> str:
-    epochs = run.recipe.train.num_train_epochs
+    epochs = run.recipe.train.epochs
     return (
         f"more --epochs (now {epochs:g}), a learning rate from --find-lr, another --model, or more labeled rows; "
         "if none helps, use the simpler model"

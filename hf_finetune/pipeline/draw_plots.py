@@ -64,6 +64,8 @@ def write_plots(folder: Path, drawn: dict[str, list[bytes]]) -> None:
 
 
 def _learning_curves(folder: Path, facts: RunFacts) -> Chart | None:
+    if facts.result.get("out_of_fold") is not None:
+        return None  # All rows train: there is no curve of others.
     lines, best = _training_log(folder / LOG), (facts.result.get("best") or {}).get("step")
     return (learning_curves(lines, facts.epoch_metric, best), TALL) if lines else None
 

@@ -56,5 +56,5 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
             truncation.max_length,
             truncation.proposal,
         )
-    steps = epoch.total_steps(train.num_train_epochs, train.max_steps)
+    steps = epoch.total_steps(train.epochs, train.max_steps)
     return EncodedRows(train_rows, validation_rows, epoch, steps, truncation)

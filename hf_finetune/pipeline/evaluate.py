@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from torch import nn
@@ -20,10 +21,12 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.config import Evaluate
-from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.intervals import Interval, mean_interval
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.per_class import ClassScores
+from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.out_of_fold import OutOfFold
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.tables import write_predictions
@@ -84,6 +87,8 @@ def evaluate(trained: TrainedRun, known: Evaluation | None = None) -> Evaluation
     run, splits, task = trained.run, trained.run.data.splits, trained.task
     network, evaluated = trained.network, {"validation": splits.validation, "test": splits.test}
     scored = {} if known is None else dict(known.splits)
+    if trained.out_of_fold is not None:
+        scored["validation"] = Scoring.of(run).score_out_of_fold(task, trained.out_of_fold)
     with trained.clock.measure("evaluate_s"):
         for name, rows in evaluated.items():
             if rows and name not in scored:
@@ -91,7 +96,7 @@ def evaluate(trained: TrainedRun, known: Evaluation | None = None) -> Evaluation
     evaluation = Evaluation(scored)
     save_predictions(trained.folder, evaluation)
     with trained.clock.measure("baselines_s"):
-        baselines = Scoring.of(run).baselines(evaluation.judged_split)
+        baselines = Scoring.of(run).baselines(evaluation.judged_split, trained.out_of_fold)
     return replace(evaluation, baselines=baselines)
 
 
@@ -165,12 +170,28 @@ class Scoring:
             self.config.extra, task.labels, task.activation, computed=task.metrics, trust_remote_code=trust
         )
 
-    def baselines(self, judged: ScoredSplit) -> dict[str, dict[str, Any]]:
-        """Score simple models, and compare the trained one with them; nothing if evaluate.baselines is off."""
+    def score_out_of_fold(self, task: Task, predicted: OutOfFold) -> ScoredSplit:
+        """Return the first repeat's predictions, with the mean over the repeats of each metric and of its bounds."""
+        rows, labels = predicted.rows, predicted.labels
+        repeats = [self._metrics(task, labels, task.scores(logits_NC)) for logits_NC in predicted.logits_RNC]
+        metrics = {name: mean_interval([each[name] for each in repeats if name in each]) for name in repeats[0]}
+        rows_per_s = len(repeats) * len(rows) / predicted.seconds
+        return ScoredSplit(task, rows, labels, predicted.logits_RNC[0], metrics, rows_per_s)
+
+    def baselines(self, judged: ScoredSplit, predicted: OutOfFold | None = None) -> dict[str, dict[str, Any]]:
+        """Score simple models, and compare the trained one with them; nothing if evaluate.baselines is off.
+
+        Args:
+            predicted: what the judged rows are, if they were predicted out of fold.
+        """
         if not self.config.baselines:
             return {}
+        if predicted is None or judged.rows is not predicted.rows:
+            fitted = self.task.baselines(labeled_rows(self.splits.train), judged.rows)
+        else:
+            fitted = _baselines_out_of_fold(self.task, predicted)
         task, found = judged.task, {}
-        for key, baseline in self.task.baselines(labeled_rows(self.splits.train), judged.rows).items():
+        for key, baseline in fitted.items():
             scores_NC = baseline.scores_NC
             intervals = self.task.intervals(judged.labels, scores_NC, resamples=self.config.resamples)
             found[key] = {
@@ -179,6 +200,18 @@ class Scoring:
                 "difference": task.compare(judged.labels, judged.scores_NC, scores_NC),
             }
         return found
+
+
+def _baselines_out_of_fold(task: Task, predicted: OutOfFold) -> dict[str, Baseline]:
+    """Return the predictions of each row by simple models that were fitted to the other folds."""
+    rows, fold_N = predicted.rows, predicted.fold_RN[0]
+    fitted: dict[str, Baseline] = {}
+    for fold in np.unique(fold_N):
+        train, held_out = (rows.select(np.flatnonzero(side)) for side in (fold_N != fold, fold_N == fold))
+        for key, baseline in task.baselines(train, held_out).items():
+            empty = Baseline(baseline.name, np.zeros((len(rows), baseline.scores_NC.shape[1])))
+            fitted.setdefault(key, empty).scores_NC[fold_N == fold] = baseline.scores_NC
+    return fitted
 
 
 def _predictions(name: str, split: ScoredSplit) -> pa.Table:

@@ -39,6 +39,7 @@ def trainer_arguments(
     batch = micro_batch(run)
     train = replace(
         run.recipe.train,
+        num_train_epochs=run.recipe.train.epochs,
         learning_rate=learning_rate(run),
         per_device_train_batch_size=batch.rows,
         gradient_accumulation_steps=batch.accumulation,
@@ -52,6 +53,8 @@ def trainer_arguments(
         mixed_precision=run.context.mixed_precision,
         device=run.context.device,
         saving=saving,
+        # With folds the validation rows train, too.
+        choosing=run.recipe.evaluate.folds is None,
     )
 
 

@@ -68,7 +68,11 @@ def _base_changed(context: RunContext, network: PreTrainedModel) -> str | None:
     if context.recipe.pretrain.objective is not None:
         return "pretraining"
     # The stock class reads the pooling from a field of the config, which may differ from the checkpoint's.
-    if model.from_config is None and model.pooling != "default" and can_switch(network.config, model.pooling):
+    if (
+        model.from_config is None
+        and model.named_pooling != "default"
+        and can_switch(network.config, model.named_pooling)
+    ):
         config = type(network.config).from_pretrained(context.checkpoint.folder)
         return None if stock_head(config) == stock_head(network.config) else "model.pooling"
     return None

@@ -1,6 +1,7 @@
 """The stages of a run: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
 
-    prepare    setup_context, load_data, choose_long, build_model, check_run; nothing is written yet
+    prepare    setup_context, load_data, choose_long, choose_length, choose_pooling, build_model, check_run; nothing is
+               written yet
                pretrain, if the recipe asks for it
     fit        add_copies, encode_rows, predict_with_teachers, add_adapter, choose_kernels, cache_activations, fit_head,
                train
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from accelerate import PartialState
@@ -27,6 +29,7 @@ from torch import nn
 from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.config.rules import check as check_recipe
 from hf_finetune.config.rules import unused_options
+from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.features.frozen_layers import TrainingRows
@@ -36,16 +39,19 @@ from hf_finetune.pipeline.add_adapter import add_adapter, trial_network
 from hf_finetune.pipeline.augment import add_copies
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.cache_activations import cache_activations
-from hf_finetune.pipeline.choose_kernels import choose_kernels
+from hf_finetune.pipeline.choose_kernels import choose_kernels, default_kernels
+from hf_finetune.pipeline.choose_length import choose_length
 from hf_finetune.pipeline.choose_long import choose_long
+from hf_finetune.pipeline.choose_pooling import choose_pooling
 from hf_finetune.pipeline.classical.run import run_classical
 from hf_finetune.pipeline.context import ClassicalRun, Run, RunInput, setup_context
 from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
-from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, save_predictions
+from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, predict, save_predictions
 from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.load_data import load_data, load_splits
 from hf_finetune.pipeline.origin import find_origin
+from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, on_all_rows
 from hf_finetune.pipeline.parity import refuse_failed, verify
 from hf_finetune.pipeline.pretrain import pretrain
 from hf_finetune.pipeline.push import push_if_asked
@@ -77,7 +83,7 @@ from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import is_main_process, notes_afterwards
 from hf_finetune.utils.experimental import experimental_notes
 from hf_finetune.utils.files import discard
-from hf_finetune.utils.messages import counted
+from hf_finetune.utils.messages import counted, silenced
 
 logger = logging.getLogger("hf_finetune.run")
 WITHOUT_ADAPTER = (
@@ -171,6 +177,7 @@ def _train(prepared: Run, folder: Path, record: RunRecord, trackers: RunTrackers
     try:
         with plain_disk_errors(folder), precision.settings_restored():
             prepared, pretraining = pretrain(prepared, folder, record, trackers)
+            prepared, predicted = _cross_validate(prepared, folder, record)
             trained = fit(prepared, folder, record, trackers)
     except KeyboardInterrupt:
         # Between two stages, where nothing waits for the next step.
@@ -179,7 +186,30 @@ def _train(prepared: Run, folder: Path, record: RunRecord, trackers: RunTrackers
         raise StoppedBySignal("stopped by a signal; --resume continues from the last checkpoint") from None
     if pretraining is not None:
         trained.clock.record("pretrain_s", pretraining.seconds)
-    return replace(trained, pretraining=pretraining)
+    if predicted is not None and trained.task.calibrates:
+        calibrated = trained.task.calibrated(predicted.labels, trained.task.training_scores(predicted.logits_RNC[0]))
+        trained = replace(trained, task=calibrated)
+    return replace(trained, pretraining=pretraining, out_of_fold=predicted)
+
+
+def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run, OutOfFold | None]:
+    """Predict all rows out of fold, and return the run that trains on all of them; without folds the run as it is."""
+    if prepared.recipe.evaluate.folds is None:
+        return prepared, None
+    if PartialState().num_processes > 1:
+        raise InputError("evaluate.folds: expected null with several processes; start one")
+    if not (folder / "recipe.json").exists():
+        record.write(folder)
+    return on_all_rows(prepared), cross_validate(prepared, folder, _trained_logits)
+
+
+def _trained_logits(run: Run, splits: Splits) -> Any:
+    """Train on the training rows of other splits, and return the logits of their validation rows."""
+    recipe = replace(run.recipe, evaluate=replace(run.recipe.evaluate, folds=None))
+    with silenced(), TemporaryDirectory() as folder:
+        variant = with_network(RunInput(run.context, run.data).variant(recipe, splits))
+        trained = fit_dry(replace(variant, notes=()), Path(folder), KernelChoice(default_kernels(variant)))
+        return predict(trained.network, variant, splits.validation)
 
 
 def prepare(recipe: Recipe) -> Run:
@@ -208,11 +238,18 @@ def load_input(recipe: Recipe) -> RunInput:
     context, data = load_data(context)
     check.check_task(context, data)
     context, data, long_choice = choose_long(context, data)
+    context, length_note = choose_length(context, data)
+    context, pooling_choice = choose_pooling(context, data)
     teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)
-    note = () if long_choice is None else (f"--long auto: {long_choice.way.name}: {long_choice.why}",)
-    long = None if long_choice is None else long_choice.to_dict()
-    return RunInput(context, data, teachers, long, (*data.splits.notes, *note))
+    notes = (
+        *data.splits.notes,
+        *([] if long_choice is None else [f"--long auto: {long_choice.way.name}: {long_choice.why}"]),
+        *([] if pooling_choice is None else [str(pooling_choice)]),
+        *([] if length_note is None else [length_note]),
+    )
+    long, pooling = (None if choice is None else choice.to_dict() for choice in (long_choice, pooling_choice))
+    return RunInput(context, data, teachers, long, pooling, notes)
 
 
 def with_network(loaded: RunInput) -> Run:
@@ -233,7 +270,7 @@ def with_network(loaded: RunInput) -> Run:
         *experimental_notes(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
-    prepared = Run(context, data, model, origin, teachers, notes, loaded.long_choice)
+    prepared = Run(context, data, model, origin, teachers, notes, loaded.long_choice, loaded.pooling_choice)
     check.check_run(prepared, trial)
     Scoring.of(prepared).extra_metrics()
     return replace(prepared, notes=(*notes, *check.note_on_compared_rows(prepared)))
@@ -283,8 +320,7 @@ def fit(
     if not prepared.recipe.uses_adapter:
         setup = fit_head(setup)
     save_start(setup)
-    trainer, task = train(setup)
-    return TrainedRun(prepared, setup, trainer, task)
+    return TrainedRun(prepared, setup, *train(setup))
 
 
 def fit_dry(prepared: Run, folder: Path, choice: KernelChoice) -> TrainedRun:

@@ -22,6 +22,7 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.parity import Artifact
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.pipeline.run_setup import RunSetup
+from hf_finetune.pipeline.start_weights import save_start_weights
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
@@ -29,7 +30,7 @@ from hf_finetune.utils.files import make_folder
 
 
 def save_start(setup: RunSetup) -> None:
-    """Write recipe.json, the first file of a run, and the list of dropped rows.
+    """Write recipe.json, the first file of a run, the list of dropped rows, and the weights that training starts from.
 
     The initial adapter is written, too, if the trained one is saved relative to it: such an adapter (PiSSA, OLoRA)
     starts with a part of the pretrained weights.
@@ -38,6 +39,7 @@ def save_start(setup: RunSetup) -> None:
     if state.is_main_process:
         setup.record.write(setup.folder)
         make_folder(checkpoints)
+        save_start_weights(setup)
         if dropped := setup.run.data.splits.dropped:
             write_dropped(setup.folder / "dropped.csv", {str(role): rows for role, rows in dropped.items()})
         start = checkpoints / adapters.START

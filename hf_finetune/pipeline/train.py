@@ -3,8 +3,9 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
 from hf_finetune.data.inputs import Inputs, TextInputs
@@ -17,16 +18,19 @@ from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
 from hf_finetune.pipeline.build_hooks import build_hooks
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.optimization import shortcuts, trainer_arguments, update_rule
+from hf_finetune.pipeline.out_of_fold import OutOfFold
 from hf_finetune.pipeline.pretrain import Pretraining
 from hf_finetune.pipeline.run_setup import RunSetup
+from hf_finetune.pipeline.start_weights import keep_better_start
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.tasks.base import Task
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
-from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar, trim_log
+from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar, SparseValidation, trim_log
 from hf_finetune.training.checkpoints import SaveInterval, saved_state, train_until_stopped
 from hf_finetune.training.config import Averaging
+from hf_finetune.training.latest_epoch import LatestEpoch
 from hf_finetune.training.probe import WHY
 from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
@@ -47,8 +51,12 @@ class TrainedRun:
     trainer: ClassifierTrainer
     task: Task
     """With what the validation rows settled."""
+    gain: dict[str, Any] | None = None
+    """Paired difference to the start, see `start_weights`. None: its head was not fitted."""
     pretraining: Pretraining | None = None
     """None: the run was not pretrained."""
+    out_of_fold: OutOfFold | None = None
+    """Predictions by networks that were not trained on the rows. None: no folds."""
 
     @property
     def network(self) -> PreTrainedModel:
@@ -80,11 +88,11 @@ def _classifier_arguments(run: Run, checkpoints: Path, *, saving: bool = True) -
     return trainer_arguments(run, checkpoints, metric=run.metric, greater_is_better=better, saving=saving)
 
 
-def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task]:
+def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | None]:
     """Take all training steps.
 
     Returns:
-        The trainer, and the task with what the validation rows settle.
+        The trainer, the task with what the validation rows settle, and the gain over the start, see `TrainedRun`.
 
     Raises:
         StoppedBySignal: after a checkpoint.
@@ -101,12 +109,13 @@ def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task]:
     try:
         with setup.clock.measure("train_s"):
             train_until_stopped(trainer, setup.resume_from, SaveInterval.of(setup.run.recipe.train))
+            gain = keep_better_start(setup, trainer)
             task = _finish_task(setup, trainer)
     finally:
         bar.close()
         setup.rows.close()
     _record_seconds(setup, trainer)
-    return trainer, task
+    return trainer, task, gain
 
 
 def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> Task:
@@ -136,11 +145,13 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
         loss=training_loss(run),
         update=update_rule(run),
         averaging=WeightAveraging(_averages(averaging), Soup(checkpoints) if averaging.soup else None),
+        latest_epoch=_latest_epoch(setup),
         shortcuts=shortcuts(run.context),
         hooks=build_hooks(setup),
         callbacks=(
             bar,
             LogLines(setup.folder / LOG),
+            SparseValidation(run.recipe.train.validate_every),
             *setup.trackers.callbacks(TRAIN),
             *([EarlyStoppingCallback(patience)] if patience else []),
         ),
@@ -152,6 +163,20 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
         assert not callable(logits), "words are not augmented"
         logits = WordLogits(logits, counts)
     return DistillationTrainer(setup.network, arguments, parts, Teaching(logits, teacher.features))
+
+
+def _latest_epoch(setup: RunSetup) -> LatestEpoch | None:
+    """Return the choice of the epoch where the recipe names no metric, nor anything that compares epochs by one."""
+    recipe, task, labels = setup.run.recipe, setup.run.data.task, labels_of(setup.rows.validation)
+    compares = recipe.train.early_stopping_patience or recipe.averaging != Averaging()
+    if recipe.evaluate.metric is not None or compares or task.has_words:
+        return None
+
+    def is_worse(logits_NC: np.ndarray, best_NC: np.ndarray) -> bool:
+        scores, best = task.training_scores(logits_NC), task.training_scores(best_NC)
+        return bool(task.compare(labels, scores, best)["verdict"] == "worse")
+
+    return LatestEpoch(is_worse, greater_is_better=task.metrics[setup.run.metric].greater_is_better)
 
 
 def _averages(averaging: Averaging) -> Averages | None:

@@ -81,7 +81,7 @@ class RecipeVariant:
                 method="full",
                 adapter=None,
                 model=model,
-                objective=replace(recipe.objective, r_drop=0.0, mix=()),
+                objective=replace(recipe.objective, r_drop=0.0, contrast=0.0, mix=()),
                 regularize=Regularize(),
                 optim=Optim(),
                 averaging=Averaging(),

@@ -61,6 +61,7 @@ class MultiLabel(Task):
     refuses: ClassVar[Mapping[str, str]] = {
         "objective.logit_adjustment": "it shifts the classes of one softmax against each other, and each tag has a "
         "sigmoid of its own; use objective.class_weights",
+        "objective.contrast": "it compares the rows of one class, and a row has several tags",
         "data.augment": "MixHalves joins texts of one class, and a row has several tags",
     }
 

@@ -62,6 +62,7 @@ class Regression(Task):
         "objective.label_smoothing": "it spreads probability over classes, and a number has none",
         "objective.class_weights": "numbers have no classes to weigh",
         "objective.logit_adjustment": "it shifts the logits of classes, and a number has none",
+        "objective.contrast": "it compares the rows of a class",
         "batching.sampling": "numbers have no classes to balance",
         "data.augment": "MixHalves and by_class rare read the class of a row",
     }

@@ -76,6 +76,7 @@ class Tags(Task):
         "objective.kinds": "features are compared row by row; use losses on logits, such as SoftTargets",
         "objective.teacher_precision": "rows are computed again by the margin of their one label",
         "objective.r_drop": _ONE_ROW,
+        "objective.contrast": _ONE_ROW,
         "objective.mix": _ONE_ROW,
         "batching.sampling": f"{_ONE_ROW}; use objective.class_weights",
         "evaluate.extra": "its modules read one class a row",

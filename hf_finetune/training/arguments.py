@@ -175,6 +175,7 @@ def training_arguments(
     mixed_precision: Format,
     device: torch.device,
     saving: bool = True,
+    choosing: bool = True,
 ) -> TrainingArguments:
     """Build the TrainingArguments of a run.
 
@@ -184,6 +185,7 @@ def training_arguments(
         metric: validation metric that chooses the epoch.
         greater_is_better: whether a greater metric is better.
         saving: False: write no checkpoints, and keep the last weights.
+        choosing: False: keep the last weights.
 
     Raises:
         InputError: `train.extra` has a field that TrainingArguments lacks, that is fixed or set elsewhere, or whose
@@ -193,7 +195,8 @@ def training_arguments(
         **FIXED,
         **{name: getattr(train, name) for name in SHARED},
         **_checked(_without_trackers(train)),
-        **({} if saving else {"save_strategy": "no", "load_best_model_at_end": False}),
+        **({} if saving else {"save_strategy": "no"}),
+        **({} if saving and choosing else {"load_best_model_at_end": False}),
         "metric_for_best_model": metric,
         "greater_is_better": greater_is_better,
         "bf16": mixed_precision == "bf16",

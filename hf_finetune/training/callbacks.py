@@ -54,6 +54,19 @@ class ProgressBar(TrainerCallback):
             self.bar = None
 
 
+class SparseValidation(TrainerCallback):
+    """Validates and saves after every so many epochs and after the last one, in place of every epoch."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Take back what transformers has set for each epoch."""
+        assert state.epoch is not None, "set in training"
+        if round(state.epoch) % self.every and state.global_step < state.max_steps and not control.should_training_stop:
+            control.should_evaluate = control.should_save = False
+
+
 class LogLines(TrainerCallback):
     """Appends a line of JSON to `path` for each logged step; they are on the disk before a checkpoint of their step."""
 

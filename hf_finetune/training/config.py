@@ -22,6 +22,7 @@ from hf_finetune.utils.config import (
     flag,
 )
 
+EPOCHS = 3.0
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 
@@ -34,8 +35,9 @@ class Train:
     narrow encoder, 2e-3 at a width of 384). full: 1e-4 for texts, 2e-5 for images. top: 3e-4 for texts, 2e-5 for
     images. With model.from_config: 5e-4. SGD takes 100 times this default, Adafactor 25 times, Lion a tenth.
     `--find-lr` proposes a rate. See docs/benchmarks.md."""
-    num_train_epochs: Annotated[Epochs, flag("--epochs")] = 3.0
-    """Passes over the training examples."""
+    num_train_epochs: Annotated[Epochs | None, flag("--epochs")] = None
+    """Passes over the training examples. None: 3; with few examples as many as make 100 optimizer steps, and smaller
+    steps if `batching.rows_per_step` and the sizes of forward passes are not set. It is said, and recorded."""
     max_steps: MaxSteps = -1
     """Stop after this many optimizer steps, regardless of epochs. -1: train for num_train_epochs."""
     per_device_train_batch_size: Count = 32
@@ -73,6 +75,9 @@ class Train:
     Method head, which does not train the features, always takes the fit by default."""
     early_stopping_patience: Count | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
+    validate_every: Count = 1
+    """Epochs from one validation to the next, each with a checkpoint; the last epoch is always validated. Where
+    num_train_epochs is None and epochs are short, about 10 steps lie between two."""
     save_steps: Count | None = None
     """Save a checkpoint after every so many optimizer steps, besides after each epoch: --resume continues from the last
     one to the same bits. None: after each epoch."""
@@ -87,6 +92,11 @@ class Train:
     extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Further TrainingArguments, passed through unchanged; those that the run decides itself are refused. Pretraining
     gets them, too, except eval_on_start, eval_delay, logging_first_step and report_to."""
+
+    @property
+    def epochs(self) -> float:
+        """`num_train_epochs`, or the default for many examples."""
+        return EPOCHS if self.num_train_epochs is None else self.num_train_epochs
 
     @property
     def trackers(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def _averages_weights(recipe: TrainingRecipe) -> bool:
 
 
 def _ends_within(recipe: TrainingRecipe, epochs: int) -> bool:
-    return recipe.train.max_steps < 0 and math.ceil(recipe.train.num_train_epochs) <= epochs
+    return recipe.train.max_steps < 0 and math.ceil(recipe.train.epochs) <= epochs
 
 
 def _ends_before_patience(recipe: TrainingRecipe) -> bool:
@@ -173,6 +173,12 @@ BATCHING = (
     ),
 )
 LOSS = (
+    *rules.only_when(
+        lambda r: r.objective.contrast > 0,
+        Conflict("objective.r_drop", "0 with objective.contrast, which forwards every example twice, too"),
+        Conflict("objective.mix", "none with objective.contrast, which compares classes"),
+        Conflict("batching.unpadded", "false or None with objective.contrast, which doubles the batch"),
+    ),
     Conflict(
         "objective.mix",
         "Mixup for texts; the others paste areas of images",
@@ -196,6 +202,7 @@ UNUSED = (
     Unused("train.num_train_epochs", "train.max_steps says when the run ends", lambda r: r.train.max_steps > 0),
     Unused("train.lr_scheduler_type", "the run ends before the rate could drop", _ends_before_rate_drops),
     Unused("train.early_stopping_patience", "the run ends before it could run out", _ends_before_patience),
+    Unused("objective.contrast_temperature", "objective.contrast is 0", lambda r: r.objective.contrast == 0),
     Unused("train.head_inverse_strength", "no head is fitted", lambda r: not r.fits_head),
     Unused("train.head_least_explained", "no head is fitted", lambda r: not r.fits_head),
     Unused(

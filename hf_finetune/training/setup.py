@@ -22,6 +22,7 @@ from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.models.kernels.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.hooks import Collate, Hook, SummedLoss
+from hf_finetune.training.latest_epoch import LatestEpoch
 from hf_finetune.training.losses.weighted import CROSS_ENTROPY
 from hf_finetune.training.optim.update_rule import UpdateRule
 
@@ -136,6 +137,8 @@ class TrainingSetup:
     """Sum over the rows of a micro-batch."""
     update: UpdateRule = UpdateRule()
     averaging: WeightAveraging = field(default_factory=WeightAveraging)
+    latest_epoch: LatestEpoch | None = None
+    """Chooses the epoch in place of the best metric. None: the best metric does."""
     shortcuts: Shortcuts = Shortcuts()
     """Faster implementations of the model's layers."""
     hooks: tuple[Hook, ...] = ()

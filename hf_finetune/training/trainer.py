@@ -55,7 +55,8 @@ class ClassifierTrainer(Trainer):
 
     def __init__(self, model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> None:
         self.setup, self.metrics = setup, setup.data.metrics
-        self.hooks = (*setup.hooks, *setup.averaging.hooks)
+        chooses = () if setup.latest_epoch is None else (setup.latest_epoch,)
+        self.hooks = (*setup.hooks, *setup.averaging.hooks, *chooses)
         loss = setup.loss
         for hook in self.hooks:
             loss = hook.on_loss(loss)
@@ -75,6 +76,7 @@ class ClassifierTrainer(Trainer):
         self.nan_guard = nan_guard.NanGuard(args.device, args.world_size)
         self.clock, self.work = LoopClock(), flops.WorkCounter()
         self.selection = best_weights.Selection()
+        self.validation_logits: np.ndarray | None = None
         self.utilization: flops.Utilization | None = None
 
     @property
@@ -327,8 +329,21 @@ class ClassifierTrainer(Trainer):
             self.lr_scheduler.judge(metrics[f"eval_{self.args.metric_for_best_model}"])
         return metrics
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Choose the latest epoch that is no worse, where the setup says so. The Trainer takes the best metric."""
+        latest, name = self.setup.latest_epoch, f"eval_{self.args.metric_for_best_model}"
+        if latest is None or not self.args.load_best_model_at_end:
+            return super()._determine_best_metric(metrics, trial)
+        assert self.validation_logits is not None, "evaluated before"
+        if not latest.takes(metrics[name], self.validation_logits):
+            return False
+        self.state.best_metric, self.state.best_global_step = metrics[name], self.state.global_step
+        return True
+
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         logits = self.logits(rows)
+        if prefix == "eval":  # of the weights themselves, not of an average
+            self.validation_logits = logits
         nan_guard.check_logits(logits, self.state.global_step)
         values = self.metrics(by_row(rows, labels_of(rows)), by_row(rows, logits))
         return {f"{prefix}_{name}": float(value) for name, value in values.items()}
@@ -398,7 +413,8 @@ class ClassifierTrainer(Trainer):
 
     def _restore_best(self, last: Path) -> None:
         self.state = checkpoints.saved_state(last)
-        best = self.state.best_global_step or self.state.global_step
+        chosen = self.state.best_global_step if self.args.load_best_model_at_end else None
+        best = chosen or self.state.global_step
         # The saved path may be stale: the run's folder may have been moved.
         self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
         self._load_best_model()

@@ -73,7 +73,7 @@ def test_sections_and_fields_together() -> None:
         ({"xyzzy": 1}, "xyzzy: no such keyword; see hf_finetune.Recipe"),
         ({"license": "mit"}, "license: several fields have this name; write data={'license': ...} or hub={'license': ...}"),
         ({"dropout": 0.1}, "dropout: several fields have this name; write model={'dropout': ...} or lora={'dropout': ...}"),
-        ({"epochs": "3"}, "train.num_train_epochs: expected a number above 0 and at most 1000000, got '3'"),
+        ({"epochs": "3"}, "train.num_train_epochs: expected a number above 0 and at most 1000000 or null, got '3'"),
         ({"train": 3}, "train: expected a mapping of fields, got 3"),
         ({"model": {"checkpoit": "x"}}, "model.checkpoit: no such field, did you mean 'checkpoint'?"),
     ],

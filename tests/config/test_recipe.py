@@ -15,6 +15,7 @@ OURS = {
     "head_inverse_strength",
     "head_least_explained",
     "early_stopping_patience",
+    "validate_every",
     "save_every",
     "keep_checkpoints",
     "extra",

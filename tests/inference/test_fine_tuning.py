@@ -70,7 +70,7 @@ def test_bad_calls_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"data": frame, "text": "txt"}, "`text=` txt: data .DataFrame. has no such column, did you mean 'text'"),
         (
             {"data": frame, "epochs": "3"},
-            "train.num_train_epochs: expected a number above 0 and at most 1000000, got '3'",
+            "train.num_train_epochs: expected a number above 0 and at most 1000000 or null, got '3'",
         ),
         ({"data": frame, "model": tmp_path / "none"}, "none: "),
         ({"data": frame, "epoch": 3}, "epoch: no such keyword, did you mean 'epochs'"),

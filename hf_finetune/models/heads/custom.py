@@ -165,7 +165,7 @@ def with_head(loaded: Loaded, options: Model, chunks: PoolingKind | None = None,
     """
     if not options.has_custom_head and chunks is None:
         return loaded
-    model, pooling, stock = loaded.model, options.pooling, stock_head(loaded.model.config)
+    model, pooling, stock = loaded.model, options.named_pooling, stock_head(loaded.model.config)
     kind = pooling if pooling != "default" else (stock and stock.pooling) or "mean"
     if chunks is not None and stock is None:
         kind_of_model = model.config.model_type
@@ -198,7 +198,8 @@ def with_head(loaded: Loaded, options: Model, chunks: PoolingKind | None = None,
 
 def _has_stock_head(model: PreTrainedModel, stock: StockHead, options: Model) -> bool:
     """Whether the stock class has this pooling and head."""
-    has_pooling = options.pooling in ("default", stock.pooling) or can_switch(model.config, options.pooling)
+    pooling = options.named_pooling
+    has_pooling = pooling in ("default", stock.pooling) or can_switch(model.config, pooling)
     if options.last_layers > 1 or not has_pooling:
         return False
     if options.head != "mlp":

@@ -15,6 +15,7 @@ from hf_finetune.models.surgery.activation import SetActivation
 from hf_finetune.models.surgery.attention import SetAttention
 from hf_finetune.models.surgery.dropout import SetDropout
 from hf_finetune.models.surgery.feed_forward import ResizeFeedForward
+from hf_finetune.models.surgery.gather_mean import GatherMean
 from hf_finetune.models.surgery.hidden_width import NarrowHidden
 from hf_finetune.models.surgery.kernel_size import SetKernelSize
 from hf_finetune.models.surgery.layers import AddLayers, DropLayers, DuplicateLayers, KeepLayers, LayerStep
@@ -45,6 +46,7 @@ SurgeryStep = (
     | ExtendPositions
     | SetKernelSize
     | SetPooling
+    | GatherMean
 )
 
 

@@ -33,7 +33,7 @@ def measure_costs(run: SearchRun) -> Measurement:
     base, proxy, augment = run.base, run.proxy, run.space.augment(run.space.rand_augment(0.6))
     splits, train = proxy.prepared.data.splits, base.recipe.train
     batches = step_batches(proxy.prepared, proxy.prepared.data.inputs.lengths(proxy.encoded))
-    steps = batches.total_steps(train.num_train_epochs, train.max_steps)
+    steps = batches.total_steps(train.epochs, train.max_steps)
     rows, eval_rows = len(splits.train), min(len(splits.validation), MAX_EVAL_ROWS)
 
     def measure_run(variant: RecipeVariant) -> planning.RunCost:

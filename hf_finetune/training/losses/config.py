@@ -13,7 +13,7 @@ from hf_finetune.training.losses.focal import Focal
 from hf_finetune.training.losses.huber import Huber
 from hf_finetune.training.losses.poly import PolyLoss
 from hf_finetune.training.losses.squared_error import SquaredError
-from hf_finetune.utils.config import Choice, Fraction, NonNegative, Operations, configclass
+from hf_finetune.utils.config import Choice, Fraction, NonNegative, Operations, Positive, configclass
 
 Loss: TypeAlias = (
     CrossEntropy | Focal | PolyLoss | Coral | BinaryCrossEntropy | Asymmetric | SquaredError | AbsoluteError | Huber
@@ -42,6 +42,12 @@ class Supervised:
     """R-Drop (arXiv:2106.14448). Forward every example twice with different dropout, and average the two losses. Add
     this times the symmetric KL divergence of the two predictions (of each tag's; of numbers, their squared difference).
     A step takes twice the work. 0: off."""
+    contrast: Fraction = 0.0
+    """Share of the supervised contrastive loss (arXiv:2004.11362, arXiv:2011.01403), for classes. Forward every example
+    twice with different dropout; what the head reads of the examples of a class is drawn together, and apart from
+    others of the batch. A step takes twice the work. 0: off."""
+    contrast_temperature: Positive = 0.1
+    """Temperature of that loss: cosines are divided by it."""
     mix: Operations[Mixing] = ()
     """Mix the examples of a batch, and their labels in the same proportion. For every forward pass one of these is
     drawn: Mixup (for texts, of word embeddings), CutMix or ResizeMix. See `augmentation.mixing`. The logged training

@@ -20,10 +20,12 @@ from transformers import (
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, names_where
+from hf_finetune.models.surgery.gather_mean import FAMILIES_WITH_MEAN
 from hf_finetune.models.surgery.operations import (
     AddLayers,
     DropLayers,
     DuplicateLayers,
+    GatherMean,
     KeepLayers,
     LayerDrop,
     LayerStep,
@@ -85,6 +87,7 @@ OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
     # The tiny ELECTRA has embeddings of exactly this width.
     (NarrowHidden(ratio=0.5), ("deberta-v2", "modernbert", "electra", *STAGED)),
     (SetAttention("sdpa"), ("deberta-v2", "mpnet", *CONVNEXT, *CONVOLUTIONS)),
+    (GatherMean(), tuple(name for name in EVERY if name not in FAMILIES_WITH_MEAN)),
     (StochasticDepth(0.5), (*POST_NORM, "resnet", "efficientnet")),
     (StochasticDepth(0.5, "constant"), (*POST_NORM, *STAGED)),
     (LayerDrop(0.5), ("albert", *STAGED)),

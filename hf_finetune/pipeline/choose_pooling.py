@@ -1,0 +1,199 @@
+"""Choose what the head reads of a text's tokens, where `model.pooling` is auto: the first token, or their mean.
+
+A head is fitted to frozen features of one half of some training rows, read in both ways, and judged on the other half.
+The mean must be better by a paired test; or not worse, where the checkpoint was trained to be read so and a stock class
+can. That reads the mean by a field of its config, or by a layer on top that gathers it (`GatherMean`).
+
+Legend: N rows, C outputs, D features.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_finetune.data.duplicates import first_sources
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.labels import labels_of
+from hf_finetune.data.unlabeled import labeled_rows
+from hf_finetune.models.checkpoint import is_mean_of_sentences
+from hf_finetune.models.config import Model
+from hf_finetune.models.families import FAMILIES, UNKNOWN, stock_head
+from hf_finetune.models.heads.stock import can_switch
+from hf_finetune.models.modules import classification_layers
+from hf_finetune.models.surgery.gather_mean import FAMILIES_WITH_MEAN, GatherMean
+from hf_finetune.pipeline.build_model import build_model
+from hf_finetune.pipeline.context import RunContext, RunData, RunModel
+from hf_finetune.tasks.base import HeadFit
+from hf_finetune.training.warm_start import MEASURED_AT, NotOfRows, halves_of, head_features
+from hf_finetune.utils.messages import silenced
+
+MOST_ROWS = 1_000
+"""Rows on which the ways are compared."""
+LEAST_ROWS = 100
+"""With fewer rows a paired test decides nothing: the checkpoint alone does."""
+
+
+@dataclass(frozen=True)
+class PoolingChoice:
+    """What the head reads, and what it was chosen by."""
+
+    chosen: str
+    """mean or default."""
+    how: str
+    """How the network reads it, and what that costs."""
+    measured: dict[str, Any] | None
+    """Metric of both ways on held-out rows, and their paired difference. None: there are too few rows."""
+    rows: int
+    """Rows of the comparison, or all that there are."""
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the section of result.json."""
+        return {**vars(self), "seconds": round(self.seconds, 2)}
+
+    def __str__(self) -> str:
+        if self.measured is None:
+            why = f"{self.rows} rows are too few to compare with, and a sentence encoder is trained to be read so"
+        else:
+            difference = self.measured["difference"]
+            name, interval = difference["metric"], "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference)
+            mean, stock = self.measured["mean"][name], self.measured["default"][name]
+            why = f"{name} of a head on frozen features {mean:.3f} with the mean, {stock:.3f} with default, {interval}"
+        return f"model.pooling auto: {self.chosen}: {why}; {self.how}"
+
+
+def choose_pooling(context: RunContext, data: RunData) -> tuple[RunContext, PoolingChoice | None]:
+    """Return the run with a named pooling in place of auto, and the choice. None: there was none to make."""
+    model = context.recipe.model
+    if model.pooling != "auto":
+        return context, None
+    stock = replace(model, pooling="default")
+    context = _with_model(context, stock)
+    if not _may_choose(context, data):
+        return context, None
+    started = time.perf_counter()
+    network = _network(context, data)
+    # A head that comes with the checkpoint was trained on what it reads.
+    if not network.fresh or not _reads_first_token(network.network):
+        return context, None
+    mean = _reading_mean(network.network, stock, context.recipe.effective_method)
+    labeled = labeled_rows(data.splits.train)
+    is_sentence_encoder = is_mean_of_sentences(context.checkpoint) and _is_stock(network.network, mean)
+    measured, rows, is_mean = None, len(labeled), is_sentence_encoder
+    if rows >= LEAST_ROWS:
+        try:
+            measured, rows = _compare(context, data, network, mean)
+        except NotOfRows:
+            return context, None
+        verdict = measured["difference"]["verdict"]
+        is_mean = verdict == "better" or (is_sentence_encoder and verdict != "worse")
+    elif not is_mean:
+        return context, None
+    how = _how(network.network, mean) if is_mean else "the stock class stays; --model.pooling mean takes the mean"
+    choice = PoolingChoice("mean" if is_mean else "default", how, measured, rows, time.perf_counter() - started)
+    return (_with_model(context, mean) if is_mean else context), choice
+
+
+def _may_choose(context: RunContext, data: RunData) -> bool:
+    """Whether the mean of the tokens may take the place of the stock class's pooling."""
+    recipe, family = context.recipe, FAMILIES.get(context.checkpoint.config.get("model_type", ""), UNKNOWN)
+    return (
+        isinstance(data.inputs, TextInputs)
+        and not data.task.has_words
+        and family.head is not None
+        and not recipe.model.has_custom_head
+        and recipe.chunk_pooling is None
+        # Those that the user lists are numbered from the checkpoint's layers.
+        and not recipe.model.surgery
+        and recipe.fits_head
+        and recipe.pretrain.objective is None
+        and not recipe.compares_features
+        and not recipe.uses_prompt_learning
+        and not context.checkpoint.config.get("auto_map")
+    )
+
+
+def _network(context: RunContext, data: RunData) -> RunModel:
+    with silenced():  # The run builds it again, and notes what there is to note.
+        return build_model(context, data)
+
+
+def _reads_first_token(network: PreTrainedModel) -> bool:
+    stock = stock_head(network.config)
+    return stock is not None and stock.pooling == "cls"
+
+
+def _reading_mean(network: PreTrainedModel, stock: Model, method: str) -> Model:
+    """Return the section of the recipe with which the head reads the mean: in the stock class, where it can."""
+    if network.config.model_type not in FAMILIES_WITH_MEAN:
+        return replace(stock, pooling="mean")
+    # The new layer comes on top of those that train.
+    return replace(stock, surgery=(GatherMean(),), top_layers=stock.top_layers + (method == "top"))
+
+
+def _is_stock(network: PreTrainedModel, mean: Model) -> bool:
+    """Whether the network's own class reads the mean."""
+    return bool(mean.surgery) or can_switch(network.config, "mean")
+
+
+def _how(network: PreTrainedModel, mean: Model) -> str:
+    name = type(network).__name__
+    if mean.surgery:
+        return (
+            f"a layer on top of the {network.config.num_hidden_layers} gathers it, so that model/ stays a {name}; "
+            "--model.pooling default saves that layer"
+        )
+    if _is_stock(network, mean):
+        return f"{name} has it itself"
+    return (
+        f"{name} has no such head: encoder/ and head.safetensors take the place of model/; --model.pooling default "
+        "keeps it, at that difference"
+    )
+
+
+def _compare(context: RunContext, data: RunData, network: RunModel, mean: Model) -> tuple[dict[str, Any], int]:
+    """Return the metric of both ways on held-out rows, and the number of rows."""
+    task, inputs, labeled = data.task, data.inputs, labeled_rows(data.splits.train)
+    assert isinstance(inputs, TextInputs), "see _may_choose"
+    drawn = np.sort(np.random.default_rng(0).permutation(len(labeled))[:MOST_ROWS])
+    rows = labeled.select(task.with_every_output(drawn, labels_of(labeled)))
+    encoded, labels = inputs.encode(rows), labels_of(rows)
+    # Rows of similar length share a batch.
+    order = np.argsort(encoded["length"][:], kind="stable")
+    halves = halves_of(first_sources(rows, by_content=True))
+    scores = {}
+    for name, model in (("default", network), ("mean", _network(_with_model(context, mean), data))):
+        read: nn.Module = model.network
+        features_ND = head_features(
+            read.to(context.device),
+            classification_layers(read)[:1],
+            Rows(encoded.select(order), columns_of(inputs, labels=False)),
+            inputs.collate,
+            batch_size=max(1, context.recipe.train.per_device_eval_batch_size // inputs.windows),
+            autocast=context.autocast,
+            progress="choose the pooling",
+        )[0]
+        scores[name] = _held_out_scores(data, features_ND[np.argsort(order)], labels, halves)
+    judged = task.judged_by
+    values = {name: {judged: round(task.values(labels, each_NC)[judged], 4)} for name, each_NC in scores.items()}
+    return {**values, "difference": task.compare(labels, scores["mean"], scores["default"])}, len(rows)
+
+
+def _held_out_scores(data: RunData, features_ND: np.ndarray, labels: Any, halves: list[np.ndarray]) -> np.ndarray:
+    """Return the scores (N, C) of each row by a head that is fitted to the other half."""
+    scores_NC = np.zeros((len(features_ND), len(data.task.labels)))
+    for held_out, fitted in (halves, halves[::-1]):
+        # A regression needs two classes. Both ways lack these rows.
+        if not data.task.has_classes or len(np.unique(labels[fitted])) > 1:
+            head = data.task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT))
+            logits_NC = features_ND[held_out] @ head.weight_CD.numpy().T + head.bias_C.numpy()
+            scores_NC[held_out] = data.task.training_scores(logits_NC)
+    return scores_NC
+
+
+def _with_model(context: RunContext, model: Model) -> RunContext:
+    return replace(context, recipe=replace(context.recipe, model=model))

@@ -1,0 +1,125 @@
+"""Predict every row by a network that was not trained on it, in place of a split that trains nothing.
+
+Each fold trains the run's recipe on the other folds, for as many epochs, and keeps the last weights: nothing is chosen
+by the rows that it predicts. The run itself then trains on all rows, and reports the estimate of the folds.
+
+Legend: R repeats, N rows, C classes.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from hf_finetune.data.duplicates import dataset_digests, first_occurrences
+from hf_finetune.data.groups import group_numbers
+from hf_finetune.data.labels import labels_of
+from hf_finetune.data.loading import Splits
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.folds import fold_numbers
+from hf_finetune.pipeline.context import Run
+from hf_finetune.tasks.base import Task
+from hf_finetune.utils.files import atomic_file, make_folder
+
+logger = logging.getLogger("hf_finetune.run")
+FOLDER = "folds"
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The predictions of every row, by networks that were not trained on it."""
+
+    rows: Dataset
+    logits_RNC: np.ndarray
+    fold_RN: np.ndarray
+    """Fold of each row in each repeat."""
+    seconds: float
+
+    @property
+    def labels(self) -> Any:
+        """Labels of the rows."""
+        return labels_of(self.rows)
+
+    def to_dict(self, task: Task, group: str | None) -> dict[str, Any]:
+        """Return the section of result.json, with the metric of each fold of each repeat."""
+        labels, judged = self.labels, task.judged_by
+        by_fold = [
+            [
+                round(task.values(labels[fold_N == n], task.scores(logits_NC[fold_N == n]))[judged], 4)
+                for n in np.unique(fold_N)
+            ]
+            for logits_NC, fold_N in zip(self.logits_RNC, self.fold_RN, strict=True)
+        ]
+        return {
+            "folds": int(self.fold_RN.max()) + 1,
+            "repeats": len(self.fold_RN),
+            "group": group,
+            "rows": len(self.rows),
+            judged: by_fold,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def all_rows(run: Run) -> Dataset:
+    """Return the training and the validation rows."""
+    return concatenate_datasets([run.data.splits.train, run.data.splits.validation])
+
+
+def on_all_rows(run: Run) -> Run:
+    """Return the run that trains on its validation rows as well."""
+    rows = all_rows(run)
+    note = (
+        f"{run.recipe.evaluate.folds} folds: every row is predicted by a network that was not trained on it, which the "
+        f"numbers of validation stand for; the saved network is trained on all {len(rows):,} rows"
+    )
+    return replace(run.variant(splits=replace(run.data.splits, train=rows)), notes=(*run.notes, note), encoded=None)
+
+
+def folds_of(run: Run) -> np.ndarray:
+    """Return the fold of each training and validation row in each repeat, shape (R, N).
+
+    Raises:
+        InputError: there are fewer different rows or groups than folds, or no such column; or the task has words.
+    """
+    options, recipe, splits = run.recipe.evaluate, run.recipe, run.data.splits
+    assert options.folds is not None, "called with folds"
+    if run.data.task.has_words:
+        raise InputError(f"evaluate.folds: expected null with {run.data.task.name}, got {options.folds}")
+    rows = all_rows(run)
+    groups_N = first_occurrences(dataset_digests(rows))
+    if options.group is not None:
+        parts = {"train": splits.train, "validation": splits.validation}
+        groups_N = group_numbers(recipe.data.source, recipe.kind, options.group, parts, splits.held_out)
+    labels_N = labels_of(rows) if run.data.task.has_classes else None
+    seeds = range(recipe.train.seed, recipe.train.seed + options.repeats)
+    return np.stack([fold_numbers(groups_N, labels_N, count=options.folds, seed=seed) for seed in seeds])
+
+
+def cross_validate(run: Run, folder: Path, trained_logits: Callable[[Run, Splits], Any]) -> OutOfFold:
+    """Train and predict every fold, or take the predictions that a resumed run has made already.
+
+    Args:
+        run: prepared, with its own split.
+        folder: of the run, whose checkpoints/ takes the predictions.
+        trained_logits: trains on the training rows of the splits, and returns the logits of the validation rows.
+    """
+    started, rows, fold_RN = time.perf_counter(), all_rows(run), folds_of(run)
+    logits_RNC = np.zeros((*fold_RN.shape, len(run.data.task.labels)), dtype=np.float32)
+    stored = folder / "checkpoints" / FOLDER
+    make_folder(stored)
+    for repeat, fold_N in enumerate(fold_RN):
+        for fold in np.unique(fold_N).tolist():
+            path, held_out = stored / f"{repeat}-{fold}.npy", np.flatnonzero(fold_N == fold)
+            if not path.exists():
+                logger.info("repeat %d, fold %d of %d", repeat + 1, fold + 1, int(fold_RN.max()) + 1)
+                others = rows.select(np.flatnonzero(fold_N != fold))
+                splits = replace(run.data.splits, train=others, validation=rows.select(held_out), test=None)
+                with atomic_file(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, np.asarray(trained_logits(run, splits), dtype=np.float32))
+            logits_RNC[repeat, held_out] = np.load(path)
+    return OutOfFold(rows, logits_RNC, fold_RN, time.perf_counter() - started)

@@ -1,0 +1,267 @@
+"""Few rows: ours, the tuned stock Trainer on all rows, a probe on frozen features, and SetFit, paired by seed and row.
+
+    python tests/benchmarks/few_labels.py measure DATA_FOLDER --rows 500 --seeds 0 1 2 --output few.jsonl \
+        [--sides ours before trainer probe setfit] [--flags "--method lora"]
+    python tests/benchmarks/few_labels.py table few.jsonl
+
+DATA_FOLDER holds train and test (csv or parquet) with the columns text and label. A seed draws `--rows` training rows, or
+`--per-class` of each class, and is the seed of the training; the 600 test rows are the same for all. `before` is ours
+with the first token, three epochs and the epoch of the best accuracy. The Trainer trains on all rows and keeps its last
+weights; ours holds a tenth back. Training is on one thread, and `cpu_s` is processor time, test rows excluded. A command
+that is given again goes on where it stopped. For every epoch of ours the file has `curve`: its accuracy on validation and
+test rows, by which `table` compares rules that choose the epoch.
+"""
+
+import argparse
+import logging
+import shlex
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from book import Book, read
+
+from hf_finetune.data.labels import labels_of
+from hf_finetune.evaluation.paired import paired_difference, verdict
+from hf_finetune.utils.embedded import minilm
+
+TEST_ROWS = 600
+BEFORE = "--model.pooling default --epochs 3 --evaluate.metric accuracy"
+
+
+def read_split(folder: Path, name: str) -> pd.DataFrame:
+    """The texts and labels of a split."""
+    csv = folder / f"{name}.csv"
+    table = pd.read_csv(csv) if csv.exists() else pd.read_parquet(folder / f"{name}.parquet")
+    return table[["text", "label"]].astype(str)
+
+
+def draw(folder: Path, rows: int | None, per_class: int | None, seed: int, to: Path) -> None:
+    """Write the training rows of a seed, and the test rows of their classes."""
+    train, test = read_split(folder, "train"), read_split(folder, "test").sample(TEST_ROWS, random_state=0)
+    if per_class is None:
+        train = train.sample(rows, random_state=seed)
+    else:
+        train = train.groupby("label").sample(per_class, random_state=seed).sample(frac=1, random_state=seed)
+    train.to_csv(to / "train.csv", index=False)
+    test[test.label.isin(set(train.label))].to_csv(to / "test.csv", index=False)
+
+
+def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
+    """Train with these flags, and score the test rows after every epoch and at the end."""
+    from hf_finetune import Launch
+    from hf_finetune.cli.train import TrainJob, parse_train
+    from hf_finetune.pipeline import train as stage
+    from hf_finetune.pipeline.run import trained_run
+    from hf_finetune.training.trainer import ClassifierTrainer
+
+    curve: list[dict[str, Any]] = []
+    spent, plain, build = [0.0], ClassifierTrainer.evaluate, stage._build_trainer
+
+    def correct_of(trainer: ClassifierTrainer) -> list[int]:
+        started = time.process_time()
+        correct = (trainer.logits(trainer.test_rows).argmax(1) == labels_of(trainer.test_rows)).astype(int).tolist()
+        spent[0] += time.process_time() - started
+        return correct
+
+    def built(setup: Any, bar: Any) -> Any:
+        trainer = build(setup, bar)
+        trainer.test_rows = setup.run.data.inputs.encode(setup.run.data.splits.test)
+        return trainer
+
+    def evaluate(self: Any, *arguments: Any, **options: Any) -> dict[str, float]:
+        metrics = plain(self, *arguments, **options)
+        values = {name: metrics[f"eval_{name}"] for name in ("accuracy", "log_loss")}
+        curve.append({"step": self.state.global_step, **values, "correct": correct_of(self)})
+        return metrics
+
+    stage._build_trainer, ClassifierTrainer.evaluate = built, evaluate
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            output = ["--output", f"{folder}/run", "--evaluate.no-baselines", "--seed", str(seed)]
+            job = parse_train(TrainJob, [str(data), *output, *shlex.split(flags)], "hf-finetune train")
+            started = time.process_time()
+            with trained_run(job.recipe, Launch(f"{folder}/run")) as trained:
+                seconds = time.process_time() - started - spent[0]
+                trainer, best = trained.trainer, trained.trainer.selection.best
+                chosen = trainer.state.best_global_step if best is None else best.step
+                facts = {"steps": trainer.state.global_step, "chosen": chosen, "pooling": trained.run.pooling_choice}
+                return {**facts, "correct": correct_of(trainer), "cpu_s": seconds, "curve": curve}
+    finally:
+        stage._build_trainer, ClassifierTrainer.evaluate = build, plain
+
+
+def stock_trainer(data: Path, seed: int) -> dict[str, Any]:
+    """The tuned Trainer of stock_trainer.py, without validation rows."""
+    from datasets import Dataset
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    started = time.process_time()
+    set_seed(seed)
+    train, test = read_split(data, "train"), read_split(data, "test")
+    labels, tokenizer = sorted(set(train.label)), AutoTokenizer.from_pretrained(minilm())
+
+    def encoded(table: pd.DataFrame) -> Dataset:
+        tokens = tokenizer(list(table.text), truncation=True, max_length=128)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        return Dataset.from_dict({**tokens, "length": lengths, "labels": [labels.index(x) for x in table.label]})
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=32,
+            per_device_eval_batch_size=64,
+            num_train_epochs=3,
+            learning_rate=1e-4,
+            warmup_steps=0.06,
+            weight_decay=0.01,
+            use_cpu=True,
+            bf16=True,
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(minilm(), num_labels=len(labels))
+        collate = DataCollatorWithPadding(tokenizer)
+        trainer = Trainer(model, arguments, train_dataset=encoded(train), data_collator=collate)
+        trainer.train()
+        seconds = time.process_time() - started
+        trainer.args.train_sampling_strategy = "random"
+        found = trainer.predict(encoded(test))
+    correct = (found.predictions.argmax(-1) == found.label_ids).astype(int).tolist()
+    return {"steps": trainer.state.global_step, "correct": correct, "cpu_s": seconds}
+
+
+def probe(data: Path, seed: int) -> dict[str, Any]:
+    """Logistic regression on the embeddings of sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    started = time.process_time()
+    train, test = read_split(data, "train"), read_split(data, "test")
+    model = SentenceTransformer(minilm(), device="cpu")
+    model.max_seq_length = 128
+    embed = partial(model.encode, show_progress_bar=False)
+    head = LogisticRegression(max_iter=1000).fit(embed(list(train.text)), train.label)
+    seconds = time.process_time() - started
+    return {"correct": (head.predict(embed(list(test.text))) == test.label).astype(int).tolist(), "cpu_s": seconds}
+
+
+def setfit(data: Path, seed: int) -> dict[str, Any]:
+    """SetFit with its defaults: one epoch of pairs, in bf16 as the other sides."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    started = time.process_time()
+    train, test = read_split(data, "train"), read_split(data, "test")
+    model = SetFitModel.from_pretrained(minilm())
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(output_dir=folder, seed=seed, report_to="none", use_amp=True)
+        rows = Dataset.from_dict({"text": list(train.text), "label": list(train.label)})
+        Trainer(model, arguments, train_dataset=rows).train()
+    seconds = time.process_time() - started
+    correct = np.asarray(model.predict(list(test.text))) == test.label.to_numpy()
+    return {"correct": correct.astype(int).tolist(), "cpu_s": seconds}
+
+
+def measure(options: argparse.Namespace) -> None:
+    """One line a side and seed."""
+    logging.getLogger("hf_finetune").setLevel(logging.ERROR)
+    sides: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+        "ours": partial(ours, flags=options.flags),
+        "before": partial(ours, flags=f"{BEFORE} {options.flags}"),
+        "trainer": stock_trainer,
+        "probe": probe,
+        "setfit": setfit,
+    }
+    book = Book(options.output)
+    size = f"{options.rows} rows" if options.per_class is None else f"{options.per_class} a class"
+    for seed in options.seeds:
+        for side in options.sides:
+            key = {"data": options.folder.name, "size": size, "seed": seed, "side": side, "flags": options.flags}
+            with tempfile.TemporaryDirectory() as folder:
+                draw(options.folder, options.rows, options.per_class, seed, Path(folder))
+                book.measure(key, partial(sides[side], Path(folder), seed))
+
+
+def table(path: Path) -> None:
+    """Accuracy of every side and its difference to `ours`, over rows and seeds; then that of rules for the epoch."""
+    lines = [line for line in read(path).values() if "error" not in line]
+    print("| data | rows | side | seeds | accuracy | processor time, s | ours minus this, points [95%] | verdict |")
+    print("|---|---|---|---|---|---|---|---|")
+    groups = dict.fromkeys((line["key"]["data"], line["key"]["size"]) for line in lines)
+    for data, size in groups:
+        of_group = [line for line in lines if (line["key"]["data"], line["key"]["size"]) == (data, size)]
+        mine = {line["key"]["seed"]: line for line in of_group if line["key"]["side"] == "ours"}
+        for side in dict.fromkeys(line["key"]["side"] for line in of_group):
+            other = {line["key"]["seed"]: line for line in of_group if line["key"]["side"] == side}
+            accuracy = np.mean([np.mean(line["correct"]) for line in other.values()])
+            seconds = np.mean([line["cpu_s"] for line in other.values()])
+            row = f"| {data} | {size} | {side} | {len(other)} | {accuracy:.4f} | {seconds:.0f} |"
+            print(row, _difference(mine, other) if side != "ours" else "| |")
+    print(
+        "\n| rule for the epoch, all lines with a curve | accuracy | minus best accuracy, points [95%] |\n|---|---|---|"
+    )
+    curves = [line["curve"] for line in lines if len(line.get("curve", ())) > 1]
+    rules: dict[str, Callable[[list[dict[str, Any]]], int]] = {
+        "best accuracy": lambda curve: int(np.argmax([epoch["accuracy"] for epoch in curve])),
+        "best log loss": lambda curve: int(np.argmin([epoch["log_loss"] for epoch in curve])),
+        "last": lambda curve: len(curve) - 1,
+    }
+    chosen = {name: [curve[rule(curve)]["correct"] for curve in curves] for name, rule in rules.items()}
+    for name, correct in chosen.items():
+        gains = [np.mean(one) - np.mean(base) for one, base in zip(correct, chosen["best accuracy"], strict=True)]
+        half = 1.96 * np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.nan
+        mean = np.mean([np.mean(one) for one in correct])
+        low, high = (100 * (np.mean(gains) + sign * half) for sign in (-1, 1))
+        print(f"| {name}, {len(gains)} runs | {mean:.4f} | {100 * np.mean(gains):+.2f} [{low:+.2f}, {high:+.2f}] |")
+
+
+def _difference(mine: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> str:
+    seeds = sorted(mine.keys() & other.keys())
+    if not seeds:
+        return "| |"
+    found = paired_difference([mine[s]["correct"] for s in seeds], [other[s]["correct"] for s in seeds])
+    value, low, high = (100 * x for x in (found.value, found.low, found.high))
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}] | {verdict(found)} |"
+
+
+def main() -> None:
+    """Measure, or print the table."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("folder", type=Path)
+    size = measuring.add_mutually_exclusive_group(required=True)
+    size.add_argument("--rows", type=int)
+    size.add_argument("--per-class", type=int)
+    measuring.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    measuring.add_argument("--sides", nargs="+", default=["ours", "before", "trainer", "probe"])
+    measuring.add_argument("--flags", default="", help="of ours and before")
+    measuring.add_argument("--output", type=Path, required=True)
+    commands.add_parser("table").add_argument("file", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "measure":
+        measure(options)
+    else:
+        table(options.file)
+
+
+if __name__ == "__main__":
+    main()

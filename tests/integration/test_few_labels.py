@@ -1,0 +1,91 @@
+"""What a run does so that few labels give no bad model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.small_runs import small_recipe, text_rows
+from safetensors.torch import load_file
+
+from hf_finetune import InputError, Launch
+from hf_finetune.data.loading import Splits
+from hf_finetune.pipeline import run as run_module
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.run import prepare, run
+
+
+def test_training_that_harms_is_undone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The head is fitted to the mean of the tokens; then a rate of 1 destroys the network."""
+    recipe = small_recipe(tmp_path)
+    lines = [f"{row['text']},{('bad', 'good')[row['label']]}" for row in text_rows(400)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    data = replace(recipe.data, validation_fraction=0.3)
+    train = replace(recipe.train, learning_rate=1.0, keep_checkpoints=True)
+    folder = tmp_path / "run"
+    result = run(replace(recipe, data=data, train=train), Launch(str(folder)))
+    assert result is not None
+    assert result["head"]["fitted"] and result["head"]["gain_of_training"]["verdict"] == "worse"
+    assert result["best"]["weights"] == "start" and result["best"]["step"] == 0
+    assert [doubt["name"] for doubt in result["doubts"]].count("worse_than_start") == 1
+    assert any("training made the model worse: -" in record.getMessage() for record in caplog.records)
+    saved, start = load_file(folder / "model" / "model.safetensors"), folder / "checkpoints" / "start.safetensors"
+    assert all((saved[name] == weight).all() for name, weight in load_file(start).items())
+    choice = result["data"]["pooling_choice"]
+    assert choice["chosen"] == "mean" and result["standalone"]
+    model = json.loads((folder / "recipe.json").read_text())["recipe"]["model"]
+    assert model["pooling"] == "default" and model["surgery"] == [{"type": "GatherMean", "weight": 16.0}]
+
+
+def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a network that saw no row of its group; the saved one is trained on all rows. A resumed run takes what is done."""
+    recipe = small_recipe(tmp_path)
+    rows = list(text_rows(60))
+    lines = [f"{row['text']},{('bad', 'good')[row['label']]},{row['row'] // 12}" for row in rows]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label,author", *lines]) + "\n")
+    data = replace(recipe.data, text="text", label="label")
+    options = replace(recipe.evaluate, folds=3, repeats=2, group="author", baselines=True)
+    recipe = replace(recipe, data=data, evaluate=options, train=replace(recipe.train, keep_checkpoints=True))
+    folder = tmp_path / "run"
+    trained: list[int] = []
+    logits = run_module._trained_logits
+
+    def counted(run: Run, splits: Splits) -> np.ndarray:
+        trained.append(len(splits.train))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return logits(run, splits)
+
+    monkeypatch.setattr(run_module, "_trained_logits", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, Launch(str(folder)))
+    result = run(recipe, Launch(str(folder), resume=True))
+    assert result is not None
+    assert len(trained) == 7 and set(trained) <= {36, 48}
+    assert result["rows"] == {"train": 60, "validation": 60}
+    assert result["metrics"]["validation"]["accuracy"]["n"] == 60
+    section = result["out_of_fold"]
+    assert (section["folds"], section["repeats"], section["group"], section["rows"]) == (3, 2, "author", 60)
+    mean = sum(np.average(of_folds) for of_folds in section["accuracy"]) / 2
+    assert result["metrics"]["validation"]["accuracy"]["value"] == pytest.approx(mean, abs=0.05)
+    assert result["best"] == {"step": result["steps"], "weights": "last"} and result["head"]["gain_of_training"] is None
+    assert result["baselines"]["linear"]["difference"]["n"] == 60
+    card = (folder / "README.md").read_text()
+    assert "predicted by a network that was not trained on it (3 folds, repeated 2 times, rows of one `author`" in card
+    assert "the weights were chosen on the rows" not in card and "learning_curves" not in result["plots"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 3, "group": "authr"}, "evaluate.group: .*train.csv has no column 'authr'"),
+        ({"folds": 99}, r"evaluate\.folds 99: \d+ different rows or groups are too few; expected at most"),
+    ],
+)
+def test_impossible_folds_are_refused(options: dict, message: str, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    with pytest.raises(InputError, match=message):
+        prepare(replace(recipe, evaluate=replace(recipe.evaluate, **options)))
