@@ -151,7 +151,8 @@ class Recipe:
         """Return the recipe on these data. It is named after them and the method, unless it has a name."""
         local = Path(path)
         name = local.absolute().name if os.path.exists(local) else re.split("[/:]", path)[-1]
-        stem = re.sub(r"\.(csv|tsv|txt|jsonl?|xlsx|parquet|fasta|fa|fna|faa|ffn)(\.gz|\.zst)?$", "", name)
+        formats = r"csv|tsv|txt|jsonl?|xlsx|parquet|conll|iob2?|bio|fasta|fa|fna|faa|ffn"
+        stem = re.sub(rf"\.({formats})(\.gz|\.zst)?$", "", name)
         data = replace(self.data, path=path)
         return replace(self, name=self.name or f"{stem}-{self.effective_method}", data=data)
 

@@ -25,6 +25,8 @@ def main(folder: Path, commit: str | None) -> None:
     result["environment"]["commit"] = result["environment"]["commit"] or commit
     kept = without_local_paths({"recipe": record["recipe"], "result": result})
     kept["commit"] = result["environment"]["commit"]
+    # The plots stay in the run's folder: the card would link to what is not there.
+    kept["result"]["plots"] = []
     facts = RunFacts(recipe_from_plain(kept["recipe"]), kept["result"])
     write_json(CARDS / f"{result['name']}.json", kept)
     write_text(CARDS / f"{result['name']}.md", render_card(facts))

@@ -11,6 +11,9 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
+    EsmConfig,
+    EsmForMaskedLM,
+    EsmTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTImageProcessor,
@@ -168,6 +171,29 @@ def tiny_text_checkpoint(folder: str | Path, family: str = "bert", *, seed: int 
     _save_encoder(Path(folder), family, seed, fields | config)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def tiny_esm_checkpoint(folder: Path) -> Path:
+    """A tiny ESM-2 of random weights, with the tokenizer of its family."""
+    folder.mkdir(parents=True)
+    letters = "<cls> <pad> <eos> <unk> L A G V S E R T I D P N K Q F Y M H W C X B U Z O . - <null_1> <mask>"
+    (folder / "vocab.txt").write_text(letters.replace(" ", "\n"))
+    tokenizer = EsmTokenizer(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    config = EsmConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=1,
+        mask_token_id=32,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+    )
+    EsmForMaskedLM(config).save_pretrained(folder)
+    return folder
 
 
 def tiny_image_checkpoint(folder: str | Path, family: str = "vit", *, seed: int = 0, **config) -> Path:

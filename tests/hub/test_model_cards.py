@@ -1,6 +1,7 @@
 """Every card in model_cards/ renders again from the recipe and result of its run, byte for byte."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ def test_every_card_has_its_run() -> None:
     folder = Path(__file__).parent.parent.parent / "model_cards"
     assert CARDS
     assert {p.stem for p in folder.glob("*.md")} == {p.stem for p in CARDS}
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
+def test_a_card_has_no_local_path_and_no_link_to_nothing(path: Path) -> None:
+    card = path.with_suffix(".md").read_text()
+    for text in (card, path.read_text()):
+        assert not re.findall(r"site-packages|(?<![\w:/])/(?:tmp|work|home|root|usr|var|mnt)/[\w./-]+", text)
+    prose = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link and not link.startswith("#")]
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import tiny_esm_checkpoint
 from safetensors.torch import load_file
-from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer
 from transformers import pipeline as plain_pipeline
 
 import hf_finetune
@@ -105,29 +105,6 @@ def test_from_python(recipe: Recipe, tmp_path: Path) -> None:
         run(replace(recipe, model=Model(checkpoint="bert", from_config=SMALL)), Launch(str(tmp_path / "x")))
 
 
-def esm_checkpoint(folder: Path) -> Path:
-    """A tiny ESM-2 of random weights, with the tokenizer of its family."""
-    folder.mkdir()
-    letters = "<cls> <pad> <eos> <unk> L A G V S E R T I D P N K Q F Y M H W C X B U Z O . - <null_1> <mask>"
-    (folder / "vocab.txt").write_text(letters.replace(" ", "\n"))
-    tokenizer = EsmTokenizer(str(folder / "vocab.txt"))
-    tokenizer.save_pretrained(folder)
-    config = EsmConfig(
-        vocab_size=len(tokenizer),
-        pad_token_id=1,
-        mask_token_id=32,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=24,
-        position_embedding_type="rotary",
-        token_dropout=True,
-        emb_layer_norm_before=False,
-    )
-    EsmForMaskedLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("method", ["top", "lora"])
 def test_proteins_by_an_esm(method: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -136,7 +113,7 @@ def test_proteins_by_an_esm(method: str, tmp_path: Path) -> None:
     recipe = Recipe(
         name="esm",
         data=TextData(path=str(tmp_path / "data.csv"), sequence="protein", max_length=32),
-        model=Model(checkpoint=str(esm_checkpoint(tmp_path / "esm")), top_layers=1),
+        model=Model(checkpoint=str(tiny_esm_checkpoint(tmp_path / "esm")), top_layers=1),
         method=method,
         train=Train(num_train_epochs=1.0, learning_rate=1e-2),
         batching=Batching(rows_per_step=8),
