@@ -49,11 +49,6 @@ def test_task_and_method() -> None:
     assert RECIPE.effective_method == "full"
     assert dataclasses.replace(RECIPE, adapter=LoraConfig()).effective_method == "lora"
     assert dataclasses.replace(RECIPE, adapter=IA3Config()).effective_method == "ia3"
-
-
-@pytest.mark.parametrize("path", ["a/words.conll", "words.jsonl.gz", "lab/words", "words.fna"])
-def test_a_run_is_named_after_its_data(path: str) -> None:
-    assert dataclasses.replace(RECIPE, name="").with_data(path).name == "words-full"
     assert (
         dataclasses.replace(RECIPE, adapter=IA3Config()).uses_adapter
         and dataclasses.replace(RECIPE, method="lora").uses_adapter
@@ -61,3 +56,8 @@ def test_a_run_is_named_after_its_data(path: str) -> None:
     assert not any(dataclasses.replace(RECIPE, method=method).uses_adapter for method in ("full", "top", "head"))
     with pytest.raises(InputError, match="method: expected full or lora"):
         check(dataclasses.replace(RECIPE, method="top", adapter=LoraConfig()))
+
+
+@pytest.mark.parametrize("path", ["a/words.conll", "words.jsonl.gz", "lab/words", "words.fna"])
+def test_a_run_is_named_after_its_data(path: str) -> None:
+    assert dataclasses.replace(RECIPE, name="").with_data(path).name == "words-full"
