@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.features.config import NumberColumns, Pixels, RandomForest, ReduceFeatures, RowStatistics
     from hf_finetune.features.config import ScaleFeatures, TextCounts, VarianceThreshold, WordOverlap, WordTfidf
     from hf_finetune.inference.classifier import Classifier
+    from hf_finetune.inference.comparison import compare_runs
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
     from hf_finetune.models.config import CheckpointLimits
@@ -72,20 +73,19 @@ __all__ = [  # noqa: RUF022
     "EffectiveNumber", "ElasticNet", "Embedding", "EncoderFeatures", "Equalize", "Erase", "Evaluate", "ExtendPositions",
     "Flip", "Focal", "GateError", "GatherMean", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel",
     "HashedNgrams", "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords",
-    "Invert", "Jpeg",
-    "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "LinearModel", "LinearSVM", "Lion", "Lora",
-    "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes", "NarrowHidden",
-    "NearestMean", "NearestNeighbors", "Noise", "NominalColumns", "NumberColumns", "OcrConfusions", "OneOf", "Optim",
-    "PerClass", "Perspective", "Phases", "Pixels", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError",
-    "Ramp", "RandAugment", "RandomForest", "Recipe", "ReduceFeatures", "Regularize", "ReinitTopLayers", "RelationalKD",
-    "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result",
-    "ReverseComplement", "Rotate", "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule", "ScheduleFree",
-    "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
+    "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "LinearModel", "LinearSVM",
+    "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes",
+    "NarrowHidden", "NearestMean", "NearestNeighbors", "Noise", "NominalColumns", "NumberColumns", "OcrConfusions",
+    "OneOf", "Optim", "PerClass", "Perspective", "Phases", "Pixels", "PolyLoss", "Posterize", "Precision", "Pretrain",
+    "PushError", "Ramp", "RandAugment", "RandomForest", "Recipe", "ReduceFeatures", "Regularize", "ReinitTopLayers",
+    "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop",
+    "Result", "ReverseComplement", "Rotate", "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule",
+    "ScheduleFree", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
     "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "Sliding", "SoftTargets", "Solarize", "Sometimes", "SquaredError",
     "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE",
     "TextCounts", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate",
-    "VarianceThreshold", "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "efficientnet_lite0", "main",
-    "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
+    "VarianceThreshold", "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "compare_runs", "efficientnet_lite0",
+    "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on
 # fmt: on
@@ -97,6 +97,7 @@ _HOMES = {
     "Classifier": "hf_finetune.inference.classifier",
     "Result": "hf_finetune.inference.result",
     "efficientnet_lite0": "hf_finetune.models.efficientnet_lite",
+    "compare_runs": "hf_finetune.inference.comparison",
     "main": "hf_finetune.cli.main",
     "paired_difference": "hf_finetune.evaluation.paired",
     "run": "hf_finetune.pipeline.run",

@@ -34,6 +34,7 @@ COMMANDS = {
     "plan": Command("plan:plan", "estimate time and memory of train DATA or run RECIPE, in seconds"),
     "search": Command("search:search", "search an augmentation policy for your own data"),
     "evaluate": Command("evaluate:evaluate", "score a finished model on labeled rows"),
+    "compare": Command("compare:compare", "compare finished runs row by row on the rows they share"),
     "predict": Command("predict:predict", "label rows with a finished model"),
     "doctor": Command("doctor:doctor", "check a data set for problems, or preview its augmentation"),
     "card": Command("card:card", "render the model card of a run again"),

@@ -141,6 +141,42 @@ def _mean_and_half(cells: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(mean), float(stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance))
 
 
+def corrected(difference: Interval, comparisons: int) -> Interval:
+    """Widen a 95% interval of a paired difference, so that the intervals of several comparisons hold together.
+
+    The level is divided by their number (Bonferroni). The intervals here are those of Student's t.
+
+    Examples:
+        >>> wide = corrected(Interval(0.1, 0.0, 0.2, 1_000), 5)
+        >>> round(wide.low, 3), round(wide.high, 3)
+        (-0.032, 0.232)
+    """
+    if difference.n < 2:
+        return difference
+    freedom = difference.n - 1.0
+    factor = float(stdtrit(freedom, 1 - 0.025 / comparisons) / stdtrit(freedom, 0.975))
+    value = difference.value
+    low, high = value - factor * (value - difference.low), value + factor * (difference.high - value)
+    return Interval(value, low, high, difference.n)
+
+
+def mcnemar(correct_a: Any, correct_b: Any) -> float:
+    """Return the p-value of McNemar's exact test that two models are right on equally many rows.
+
+    Args:
+        correct_a, correct_b: whether each is correct, shape (N,).
+
+    Examples:
+        >>> mcnemar([1, 1, 1, 1, 0], [0, 0, 0, 1, 1])  # 3 rows against 1
+        0.625
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
 def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
     """Judge the first model of a paired difference.
 

@@ -363,6 +363,18 @@ class Task(ABC):
         refuses `pretrain.objective`."""
         raise NotImplementedError
 
+    def labels_of_names(self, names: Sequence[Any]) -> Any:
+        """Return labels from what predictions.parquet has of them, the reverse of `label_column`; by default class ids.
+
+        Raises:
+            InputError: one is no label of this task.
+        """
+        ids = {label: number for number, label in enumerate(self.labels)}
+        unknown = next((name for name in names if name not in ids), None)
+        if unknown is not None:
+            raise InputError(f"label {unknown!r}: it is none of the {len(ids)} of the model")
+        return np.array([ids[name] for name in names], dtype=np.int64)
+
     @abstractmethod
     def predicted(self, scores_NC: Any) -> Sequence[Any]:
         """Return what is predicted for each row: a name, a list of names, or a number."""

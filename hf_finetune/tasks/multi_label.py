@@ -179,6 +179,10 @@ class MultiLabel(Task):
         """Return a probability of 1 for each predicted tag."""
         return np.array([[float(label in names) for label in self.labels] for names in predicted])
 
+    def labels_of_names(self, names: Sequence[Any]) -> np.ndarray:
+        """Return a 0 or 1 for each tag."""
+        return self.scores_of(names).astype(np.int64)
+
     def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
         """Return the names of the tags from their threshold on, the most probable first."""
         names = []

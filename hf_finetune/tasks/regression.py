@@ -214,6 +214,10 @@ class Regression(Task):
         """Return the numbers."""
         return np.array(list(predicted), dtype=np.float64).reshape(len(predicted), len(self.labels))
 
+    def labels_of_names(self, names: Sequence[Any]) -> np.ndarray:
+        """Return the numbers."""
+        return self.scores_of(names)
+
     def predicted(self, scores_NC: np.ndarray) -> Sequence[Any]:
         """Return the numbers; of several targets a list for each row."""
         return scores_NC[:, 0].tolist() if len(self.labels) == 1 else scores_NC.tolist()

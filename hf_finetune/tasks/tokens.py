@@ -182,6 +182,16 @@ class Tags(Task):
 
     # Predictions
 
+    def labels_of_names(self, names: Sequence[Any]) -> Ragged:
+        """Return the tag ids of each row's words."""
+        tags = super().labels_of_names([name for row in names for name in row])
+        return Ragged.of(tags, [len(row) for row in names])
+
+    def scores_of(self, predicted: Sequence[Any]) -> Any:
+        """Return a probability of 1 for each predicted tag."""
+        tags = self.labels_of_names(predicted)
+        return tags.like(np.eye(len(self.labels))[tags.values])
+
     def predicted(self, scores_NC: Any) -> Sequence[Any]:
         """Return the tags of each row's words."""
         return [[self.labels[tag] for tag in tags] for tags in scores_NC.like(self.tags(scores_NC))]

@@ -114,6 +114,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end when they have parsed their arguments; data and recipes need not exist."""
     from hf_finetune.cli import (
         card,
+        compare,
         doctor,
         evaluate,
         overrides,
@@ -136,7 +137,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return parse
 
-    for module in (card, doctor, evaluate, predict, push, recipes, schema, verify):
+    for module in (card, compare, doctor, evaluate, predict, push, recipes, schema, verify):
         monkeypatch.setattr(module, "parse", ended(module.parse))
     for module, name in (
         (train, "parse_train"),
