@@ -20,20 +20,28 @@ OPENINGS = (
     "the end of a film",
     "a plot in time",
 )
+BASES = {"good": "tata", "bad": "ggcc", "film": "acgt", "plot": "cctg"}
+SMALL = "{num_hidden_layers: 2, hidden_size: 16, num_attention_heads: 2, intermediate_size: 24}"
+
+
+def _one_column(texts: list[str]) -> dict[str, list]:
+    return {"text": texts}
 
 
 @dataclass(frozen=True)
 class TaskCase:
     """A task with labels that can be learned."""
 
-    task: str
+    name: str
     of_text: Callable[[str], Any]
     """Returns the label of a text."""
     of_shade: Callable[[int], Any] | None = None
-    """Returns the label of a gray image from 0 to 255. None: the task has no images."""
-    columns: Callable[[list[str]], dict[str, list]] = lambda texts: {"text": texts}
+    """Returns the label of a gray image from 0 to 255. None: the case has no images."""
+    columns: Callable[[list[str]], dict[str, list]] = _one_column
     """Returns the input columns of texts."""
     flags: tuple[str, ...] = ()
+    data_flags: tuple[str, ...] = ()
+    """Those that say what the data are, for `doctor`, too."""
     methods: tuple[str, ...] = METHODS
 
     @property
@@ -45,10 +53,10 @@ class TaskCase:
         """Write rows, and return what `train` reads."""
         if kind == "text":
             texts = [f"{OPENINGS[i % len(OPENINGS)]} {'very' if i % 4 else 'not'} {i}" for i in range(count)]
-            path = folder / f"{self.task}.parquet"
+            path = folder / f"{self.name}.parquet"
             return parquet_file(path, **self.columns(texts), label=[self.of_text(text) for text in texts])
-        assert self.of_shade is not None, "the task has images"
-        images = folder / f"{self.task}-images"
+        assert self.of_shade is not None, "the case has images"
+        images = folder / f"{self.name}-images"
         images.mkdir()
         shades = np.random.default_rng(0).permutation(np.linspace(0, 255, count).astype(int)).tolist()
         for i, shade in enumerate(shades):
@@ -58,23 +66,82 @@ class TaskCase:
         return images
 
 
-def _tags(text: str) -> list[str]:
-    return [tag for tag in ("good", "bad", "film", "plot") if tag in text]
+def _class_of(text: str) -> str:
+    return "good" if "good" in text else "other"
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in BASES if name in text]
+
+
+def _level(text: str) -> str:
+    return "low" if "bad" in text else "high" if "good" in text else "middle"
+
+
+def _number(text: str) -> float:
+    """Far from 0 and 1, so that a scale which is not folded shows."""
+    return 1000.5 + 100 * ("good" in text) + len(text)
+
+
+def _entities(text: str) -> list[str]:
+    kinds = {"good": "B-OPINION", "bad": "B-OPINION", "very": "I-OPINION", "film": "B-THING", "plot": "B-THING"}
+    return [kinds.get(word, "O") for word in text.split()]
+
+
+def _words(texts: list[str]) -> dict[str, list]:
+    return {"tokens": [text.split() for text in texts]}
+
+
+def _pairs(texts: list[str]) -> dict[str, list]:
+    return {"sentence1": texts, "sentence2": [text.split(" ", 2)[-1] for text in texts[1:] + texts[:1]]}
+
+
+def _dna(texts: list[str]) -> dict[str, list]:
+    """Motifs in random letters."""
+    rng = np.random.default_rng(0)
+    return {"text": ["".join([*map(BASES.get, _names(t)), *rng.choice(list("acgt"), 9)]) for t in texts]}  # type: ignore[arg-type]
 
 
 CASES = (
-    # The other tests are of this task.
-    TaskCase("single-label", lambda text: "good" if "good" in text else "other", methods=("full",)),
+    TaskCase("single-label", _class_of, lambda shade: "dark" if shade < 128 else "bright"),
     TaskCase(
         "multi-label",
-        _tags,
+        _names,
         lambda shade: [name for name, has in (("dark", shade < 128), ("mid", 64 < shade < 192)) if has],
     ),
     TaskCase(
         "ordinal",
-        lambda text: "low" if "bad" in text else "high" if "good" in text else "middle",
-        flags=("--label-order", "low,middle,high"),
+        _level,
+        lambda shade: ("low", "middle", "high")[shade // 86],
+        data_flags=("--label-order", "low,middle,high"),
     ),
-    # Far from 0 and 1, so that a scale which is not folded shows.
-    TaskCase("regression", lambda text: 1000.5 + 100 * ("good" in text) + len(text), lambda shade: 500 + shade / 3),
+    TaskCase("regression", _number, lambda shade: 500 + shade / 3),
+    # Windows of 12 tokens, which are shorter than most sentences.
+    TaskCase("entities", _entities, columns=_words, flags=("--max-length", "12")),
+    TaskCase(
+        "tags",
+        lambda text: [word[0].upper() for word in text.split()],
+        columns=_words,
+        flags=("--objective.class-weights", "Balanced", "--objective.logit-adjustment", "0.5"),
+        methods=("top",),
+    ),
+    # Each method of pairs once: what differs from single texts is how they are read.
+    TaskCase("pairs", _class_of, columns=_pairs, methods=("full", "head")),
+    TaskCase("similarity", _number, columns=_pairs, methods=("lora", "top")),
+    TaskCase(
+        "dna",
+        _class_of,
+        columns=_dna,
+        data_flags=("--sequence", "dna"),
+        flags=(
+            "--model",
+            "bert",
+            "--model.from-config",
+            SMALL,
+            "--tokenizer",
+            "{type: KmerTokenizer, k: 2}",
+        ),
+        # Random weights train as a whole; `test_sequence_runs` has adapters and layers of a protein model.
+        methods=("full",),
+    ),
 )
