@@ -106,7 +106,8 @@ class Model(CheckpointLimits, Pretrained):
     padding. attention: a learned weighted mean. For images, all but cls read the patches. default: as in the family's
     own class. A model that no stock class can express is saved as encoder/ and head.safetensors instead of model/.
     auto: for texts the mean where heads on frozen features, cross-validated on training examples, show that it is
-    better than default, and for sentence encoders where it is no worse; see GatherMean in `surgery`. Else default."""
+    better than default, and for sentence encoders where it is no worse, if a stock class can read it and no adapter
+    trains; see GatherMean in `surgery`. Else default."""
     last_layers: Count = 1
     """Concatenate the hidden states of this many of the highest layers before pooling."""
     head: Literal["default", "linear", "mlp"] = "default"

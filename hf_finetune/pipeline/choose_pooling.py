@@ -1,8 +1,10 @@
 """Choose what the head reads of a text's tokens, where `model.pooling` is auto: the first token, or their mean.
 
 A head is fitted to frozen features of one half of some training rows, read in both ways, and judged on the other half.
-The mean must be better by a paired test; or not worse, where the checkpoint was trained to be read so and a stock class
-can. That reads the mean by a field of its config, or by a layer on top that gathers it (`GatherMean`).
+The mean must be better by a paired test; or not worse, where the checkpoint was trained to be read so. And it must cost
+no artifact: the stock class reads it by a field of its config, or by a layer on top that gathers it (`GatherMean`), and
+no adapter trains, which loads on the checkpoint as it is. Elsewhere the stock class's pooling stays, and a note says at
+what difference.
 
 Legend: N rows, C outputs, D features.
 """
@@ -82,18 +84,19 @@ def choose_pooling(context: RunContext, data: RunData) -> tuple[RunContext, Pool
         return context, None
     mean = _reading_mean(network.network, stock, context.recipe.effective_method)
     labeled = labeled_rows(data.splits.train)
-    is_sentence_encoder = is_mean_of_sentences(context.checkpoint) and _is_stock(network.network, mean)
-    measured, rows, is_mean = None, len(labeled), is_sentence_encoder
+    costs_nothing = _is_stock(network.network, mean) and not context.recipe.uses_adapter
+    is_sentence_encoder = is_mean_of_sentences(context.checkpoint)
+    measured, rows, is_mean = None, len(labeled), is_sentence_encoder and costs_nothing
     if rows >= LEAST_ROWS:
         try:
             measured, rows = _compare(context, data, network, mean)
         except NotOfRows:
             return context, None
         verdict = measured["difference"]["verdict"]
-        is_mean = verdict == "better" or (is_sentence_encoder and verdict != "worse")
+        is_mean = costs_nothing and (verdict == "better" or (is_sentence_encoder and verdict != "worse"))
     elif not is_mean:
         return context, None
-    how = _how(network.network, mean) if is_mean else "the stock class stays; --model.pooling mean takes the mean"
+    how = (_how if is_mean else _why_not)(network.network, mean)
     choice = PoolingChoice("mean" if is_mean else "default", how, measured, rows, time.perf_counter() - started)
     return (_with_model(context, mean) if is_mean else context), choice
 
@@ -142,17 +145,19 @@ def _is_stock(network: PreTrainedModel, mean: Model) -> bool:
 
 def _how(network: PreTrainedModel, mean: Model) -> str:
     name = type(network).__name__
-    if mean.surgery:
-        return (
-            f"a layer on top of the {network.config.num_hidden_layers} gathers it, so that model/ stays a {name}; "
-            "--model.pooling default saves that layer"
-        )
-    if _is_stock(network, mean):
+    if not mean.surgery:
         return f"{name} has it itself"
     return (
-        f"{name} has no such head: encoder/ and head.safetensors take the place of model/; --model.pooling default "
-        "keeps it, at that difference"
+        f"a layer on top of the {network.config.num_hidden_layers} gathers it, so that model/ stays a {name}; "
+        "--model.pooling default saves that layer"
     )
+
+
+def _why_not(network: PreTrainedModel, mean: Model) -> str:
+    if mean.surgery:
+        return "the stock class stays; --model.surgery '[GatherMean]' reads the mean, which leaves out an adapter/"
+    artifact = "" if _is_stock(network, mean) else ", saved as encoder/ and head.safetensors in place of model/"
+    return f"the stock class stays; --model.pooling mean reads the mean{artifact}"
 
 
 def _compare(context: RunContext, data: RunData, network: RunModel, mean: Model) -> tuple[dict[str, Any], int]:

@@ -62,12 +62,21 @@ def test_the_mean_must_be_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert prepare(recipe).recipe.model.surgery == ()
 
 
-def test_a_class_without_such_a_layer_costs_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MPNet's position biases forbid an even attention. The note says what that costs."""
+def test_the_mean_must_not_cost_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPNet's position biases forbid an even attention. The note says what takes its place."""
     judged(monkeypatch, "better")
-    prepared = prepare(recipe_of(tmp_path, "mpnet"))
-    assert (prepared.recipe.model.pooling, prepared.recipe.model.surgery) == ("mean", ())
-    assert any("encoder/ and head.safetensors take the place of model/" in note for note in prepared.notes)
+    prepared = prepare(recipe_of(tmp_path, "mpnet", sentence_encoder=True))
+    assert (prepared.recipe.model.pooling, prepared.recipe.model.surgery) == ("default", ())
+    assert any("encoder/ and head.safetensors in place of model/" in note for note in prepared.notes)
+
+
+def test_the_mean_must_not_cost_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter loads on the checkpoint as it is, without a layer on top."""
+    judged(monkeypatch, "better")
+    recipe = recipe_of(tmp_path, sentence_encoder=True)
+    prepared = prepare(replace(recipe, method="lora"))
+    assert prepared.recipe.model == replace(recipe.model, pooling="default")
+    assert any("--model.surgery '[GatherMean]' reads the mean" in note for note in prepared.notes)
 
 
 def test_few_rows_decide_nothing(tmp_path: Path) -> None:
