@@ -5,6 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -15,7 +16,6 @@ from hf_finetune.data.inputs import Rows
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.evaluation.logits import predict_logits
-from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
 from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run
@@ -30,7 +30,8 @@ from hf_finetune.utils.messages import silenced
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_EVAL_ROWS = 3, 16, 32
 """Steps, rows per step and validation rows of the run that measures costs."""
 MONITORED_ROWS = 1
-"""Validation rows that the Trainer scores each epoch, unless the schedule depends on the validation loss."""
+"""Validation rows that the Trainer scores each epoch, unless the schedule depends on the validation loss, or the metric
+is none of single rows, as R² is."""
 MAX_EVAL_ROWS = 1000
 """Most validation rows that a run predicts."""
 
@@ -39,9 +40,12 @@ MAX_EVAL_ROWS = 1000
 class FinalRun:
     """Predictions of a run on the validation rows, and its times."""
 
-    predicted: list[int]
-    accuracy: float
-    log_loss: float
+    predicted: list[Any]
+    """See `Task.decided`."""
+    judged: float
+    """`Task.judged_by`."""
+    log_loss: float | None
+    """None: of numbers."""
     seconds: float
     head_s: float
     """Fit of the head, which is cached for later runs of the seed, and for other seeds if only the head is random."""
@@ -97,9 +101,8 @@ def _run(variant: RecipeVariant, eval_rows: int) -> FinalRun:
     with silenced(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
         rows = evaluation_rows(prepared.data.splits, eval_rows)
-        monitored = rows.select(
-            range(len(rows) if recipe.train.lr_scheduler_type in BY_EVALUATIONS else MONITORED_ROWS)
-        )
+        needs_all = recipe.train.lr_scheduler_type in BY_EVALUATIONS or prepared.data.task.judged_by != "accuracy"
+        monitored = rows.select(range(len(rows) if needs_all else MONITORED_ROWS))
         # A fingerprint of their own, or `train` would take the caches of these rows for those of all validation rows.
         fingerprint = f"{prepared.data.splits.fingerprint} {len(rows)} judged, {len(monitored)} watched"
         splits = replace(prepared.data.splits, validation=monitored, fingerprint=fingerprint)
@@ -107,11 +110,13 @@ def _run(variant: RecipeVariant, eval_rows: int) -> FinalRun:
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop.seconds)
         logits_NC, cache_s = _predict(run.network, prepared, rows)
-    labels_N = labels_of(rows)
+    labels, scores_NC = labels_of(rows), run.task.scores(logits_NC)
+    task = run.task.calibrated(labels, scores_NC)
+    values = task.values(labels, scores_NC)
     return FinalRun(
-        predicted=logits_NC.argmax(-1).tolist(),
-        accuracy=float((logits_NC.argmax(-1) == labels_N).mean()),
-        log_loss=float(row_log_losses(labels_N, softmax(logits_NC)).mean()),
+        predicted=task.decided(scores_NC).tolist(),
+        judged=values[task.judged_by],
+        log_loss=values.get("log_loss"),
         seconds=time.perf_counter() - started,
         head_s=run.clock.seconds("head_warm_start_s"),
         cache_s=cache_s + run.clock.seconds("cache_s"),

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, verdict
+from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, paired_scores, verdict
 from hf_finetune.search import planning
 from hf_finetune.search.final_runs import FinalRun
 from hf_finetune.search.state import State
+from hf_finetune.tasks.base import Task
 from hf_finetune.utils.durations import format_duration
 
 logger = logging.getLogger("hf_finetune.run")
@@ -120,16 +121,19 @@ class PairedRuns:
         self.policy.clear()
 
 
-def compare(state: State, labels_N: np.ndarray, metric: str) -> dict[str, Any]:
+def compare(state: State, labels: np.ndarray, task: Task, metric: str) -> dict[str, Any]:
     """Return the paired difference between runs with and without the policy, and the judgement that it supports."""
     mine, theirs = (np.array([run["predicted"] for run in state[side]]) for side in ("with", "without"))
     if metric == "macro_f1":
-        difference = paired_macro_f1(labels_N, mine, theirs)
+        difference = paired_macro_f1(labels, mine, theirs)
+    elif metric == "accuracy":
+        difference = paired_difference(mine == labels, theirs == labels)
     else:
-        difference = paired_difference(mine == labels_N, theirs == labels_N)
-    # Two seeds, where runs became too slow for a third, decide nothing; nor does macro F1 of few rows, whose interval
-    # does not hold for them.
-    enough = len(mine) >= planning.MIN_SEEDS and (metric == "accuracy" or len(labels_N) >= planning.MIN_EVAL_ROWS)
+        sides = ([task.by_row(labels, decided) for decided in side] for side in (mine, theirs))
+        difference = paired_scores(*map(np.stack, sides))
+    # Two seeds, where runs became too slow for a third, decide nothing; nor does another metric than accuracy of few
+    # rows, whose interval does not hold for them.
+    enough = len(mine) >= planning.MIN_SEEDS and (metric == "accuracy" or len(labels) >= planning.MIN_EVAL_ROWS)
     judgement = verdict(difference) if enough else "undecided"
     return {"metric": metric, **difference.to_dict(), "image_size": state["plan"]["image_size"], "judgement": judgement}
 

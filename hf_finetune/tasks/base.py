@@ -272,6 +272,20 @@ class Task(ABC):
     def difference(self, labels: Any, scores_NC: Any, others_NC: Any) -> Interval:
         """Return `judged_by` of scores minus that of another model's, paired by row."""
 
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """Metrics by which several runs are compared over rows and seeds."""
+        return (self.judged_by,)
+
+    def by_row(self, labels: Any, decided: Any) -> np.ndarray:
+        """Return the linear contribution of each row to `judged_by`, shape (N,), whose mean it is, unless the task
+        refuses the search of augmentation.
+
+        Args:
+            decided: see `decided`.
+        """
+        raise NotImplementedError
+
     def further_differences(self, labels: Any, scores_NC: Any, others_NC: Any) -> dict[str, Interval]:
         """Return the differences of further metrics that are not undefined, as `difference`; by default none."""
         return {}

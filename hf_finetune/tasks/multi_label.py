@@ -124,7 +124,11 @@ class MultiLabel(Task):
         The other's scores are compared with `THRESHOLD`: they come with their thresholds moved there.
         """
         mine, others = scores_NC >= self.thresholds_C, others_NC >= THRESHOLD
-        return paired_scores(multi_label.micro_f1_by_row(labels, mine), multi_label.micro_f1_by_row(labels, others))
+        return paired_scores(self.by_row(labels, mine), self.by_row(labels, others))
+
+    def by_row(self, labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
+        """Return the contributions to micro F1."""
+        return multi_label.micro_f1_by_row(labels, decided)
 
     def further_differences(
         self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray

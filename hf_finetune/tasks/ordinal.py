@@ -73,7 +73,16 @@ class Ordinal(SingleLabel):
 
     def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of quadratic weighted kappas."""
-        return paired_scores(*(ordinal.kappa_by_row(labels, s_NC.argmax(axis=1)) for s_NC in (scores_NC, others_NC)))
+        return paired_scores(*(self.by_row(labels, self.decided(each_NC)) for each_NC in (scores_NC, others_NC)))
+
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """Kappa alone."""
+        return (self.judged_by,)
+
+    def by_row(self, labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
+        """Return the contributions to kappa."""
+        return ordinal.kappa_by_row(labels, decided)
 
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
         """Return the median level, and a logistic regression of each "above this level" on words or pixels."""

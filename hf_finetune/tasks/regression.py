@@ -171,7 +171,11 @@ class Regression(Task):
 
     def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of R²."""
-        return paired_scores(*(regression.r2_by_row(labels, scores_NT) for scores_NT in (scores_NC, others_NC)))
+        return paired_scores(self.by_row(labels, scores_NC), self.by_row(labels, others_NC))
+
+    def by_row(self, labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
+        """Return the contributions to R²."""
+        return regression.r2_by_row(labels, decided)
 
     def further_differences(
         self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray

@@ -95,6 +95,15 @@ class SingleLabel(Task):
         """Return the difference of accuracies."""
         return paired_difference(scores_NC.argmax(-1) == labels, others_NC.argmax(-1) == labels)
 
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """Also macro F1."""
+        return ("accuracy", "macro_f1")
+
+    def by_row(self, labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
+        """Return whether each row is right."""
+        return (decided == labels).astype(np.float64)
+
     def majority(self, labels: np.ndarray) -> np.ndarray:
         """Return a probability of 1 for the most frequent class."""
         return np.eye(len(self.labels))[np.bincount(labels).argmax()]

@@ -75,3 +75,5 @@ def test_a_refusal_names_field_task_and_reason() -> None:
 def test_a_task_refuses_what_it_lacks(kind: type[Task], method: str, field: str) -> None:
     """What reads these methods is refused before anything is computed."""
     assert (getattr(kind, method) is getattr(Task, method)) == (field in kind.refuses)
+    # The search of augmentation.
+    assert (kind.by_row is Task.by_row) == (not kind.augments)

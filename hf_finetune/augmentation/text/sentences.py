@@ -46,7 +46,7 @@ class MixHalves(ByShare):
         """Mix the texts; one without a label, without another text of its class, or of fewer than two words stays.
 
         Raises:
-            InputError: for pairs of texts, or without the training rows and their classes.
+            InputError: for pairs of texts, for tags or numbers, or without the training rows and their classes.
         """
         if self.p == 0:
             return batch
@@ -56,6 +56,10 @@ class MixHalves(ByShare):
             )
         if batch.labels is None or batch.population is None:
             raise InputError("MixHalves: expected training rows with their classes, got texts alone; leave it out here")
+        if batch.labels.ndim != 1:
+            raise InputError(
+                "MixHalves: expected rows of one class, got tags or numbers, which halves may not share; leave it out"
+            )
         rngs = each(rng, len(batch))
         texts = []
         for text, label, r in zip(batch.texts, batch.labels.tolist(), rngs, strict=True):

@@ -124,6 +124,7 @@ def _new_state(base: RecipeVariant, options: SearchOptions, proxy: ProxyTask) ->
     return {
         "schema": SCHEMA,
         "name": base.recipe.name,
+        "judged_by": proxy.prepared.data.task.judged_by,
         "search": asdict(options),
         "seed": base.recipe.train.seed,
         "rows": {
@@ -197,7 +198,8 @@ def _finish(run: SearchRun) -> State:
         run.save()
         _run_pairs(run, best, bar)
     rows = evaluation_rows(run.proxy.prepared.data.splits, run.plan["eval_rows"])
-    state["evidence"] = compare(state, labels_of(rows), run.proxy.prepared.metric)
+    prepared = run.proxy.prepared
+    state["evidence"] = compare(state, labels_of(rows), prepared.data.task, prepared.metric)
     state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
     write_text(run.folder / "policy.yaml", report.fragment(run.variant(best), state))
     write_plot(run.folder, "search", report.chart(state, run.base.recipe.name))

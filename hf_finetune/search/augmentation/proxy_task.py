@@ -29,8 +29,10 @@ from hf_finetune.data.duplicates import first_occurrences, first_sources, row_di
 from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
 from hf_finetune.data.labels import labels_of
-from hf_finetune.data.sampling import class_draw
-from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN, hold_out
+from hf_finetune.data.loading import Splits
+from hf_finetune.data.sampling import class_draw, classes_of
+from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN
+from hf_finetune.data.targets.choose import targets_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.logits import autocast_to, evaluating, to_device
@@ -42,12 +44,13 @@ from hf_finetune.pipeline.batch_plan import micro_batch
 from hf_finetune.pipeline.fit_head import fit_settings, head_weights, init_head
 from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.pipeline.training_loss import training_loss
+from hf_finetune.pipeline.training_loss import class_weights, training_loss
 from hf_finetune.search.recipe_variant import RecipeVariant
+from hf_finetune.tasks.base import HeadFit
 from hf_finetune.training.input_mixing import mixed_inputs
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.rate_groups import Rates, rate_groups
-from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features, with_every_class
+from hf_finetune.training.warm_start import MOST_ROWS, head_features
 
 TOP_LAYERS = 2
 """Layers that a trial trains together with the head; only the head if the recipe's method is head."""
@@ -65,9 +68,10 @@ class Score:
     """Result of a trial on the scored rows."""
 
     value: float
-    """Negative log loss in nats at the optimal temperature. It is finer than accuracy, and a model that is merely less
-    confident gains nothing."""
-    accuracy: float
+    """Of classes the negative log loss in nats at the optimal temperature. It is finer than accuracy, and a model that
+    is merely less confident gains nothing. Of tags and numbers `judged`."""
+    judged: float
+    """`Task.judged_by`."""
     seconds: float
 
 
@@ -92,11 +96,11 @@ class ProxyTask:
 
     def __init__(self, variant: RecipeVariant) -> None:
         recipe, prepared = variant.recipe, prepare(variant.for_proxy_task().recipe)
-        if not prepared.data.task.has_classes:
-            name = prepared.data.task.name
-            raise InputError(
-                f"search: expected one class a row, got {name}: trials are compared by the class of each row"
-            )
+        self.task = task = prepared.data.task
+        task.refuse("data.augment", is_set=not task.augments)
+        if prepared.metric not in task.compared_by:
+            expected = f"{' or '.join(task.compared_by)}, whose differences have intervals"
+            raise InputError(f"evaluate.metric: expected {expected}, got {prepared.metric!r}")
         splits, self.inputs, self.seed = prepared.data.splits, prepared.data.inputs, recipe.train.seed
         if isinstance(self.inputs, ImageInputs):
             check_augmentable(self.inputs.processor, splits.train["image"], "data.augment, which the search chooses")
@@ -104,7 +108,7 @@ class ProxyTask:
         network: nn.Module = self.model
         network.to(prepared.context.device)
         labels_N = labels_of(splits.train)
-        is_scored_N = _hold_out(splits.train, labels_N, recipe.data.split_seed)
+        is_scored_N = _hold_out(splits, labels_N, recipe.data.split_seed)
         self.fit_rows = splits.train.select(np.flatnonzero(~is_scored_N))
         self.scored_labels = labels_N[is_scored_N]
         self.population = population_of(self.fit_rows, splits.labels)
@@ -142,11 +146,11 @@ class ProxyTask:
             with self.all_layers():
                 self._train(stages)
             logits_NC = self.logits()
-        return Score(
-            value=-calibration.least_log_loss(self.scored_labels, logits_NC),
-            accuracy=float((logits_NC.argmax(-1) == self.scored_labels).mean()),
-            seconds=time.perf_counter() - started,
-        )
+        judged = self.task.epoch_values(self.scored_labels, logits_NC)[self.task.judged_by]
+        value = judged
+        if self.task.has_classes:
+            value = -calibration.least_log_loss(self.scored_labels, logits_NC)
+        return Score(value, judged, seconds=time.perf_counter() - started)
 
     def measure(self, operations: tuple[Augmentation, ...], steps: int = 2) -> tuple[float, float]:
         """Measure the seconds of a step, and of the rest of a trial."""
@@ -238,9 +242,10 @@ class ProxyTask:
         """Fit the classification layer like a run, on the rows and image size of trials."""
         rng = np.random.default_rng(self.seed)
         drawn = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
-        chosen = with_every_class(drawn, labels_of(self.train_rows))
-        sample = self.train_rows.select(chosen)
-        labels, weights_C = labels_of(sample), head_weights(self.prepared)
+        labels = labels_of(self.train_rows)
+        chosen = self.task.with_every_output(drawn, labels)
+        sample, weights_C = self.train_rows.select(chosen), head_weights(self.prepared)
+        positive = class_weights(self.prepared) if self.task.weighs_positives else None
         layer = classification_layer(self.model)
         (features_ND,) = head_features(
             self.model,
@@ -250,14 +255,13 @@ class ProxyTask:
             autocast=self.prepared.context.autocast,
             progress="fit the head",
         )
-        head = fit_head(
-            features_ND,
-            labels,
-            len(self.prepared.data.splits.labels),
-            inverse_strength=fit_settings(self.prepared).inverse_strength,
-            weights_N=None if weights_C is None else weights_C[labels],
-            first_N=first_sources(self.fit_rows.select(chosen)),
+        fit = HeadFit(
+            fit_settings(self.prepared).inverse_strength,
+            None if weights_C is None else weights_C[classes_of(labels)[chosen]],
+            first_sources(self.fit_rows.select(chosen)),
+            None if positive is None else np.asarray(positive),
         )
+        head = self.task.fit_head(features_ND, labels[chosen], fit)
         init_head(self.prepared, [layer], [head], "fitted to the rows of trials")
 
     def _scoring_batches(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
@@ -281,15 +285,15 @@ class ProxyTask:
             yield indices, batch
 
 
-def _hold_out(rows: Dataset, labels_N: np.ndarray, split_seed: int) -> np.ndarray:
+def _hold_out(splits: Splits, labels: np.ndarray, split_seed: int) -> np.ndarray:
     """Return a mask (N,) of the rows that score trials.
 
     Raises:
         InputError: there are too few rows.
     """
-    first_N = first_occurrences(row_digests(rows.with_format("arrow")[:]))
-    share = min(SCORED_SHARE, MAX_SCORED / len(rows))
+    first_N = first_occurrences(row_digests(splits.train.with_format("arrow")[:]))
+    share, seed = min(SCORED_SHARE, MAX_SCORED / len(labels)), (split_seed, SEED_STREAM_WITHIN_TRAIN)
     try:
-        return hold_out(labels_N, first_N, fraction=share, seed=(split_seed, SEED_STREAM_WITHIN_TRAIN))
+        return targets_of(splits.task).hold_out(labels, first_N, fraction=share, seed=seed)
     except InputError as error:
         raise InputError(f"search: no rows to score trials with: the {error}") from None

@@ -63,7 +63,8 @@ def describe(state: State) -> str:
         *(t for t in trials if t["policy"] == "none" and t["steps"] == best_first[0]["steps"]),
     ]
     left = f", {len(tried) - TABLE_ROWS} more in search.json" if len(tried) > TABLE_ROWS else ""
-    seconds = sum(t["seconds"] for t in trials)
+    seconds, metric = sum(t["seconds"] for t in trials), state["judged_by"]
+    width = max(8, len(metric))
     return "\n".join(
         [
             f"{state['name']}: {rows['fit']} training rows for trials, {rows['scored']} to score them, "
@@ -71,11 +72,14 @@ def describe(state: State) -> str:
             f"space         {len(state['space'])} operations: {', '.join(state['space'])}",
             *(f"note          {note}" for note in state["left_out"]),
             f"tried         {len(tried)} trials by {state['search']['searcher']} in {format_duration(seconds)}{left}",
-            "                 score  accuracy  steps  policy",
-            *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in table),
+            f"                 score  {metric:>{width}}  steps  policy",
+            *(
+                f"              {t['score']:8.4f}  {t['judged']:{width}.4f}  {t['steps']:5}  {t['policy']}"
+                for t in table
+            ),
             f"policy        {state['best']['policy']}",
             f"final runs    {len(state['without'])} seeds each, {plan['steps']} of {plan['recipe_steps']} steps"
-            f"{_image_size(plan)}; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
+            f"{_image_size(plan)}; {metric} {_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
             f"time          {format_duration(state['seconds'])} of {format_duration(state['search']['budget_s'])}",
@@ -86,7 +90,7 @@ def describe(state: State) -> str:
 
 
 def _mean(runs: list[dict[str, Any]]) -> str:
-    return f"{sum(r['accuracy'] for r in runs) / len(runs):.4f}"
+    return f"{sum(r['judged'] for r in runs) / len(runs):.4f}"
 
 
 def _image_size(plan: dict[str, Any]) -> str:
@@ -95,9 +99,11 @@ def _image_size(plan: dict[str, Any]) -> str:
 
 def _evidence(state: State) -> str:
     evidence = state["evidence"]
-    value, low, high = (100 * evidence[name] for name in ("value", "low", "high"))
+    # R² is no percentage.
+    factor, unit = (1, "") if evidence["metric"] == "r2" else (100, "percentage points ")
+    value, low, high = (factor * evidence[name] for name in ("value", "low", "high"))
     return (
-        f"{value:+.2f} percentage points of {evidence['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, "
+        f"{value:+.2f} {unit}of {evidence['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, "
         f"{evidence['n']} validation rows, {len(state['with'])} paired seeds{_image_size(state['plan'])}: "
         f"{evidence['judgement']}"
     )

@@ -3,9 +3,6 @@
 from hf_finetune.config.rules import Conflict
 from hf_finetune.data.long.config import HeadTail, Truncate
 
-# Metrics whose paired differences have intervals, see `evaluation.intervals`.
-JUDGED_BY = ("accuracy", "macro_f1")
-
 CONFLICTS = (
     Conflict("data.augment", "none, as the search chooses it"),
     Conflict(
@@ -14,11 +11,6 @@ CONFLICTS = (
         lambda r: r.data.kind == "text" and not isinstance(r.data.long, Truncate | HeadTail),
     ),
     Conflict("data.augment_copies", "0, as the search chooses the augmentation"),
-    Conflict(
-        "evaluate.metric",
-        f"{' or '.join(JUDGED_BY)}, whose differences have intervals",
-        lambda r: r.evaluate.metric not in JUDGED_BY,
-    ),
     Conflict(
         "method",
         "a method that trains all its weights from the first step",

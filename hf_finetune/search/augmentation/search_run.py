@@ -140,7 +140,7 @@ class SearchRun:
             "policy": describe_schedule(trial.schedule),
             "steps": ends[trial.rung],
             "score": round(score.value, 6),
-            "accuracy": round(score.accuracy, 6),
+            "judged": round(score.judged, 6),
             "seconds": round(score.seconds, 3),
             "rung": trial.rung,
             "schedule": plain_schedule(trial),

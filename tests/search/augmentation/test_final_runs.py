@@ -48,7 +48,7 @@ def test_final_runs_equal_train(recipe: Recipe, tmp_path: Path) -> None:
     )
     result = run(expected, Launch(output=str(tmp_path / "run")))
     assert result is not None
-    assert actual.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
+    assert actual.judged == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
     assert actual.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
     assert (
         final_runs.train_final(RecipeVariant(recipe), seed=1, steps=7, recipe_steps=7, eval_rows=6).log_loss

@@ -130,7 +130,7 @@ def test_the_score_by_hand(proxy: ProxyTask) -> None:
         float(torch.nn.functional.cross_entropy(logits / t, labels)) for t in np.exp(np.linspace(-2.9, 2.9, 4001))
     ]
     assert actual.value == pytest.approx(-min(losses), abs=1e-4)
-    assert actual.accuracy == pytest.approx(float((logits.argmax(-1) == labels).double().mean()))
+    assert actual.judged == pytest.approx(float((logits.argmax(-1) == labels).double().mean()))
 
 
 def test_cached_activations_give_the_same_logits(proxy: ProxyTask) -> None:
