@@ -64,7 +64,7 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
     with exit_status():
         command = COMMANDS.get(arguments[0])
         if command is None:
-            hint = did_you_mean(arguments[0], COMMANDS)
+            hint = did_you_mean(arguments[0], [*COMMANDS, "help"])
             raise InputError(f"hf-finetune {arguments[0]}: no such command{hint}; one of {', '.join(COMMANDS)}")
         if command not in LIGHT:
             say_loading()

@@ -182,6 +182,7 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
     ("arguments", "first"),
     [
         (["trian"], r"hf-finetune trian: no such command, did you mean 'train'\?; one of"),
+        (["hlep"], r"hf-finetune hlep: no such command, did you mean 'help'\?; one of"),
         (["run"], "hf-finetune run: missing RECIPE$"),
         (["run", "--config", "f.yaml"], "hf-finetune run: missing RECIPE$"),
         (["run", "no_such"], "no_such: no recipe of this name"),
