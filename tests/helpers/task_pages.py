@@ -47,7 +47,7 @@ def run_pages() -> None:
 
 def _run_page(page: Path) -> None:
     names: dict[str, Any] = {}
-    printed = ""
+    printed, shown = "", 0
     for number, (language, title, block) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), start=1):
         where = f"{page.name}, block {number}"
         if title:
@@ -59,6 +59,9 @@ def _run_page(page: Path) -> None:
         else:
             missing = set(re.findall(r"[^\W\d][\w:²-]+", block)) - set(re.findall(r"[^\W\d][\w:²-]+", printed))
             assert not missing, f"{where}: {sorted(missing)} not in\n{printed}"
+            shown += 1
+    # The index leads to the others.
+    assert shown or page.stem == "tasks", f"{page.name} shows nothing of what is printed"
 
 
 def _command(words: list[str]) -> None:
