@@ -27,7 +27,7 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
         ("--teacher MODEL", "distill a larger classifier"),
     ),
     "training": (
-        ("--epochs 3", "passes over the training rows"),
+        ("--epochs N", "passes over the rows: 3, of few rows more"),
         ("--lr X", "peak learning rate; the method has one"),
         ("--batch-size 32", "rows of a forward pass"),
         ("--weight-decay, --warmup X", "warm-up: steps, or a share below 1"),
@@ -40,6 +40,7 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
         ("--find-lr", "only propose a learning rate"),
     ),
     "result": (
+        ("--folds K, --group COL", "estimate out of fold, train on all rows"),
         ("--output DIR", "default: runs/NAME-N"),
         ("--resume", "continue the run in DIR"),
         ("--save-every 10m", "checkpoints within an epoch"),
