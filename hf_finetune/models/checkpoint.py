@@ -70,6 +70,11 @@ class LocalCheckpoint:
     scratch: ScratchFolder | None = None
     """Holds `folder` if it is a temporary one."""
 
+    @property
+    def plain_name(self) -> str:
+        """What plain libraries load: the Hub id, or the folder of the copy that an installed package has of it."""
+        return str(self.folder) if self.commit is None else self.name
+
 
 def settings_files(folder: Path) -> dict[str, Path]:
     """Return the files of a checkpoint beside its weights by name: config, tokenizer, processor, and code if any.

@@ -102,7 +102,8 @@ def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Art
             # No other file holds the class names.
             _mark_data(base, run, task)
             base.config.save_pretrained(path)
-    return Artifact("adapter", folder / "adapter", base=base.name_or_path, revision=run.recipe.model.revision)
+    checkpoint = run.context.checkpoint.plain_name
+    return Artifact("adapter", folder / "adapter", base=checkpoint, revision=run.recipe.model.revision)
 
 
 def _mark_data(network: PreTrainedModel, run: Run, task: Task) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -349,6 +350,8 @@ def test_the_id_of_the_default_names_its_installed_copy(monkeypatch: pytest.Monk
     local = inspect_checkpoint(minilm())
     assert local.name == TEXT_CHECKPOINT and local.commit is None and "site-packages" in str(local.folder)
     assert KNOWN_WEIGHTS[hashing.of_files(*local.weights)] == TEXT_CHECKPOINT
+    # An adapter is verified on what plain libraries find: offline they do not find the id.
+    assert local.plain_name == str(local.folder) and replace(local, commit="c0ffee").plain_name == TEXT_CHECKPOINT
     refused(TEXT_CHECKPOINT, "HF_HUB_OFFLINE is set", revision="main")
 
 
