@@ -42,8 +42,10 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.features.config import LinearSVM, NaiveBayes, NearestMean, NearestNeighbors, NominalColumns
     from hf_finetune.features.config import NumberColumns, Pixels, RandomForest, ReduceFeatures, RowStatistics
     from hf_finetune.features.config import ScaleFeatures, TextCounts, VarianceThreshold, WordOverlap, WordTfidf
+    from hf_finetune.features.config import Extraction
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.comparison import compare_runs
+    from hf_finetune.inference.feature_table import extract_features
     from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
     from hf_finetune.models.config import CheckpointLimits
@@ -71,20 +73,21 @@ __all__ = [  # noqa: RUF022
     "ColorHistogram", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan",
     "DataLimits", "DecisionTree", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
     "EffectiveNumber", "ElasticNet", "Embedding", "EncoderFeatures", "Equalize", "Erase", "Evaluate", "ExtendPositions",
-    "Flip", "Focal", "GateError", "GatherMean", "GradientHistogram", "GradientNoise", "Grayscale", "HardLabel",
-    "HashedNgrams", "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError", "InsertWords",
-    "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop", "LinearModel", "LinearSVM",
-    "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes",
-    "NarrowHidden", "NearestMean", "NearestNeighbors", "Noise", "NominalColumns", "NumberColumns", "OcrConfusions",
-    "OneOf", "Optim", "PerClass", "Perspective", "Phases", "Pixels", "PolyLoss", "Posterize", "Precision", "Pretrain",
-    "PushError", "Ramp", "RandAugment", "RandomForest", "Recipe", "ReduceFeatures", "Regularize", "ReinitTopLayers",
-    "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop",
-    "Result", "ReverseComplement", "Rotate", "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule",
-    "ScheduleFree", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
-    "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "Sliding", "SoftTargets", "Solarize", "Sometimes", "SquaredError",
-    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE",
-    "TextCounts", "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate",
-    "VarianceThreshold", "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "compare_runs", "efficientnet_lite0",
+    "Extraction", "Flip", "Focal", "GateError", "GatherMean", "GradientHistogram", "GradientNoise", "Grayscale",
+    "HardLabel", "HashedNgrams", "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError",
+    "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop",
+    "LinearModel", "LinearSVM", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup",
+    "Model", "Muon", "NaiveBayes", "NarrowHidden", "NearestMean", "NearestNeighbors", "Noise", "NominalColumns",
+    "NumberColumns", "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "Pixels", "PolyLoss",
+    "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "RandomForest", "Recipe",
+    "ReduceFeatures", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
+    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "ReverseComplement", "Rotate",
+    "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule", "ScheduleFree", "SetActivation", "SetAttention",
+    "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
+    "Sliding", "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth", "StoppedBySignal",
+    "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextCounts", "TextData",
+    "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate", "VarianceThreshold",
+    "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "compare_runs", "efficientnet_lite0", "extract_features",
     "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on
@@ -95,9 +98,11 @@ __all__ = [  # noqa: RUF022
 _HOMES = {
     "CheckpointLimits": "hf_finetune.models.config",
     "Classifier": "hf_finetune.inference.classifier",
+    "Extraction": "hf_finetune.features.config",
     "Result": "hf_finetune.inference.result",
     "efficientnet_lite0": "hf_finetune.models.efficientnet_lite",
     "compare_runs": "hf_finetune.inference.comparison",
+    "extract_features": "hf_finetune.inference.feature_table",
     "main": "hf_finetune.cli.main",
     "paired_difference": "hf_finetune.evaluation.paired",
     "run": "hf_finetune.pipeline.run",

@@ -62,7 +62,7 @@ class Clusters:
             if not len(rows):
                 continue
             nearest = int(rows[distances[rows, number].argmin()])
-            counts = Counter(str(labels[row]) for row in rows) if labels is not None else Counter[str]()
+            counts = Counter(str(labels[int(row)]) for row in rows) if labels is not None else Counter[str]()
             example = f"row {nearest}" if texts is None else " ".join(texts[nearest].split())
             found.append(Cluster(number, len(rows), dict(counts.most_common(MOST_NAMES)), example))
         return sorted(found, key=lambda each: -each.rows)
