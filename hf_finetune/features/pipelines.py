@@ -57,13 +57,13 @@ def feature_pipeline(config: Classical, table: RowTable, frame: Any, *, scaled: 
     from sklearn.pipeline import Pipeline
 
     reduces = config.classifier.needs_dense and not any(each.makes_dense for each in config.transforms)
-    parts = [
-        part
-        for each in table.extractors
-        for part in (
-            each.parts(table.columns, scaled=scaled) if isinstance(each, Computed) else each.parts(table.columns)
-        )
-    ]
+    computed = [name for name in frame.columns if name not in table.canonical]
+    parts: list[Part] = []
+    for extractor in table.extractors:
+        if isinstance(extractor, Computed):
+            parts.append(extractor.part(computed, scaled=scaled))
+        else:
+            parts += extractor.parts(table.columns)
     is_sparse = any(part.is_sparse for part in parts) and not reduces
     if reduces:
         parts = [_reduced(part, frame, config.components) for part in parts]

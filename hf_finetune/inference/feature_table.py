@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,9 +68,14 @@ class FeatureTable:
             with table_writer(output, table.schema) as write:
                 write(table)
             return
+        arrays = {name: _plain_array(values) for name, values in self.columns.items()}
+        arrays |= {"features": self.features_ND, "names": np.asarray(self.names)}
         file = io.BytesIO()
-        others = {name: _plain_array(values) for name, values in self.columns.items()}
-        np.savez_compressed(file, **others, features=self.features_ND, names=np.asarray(self.names))
+        # As `np.savez`, in which no column could be called `file`.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
         write_bytes(output, file.getvalue())
 
 

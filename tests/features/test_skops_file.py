@@ -16,7 +16,18 @@ from sklearn.tree import DecisionTreeClassifier
 
 from hf_finetune.errors import InputError
 from hf_finetune.features.classical import fit_classical
-from hf_finetune.features.config import BoostedTrees, Classical, ClassicalClassifier, DecisionTree, RandomForest
+from hf_finetune.features.config import (
+    BoostedTrees,
+    Classical,
+    ClassicalClassifier,
+    DecisionTree,
+    NumberColumns,
+    RandomForest,
+    RowStatistics,
+    TextCounts,
+    WordOverlap,
+    WordTfidf,
+)
 from hf_finetune.features.skops_file import check_indices, load_pipeline, save_pipeline
 
 SMALL = {RandomForest: {"trees": 2}, BoostedTrees: {"rounds": 2}}
@@ -27,7 +38,8 @@ SMALL = {RandomForest: {"trees": 2}, BoostedTrees: {"rounds": 2}}
 )
 def test_every_pipeline_is_read_again(classifier: object, tmp_path: Path) -> None:
     train = rows(40).add_column("text_pair", rows(40, 1)["text"][:])
-    fitted = fit_classical(Classical(classifier), train, labels=LABELS, search_s=1e-9)
+    extractors = (WordTfidf(), WordOverlap(), TextCounts(), NumberColumns(), RowStatistics())
+    fitted = fit_classical(Classical(classifier, extractors), train, labels=LABELS, search_s=1e-9)
     save_pipeline(fitted.pipeline, tmp_path / "pipeline.skops")
     again = load_pipeline(tmp_path / "pipeline.skops", "run")
     frame = fitted.table(train)

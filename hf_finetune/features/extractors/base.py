@@ -8,7 +8,6 @@ Legend: N rows, D features.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,8 +57,8 @@ class Part(NamedTuple):
 
     name: str
     transformer: Any
-    columns: Any
-    """The name of a column, which it reads as a series; or a list or selector of columns, which it reads as a table."""
+    columns: str | list[str]
+    """The name of a column, which it reads as a series; or a list of columns, which it reads as a table."""
     is_sparse: bool = False
     """Whether the features are too many for a classifier that needs all of them dense."""
 
@@ -167,14 +166,18 @@ class Computed(Extractor):
         """What the names of its columns begin with."""
         return f"{self.name}:"
 
-    def parts(self, columns: TableColumns, *, scaled: bool = True) -> Sequence[Part]:
-        """Return the features, which are columns of the table.
+    def parts(self, columns: TableColumns) -> Sequence[Part]:
+        """Return nothing: the features are columns of the table, see `part`."""
+        return ()
+
+    def part(self, names: Sequence[str], *, scaled: bool) -> Part:
+        """Return the features among the columns of a table.
 
         Args:
+            names: columns of the table that are none of the source.
             scaled: standardize them.
         """
-        from sklearn.compose import make_column_selector
         from sklearn.preprocessing import StandardScaler
 
-        selector = make_column_selector(f"^{re.escape(self.prefix)}")
-        return [Part(self.name, StandardScaler() if scaled else "passthrough", selector)]
+        mine = [name for name in names if name.startswith(self.prefix)]
+        return Part(self.name, StandardScaler() if scaled else "passthrough", mine)
