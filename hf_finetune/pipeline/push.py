@@ -15,7 +15,7 @@ from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.classical.parity import compare_pulled
 from hf_finetune.tasks.trained_model import TrainedModel
-from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline, load_finished
+from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline, load_finished, refuse_local_checkpoints
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.sequences import LETTERS
 
@@ -58,6 +58,8 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
         )
         parity.refuse_failed(checks)
 
+    if (classical := artifacts_in(folder).get("classical")) is not None:
+        refuse_local_checkpoints(classical)
     return push(folder, target, include_predictions=include_predictions, check=check_logits)
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.data.config import FEATURE, Kind
-from hf_finetune.errors import InputError
+from hf_finetune.errors import GateError, InputError
 from hf_finetune.features.classical import FittedClassical
-from hf_finetune.features.config import Classical
+from hf_finetune.features.config import Classical, EncoderFeatures
+from hf_finetune.features.encoder_states import load_encoder
 from hf_finetune.features.extractors.base import Computed, TableColumns
 from hf_finetune.features.pipelines import Outputs
 from hf_finetune.features.skops_file import load_pipeline, save_pipeline
@@ -102,12 +103,34 @@ class TrainedPipeline:
                 "columns": {name: list(c) if isinstance(c, tuple) else c for name, c in self.columns.items()},
                 "table": {**asdict(table.columns), "canonical": dict(table.canonical)},
                 "classical": to_plain(config),
+                "checkpoints": self._weights(),
                 "trained_on_pairs": self.pairs,
                 "label_values": dict(self.label_values),
                 "label_separator": self.label_separator,
                 "sequence": self.sequence,
             },
         )
+
+    def check_checkpoints(self, weights: Mapping[str, str]) -> None:
+        """Compare the checkpoints that its features are of with those that it was fitted to.
+
+        Args:
+            weights: commit or SHA-256 of the weights, by the name of the checkpoint.
+
+        Raises:
+            InputError: a checkpoint cannot be loaded.
+            GateError: one has other weights.
+        """
+        for checkpoint, actual in self._weights().items():
+            if weights.get(checkpoint) != actual:
+                raise GateError(
+                    f"{self.name}: its features are of {checkpoint}, whose weights are not those that it was trained "
+                    "with; restore them, or train again"
+                )
+
+    def _weights(self) -> dict[str, str]:
+        encoders = [each for each in self.fitted.table.extractors if isinstance(each, EncoderFeatures)]
+        return {e.checkpoint: load_encoder(e.checkpoint, self.kind, e.max_length).weights for e in encoders}
 
     @property
     def settings(self) -> Classical:
@@ -168,7 +191,7 @@ def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{files[CLASSICAL_FILE]}: it lacks {error}; {RESTORE}") from None
     pipeline = load_pipeline(files[PIPELINE_FILE], name)
-    return TrainedPipeline(
+    trained = TrainedPipeline(
         FittedClassical(pipeline, table, labels, OUTPUTS[task.activation], config.classifier),
         task,
         kind,
@@ -180,3 +203,22 @@ def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
         label_separator=saved.get("label_separator"),
         sequence=saved.get("sequence"),
     )
+    trained.check_checkpoints(saved.get("checkpoints", {}))
+    return trained
+
+
+def refuse_local_checkpoints(folder: Path) -> None:
+    """Refuse to push a pipeline whose features are of a checkpoint that only this machine has.
+
+    Args:
+        folder: with classical.json.
+
+    Raises:
+        InputError: naming the checkpoint.
+    """
+    for checkpoint in read_json(folder / CLASSICAL_FILE, RESTORE).get("checkpoints", {}):
+        if Path(checkpoint).expanduser().exists():
+            raise InputError(
+                f"{folder}: its features are of {checkpoint}, which nobody else has; train with the Hub id of a "
+                "checkpoint in EncoderFeatures"
+            )

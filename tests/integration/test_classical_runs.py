@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hf_finetune import BoostedTrees, Classifier, GateError, InputError, train
+from hf_finetune import BoostedTrees, Classical, Classifier, GateError, InputError, train
 from hf_finetune.cli.main import main_command
 from hf_finetune.utils.manifest import Manifest
 
@@ -33,7 +33,7 @@ test.to_csv("test.csv", index=False)
 options = dict(method="classical", text="review", label="stars", features=("price", "shop"))
 clf = train(
     frame, test=test, output="run", push="tester/classical", **options,
-    classifier=BoostedTrees(rounds=20, rows_per_leaf=5), folds=2, evaluate={"resamples": 100},
+    classical=Classical(BoostedTrees(rounds=20, rows_per_leaf=5), folds=2), evaluate={"resamples": 100},
 )
 result = json.loads(Path("run/result.json").read_text())
 assert result["method"] == "classical" and result["artefacts"] == ["classical"] and not result["standalone"]

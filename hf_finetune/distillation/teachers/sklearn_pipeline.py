@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
@@ -103,14 +104,20 @@ class SklearnTeacher:
         """
         try:
             if self.activation == "identity":
-                return np.asarray(self.model.predict(list(texts)), dtype=np.float32).reshape(len(texts), self.classes)
-            probabilities = np.asarray(self.model.predict_proba(list(texts)), dtype=np.float64)
+                numbers = np.asarray(self.model.predict(self._rows(texts)), dtype=np.float32)
+                return numbers.reshape(len(texts), self.classes)
+            probabilities = np.asarray(self.model.predict_proba(self._rows(texts)), dtype=np.float64)
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"objective.teacher: {self.name}: expected a pipeline that takes a list of texts, with a vectorizer as "
                 f"its first step; it fails with: {one_line(error)}"
             ) from None
         return np.log(np.maximum(probabilities, LEAST_PROBABILITY)).astype(np.float32)
+
+    def _rows(self, texts: Sequence[str]) -> Any:
+        """Return texts as the pipeline reads them: a list, or the one column of a table, as in method classical."""
+        names: Sequence[str] = getattr(self.model, "feature_names_in_", ())
+        return pd.DataFrame({names[0]: list(texts)}) if len(names) == 1 else list(texts)
 
 
 def is_sklearn(name: str) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_tokenizer
@@ -19,6 +20,8 @@ from hf_finetune.distillation.predictions import predict_rows
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.distillation.teachers.sklearn_pipeline import read_sklearn
 from hf_finetune.errors import InputError
+from hf_finetune.features.classical import fit_classical
+from hf_finetune.features.config import Classical, LinearModel
 from hf_finetune.tasks.single_label import SingleLabel
 
 skops = pytest.importorskip("skops.io")
@@ -109,3 +112,11 @@ def test_a_regressor_teaches_numbers_and_no_pipeline_tags(tmp_path: Path) -> Non
         read_sklearn(write(tmp_path / "words.skops", fitted(("poor", "fine"))), ("score",), "identity")
     with pytest.raises(InputError, match="expected a network or a file of predictions as teacher of tags"):
         read_sklearn(name, ("a", "b"), "sigmoid")
+
+
+def test_a_pipeline_of_method_classical(tmp_path: Path) -> None:
+    """It reads a table with a column of texts."""
+    model = fit_classical(Classical(LinearModel(1.0)), ROWS, labels=("poor", "fine"), names={"text": "review"}).pipeline
+    teacher = read_sklearn(write(tmp_path / "pipeline.skops", model), ("poor", "fine"))
+    expected = model.predict_proba(pd.DataFrame({"review": ROWS["text"][:]}))
+    assert np.allclose(np.exp(teacher.logits(ROWS["text"][:])), expected, atol=1e-6)
