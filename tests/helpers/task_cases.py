@@ -43,6 +43,8 @@ class TaskCase:
     data_flags: tuple[str, ...] = ()
     """Those that say what the data are, for `doctor`, too."""
     methods: tuple[str, ...] = METHODS
+    standalone: bool = True
+    """Whether a stock class holds the model."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -128,6 +130,15 @@ CASES = (
     # Each method of pairs once: what differs from single texts is how they are read.
     TaskCase("pairs", _class_of, columns=_pairs, methods=("full", "head")),
     TaskCase("similarity", _number, columns=_pairs, methods=("lora", "top")),
+    # Most texts have several chunks of four words.
+    TaskCase(
+        "chunks",
+        _level,
+        flags=("--long", "chunk", "--max-length", "6"),
+        data_flags=("--label-order", "low,middle,high"),
+        methods=("lora", "head", "top"),
+        standalone=False,
+    ),
     TaskCase(
         "dna",
         _class_of,

@@ -79,7 +79,7 @@ def test_contract(
     command("train", *arguments, "--output", tmp_path / "straight")
     result = document(tmp_path / "straight")
     assert result["method"] == method and all(check["ok"] for check in result["parity"].values())
-    assert {"reload"} <= result["parity"].keys() and result["standalone"] is True
+    assert {"reload"} <= result["parity"].keys() and result["standalone"] is case.standalone
     assert -1 <= result["teacher"]["agreement"] <= 1 and result["teacher"]["metrics"]["validation"]
 
     with monkeypatch.context() as patch:
