@@ -11,6 +11,8 @@ import numpy as np
 from datasets import Dataset
 from scipy import sparse
 
+from hf_finetune.data.config import FEATURE
+from hf_finetune.features.classifiers.base import Form
 from hf_finetune.features.classifiers.linear_model import LinearModel
 from hf_finetune.features.config import Classical
 from hf_finetune.features.extractors.base import SEED
@@ -63,7 +65,8 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
     # With few dense pixels a weak penalty would fit noise.
     classifier = LinearModel(inverse_strength=0.01 if "image" in train.column_names else 10.0)
     labels_N = _labels(train)[chosen]
-    model = estimator(classifier, labels_N, "classes", is_sparse=sparse.issparse(features))
+    sparse_form: Form = "mixed" if any(name.startswith(FEATURE) for name in train.column_names) else "sparse"
+    model = estimator(classifier, labels_N, "classes", sparse_form if sparse.issparse(features) else "dense")
     with quiet_fit():
         model.fit(features, labels_N)
     probabilities_NC = np.zeros((len(rows), num_labels))
@@ -91,10 +94,10 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
     drawn = train.select(chosen)
     table = RowTable.of(drawn)
     frame = table(drawn)
-    features, is_sparse = feature_pipeline(Classical(), table, frame)
+    features, form = feature_pipeline(Classical(), table, frame)
     name = "+".join(extractor.name for extractor in table.extractors)
     fitted, scored = features.fit_transform(frame), features.transform(table(rows))
-    if not is_sparse:  # rows one after the other in memory, by which sums are rounded
+    if form == "dense":  # rows one after the other in memory, by which sums are rounded
         fitted, scored = map(np.ascontiguousarray, (fitted, scored))
     return name, fitted, scored, chosen
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.features.classifiers.base import ClassicalModel
+from hf_finetune.features.classifiers.base import ClassicalModel, Form
 from hf_finetune.features.config import Classical, ClassicalClassifier
 from hf_finetune.features.extractors.base import SEED
 from hf_finetune.features.pipelines import Outputs, estimator, feature_pipeline
@@ -97,7 +97,7 @@ class _Fold:
     held_out: Any
     targets: np.ndarray
     held_out_targets: np.ndarray
-    is_sparse: bool
+    form: Form
 
     @classmethod
     def of(
@@ -111,13 +111,13 @@ class _Fold:
     ) -> _Fold:
         """Fit the features to the rows of a fold."""
         rows, others = frame.iloc[fitted_n], frame.iloc[held_out_n]
-        features, is_sparse = feature_pipeline(config, table, rows)
+        features, form = feature_pipeline(config, table, rows)
         fitted = features.fit_transform(rows)
-        return cls(fitted, features.transform(others), targets[fitted_n], targets[held_out_n], is_sparse)
+        return cls(fitted, features.transform(others), targets[fitted_n], targets[held_out_n], form)
 
     def loss(self, classifier: ClassicalModel, outputs: Outputs) -> float:
         """Return the mean loss of the held-out rows, see `Tried`."""
-        model = estimator(classifier, self.targets, outputs, is_sparse=self.is_sparse).fit(self.fitted, self.targets)
+        model = estimator(classifier, self.targets, outputs, self.form).fit(self.fitted, self.targets)
         if outputs == "numbers":
             errors = (model.predict(self.held_out) - self.held_out_targets) ** 2
             return float((errors / np.maximum(self.targets.var(axis=0), 1e-12)).mean())

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
-from hf_finetune.features.classifiers.base import ClassicalModel, TrainingTable
+from hf_finetune.features.classifiers.base import ClassicalModel, Form, TrainingTable
 from hf_finetune.features.config import Classical, NaiveBayes
 from hf_finetune.features.extractors.base import SEED, Computed, Part
 from hf_finetune.features.table import RowTable
@@ -41,13 +41,13 @@ def build_pipeline(config: Classical, table: RowTable, frame: Any, targets: np.n
     """
     from sklearn.pipeline import Pipeline
 
-    features, is_sparse = feature_pipeline(config, table, frame)
-    model = estimator(config.classifier, targets, outputs, is_sparse=is_sparse)
+    features, form = feature_pipeline(config, table, frame)
+    model = estimator(config.classifier, targets, outputs, form)
     return Pipeline([("features", features), ("classifier", model)])
 
 
-def feature_pipeline(config: Classical, table: RowTable, frame: Any, *, scaled: bool = True) -> tuple[Any, bool]:
-    """Return the step `features` of a pipeline, and whether they are sparse.
+def feature_pipeline(config: Classical, table: RowTable, frame: Any, *, scaled: bool = True) -> tuple[Any, Form]:
+    """Return the step `features` of a pipeline, and their form.
 
     Args:
         scaled: standardize what is computed of each row by itself.
@@ -72,14 +72,15 @@ def feature_pipeline(config: Classical, table: RowTable, frame: Any, *, scaled: 
     named = [(f"{part.name}-{i}" if i else part.name, part.transformer, part.columns) for i, part in enumerate(parts)]
     # Sparse and dense features together are sparse, however many there are.
     columns = ColumnTransformer(named, sparse_threshold=1 if is_sparse else 0)
+    form: Form = "dense" if not is_sparse else "sparse" if all(part.is_sparse for part in parts) else "mixed"
     if not config.transforms:
-        return columns, is_sparse
+        return columns, form
     steps, features = [("columns", columns)], clone(columns).fit_transform(frame)
     for i, transform in enumerate(config.transforms):
         step = transform.step(features.shape, is_sparse=sparse.issparse(features))
         steps.append((f"{i}-{type(transform).__name__}", step))
         features = clone(step).fit_transform(features)
-    return Pipeline(steps), sparse.issparse(features)
+    return Pipeline(steps), form if sparse.issparse(features) else "dense"
 
 
 def _reduced(part: Part, frame: Any, components: int) -> Part:
@@ -105,7 +106,7 @@ def _not_negative(part: Part) -> Part:
     return part._replace(transformer=Pipeline([("read", part.transformer), ("range", MinMaxScaler(clip=True))]))
 
 
-def estimator(classifier: ClassicalModel, targets: np.ndarray, outputs: Outputs, *, is_sparse: bool) -> Any:
+def estimator(classifier: ClassicalModel, targets: np.ndarray, outputs: Outputs, form: Form) -> Any:
     """Return the classifier of classes or tags, or the regressor, of scikit-learn.
 
     Raises:
@@ -118,7 +119,7 @@ def estimator(classifier: ClassicalModel, targets: np.ndarray, outputs: Outputs,
 
         counts = targets.sum(axis=0)
         fewest = int(np.minimum(counts, rows - counts)[(counts > 0) & (counts < rows)].min(initial=rows))
-    data = TrainingTable(is_sparse, rows, fewest)
+    data = TrainingTable(form, rows, fewest)
     if outputs == "numbers":
         from sklearn.multioutput import MultiOutputRegressor
 

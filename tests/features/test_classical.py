@@ -26,6 +26,7 @@ from hf_finetune.features.config import (
     ScaleFeatures,
     TextCounts,
     VarianceThreshold,
+    WordTfidf,
 )
 from hf_finetune.features.parameter_search import choose_fields
 from hf_finetune.features.table import RowTable
@@ -121,3 +122,11 @@ def test_more_components_and_neighbors_than_there_are() -> None:
     assert fit_classical(config, few, labels=LABELS).scores(few).shape == (12, 3)
     config = Classical(BoostedTrees(learning_rate=0.1), components=500)
     assert fit_classical(config, few, labels=LABELS).scores(few).shape == (12, 3)
+
+
+def test_words_beside_numbers_of_another_size_are_fitted_to_the_end() -> None:
+    """SAGA stopped early where TF-IDF stands beside standardized numbers: tags had .39 of micro F1 in place of .57."""
+    config = Classical(LinearModel(10.0), extractors=(WordTfidf(), TextCounts(), NumberColumns()))
+    model = fit_classical(config, rows(), labels=LABELS).pipeline["classifier"]
+    assert isinstance(model, LogisticRegression) and model.solver == "lbfgs"
+    assert (model.n_iter_ < model.max_iter).all()

@@ -8,20 +8,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from hf_finetune.errors import InputError
+
+Form = Literal["sparse", "mixed", "dense"]
+"""Of features. mixed: sparse ones of small size beside a few of the size 1, together as a sparse matrix."""
 
 
 @dataclass(frozen=True)
 class TrainingTable:
     """What a classifier is fitted to."""
 
-    is_sparse: bool
-    """Whether its features are."""
+    form: Form
+    """Of its features."""
     rows: int
     fewest: int
     """Rows of the smallest class. Of tags and numbers those of all."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether its features are a sparse matrix."""
+        return self.form != "dense"
 
 
 class ClassicalModel(ABC):

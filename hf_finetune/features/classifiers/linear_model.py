@@ -28,11 +28,12 @@ class LinearModel(ClassicalModel):
 
         options: dict[str, Any] = {"C": self.inverse_strength or STRENGTHS[0], "max_iter": 100}
         options |= {"class_weight": "balanced" if self.balanced else None}
-        if data.is_sparse:
+        if data.form == "sparse":
             # On sparse features SAGA (arXiv:1407.0202) takes a quarter of the time of L-BFGS and is as good here.
             return LogisticRegression(**options, solver="saga", tol=1e-2, random_state=SEED)
-        # On few dense features the quasi-Newton solver is five times faster than SAGA.
-        return LogisticRegression(**options, tol=1e-3)
+        # On few dense features the quasi-Newton solver is five times faster than SAGA, which does not converge at all
+        # where features differ in size.
+        return LogisticRegression(**options | {"max_iter": 100 if data.form == "dense" else 1000}, tol=1e-3)
 
     def regressor(self, data: TrainingTable) -> Any:
         """Return a `Ridge`."""
@@ -40,7 +41,7 @@ class LinearModel(ClassicalModel):
 
         return Ridge(
             alpha=1 / (self.inverse_strength or STRENGTHS[0]),
-            solver="sag" if data.is_sparse else "auto",
+            solver="sag" if data.form == "sparse" else "auto",
             random_state=SEED,
         )
 
