@@ -29,9 +29,12 @@ from book import Book, read
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation.paired import paired_difference, verdict
+from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.utils.embedded import minilm
 
 TEST_ROWS = 600
+# The other sides know no installed copies.
+CHECKPOINT = str(inspect_checkpoint(minilm()).folder)
 BEFORE = "--model.pooling default --epochs 3 --evaluate.metric accuracy"
 
 
@@ -112,7 +115,7 @@ def stock_trainer(data: Path, seed: int) -> dict[str, Any]:
     started = time.process_time()
     set_seed(seed)
     train, test = read_split(data, "train"), read_split(data, "test")
-    labels, tokenizer = sorted(set(train.label)), AutoTokenizer.from_pretrained(minilm())
+    labels, tokenizer = sorted(set(train.label)), AutoTokenizer.from_pretrained(CHECKPOINT)
 
     def encoded(table: pd.DataFrame) -> Dataset:
         tokens = tokenizer(list(table.text), truncation=True, max_length=128)
@@ -136,7 +139,7 @@ def stock_trainer(data: Path, seed: int) -> dict[str, Any]:
             disable_tqdm=True,
             seed=seed,
         )
-        model = AutoModelForSequenceClassification.from_pretrained(minilm(), num_labels=len(labels))
+        model = AutoModelForSequenceClassification.from_pretrained(CHECKPOINT, num_labels=len(labels))
         collate = DataCollatorWithPadding(tokenizer)
         trainer = Trainer(model, arguments, train_dataset=encoded(train), data_collator=collate)
         trainer.train()
@@ -154,7 +157,7 @@ def probe(data: Path, seed: int) -> dict[str, Any]:
 
     started = time.process_time()
     train, test = read_split(data, "train"), read_split(data, "test")
-    model = SentenceTransformer(minilm(), device="cpu")
+    model = SentenceTransformer(CHECKPOINT, device="cpu")
     model.max_seq_length = 128
     embed = partial(model.encode, show_progress_bar=False)
     head = LogisticRegression(max_iter=1000).fit(embed(list(train.text)), train.label)
@@ -169,7 +172,7 @@ def setfit(data: Path, seed: int) -> dict[str, Any]:
 
     started = time.process_time()
     train, test = read_split(data, "train"), read_split(data, "test")
-    model = SetFitModel.from_pretrained(minilm())
+    model = SetFitModel.from_pretrained(CHECKPOINT)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(output_dir=folder, seed=seed, report_to="none", use_amp=True)
         rows = Dataset.from_dict({"text": list(train.text), "label": list(train.label)})
