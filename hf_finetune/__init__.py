@@ -46,7 +46,6 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.inference.classifier import Classifier
     from hf_finetune.inference.comparison import compare_runs
     from hf_finetune.inference.feature_table import extract_features
-    from hf_finetune.inference.fine_tuning import train
     from hf_finetune.inference.result import Result
     from hf_finetune.models.config import CheckpointLimits
     from hf_finetune.models.efficientnet_lite import efficientnet_lite0
@@ -56,7 +55,6 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.models.surgery.operations import ResizeFeedForward, ResizeImage, ResizePatches, SetActivation
     from hf_finetune.models.surgery.operations import SetAttention, SetDropout, SetKernelSize, SetPooling
     from hf_finetune.models.surgery.operations import StochasticDepth
-    from hf_finetune.pipeline.run import run
     from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
     from hf_finetune.training.losses.config import AbsoluteError, Asymmetric, Balanced, BinaryCrossEntropy, Coral
     from hf_finetune.training.losses.config import CrossEntropy, EffectiveNumber, Focal, Huber, PerClass, PolyLoss
@@ -64,6 +62,9 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Adan, Lion, Muon, Optim, SGD
     from hf_finetune.training.optim.config import ScheduleFree
     from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
+    from hf_finetune.config.search import Search
+    from hf_finetune.search.fine_tuning import train
+    from hf_finetune.search.run import run
 
 __all__ = [  # noqa: RUF022
     "AbsoluteError", "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "Asymmetric", "AttentionMaps",
@@ -82,13 +83,13 @@ __all__ = [  # noqa: RUF022
     "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "RandomForest", "Recipe",
     "ReduceFeatures", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
     "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "ReverseComplement", "Rotate",
-    "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule", "ScheduleFree", "SetActivation", "SetAttention",
-    "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM",
-    "Sliding", "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth", "StoppedBySignal",
-    "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextCounts", "TextData",
-    "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate", "VarianceThreshold",
-    "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "compare_runs", "efficientnet_lite0", "extract_features",
-    "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
+    "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule", "ScheduleFree", "Search", "SetActivation",
+    "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR",
+    "SimCSE", "SimMIM", "Sliding", "SoftTargets", "Solarize", "Sometimes", "SquaredError", "StochasticDepth",
+    "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextCounts",
+    "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate",
+    "VarianceThreshold", "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "compare_runs", "efficientnet_lite0",
+    "extract_features", "main", "minilm", "paired_difference", "run", "train", "twemoji", "verdict",
 ]
 # isort: on
 # fmt: on
@@ -105,8 +106,8 @@ _HOMES = {
     "extract_features": "hf_finetune.inference.feature_table",
     "main": "hf_finetune.cli.main",
     "paired_difference": "hf_finetune.evaluation.paired",
-    "run": "hf_finetune.pipeline.run",
-    "train": "hf_finetune.inference.fine_tuning",
+    "run": "hf_finetune.search.run",
+    "train": "hf_finetune.search.fine_tuning",
     "verdict": "hf_finetune.evaluation.paired",
 }
 

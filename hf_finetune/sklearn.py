@@ -22,8 +22,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from hf_finetune.config.keywords import check_keyword
 from hf_finetune.data.config import TaskName
 from hf_finetune.errors import InputError
-from hf_finetune.inference.fine_tuning import train
 from hf_finetune.inference.session import python_session
+from hf_finetune.search.fine_tuning import train
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags

@@ -18,7 +18,7 @@ from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
 from hf_finetune.cli.run_job import load_recipe
 from hf_finetune.config.aliases import current
-from hf_finetune.config.recipe import Recipe, blank_recipe
+from hf_finetune.config.recipe import blank_recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
@@ -146,7 +146,7 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
     print(_json(result) if job.json else "\n".join(lines))
 
 
-def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
+def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Any:
     """Return the recipe whose augmentation is previewed, with the job's rows, checkpoint and seed.
 
     Args:
@@ -178,7 +178,7 @@ def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
     return merge(recipe, changes)
 
 
-def _data_fields(job: DoctorJob, recipe: Recipe) -> dict[str, Any]:
+def _data_fields(job: DoctorJob, recipe: Any) -> dict[str, Any]:
     """Return the fields that replace the recipe's data by the job's."""
     defaults = {field.name: field.default for field in fields(recipe.data)}
     names = {"validation", "test", *(field.name for field in fields(Source))} & defaults.keys()

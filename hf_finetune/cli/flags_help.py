@@ -23,7 +23,7 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "model": (
         ("--model CKPT", "Hub id or folder of a checkpoint"),
-        ("--method full|lora|top|head", "what trains"),
+        ("--method full|lora|top|head|auto", "what trains; auto: what is best in time"),
         ("--teacher MODEL", "distill a larger classifier"),
     ),
     "training": (
@@ -34,15 +34,15 @@ COMMON: dict[str, tuple[tuple[str, str], ...]] = {
         ("--scheduler, --optimizer NAME", "cosine, ...; Lion, SGD, ..."),
         ("--label-smoothing, --sampling", "targets and classes of unlike size"),
         ("--early-stopping-patience N", "epochs without a better metric"),
-        ("--seed 0", "of the head, the batches and dropout"),
+        ("--budget 5m, --preset fast|good|best", "how long method auto tries"),
+        ("--seed 0, --seeds N", "of the head, batches, dropout; N runs"),
         ("--mixed-precision no|bf16|fp16", "number format"),
         ("--num-processes N", "processes of this machine"),
         ("--find-lr", "only propose a learning rate"),
     ),
     "result": (
         ("--folds K, --group COL", "estimate out of fold, train on all rows"),
-        ("--output DIR", "default: runs/NAME-N"),
-        ("--resume", "continue the run in DIR"),
+        ("--output DIR, --resume", "default: runs/NAME-N; continue its run"),
         ("--save-every 10m", "checkpoints within an epoch"),
         ("--push REPO, --private", "push to the Hub"),
         ("--report-to NAME,NAME", "tensorboard, trackio, wandb, mlflow"),
@@ -89,5 +89,5 @@ def common_help(prog: str) -> str:
         lines += [f"  {flag:<36} {text}".rstrip() for flag, text in flags]
     lines.append("--help-all lists all flags, --help-all optim those of a section: data, model,")
     lines.append("lora, pretrain, objective, regularize, train, batching, precision, optim,")
-    lines.append("schedule, averaging, evaluate, hub")
+    lines.append("schedule, averaging, evaluate, hub, search")
     return "\n".join(lines)

@@ -103,9 +103,9 @@ def start(job: RunJob, command: Sequence[str]) -> dict[str, Any] | None:
         _find_rate(job)
         return None
     with importing():
-        from hf_finetune.pipeline import run as pipeline
+        from hf_finetune.search.run import run as run_recipe
 
-    result = pipeline.run(job.recipe, job.launch, command=public_command(command))
+    result = run_recipe(job.recipe, job.launch, command=public_command(command))
     if result is not None:
         _report(job, result)
     return result

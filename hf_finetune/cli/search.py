@@ -17,6 +17,9 @@ from hf_finetune.utils.durations import parse_duration
 from hf_finetune.utils.experimental import mark_in
 
 logger = logging.getLogger("hf_finetune.run")
+BUDGET = "10m"
+"""Trials take 0.4 of it, or more if the final runs need less. The final runs are pairs with the policy and without it,
+of as many steps of the recipe as fit into the rest: at least three pairs, and up to ten if there is time."""
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 
 Search for what improves a model on your own data: so far, an augmentation policy.
@@ -35,15 +38,9 @@ class SearchJob(TrainJob):
     Optuna's tree-structured Parzen estimator (the extra `search`). population: several trainings exchange policies, as
     in PBA, and end in a schedule of them, `Phases`. reinforce: a recurrent controller trained by REINFORCE, as in
     AutoAugment."""
-    budget: str = "10m"
-    """Time of the whole command: 90s, 10m, 1h30m. Trials take 0.4 of it, or more if the final runs need less. The final
-    runs are pairs with the policy and without it, of as many steps of the recipe as fit into the rest."""
     trials: int | None = None
     """Number of trials, whatever the budget. sweep and population round it down to whole rungs. None: as many as there
     is time for."""
-    seeds: int | None = None
-    """Pairs of final runs, each with its own seed: train.seed and those after it. None: at least three, and up to ten
-    if there is time."""
     rows: int | None = None
     """Most training rows: as --max-train-rows."""
 
@@ -59,7 +56,7 @@ def search(arguments: Sequence[str]) -> None:
         from hf_finetune.search.recipe_variant import RecipeVariant
         from hf_finetune.utils.environment import seconds_since_start
 
-    options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
+    options = SearchOptions(job.searcher, seconds, job.trials, job.recipe.search.seeds)
     result = policy_search.search_policy(
         RecipeVariant(job.recipe),
         options,
@@ -94,4 +91,4 @@ def parse_search(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]
     if job.rows is not None:
         data = dataclasses.replace(job.recipe.data, max_train_rows=job.rows)
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, data=data))
-    return job, parse_duration(job.budget)
+    return job, parse_duration(job.recipe.search.budget or BUDGET)

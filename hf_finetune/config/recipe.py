@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from hf_finetune.config.aliases import current
 from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.search import Search
 from hf_finetune.data.config import Kind
 from hf_finetune.data.long.chunk import Chunk
 from hf_finetune.distillation.config import Distill, DistillationKind, FeatureKind
@@ -31,7 +32,7 @@ from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.utils.plain import merge
 from hf_finetune.utils.sequences import SequenceKind
 
-Method = Literal["full", "lora", "top", "head", "classical"]
+Method = Literal["full", "lora", "top", "head", "classical", "auto"]
 
 
 SEQUENCE_MODEL = Model(
@@ -84,7 +85,9 @@ class Recipe:
     model: Model
     method: Method = "full"
     """What trains: all weights, LoRA adapters and the head, the top layers and the head, or only the head. classical:
-    no network, but a pipeline of scikit-learn, see `classical`. A PEFT config in `adapter` takes precedence."""
+    no network, but a pipeline of scikit-learn, see `classical`. auto: `train` and `run` try these in turn within
+    `search.budget`, and keep what a paired test on validation rows finds better. A PEFT config in `adapter` takes
+    precedence."""
     adapter: Adapter = None
     """A PEFT config, or its type for PEFT's defaults. None with method lora: see `lora`."""
     lora: Lora = Lora()
@@ -101,6 +104,7 @@ class Recipe:
     averaging: Averaging = Averaging()
     evaluate: Evaluate = Evaluate()
     hub: Hub = Hub()
+    search: Search = Search()
 
     @property
     def kind(self) -> Kind:

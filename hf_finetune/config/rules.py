@@ -86,6 +86,13 @@ LONG = (
         lambda r: _long(r).counts is not None,
     ),
 )
+SEARCH = (
+    Conflict(
+        "method",
+        "full, lora, top or head here: only `train` and `run` try them in turn",
+        lambda r: r.method == "auto",
+    ),
+)
 NETWORK_ONLY = ("train", "optim", "schedule", "batching", "precision", "averaging", "regularize", "lora", "model")
 """Sections that only a network reads."""
 CLASSICAL = rules.only_when(
@@ -107,6 +114,7 @@ FOLDS = (
 )
 CONFLICTS: tuple[Conflict, ...] = (
     *CLASSICAL,
+    *SEARCH,
     *models.CONFLICTS,
     *training.CONFLICTS,
     *DATA,

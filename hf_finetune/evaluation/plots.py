@@ -103,3 +103,31 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], split: str) -> Draw:
         legend(top)
 
     return draw
+
+
+def anytime_curve(rungs: Sequence[Mapping[str, Any]], metric: str) -> Draw:
+    """Return what draws a metric of the validation rows against the time, one point for each rung of a ladder.
+
+    The line is that of the best rung so far, by the paired test.
+
+    Args:
+        rungs: entries of result.json with `name`, `ended_s`, `verdict`, and the metric's value, low and high.
+    """
+    times = [rung["ended_s"] for rung in rungs]
+    value, low, high = ([rung["metrics"][metric][name] for rung in rungs] for name in ("value", "low", "high"))
+    best = [number for number, rung in enumerate(rungs) if rung["verdict"] in ("first", "better")]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        errors = np.maximum([np.subtract(value, low), np.subtract(high, value)], 0)
+        axes.errorbar(times, value, errors, fmt="o", color=COLORS[0], markersize=4, capsize=3)
+        line = [*((times[i], value[i]) for i in best), (max(times), value[best[-1]])] if best else []
+        axes.plot(*zip(*line, strict=True), color=GRAY, linewidth=1, drawstyle="steps-post") if line else None
+        for rung, x, y in zip(rungs, times, high, strict=True):
+            axes.annotate(
+                printable(rung["name"]), (x, y), xytext=(0, 4), textcoords="offset points", ha="center", size=9
+            )
+        axes.set(xlabel="seconds since the start", ylabel=f"{metric} (validation)", title="Best so far, and each rung")
+        axes.margins(x=0.06, y=0.14)
+
+    return draw

@@ -122,6 +122,20 @@ def per_target_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 20,
     return comparison_table(models, width=width) + others
 
 
+def rungs_table(rungs: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Format the rungs of a climb, one a line, with why each was kept or left.
+
+    Args:
+        rungs: the section of result.json.
+        metric: the one that judges.
+    """
+    lines = [["rung", f"{metric} (validation)", "seconds", ""]]
+    for rung in rungs:
+        seconds = "" if rung["folder"] is None else f"{rung['seconds']:.0f}"
+        lines.append([rung["title"] or rung["name"], _cell(rung["metrics"].get(metric)), seconds, rung["reason"]])
+    return table(lines, right=(1, 2))
+
+
 def doubts_text(doubts: Sequence[Mapping[str, str]], *, width: int | None = None) -> str:
     """Format doubts as a list, each with its remedy; empty without doubts.
 

@@ -13,6 +13,7 @@ TITLES = {
     "reliability": "Reliability diagram",
     "learning_rate": "Learning rate",
     "pretraining_curves": "Learning curves of the continued pretraining",
+    "ladder": "Quality against time, rung by rung",
 }
 """Titles of the plots by name."""
 FILES = tuple(f"{FOLDER}/{name}.{format}" for name in TITLES for format in FORMATS)

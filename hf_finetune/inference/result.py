@@ -19,6 +19,7 @@ from hf_finetune.evaluation.report import (
     extra_names,
     per_class_table,
     per_target_table,
+    rungs_table,
     worst_classes,
 )
 from hf_finetune.hub import plots
@@ -186,6 +187,11 @@ class Result:
         return tuple(self.document.get("doubts") or ())
 
     @property
+    def rungs(self) -> tuple[dict[str, Any], ...]:
+        """What method auto tried, in its order: name, metrics of the validation rows, verdict, reason and seconds."""
+        return tuple(self.document.get("rungs") or ())
+
+    @property
     def parity(self) -> dict[str, dict[str, Any]]:
         """The gates of the run by name, each with `ok`, the largest difference of logits and its tolerance."""
         return dict(self.document.get("parity", {}))
@@ -273,6 +279,9 @@ class Result:
         if scores := self._of_split("per_class"):
             parts.append(per_class_table(scores, noun=noun, counted_as=self._task.counted))
         parts += [per_target_table(targets)] if (targets := self._of_split("per_target")) else []
+        if rungs := self.document.get("rungs"):
+            parts.append(f"{rungs_table(rungs, self._task.judged_by)}\n{self.document['ladder']['verdict']}")
+        parts += [seeds["summary"]] if (seeds := self.document.get("seeds")) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
 

@@ -1,14 +1,20 @@
 """Draw the plots of a run from the files in its folder, at its end or at any later time."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_finetune.evaluation.plots import confusion_counts, confusion_matrix, confusion_size, reliability_diagram
+from hf_finetune.evaluation.plots import (
+    anytime_curve,
+    confusion_counts,
+    confusion_matrix,
+    confusion_size,
+    reliability_diagram,
+)
 from hf_finetune.hub.plots import FOLDER
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.pipeline.pretrain import WORK
@@ -28,13 +34,14 @@ Chart = tuple[Draw, tuple[float, float]]
 TALL, LOW = (WIDTH, 4.6), (WIDTH, 2.4)
 
 
-def draw_plots(folder: Path, facts: RunFacts) -> dict[str, list[bytes]]:
+def draw_plots(folder: Path, facts: RunFacts, only: Collection[str] | None = None) -> dict[str, list[bytes]]:
     """Draw every plot for which the folder of a run has the data, unless the recipe turns plots off.
 
     A plot whose data are damaged is left out, with a warning.
 
     Args:
         facts: result.json may lack sections, as that of an earlier version.
+        only: names of the plots to draw. None: all.
 
     Returns:
         By name the content of the files, in the order of `FORMATS`.
@@ -45,7 +52,10 @@ def draw_plots(folder: Path, facts: RunFacts) -> dict[str, list[bytes]]:
         "reliability": _reliability,
         "learning_rate": _learning_rate,
         "pretraining_curves": _pretraining_curves,
+        "ladder": _ladder,
     }
+    if only is not None:
+        charts = {name: chart for name, chart in charts.items() if name in only}
     drawn: dict[str, list[bytes]] = {}
     for name, chart in charts.items() if facts.recipe.evaluate.plots else ():
         try:
@@ -78,6 +88,12 @@ def _learning_rate(folder: Path, facts: RunFacts) -> Chart | None:
 def _pretraining_curves(folder: Path, facts: RunFacts) -> Chart | None:
     lines = _training_log(folder / WORK / LOG)
     return (pretraining_curves(lines, HELD_OUT), (WIDTH, HEIGHT)) if lines else None
+
+
+def _ladder(folder: Path, facts: RunFacts) -> Chart | None:
+    metric = facts.task.judged_by
+    rungs = [rung for rung in facts.result.get("rungs") or () if metric in rung["metrics"]]
+    return (anytime_curve(rungs, metric), (WIDTH, HEIGHT)) if rungs else None
 
 
 def _training_log(path: Path) -> list[dict[str, Any]]:

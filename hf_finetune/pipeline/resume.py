@@ -23,11 +23,11 @@ MAY_CHANGE = frozenset(
     {
         *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
         "objective.teacher",
-        *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.report_to"),
+        *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.max_time", "train.report_to"),
         *(f"model.{field.name}" for field in fields(CheckpointLimits)),
     }
 )
-MAY_CHANGE_WITHIN = ("hub.", "data.limits.")
+MAY_CHANGE_WITHIN = ("hub.", "data.limits.", "search.")
 # Further keys of recipe.json that must stay the same, by their names in messages.
 COMPARED = {
     "fingerprint": "data fingerprint",

@@ -293,7 +293,8 @@ def fit(
     check_arguments(prepared)
     # If a copy cannot be made, the error is the first line on stderr, before the notes.
     with notes_afterwards():
-        for note in prepared.notes:
+        # Those of a variant were logged with the first.
+        for note in prepared.notes if prepared.encoded is None else ():
             logger.info(note)
         augmented = add_copies(prepared, clock)
     encoded = encode_rows(augmented, clock)

@@ -24,6 +24,8 @@ from hf_finetune.utils.files import check_writable, discard, is_temporary, put_i
 from hf_finetune.utils.folder_lock import owned, refuse_owned
 
 logger = logging.getLogger("hf_finetune.run")
+UNFINISHED = "unfinished"
+"""Key of a result.json that a better one may replace."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _claimed(name: str, output: str | None, *, resume: bool) -> Iterator[RunFold
             resumable = resume and is_unfinished(folder)
             # An undamaged one would have been refused, or be resumed.
             for damaged in ("result.json", *(() if resumable else ("recipe.json",))):
-                if (folder / damaged).exists():
+                if (folder / damaged).exists() and UNFINISHED not in (read_object(folder / damaged) or {}):
                     logger.warning("%s: damaged, it is written again", folder / damaged)
             _remove_temporaries(folder)
             yield RunFolder(folder, resumable)
@@ -132,7 +134,8 @@ def _check_content(folder: Path, *, resume: bool) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether the folder holds a finished run: a result.json that can be read.
+    """Return whether the folder holds a finished run: a result.json that can be read, and that is not of a climb that
+    goes on (`search.ladder`).
 
     Raises:
         InputError: result.json is damaged, and beside the trained files no checkpoint is left to write it again.
@@ -140,8 +143,9 @@ def is_finished(folder: Path) -> bool:
     path = folder / "result.json"
     if not path.exists():
         return False
-    if "metrics" in (read_object(path) or {}):
-        return True
+    result = read_object(path) or {}
+    if "metrics" in result:
+        return not result.get(UNFINISHED)
     if artifacts_in(folder) and not any((folder / "checkpoints").glob("checkpoint-*")):
         raise InputError(
             f"{path}: damaged, and no checkpoint is left to write it again; the trained files stay as they are, "

@@ -27,7 +27,7 @@ from hf_finetune.pipeline.training_loss import training_loss
 from hf_finetune.tasks.base import Task
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
-from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar, SparseValidation, trim_log
+from hf_finetune.training.callbacks import LOG, LogLines, ProgressBar, SparseValidation, TimeLimit, trim_log
 from hf_finetune.training.checkpoints import SaveInterval, saved_state, train_until_stopped
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.latest_epoch import LatestEpoch
@@ -36,6 +36,7 @@ from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trackers.base import TRAIN
 from hf_finetune.training.trainer import ClassifierTrainer
+from hf_finetune.utils.durations import parse_duration
 from hf_finetune.utils.messages import counted
 
 logger = logging.getLogger("hf_finetune.run")
@@ -130,6 +131,7 @@ def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> Task:
 def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
     run, rows, teacher, checkpoints = setup.run, setup.rows, setup.teacher, setup.folder / "checkpoints"
     averaging, patience = run.recipe.averaging, run.recipe.train.early_stopping_patience
+    limit = run.recipe.train.max_time
     unpadded = isinstance(rows.inputs, TextInputs) and trains_unpadded(run.context, rows.inputs, run.model.network)
     arguments = _classifier_arguments(run, checkpoints, saving=not setup.dry_run)
     parts = TrainingSetup(
@@ -154,6 +156,7 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
             SparseValidation(run.recipe.train.validate_every),
             *setup.trackers.callbacks(TRAIN),
             *([EarlyStoppingCallback(patience)] if patience else []),
+            *([] if limit is None else [TimeLimit(parse_duration(limit))]),
         ),
     )
     if teacher is None:

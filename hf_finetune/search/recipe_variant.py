@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.search import Search
+from hf_finetune.models.peft.config import Lora
+from hf_finetune.models.surgery.gather_mean import GatherMean
 from hf_finetune.models.surgery.patches import ResizeImage
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.optim.config import Optim
 from hf_finetune.training.optim.schedule_config import in_proportion, of_shorter_run
 from hf_finetune.training.regularization.config import Regularize
+from hf_finetune.utils.durations import parse_duration
+
+SingleMethod = Literal["head", "top", "lora", "full"]
+"""What trains one model."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,76 @@ class RecipeVariant:
         batching = replace(recipe.batching, rows_per_step=rows_per_step, token_budget=None)
         data = _replace(recipe.data, augment=augment)
         return RecipeVariant(replace(recipe, data=data, batching=batching, train=train, averaging=Averaging()))
+
+    def budget_s(self, default: str) -> float:
+        """Return the seconds of the budget; those of a preset without one are not limited."""
+        search = self.recipe.search
+        if search.budget is None and search.preset is not None:
+            return math.inf
+        return parse_duration(search.budget or default)
+
+    def with_choices(self, loaded: RecipeVariant) -> RecipeVariant:
+        """Return the recipe with what was chosen when its rows were loaded, as of another method.
+
+        Args:
+            loaded: the recipe of the loaded input.
+        """
+        recipe, chosen = self.recipe, loaded.recipe
+        data = _replace(recipe.data, long=chosen.data.long) if chosen.data.kind == "text" else recipe.data
+        # Settled for the rows: what the head reads, the number of epochs, and the size of a step.
+        settled: dict[str, Any] = {"model": chosen.model, "train": chosen.train, "batching": chosen.batching}
+        return RecipeVariant(replace(recipe, data=data, **settled))
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the recipe asks for the ladder."""
+        return self.recipe.method == "auto" or self.recipe.search.preset is not None
+
+    @property
+    def for_one_run(self) -> RecipeVariant:
+        """Return the recipe of a single run: what tries several variants is left out."""
+        return RecipeVariant(replace(self.recipe, search=Search()))
+
+    @property
+    def seeds(self) -> range:
+        """The seeds that the recipe asks for."""
+        first = self.recipe.train.seed
+        return range(first, first + (self.recipe.search.seeds or 1))
+
+    def with_seed(self, seed: int) -> RecipeVariant:
+        """Return the variant with another seed."""
+        return RecipeVariant(replace(self.recipe, train=replace(self.recipe.train, seed=seed)))
+
+    def without_push(self) -> RecipeVariant:
+        """Return the variant that pushes nothing."""
+        return RecipeVariant(replace(self.recipe, hub=replace(self.recipe.hub, repo_id=None)))
+
+    def for_rung(self, method: SingleMethod, *, seconds: float | None = None) -> RecipeVariant:
+        """Return the variant that trains by a method on a rung of the ladder.
+
+        Args:
+            seconds: most seconds of training. None: no limit.
+        """
+        recipe = self.for_one_run.recipe
+        limit = None if seconds is None else f"{max(1, round(seconds))}s"
+        changes: dict[str, Any] = {
+            "method": method,
+            "lora": recipe.lora if method == "lora" else Lora(),
+            "hub": replace(recipe.hub, repo_id=None),
+            "train": replace(recipe.train, max_time=limit or recipe.train.max_time),
+        }
+        if method == "top" and GatherMean() in recipe.model.surgery:
+            # It comes on top of the layers that train.
+            changes["model"] = replace(recipe.model, top_layers=recipe.model.top_layers + 1)
+        if method == "head":
+            # Features that are computed once do not change from epoch to epoch.
+            changes["data"] = _replace(recipe.data, augment=(), augment_copies=0)
+            changes["objective"] = replace(recipe.objective, mix=())
+        return RecipeVariant(replace(recipe, **changes))
+
+    def with_length(self, epochs: float) -> RecipeVariant:
+        """Return the variant that trains for a number of epochs."""
+        return RecipeVariant(replace(self.recipe, train=replace(self.recipe.train, num_train_epochs=epochs)))
 
     def for_proxy_task(self) -> RecipeVariant:
         """Return the variant that trials load, without everything that slows steps down or changes the rows."""

@@ -67,6 +67,23 @@ class SparseValidation(TrainerCallback):
             control.should_evaluate = control.should_save = False
 
 
+class TimeLimit(TrainerCallback):
+    """Ends training after a number of seconds, as if the steps were over: the weights are evaluated and saved."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._started = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
+        """Start the time."""
+        self._started = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """End training if the time is over. On one process only: others would go on."""
+        if args.world_size == 1 and time.monotonic() - self._started >= self.seconds:
+            control.should_training_stop = True
+
+
 class LogLines(TrainerCallback):
     """Appends a line of JSON to `path` for each logged step; they are on the disk before a checkpoint of their step."""
 

@@ -83,6 +83,9 @@ class Train:
     one to the same bits. None: after each epoch."""
     save_every: Annotated[Duration | None, flag("--save-every")] = None
     """Save a checkpoint when so much time has passed since the last one: 90s, 10m, 1h30m. None: after each epoch."""
+    max_time: Annotated[Duration | None, flag("--max-time")] = None
+    """Stop training when it has taken so long, whatever steps are left: 90s, 10m, 1h30m. The learning-rate schedule is
+    that of all steps. None: no limit."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
     report_to: Annotated[TrackerNames, tyro.conf.arg(aliases=["--report-to"], metavar="NAME,NAME,...")] = ()

@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -185,6 +185,16 @@ class SayHandler(logging.Handler):
             self.handleError(record)
 
 
+def show_board(text: str) -> bool:
+    """Show lines above the bars of a terminal while anything is in progress, in place of those before.
+
+    Returns:
+        Whether there is a terminal. Elsewhere nothing is shown.
+    """
+    _terminal.board = text
+    return is_terminal()
+
+
 def begin_call() -> None:
     """Count the silence from now on: a call from Python is not silent since the last one."""
     _log.reset()
@@ -221,6 +231,8 @@ class _Terminal:
     """Progress as bars of rich. A thread moves the time, which shows that a long import or fit is not dead."""
 
     def __init__(self) -> None:
+        self.board = ""
+        """Lines above the bars, as a table that grows."""
         self._bars: Bars | None = None
         self._process = 0
 
@@ -255,9 +267,16 @@ class _Terminal:
 
 
 def _bars() -> Bars:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class BarsUnderBoard(Bars):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            if _terminal.board:
+                yield Text(_terminal.board, no_wrap=True)
+            yield from super().get_renderables()
 
     columns: list[Any] = [
         TextColumn("{task.description}"),
@@ -265,7 +284,7 @@ def _bars() -> Bars:
         TextColumn("{task.fields[counts]}"),
         TimeElapsedColumn(),
     ]
-    return Bars(
+    return BarsUnderBoard(
         *columns,
         console=Console(file=sys.stderr),
         transient=True,

@@ -143,4 +143,4 @@ def test_an_import_in_a_notebook_is_quiet(monkeypatch: pytest.MonkeyPatch) -> No
         return SimpleNamespace(train=module)
 
     monkeypatch.setattr("importlib.import_module", imports)
-    assert hf_finetune.__getattr__("train") == "hf_finetune.inference.fine_tuning"
+    assert hf_finetune.__getattr__("train") == "hf_finetune.search.fine_tuning"

@@ -18,6 +18,7 @@ OURS = {
     "validate_every",
     "save_every",
     "keep_checkpoints",
+    "max_time",
     "extra",
 }
 

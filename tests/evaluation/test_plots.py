@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hf_finetune.evaluation.plots import confusion_counts, confusion_matrix, confusion_size, reliability_diagram
+from hf_finetune.evaluation.plots import (
+    anytime_curve,
+    confusion_counts,
+    confusion_matrix,
+    confusion_size,
+    reliability_diagram,
+)
 from hf_finetune.utils.plots import Draw, render
 
 
@@ -55,3 +61,21 @@ def test_reliability_by_hand() -> None:
     assert points.get_xydata().tolist() == [[0.6, 0.5], [0.9, 1.0]]
     assert [(bar.get_center()[0], bar.get_height()) for bar in bottom.patches] == [(0.625, 2), (0.875, 8)]
     assert top.get_title() == "validation split, 10 rows"
+
+
+def test_the_anytime_curve_steps_at_rungs_that_are_better() -> None:
+    values = {"majority": (2, 0.5, "first"), "linear": (3, 0.7, "better"), "head": (20, 0.72, "undecided")}
+    values["full"] = (90, 0.8, "better")
+    rungs = [
+        {
+            "name": n,
+            "ended_s": x,
+            "verdict": v,
+            "metrics": {"accuracy": {"value": y, "low": y - 0.02, "high": y + 0.02}},
+        }
+        for n, (x, y, v) in values.items()
+    ]
+    (axes,) = drawn(anytime_curve(rungs, "accuracy")).axes
+    steps = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+    assert steps.get_xydata().tolist() == [[2, 0.5], [3, 0.7], [90, 0.8], [90, 0.8]]
+    assert [text.get_text() for text in axes.texts] == list(values)

@@ -19,7 +19,7 @@ from hf_finetune.data.sources import sniff_kind
 from hf_finetune.errors import InputError
 from hf_finetune.inference.classifier import Classifier
 from hf_finetune.inference.session import python_session
-from hf_finetune.pipeline.run import run
+from hf_finetune.search.run import run
 from hf_finetune.utils.environment import started_now
 from hf_finetune.utils.plain import short_repr
 from hf_finetune.utils.sequences import SequenceKind
@@ -56,7 +56,7 @@ def train(
         validation, test: more data of these kinds, or the name of a split. None: the data's own; without validation
             rows some are held out from the training rows.
         model: Hub id or folder of the checkpoint. None: an embedded one for texts.
-        method: full, lora, top or head.
+        method: full, lora, top or head; auto tries them in turn within `budget`.
         text, label: columns. None: the obvious ones. One column for each tag or target: a list of names.
         epochs: passes over the training rows.
         seed: of the head, the order of the rows, and dropout.

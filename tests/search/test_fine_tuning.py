@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from hf_finetune import Classifier, InputError, Result, SwapWords, train
-from hf_finetune.inference.fine_tuning import public_call
+from hf_finetune.search.fine_tuning import public_call
 from hf_finetune.sklearn import FineTunedClassifier, FineTunedRegressor
 
 SIGNATURES = {
@@ -40,7 +40,9 @@ def test_names_that_programs_rely_on() -> None:
     public = {name for name in vars(Classifier) if not name.startswith("_")}
     assert public == {"load", "predict", "predict_proba", "evaluate", "embed", "save", "push_to_hub"}
     sections = {"name", "checkpoint", "method", "seed", "labels", "rows", "split", "metrics", "baselines", "per_class"}
-    sections |= {"per_target", "doubts", "parity", "time", "throughput", "notes", "document", "folder", "plots"}
+    sections |= {"per_target", "doubts", "parity", "time", "throughput", "notes", "document", "folder", "plots"} | {
+        "rungs"
+    }
     fields = {name for name, value in vars(Result).items() if isinstance(value, property) and not name.startswith("_")}
     assert fields | {"document", "folder"} == sections
 

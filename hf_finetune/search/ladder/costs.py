@@ -1,0 +1,188 @@
+"""What a rung costs: seconds of its steps, measured on a few, and of what surrounds them."""
+
+import gc
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from datasets import Dataset
+
+from hf_finetune.data.labels import is_labeled, labels_of
+from hf_finetune.data.loading import Splits
+from hf_finetune.data.word_inputs import encoded_of
+from hf_finetune.pipeline.batch_plan import step_batches
+from hf_finetune.pipeline.choose_kernels import default_kernels
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.evaluate import predict
+from hf_finetune.pipeline.measure_costs import isolated, rows_of_steps, short_training, step_sizes, step_times
+from hf_finetune.pipeline.run import fit_dry
+from hf_finetune.training.callbacks import LOG, read_log
+from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.console import Progress
+
+logger = logging.getLogger("hf_finetune.run")
+BUILD_S, WRITE_S = 1.5, 2.0
+"""Seconds to build a network, and to save it with its card and plots."""
+WARM_UP_ROWS, TIMED_ROWS, VALIDATED_ROWS = 16, 128, 32
+LEAST_ROWS = 256
+"""Fewest training rows of the head, whatever the budget."""
+RESERVE = 0.08
+"""Share of the time of a rung that plans leave free, as measurements are imprecise."""
+LEAST_EPOCHS = 0.25
+"""A shorter training has seen too few rows to be worth its time."""
+TIMED_STEPS = 6
+"""Steps that are timed, at evenly spaced quantiles of their size."""
+LEAST = {"full": 2.0, "lora": 1.5, "top": 0.2}
+"""The least that training on a row costs by a method, in predictions of a row: what costs more than that is not
+measured."""
+
+
+@dataclass(frozen=True)
+class RungCost:
+    """Seconds of a rung."""
+
+    epoch_s: float
+    """The steps of an epoch, and the validation after it."""
+    before_s: float
+    """Building, and caching of frozen layers."""
+    after_s: float
+    """Saving, scoring, and the gate."""
+    steps: int
+    """Optimizer steps of an epoch."""
+
+    def seconds(self, epochs: float) -> float:
+        """Return the seconds of a rung of so many epochs."""
+        return self.before_s + epochs * self.epoch_s + self.after_s
+
+    def epochs_within(self, seconds: float) -> float:
+        """Return the epochs that fit into a time, in whole steps; 0 if none do."""
+        steps = int(max(0.0, seconds - self.before_s - self.after_s) / self.epoch_s * self.steps + 1e-6)
+        return steps / self.steps
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Seconds of what follows every training, measured on the head."""
+
+    row_s: float
+    """Predict a row."""
+    gate_s: float
+    rows: dict[str, int]
+    """Rows of each split."""
+
+    @property
+    def after_s(self) -> float:
+        """Score the validation and test rows, save, verify, and document."""
+        scored = self.rows.get("validation", 0) + self.rows.get("test", 0)
+        return self.gate_s + scored * self.row_s + WRITE_S
+
+    def least(self, method: str) -> RungCost:
+        """Return the least that a method can cost, without measuring it."""
+        train = self.rows["train"]
+        return RungCost(LEAST[method] * train * self.row_s, 0.0, self.after_s, max(1, train // 32))
+
+
+@dataclass
+class MethodCosts:
+    """Costs of methods, each measured once."""
+
+    measured: dict[str, RungCost] = field(default_factory=dict)
+
+    def of(
+        self, method: str, scoring: Scoring, prepared: Callable[[], Run], encoded: Dataset, *, left_s: float
+    ) -> RungCost:
+        """Return the cost of a method; the least that it can be, where even that leaves no time for it.
+
+        Args:
+            prepared: builds its run.
+            encoded: training rows.
+            left_s: seconds of the budget.
+        """
+        if method not in self.measured:
+            least = scoring.least(method)
+            if not math.isinf(left_s) and least.epochs_within(left_s) < LEAST_EPOCHS:
+                return least
+            with Progress(f"measure {method}"):
+                self.measured[method] = measure(prepared(), encoded, scoring)
+            gc.collect()
+        return self.measured[method]
+
+
+def scoring_of(splits: Splits, row_s: float, gate_s: float) -> Scoring:
+    """Return what scoring these splits costs."""
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return Scoring(row_s, gate_s, {name: len(rows) for name, rows in named.items() if rows is not None})
+
+
+def rows_in_time(run: Run, left_s: float) -> int:
+    """Return how many training rows a head can have, whose features are to take no more than the time that is left."""
+    splits = run.data.splits
+    if math.isinf(left_s):
+        return len(splits.train)
+    with Progress("measure a row"):
+        scoring = scoring_of(splits, measure_row(run), run.context.startup_s)
+    # The features of the validation rows are cached, too.
+    usable_s = left_s * (1 - RESERVE) - len(splits.validation) * scoring.row_s - scoring.after_s
+    return min(len(splits.train), max(LEAST_ROWS, int(usable_s / scoring.row_s)))
+
+
+def with_rows(run: Run, rows: int) -> Run:
+    """Return a run on some of its labeled training rows, drawn at random, with rows of every class."""
+    splits, task, labels = run.data.splits, run.data.task, run.data.train_labels
+    if rows >= len(splits.train):
+        return run
+    logger.info("head: on %d of %d training rows, whose features fit into the time", rows, len(splits.train))
+    labeled = np.flatnonzero(is_labeled(labels_of(splits.train)))
+    drawn = np.random.default_rng(run.recipe.train.seed).permutation(len(labeled))[:rows]
+    chosen = labeled[task.with_every_output(drawn, labels)]
+    part = splits.train.select(np.sort(chosen))
+    return run.variant(splits=replace(splits, train=part, fingerprint=f"{splits.fingerprint} {rows} rows"))
+
+
+def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
+    """Measure the cost of a prepared run by a few of its steps. Its network is changed."""
+    started = time.perf_counter()
+    epoch_s, cache_s, steps = measure_epoch(run, encoded)
+    logger.debug("measured in %.1f s", time.perf_counter() - started)
+    validation_s = scoring.rows["validation"] * scoring.row_s
+    return RungCost(epoch_s + validation_s, BUILD_S + cache_s, scoring.after_s, steps)
+
+
+def measure_row(run: Run) -> float:
+    """Return the seconds to predict a row, from a few training rows; the network is not changed."""
+    rows, network = run.data.splits.train, run.model.network
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[: WARM_UP_ROWS + TIMED_ROWS])
+    predict(network, run, rows.select(drawn[:WARM_UP_ROWS]))
+    timed = rows.select(drawn[WARM_UP_ROWS:] if len(drawn) > WARM_UP_ROWS else drawn)
+    started = time.perf_counter()
+    predict(network, run, timed)
+    return (time.perf_counter() - started) / len(timed)
+
+
+def measure_epoch(run: Run, encoded: Dataset) -> tuple[float, float, int]:
+    """Train a few steps of a prepared run in a temporary folder, and return the seconds of an epoch's steps, those of
+    caching its frozen layers, and its number of steps.
+
+    Args:
+        encoded: training rows.
+    """
+    epoch = step_batches(run, run.data.inputs.lengths(encoded))
+    indices = rows_of_steps(run, encoded, epoch, TIMED_STEPS)
+    few = short_training(run, run.data.splits.train.select(np.sort(indices)), num_train_epochs=1, max_steps=-1)
+    train, splits = replace(few.recipe.train, head_warm_start=False, max_time=None), few.data.splits
+    recipe = replace(few.recipe, train=train, batching=replace(few.recipe.batching, sampling="none"))
+    validation = splits.validation.select(range(min(VALIDATED_ROWS, len(splits.validation))))
+    few = few.variant(recipe=recipe, splits=replace(splits, validation=validation, test=None))
+    few = replace(few, encoded=None, start_heads=())
+    with isolated() as folder:
+        trained = fit_dry(few, folder, KernelChoice(default_kernels(few)))
+        times = np.diff([line["time"] for line in read_log(folder / LOG) if "loss" in line])
+    lengths = run.data.inputs.lengths(encoded)
+    few_lengths = None if lengths is None else lengths[encoded_of(encoded, np.sort(indices))]
+    timed = step_times(few, times, trained.trainer.clock.loop.seconds, few_lengths)
+    epoch_s = timed.total(step_sizes(run, epoch.step_rows(), lengths))
+    cache_s = trained.clock.seconds("cache_s") / len(indices) * (len(encoded) + len(splits.validation))
+    return epoch_s, cache_s, epoch.steps

@@ -1,0 +1,126 @@
+"""What is decided between two rungs, each in one line with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hf_finetune.config.search import Preset
+from hf_finetune.search.ladder.costs import LEAST_EPOCHS, RESERVE, RungCost
+from hf_finetune.search.ladder.judgement import Comparison
+from hf_finetune.search.ladder.state import LadderState, RungRecord
+from hf_finetune.search.recipe_variant import SingleMethod
+from hf_finetune.utils.durations import format_duration
+from hf_finetune.utils.messages import listed
+
+METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
+    "fast": (),
+    "good": ("full",),
+    "best": ("top", "lora", "full"),
+}
+"""What each preset trains after the head. Without a preset: all that there is time for."""
+LEAST_EXPLAINED = 0.01
+"""Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
+TRIAL_S = 20.0
+"""Seconds of training by which a climb without a signal so far decides whether to go on."""
+
+
+@dataclass(frozen=True)
+class RungPlan:
+    """Whether a rung is climbed."""
+
+    reason: str
+    epochs: float | None = None
+    """None: it is left."""
+    limit_s: float | None = None
+    """Most seconds of training. None: no limit."""
+
+
+def methods_of(preset: Preset | None) -> tuple[SingleMethod, ...]:
+    """Return the methods that are weighed after the head, the cheapest first."""
+    return METHODS[preset or "best"]
+
+
+def weigh(
+    method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, left_s: float, epochs: float, stronger: bool
+) -> RungPlan:
+    """Decide whether a rung is worth its time, and how long it trains.
+
+    Full fine-tuning takes what is left, up to the recipe's epochs. A cheaper method goes first if both fit whole, and
+    takes its place where it does not fit.
+
+    Args:
+        cost: measures the cost of a method.
+        left_s: seconds of the budget.
+        epochs: those of the recipe.
+        stronger: whether full fine-tuning comes later.
+    """
+    usable_s = left_s * (1 - RESERVE)
+    if stronger:
+        full = cost("full")
+        if _fitting(full, usable_s, epochs) >= min(LEAST_EPOCHS, epochs):
+            mine = cost(method)
+            if mine.seconds(epochs) + full.seconds(epochs) > usable_s:
+                return RungPlan("left: full fine-tuning needs the time that is left")
+    mine = cost(method)
+    fitting = _fitting(mine, usable_s, epochs)
+    if fitting < min(LEAST_EPOCHS, epochs):
+        need_s, left = mine.seconds(min(LEAST_EPOCHS, epochs)), format_duration(max(left_s, 1))
+        return RungPlan(f"left: it would take {format_duration(need_s)} at least, and {left} are left")
+    limit_s = None if math.isinf(left_s) else max(1.0, left_s - mine.after_s)
+    takes = f"{fitting:.3g} epochs, about {format_duration(mine.seconds(fitting))}"
+    return RungPlan(takes if fitting == epochs else f"{takes}, which is the time that is left", fitting, limit_s)
+
+
+def _fitting(cost: RungCost, seconds: float, epochs: float) -> float:
+    return epochs if math.isinf(seconds) else min(epochs, cost.epochs_within(seconds))
+
+
+def why_judged(comparison: Comparison | None) -> str:
+    """Return what the verdict on a rung means."""
+    if comparison is None:
+        return "what every other model has to beat"
+    if comparison.verdict == "better":
+        return f"better than {comparison.against}"
+    if comparison.verdict == "worse":
+        return f"worse than {comparison.against}, which stays"
+    return f"not better than {comparison.against} by the paired test, so that the simpler one stays"
+
+
+def describe(rung: RungRecord, metric: str) -> str:
+    """Return the line of a rung for the log."""
+    if rung.folder is None:
+        return f"{rung.name}: {rung.reason}"
+    score = rung.metrics[metric]
+    line = f"{rung.name}: {metric} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+    if rung.comparison is not None:
+        difference = rung.comparison
+        line += f", {difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    return f"{line}: {rung.reason} ({rung.seconds:.0f} s)"
+
+
+def has_no_signal(state: LadderState, explained: float | None) -> bool:
+    """Return whether nothing beats the constant so far, and frozen features explain nothing."""
+    best = state.best
+    is_constant = best is None or best.name == state.rungs[0].name
+    return is_constant and explained is not None and explained < LEAST_EXPLAINED
+
+
+def final_verdict(state: LadderState) -> str:
+    """Return what the climb has found, in a sentence."""
+    best, constant, chosen = state.best, state.rungs[0].name, state.chosen
+    if best is None or best.name == constant:
+        tried = listed(climbed(state)[1:])
+        return f"no signal: none of {tried} is better than {constant} by a paired test on the validation rows"
+    if chosen is not None and best.name != chosen.name:
+        return (
+            f"nothing beats the {best.name} model ({best.title or best.name}) by a paired test on the validation rows; "
+            f"{chosen.name} is kept, as that one cannot be saved"
+        )
+    return f"{best.name}: {best.reason} by a paired test on the validation rows"
+
+
+def climbed(state: LadderState) -> Sequence[str]:
+    """Return the names of the rungs that were climbed."""
+    return [rung.name for rung in state.rungs if rung.folder is not None]

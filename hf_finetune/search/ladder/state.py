@@ -1,0 +1,185 @@
+"""The state of a climb on the disk, from which it is resumed.
+
+DIR/rungs/recipe.json           the record of the recipe with method auto
+DIR/rungs/ladder.json           the rungs that are done, and the seconds that were used
+DIR/rungs/N-NAME/               the run of a rung
+DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a simple model nothing else
+DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rungs start
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from hf_finetune.data.ragged import Ragged
+from hf_finetune.errors import InputError
+from hf_finetune.training.warm_start import FittedHead
+from hf_finetune.utils.files import read_json, write_bytes, write_json
+
+FOLDER, FILE = "rungs", "ladder.json"
+SCORES, HEADS = "scores.npz", "heads.npz"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RungRecord:
+    """A rung that was climbed or left."""
+
+    name: str
+    """majority, linear, head, trial (a short fine-tuning), top, lora or full."""
+    reason: str
+    """What its verdict means, or why it was left."""
+    folder: str | None = None
+    """Below DIR/rungs. None: it was left."""
+    title: str | None = None
+    """Of a simple model, such as tfidf+logistic."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """On the validation rows, with intervals."""
+    comparison: dict[str, Any] | None = None
+    """With the best rung before it. None: the first one, or it was left."""
+    seconds: float = 0.0
+    ended_s: float = 0.0
+    """Seconds of the climb at its end."""
+    epochs: float | None = None
+    promoted: bool = False
+    """Whether its model became the result in DIR."""
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the paired test found it better than the best one before it; the first one has none before it."""
+        return self.folder is not None and (self.comparison is None or self.comparison["verdict"] == "better")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of result.json: `verdict` is left where there was no time or no need for the rung."""
+        verdict = "left" if self.folder is None else "first" if self.comparison is None else self.comparison["verdict"]
+        return {**asdict(self), "verdict": verdict}
+
+
+@dataclass
+class LadderState:
+    """The rungs of a climb so far."""
+
+    folder: Path
+    """DIR/rungs."""
+    rungs: list[RungRecord] = field(default_factory=list)
+    used_s: float = 0.0
+    current: dict[str, Any] | None = None
+    """`name` and `epochs` of a rung that was begun."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the state of an unfinished climb; an empty one where nothing was saved yet.
+
+        Raises:
+            InputError: it is damaged, or of another version.
+        """
+        path, remedy = folder / FILE, "start anew in another --output"
+        if not path.exists():
+            return cls(folder)
+        plain = read_json(path, remedy)
+        if plain.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema {plain.get('schema')}, expected {SCHEMA}; {remedy}")
+        try:
+            rungs = [RungRecord(**rung) for rung in plain["rungs"]]
+            return cls(folder, rungs, float(plain["seconds"]), plain["current"])
+        except (LookupError, TypeError, ValueError):
+            raise InputError(f"{path}: damaged; {remedy}") from None
+
+    def save(self) -> None:
+        """Write ladder.json."""
+        plain = {
+            "schema": SCHEMA,
+            "seconds": round(self.used_s, 2),
+            "rungs": [asdict(rung) for rung in self.rungs],
+            "current": self.current,
+        }
+        write_json(self.folder / FILE, plain)
+
+    def find(self, name: str) -> RungRecord | None:
+        """Return the record of a rung, or None if it was neither climbed nor left."""
+        return next((rung for rung in self.rungs if rung.name == name), None)
+
+    @property
+    def best(self) -> RungRecord | None:
+        """The last rung that was better than those before it. None: there is no rung yet."""
+        return next((rung for rung in reversed(self.rungs) if rung.is_better), None)
+
+    @property
+    def chosen(self) -> RungRecord | None:
+        """The rung whose model is the result. None: no network was trained yet."""
+        return next((rung for rung in reversed(self.rungs) if rung.promoted), None)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether a short fine-tuning, where one was needed, has found a signal."""
+        trial = self.find("trial")
+        return trial is None or trial.is_better
+
+    def next_folder(self, name: str) -> str:
+        """Return the folder of the next rung."""
+        return f"{sum(rung.folder is not None for rung in self.rungs) + 1}-{name}"
+
+
+def write_scores(folder: Path, scores_NC: Any) -> None:
+    """Write the settled scores of the validation rows; those of words are `Ragged`."""
+    arrays = vars(scores_NC) if isinstance(scores_NC, Ragged) else {"values": scores_NC}
+    _write_arrays(folder / SCORES, {name: arrays[name] for name in ("values", "offsets") if name in arrays})
+
+
+def read_scores(folder: Path) -> Any:
+    """Read what `write_scores` wrote.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    arrays = _read_arrays(folder / SCORES)
+    return Ragged(arrays["values"], arrays["offsets"]) if "offsets" in arrays else arrays["values"]
+
+
+def write_heads(folder: Path, heads: tuple[FittedHead, ...]) -> None:
+    """Write classification layers."""
+    arrays: dict[str, np.ndarray] = {}
+    for number, head in enumerate(heads):
+        arrays[f"weight{number}"] = head.weight_CD.numpy()
+        arrays[f"bias{number}"] = head.bias_C.numpy()
+        arrays[f"explained{number}"] = np.array(head.explained)
+    _write_arrays(folder / HEADS, arrays)
+
+
+def read_heads(folder: Path) -> tuple[FittedHead, ...]:
+    """Read what `write_heads` wrote; empty where there is nothing.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not (folder / HEADS).exists():
+        return ()
+    arrays = _read_arrays(folder / HEADS)
+    return tuple(
+        FittedHead(
+            torch.from_numpy(arrays[f"weight{number}"]),
+            torch.from_numpy(arrays[f"bias{number}"]),
+            float(arrays[f"explained{number}"]),
+        )
+        for number in range(len(arrays) // 3)
+    )
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); start anew in another --output") from None

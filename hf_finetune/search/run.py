@@ -1,0 +1,46 @@
+"""Run a recipe: once, with several seeds, or as the ladder of method auto."""
+
+from typing import Any
+
+from hf_finetune.config.recipe import Launch, Recipe
+from hf_finetune.errors import InputError
+from hf_finetune.pipeline import run as pipeline
+from hf_finetune.search.ladder.climb import climb
+from hf_finetune.search.recipe_variant import RecipeVariant
+from hf_finetune.search.seeds import run_seeds
+
+
+def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
+    """Train, evaluate, verify, document and, if asked, push.
+
+    Args:
+        recipe: what to compute.
+        launch: where to write, and whether to resume.
+        command: the command line that reproduces the run, for the card.
+
+    Returns:
+        The content of result.json, and its `folder`. None in all processes but the main one.
+
+    Raises:
+        InputError: bad data, checkpoint, fields or output folder, or no right to push. Nothing was written.
+        TrainingError: the loss or the weights are not finite, or the disk is full.
+        StoppedBySignal: after a checkpoint, from which `launch.resume` continues.
+        GateError: a saved artifact does not reproduce the model.
+        PushError: the Hub refused the finished run, or kept failing.
+    """
+    variant = RecipeVariant(recipe)
+    if variant.climbs:
+        if recipe.search.seeds is not None:
+            raise InputError(
+                f"search.seeds: expected none with method auto, got {recipe.search.seeds}; run what it has chosen with "
+                "them afterwards, `hf-finetune run DIR --seeds N`"
+            )
+        return climb(variant, launch, command=command)
+    if recipe.search.budget is not None:
+        raise InputError(
+            f"search.budget: expected null with method {recipe.method}, got {recipe.search.budget!r}: only method auto "
+            "has one; --max-time limits a training"
+        )
+    if len(variant.seeds) > 1:
+        return run_seeds(variant.for_one_run, variant.seeds, launch, command=command)
+    return pipeline.run(variant.for_one_run.recipe, launch, command=command)

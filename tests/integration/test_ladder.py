@@ -1,0 +1,87 @@
+"""Method auto, from its rungs to its result: stopped, killed and resumed, and what it leaves."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.small_runs import small_recipe, stop_after
+
+from hf_finetune import Classifier, InputError, Launch, Recipe, Search, StoppedBySignal, run
+from hf_finetune.pipeline.run_folder import UNFINISHED
+from hf_finetune.search.ladder import climb as module
+from hf_finetune.search.ladder import costs, decisions
+from hf_finetune.search.ladder.costs import RungCost
+from hf_finetune.utils.manifest import Manifest
+
+
+@pytest.fixture(autouse=True)
+def cheap_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a tiny network cost what nobody has to measure."""
+    monkeypatch.setattr(costs, "measure", lambda *_: RungCost(0.5, 0.1, 0.1, 7))
+    # Frozen features of random weights have no signal.
+    monkeypatch.setattr(decisions, "LEAST_EXPLAINED", -9.0)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def recipe(tmp_path: Path) -> Recipe:
+    small = small_recipe(tmp_path)
+    train = replace(small.train, num_train_epochs=3.0, learning_rate=1e-2)
+    return replace(small, method="auto", train=train, search=Search(preset="best"))
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best model so far stays in DIR; no rung is repeated; another recipe is refused."""
+    folder, auto = tmp_path / "auto", recipe(tmp_path)
+    begun: list[str] = []
+    train_prepared = module.train_prepared
+
+    def counted(prepared, launch, **options):
+        begun.append(prepared.recipe.method)
+        return train_prepared(prepared, launch, **options)
+
+    monkeypatch.setattr(module, "train_prepared", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Climb, "_weigh", _stopping_at_full(patch, module.Climb._weigh))
+        with pytest.raises(StoppedBySignal, match=r"the best model so far \(\w+\) is in"):
+            run(auto, Launch(str(folder)))
+    assert begun == ["head", "top", "lora", "full"]
+    result = read(folder)
+    assert result[UNFINISHED] and result["method"] in begun and Manifest.of(folder).hashes == result["artifacts"]
+    assert Classifier.load(str(folder)).predict(["good"])[0] in ("bad", "good")
+    assert [rung["name"] for rung in result["rungs"]][:3] == ["majority", "linear", "head"]
+    with pytest.raises(InputError, match=r"train\.seed: the run in"):
+        run(replace(auto, train=replace(auto.train, seed=7)), Launch(str(folder), resume=True))
+    # A kill before the result was in its place.
+    os.remove(folder / "result.json")
+    begun.clear()
+    document = run(auto, Launch(str(folder), resume=True))
+    assert document is not None and begun == ["full"]
+    assert read(folder) == {name: value for name, value in document.items() if name != "folder"}
+    assert UNFINISHED not in document and document["ladder"]["verdict"]
+    rungs = {rung["name"]: rung for rung in document["rungs"]}
+    assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full"]
+    assert all(rung["folder"] and rung["metrics"]["accuracy"]["n"] == 6 for rung in rungs.values())
+    chosen = next(rung for rung in reversed(document["rungs"]) if rung["promoted"])
+    assert document["ladder"]["chosen"] == chosen["name"] and document["parity"]["reload"]["ok"]
+    for rung in ("head", "top", "lora", "full"):
+        assert (folder / "rungs" / rungs[rung]["folder"] / "model" / "config.json").exists()
+    assert "## What was tried" in (folder / "README.md").read_text()
+    assert document["ladder"]["verdict"] in str(Classifier.load(str(folder)).result)
+    with pytest.raises(InputError, match="the run in it is finished"):
+        run(auto, Launch(str(folder), resume=True))
+
+
+def _stopping_at_full(patch: pytest.MonkeyPatch, weigh):
+    def weigh_or_stop(self, method, **options):
+        if method == "full":
+            stop_after(patch, 9)
+        return weigh(self, method, **options)
+
+    return weigh_or_stop

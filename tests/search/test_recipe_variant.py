@@ -1,0 +1,50 @@
+"""Variants of a recipe on the rungs of the ladder, and with seeds."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from hf_finetune import Hub, InputError, Mixup, Model, Recipe, Search, Supervised, SwapWords, TextData, run
+from hf_finetune.config.rules import check
+from hf_finetune.search.recipe_variant import RecipeVariant
+
+AUTO = Recipe(
+    name="a",
+    data=TextData(path="x", augment=(SwapWords(),)),
+    model=Model("m"),
+    method="auto",
+    objective=Supervised(mix=(Mixup(),)),
+    hub=Hub(repo_id="me/a"),
+    search=Search(budget="90s"),
+)
+
+
+def test_variants_of_rungs() -> None:
+    variant = RecipeVariant(AUTO)
+    assert variant.climbs and variant.budget_s("5m") == 90
+    head, full = variant.for_rung("head").recipe, variant.for_rung("full", seconds=12.6).with_length(1.5).recipe
+    assert head.method == "head" and not head.data.augment and not head.objective.mix
+    assert full.data == AUTO.data and full.objective == AUTO.objective and full.name == "a"
+    assert (full.train.max_time, full.train.num_train_epochs) == ("13s", 1.5) and head.train.max_time is None
+    assert full.hub.repo_id is None and full.search == Search()
+    check(head)
+
+
+def test_budgets_and_presets() -> None:
+    assert RecipeVariant(replace(AUTO, search=Search())).budget_s("5m") == 300
+    preset = RecipeVariant(replace(AUTO, method="full", search=Search(preset="fast")))
+    assert preset.climbs and math.isinf(preset.budget_s("5m"))
+    assert not RecipeVariant(replace(AUTO, method="full", search=Search())).climbs
+    seeds = RecipeVariant(replace(AUTO, search=Search(seeds=3), train=replace(AUTO.train, seed=7)))
+    assert list(seeds.seeds) == [7, 8, 9] and seeds.with_seed(8).recipe.train.seed == 8
+
+
+def test_refusals() -> None:
+    with pytest.raises(InputError, match="method: expected full, lora, top or head here: only `train` and `run`"):
+        check(AUTO)
+    with pytest.raises(InputError, match=r"search\.seeds: expected none with method auto, got 3"):
+        run(replace(AUTO, search=Search(seeds=3)))
+    for field, value in (("budget", "soon"), ("preset", "slow"), ("seeds", 0)):
+        with pytest.raises(InputError, match=rf"{field}: expected"):
+            Search(**{field: value})

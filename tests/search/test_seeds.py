@@ -1,0 +1,51 @@
+"""Several seeds: the interval over rows and seeds by hand, and runs that collapsed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.search.ladder.state import write_scores
+from hf_finetune.search.seeds import over_rows_and_seeds, seeds_section
+from hf_finetune.tasks.single_label import SingleLabel
+
+
+def test_the_interval_over_rows_and_seeds_by_hand() -> None:
+    metrics = [Interval(value, value - 0.0196, value + 0.0196, 1_000) for value in (0.80, 0.82, 0.84)]
+    mean = over_rows_and_seeds(metrics)
+    rows, seeds = 0.01**2, 0.02**2 / 3
+    freedom = (rows + seeds) ** 2 / (rows**2 / 999 + seeds**2 / 2)
+    assert mean.value == pytest.approx(0.82)
+    assert mean.high - 0.82 == pytest.approx(t.ppf(0.975, freedom) * np.sqrt(rows + seeds))
+    same = over_rows_and_seeds([metrics[0]] * 3)
+    assert same.high - same.value == pytest.approx(t.ppf(0.975, 999) * 0.01)
+
+
+def test_a_collapsed_run_is_named(tmp_path: Path) -> None:
+    labels = np.arange(100) % 2
+    task = SingleLabel(("bad", "good"))
+    for seed, correct in ((3, 90), (4, 92), (5, 50)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        predicted = np.where(np.arange(100) < correct, labels, 1 - labels) if correct > 50 else np.zeros(100, int)
+        write_scores(folder, np.eye(2)[predicted])
+        value = {"value": correct / 100, "low": correct / 100 - 0.05, "high": correct / 100 + 0.05, "n": 100}
+        (folder / "result.json").write_text(json.dumps({"metrics": {"validation": {"accuracy": value}}}))
+
+    class Loaded:
+        class data:
+            train_labels = labels
+
+            class splits:
+                validation = None
+
+    Loaded.data.task = task
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_finetune.search.seeds.labels_of", lambda _: labels)
+        section = seeds_section(Loaded, tmp_path, (3, 4, 5))
+    assert section["collapsed"] == [5] and section["mean"]["accuracy"]["value"] == pytest.approx(0.7733, abs=1e-4)
+    assert section["summary"].endswith("collapsed to the most frequent class: seed 5")
+    assert [run["has_signal"] for run in section["runs"]] == [True, True, False]
