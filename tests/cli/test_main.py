@@ -195,7 +195,10 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
             "--train.learning-rat: no such flag, did you mean '--train.learning-rate'",
         ),
         (["run", "sst2_full", "--epochs", "x"], "--epochs x: expected a number above 0 and at most 1000000$"),
-        (["run", "sst2_full", "--method", "lorra"], "--method lorra: expected one of full, lora, top, head$"),
+        (
+            ["run", "sst2_full", "--method", "lorra"],
+            "--method lorra: expected one of full, lora, top, head, classical, auto$",
+        ),
         (["predict", "m", "a.csv", "b.csv"], "a.csv: expected one DATA, or image files"),
         (["predict", "m", "a.csv", "--text", "a", "--text", "b"], "--text b: with DATA it names the column, once"),
         (["predict", "m", "--text", "a", "--text-pair", "b", "--text-pair", "c"], "--text-pair: expected one for each"),
@@ -249,7 +252,10 @@ def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.Cap
             ["search", "augmentation", "d.csv", "--text", "t", "--buget=5m"],
             "--buget: no such flag, did you mean '--budget'?",
         ),
-        (["train", "d.csv", "--method", "lorra"], "--method lorra: expected one of full, lora, top, head$"),
+        (
+            ["train", "d.csv", "--method", "lorra"],
+            "--method lorra: expected one of full, lora, top, head, classical, auto$",
+        ),
         (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
     ],
 )
