@@ -34,7 +34,7 @@ def test_a_rare_class_that_is_never_predicted(tmp_path: Path, capsys: pytest.Cap
         csv.writer(file).writerows([("text", "label"), *rows])
     model, run = str(tiny_text_checkpoint(tmp_path / "bert")), tmp_path / "run"
     flags = ["--epochs", "4", "--train.learning-rate", "3e-3", "--max-length", "16"]
-    flags += ["--mixed-precision", "no", "--evaluate.resamples", "100"]
+    flags += ["--mixed-precision", "no", "--evaluate.resamples", "100", "--evaluate.metric", "accuracy"]
     metric = tmp_path / "share.py"
     metric.write_text(SHARE)
     flags += ["--evaluate.extra", str(metric)]

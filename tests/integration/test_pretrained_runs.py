@@ -139,7 +139,7 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
         refused = dataclasses.replace(texts, pretrain=fewer)
         record = stopped / "recipe.json"
         plain = json.loads(record.read_text())
-        record.write_text(json.dumps({**plain, "recipe": to_plain(refused)}))
+        record.write_text(json.dumps({**plain, "recipe": {**plain["recipe"], "pretrain": to_plain(fewer)}}))
         pipeline.run(refused, Launch(str(stopped), resume=True))
     record.write_text(json.dumps(plain))
     assert same(straight, trained(texts, stopped))

@@ -74,6 +74,6 @@ def test_a_refusal_names_field_task_and_reason() -> None:
 @pytest.mark.parametrize(("method", "field"), [("decided", "evaluate.extra"), ("scores_of", "pretrain.objective")])
 def test_a_task_refuses_what_it_lacks(kind: type[Task], method: str, field: str) -> None:
     """What reads these methods is refused before anything is computed."""
-    assert (getattr(kind, method) is getattr(Task, method)) == (field in kind.refuses)
+    assert getattr(kind, method) is not getattr(Task, method) or field in kind.refuses
     # The search of augmentation.
     assert (kind.by_row is Task.by_row) == (not kind.augments)
