@@ -3,11 +3,12 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from annotated_types import Ge
 
 from hf_finetune.cli.operations import operation_fields
 from hf_finetune.cli.parsing import parse
@@ -16,12 +17,12 @@ from hf_finetune.config.aliases import current
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.features.config import Extraction, FeatureExtractor, StatePooling, Transform
-from hf_finetune.utils.config import Operations, validated
+from hf_finetune.utils.config import Count, NonNegative, Operations, configclass, validated
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.messages import counted
 
 
-@dataclass(frozen=True)
+@configclass
 class FeaturesJob(SourceSplit):
     """Write features of rows: those of a checkpoint, or others named by --extractors. Rows need no labels."""
 
@@ -37,17 +38,17 @@ class FeaturesJob(SourceSplit):
     """Read all its layers, from the same forward pass."""
     poolings: tuple[StatePooling, ...] = ("mean",)
     """How the vectors of tokens or places become one: mean, cls (the first token) or max."""
-    max_length: int = 128
+    max_length: Annotated[int, Ge(4)] = 128
     """Longest text in tokens; the rest is cut off."""
     extractors: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Other features, `[WordTfidf, {type: TextCounts}]`, in place of those of a checkpoint."""
     transforms: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Changes of all features together, in order: `[{type: ReduceFeatures, components: 20}]`."""
-    components: int = 100
+    components: Count = 100
     """Components that take the place of TF-IDF and of hashed counts."""
-    clusters: int | None = None
+    clusters: Annotated[int, Ge(2)] | None = None
     """Add the column `cluster`, of k-means with this many clusters, and print what is in them."""
-    cache_gb: float = 10.0
+    cache_gb: NonNegative = 10.0
     """Budget of the disk cache of what a checkpoint computes. 0: nothing is cached."""
     overwrite: bool = False
     """Replace the output if it exists."""

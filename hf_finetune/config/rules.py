@@ -23,7 +23,7 @@ from hf_finetune.pretraining.config import SimCLR
 from hf_finetune.training import rules as training
 from hf_finetune.training.config import Averaging
 from hf_finetune.training.optim.config import check_installed
-from hf_finetune.training.optim.schedule_config import resolve
+from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS, resolve
 from hf_finetune.utils import rules
 from hf_finetune.utils.plain import flatten
 
@@ -93,14 +93,20 @@ SEARCH = (
         lambda r: r.method == "auto",
     ),
 )
-NETWORK_ONLY = ("train", "optim", "schedule", "batching", "precision", "averaging", "regularize", "lora", "model")
-"""Sections that only a network reads."""
+NETWORK_ONLY = (
+    *("train", "optim", "schedule", "batching", "precision", "averaging", "regularize", "lora", "model", "objective"),
+)
+"""Sections that only a network reads, except for `ALSO_CLASSICAL`."""
+ALSO_CLASSICAL = (*("model.checkpoint", "model.trust_remote_code", "train.extra", "train.seed", "batching.cache_gb"),)
 CLASSICAL = rules.only_when(
     lambda r: r.effective_method == "classical",
     Conflict("model.from_config", "None with method classical, which has no network"),
     Conflict("model.surgery", "none with method classical, which has no network"),
     Conflict("data.augment", "none with method classical, which reads every row once"),
     Conflict("pretrain.objective", "None with method classical, which has no network"),
+    Conflict(
+        "objective.teacher", "none with method classical, which learns from labels alone", lambda r: r.has_teacher
+    ),
 )
 FOLDS = (
     Conflict("evaluate.folds", "null with a teacher", lambda r: r.has_teacher),
@@ -110,6 +116,11 @@ FOLDS = (
         "evaluate.folds",
         "null with train.early_stopping_patience or averaging: its networks keep their last weights",
         lambda r: r.train.early_stopping_patience or r.averaging != Averaging(),
+    ),
+    Conflict(
+        "evaluate.folds",
+        "null with a schedule that the metric of the predicted rows would lower",
+        lambda r: r.train.lr_scheduler_type in BY_EVALUATIONS,
     ),
 )
 CONFLICTS: tuple[Conflict, ...] = (
@@ -153,7 +164,9 @@ def _caches_nothing(recipe: Recipe) -> bool:
     data = recipe.data
     caches_images = data.kind == "image" and (data.decode_once or data.augment_copies > 0)
     caches_texts = bool(generative_operations(data.augment))
-    return not (caches_images or caches_texts or recipe.has_teacher or recipe.batching.cache_prefix)
+    # Features of a checkpoint, which method classical may read, are cached.
+    caches_features = _is_classical(recipe)
+    return not (caches_images or caches_texts or caches_features or recipe.has_teacher or recipe.batching.cache_prefix)
 
 
 def _is_classical(recipe: Recipe) -> bool:
@@ -188,8 +201,11 @@ OF_METHOD: tuple[Unused, ...] = (
         Unused(f"{section}.{field.name}", "method classical has no network", _is_classical)
         for section in NETWORK_ONLY
         for field in dataclasses.fields(getattr(blank_recipe(images=False), section))
-        if f"{section}.{field.name}" not in ("model.checkpoint", "model.trust_remote_code", "train.extra", "train.seed")
+        if f"{section}.{field.name}" not in ALSO_CLASSICAL
     ),
+    Unused("evaluate.metric", "method classical has no epochs to choose from", _is_classical),
+    Unused("data.long", "method classical reads whole texts", lambda r: _is_classical(r) and r.kind == "text"),
+    Unused("data.max_length", "method classical reads whole texts", lambda r: _is_classical(r) and r.kind == "text"),
     *(
         Unused(f"classical.{field.name}", "only method classical reads it", lambda r: not _is_classical(r))
         for field in dataclasses.fields(Classical)

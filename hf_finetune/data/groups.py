@@ -16,7 +16,7 @@ def group_numbers(
     """Return the number of the group of each row, those of the first split first, shape (N,).
 
     Args:
-        rows: canonical rows by split.
+        rows: canonical rows by split. Each without a value is a group of its own.
         held_out: splits that were held out from train.
 
     Raises:
@@ -33,6 +33,6 @@ def group_numbers(
                 f"evaluate.group: {split.place} has no column {column!r}{did_you_mean(column, list(split.columns))}"
             )
         cells = [cell for chunk in split.chunks([column]) for cell in chunk.columns[column]]
-        values += [str(cells[row]) for row in part["row"][:]]
+        values += [f"={cells[row]}" if cells[row] not in (None, "") else f"{role} {row}" for row in part["row"][:]]
     numbers_N: np.ndarray = np.unique(values, return_inverse=True)[1]
     return numbers_N

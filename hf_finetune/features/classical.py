@@ -36,7 +36,7 @@ class FittedClassical:
 
     @property
     def name(self) -> str:
-        """Features and classifier, such as tfidf+linear-model."""
+        """Features and classifier, such as tfidf+LinearModel."""
         return "+".join(dict.fromkeys([each.name for each in self.table.extractors] + [type(self.classifier).__name__]))
 
     def scores(self, rows: Dataset) -> np.ndarray:
@@ -69,7 +69,7 @@ def fit_classical(
         cache_gb: see `Computed.compute`.
 
     Raises:
-        InputError: an extractor has nothing to read, or the classifier is not for these outputs.
+        InputError: an extractor has nothing to read, or leaves no feature; or the classifier is not for these outputs.
     """
     table = RowTable.of(train, config.extractors, names)
     targets = targets_of(labels_of(train), labels, outputs)

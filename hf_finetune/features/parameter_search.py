@@ -16,7 +16,7 @@ import numpy as np
 from hf_finetune.features.classifiers.base import ClassicalModel, Form
 from hf_finetune.features.config import Classical, ClassicalClassifier
 from hf_finetune.features.extractors.base import SEED
-from hf_finetune.features.pipelines import Outputs, estimator, feature_pipeline
+from hf_finetune.features.pipelines import Outputs, estimator, feature_pipeline, fewest_rows
 from hf_finetune.features.table import RowTable
 from hf_finetune.utils.durations import parse_duration
 
@@ -45,7 +45,7 @@ def choose_fields(
     """Return the classifier with the values of least loss, and what was compared.
 
     The features are fitted once for each fold. After `search_s` no further values are tried; those that were tried on
-    all folds are compared, and without two of them the defaults stay.
+    all folds are compared. Without two of them the defaults stay, and where a fold has too few rows of a class.
 
     Args:
         frame: the table of the training rows.
@@ -56,7 +56,8 @@ def choose_fields(
     grid = classifier.grid()
     candidates = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     folds = list(split_folds(targets, outputs, config.folds))
-    if len(candidates) < 2 or len(folds) < 2:
+    fewest = min((fewest_rows(targets[fitted_n], outputs) for fitted_n, _ in folds), default=0)
+    if len(candidates) < 2 or len(folds) < 2 or fewest < classifier.least_rows:
         return replace(classifier, **candidates[0]), ()
     started = time.perf_counter()
     limit = parse_duration(config.search_time) if search_s is None else search_s

@@ -13,20 +13,34 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
+from hf_finetune.errors import InputError
 from hf_finetune.features.classifiers.base import ClassicalModel, Form, TrainingTable
 from hf_finetune.features.config import Classical, NaiveBayes
 from hf_finetune.features.extractors.base import SEED, Computed, Part
 from hf_finetune.features.table import RowTable
+from hf_finetune.utils.messages import one_line
 
 Outputs = Literal["classes", "tags", "numbers"]
 
 
 @contextmanager
 def quiet_fit() -> Iterator[None]:
-    """Silence what scikit-learn warns of in small data: solvers that stop early, rare classes, constant features."""
+    """Silence what scikit-learn warns of in small data: solvers that stop early, rare classes, constant features.
+
+    Raises:
+        InputError: an extractor or a transform leaves no feature of these rows.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="sklearn")
-        yield
+        try:
+            yield
+        except ValueError as error:
+            # Such as an empty vocabulary, or no feature above a threshold.
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"these rows do not suit the extractors, transforms or the classifier: {one_line(error)}; change them"
+            ) from None
 
 
 def build_pipeline(config: Classical, table: RowTable, frame: Any, targets: np.ndarray, outputs: Outputs) -> Any:
@@ -112,20 +126,28 @@ def estimator(classifier: ClassicalModel, targets: np.ndarray, outputs: Outputs,
     Raises:
         InputError: see `build_pipeline`.
     """
-    rows = len(targets)
-    fewest = int(np.unique(targets, return_counts=True)[1].min()) if outputs == "classes" else rows
-    if outputs == "tags":
-        from sklearn.multiclass import OneVsRestClassifier
-
-        counts = targets.sum(axis=0)
-        fewest = int(np.minimum(counts, rows - counts)[(counts > 0) & (counts < rows)].min(initial=rows))
-    data = TrainingTable(form, rows, fewest)
+    data = TrainingTable(form, len(targets), fewest_rows(targets, outputs))
     if outputs == "numbers":
         from sklearn.multioutput import MultiOutputRegressor
 
         model = classifier.regressor(data)
         return MultiOutputRegressor(model) if targets.ndim == 2 else model
-    return OneVsRestClassifier(classifier.build(data)) if outputs == "tags" else classifier.build(data)
+    if outputs == "classes":
+        return classifier.build(data)
+    from sklearn.multiclass import OneVsRestClassifier
+
+    return OneVsRestClassifier(classifier.build(data))
+
+
+def fewest_rows(targets: np.ndarray, outputs: Outputs) -> int:
+    """Return the rows of the smallest class, or the fewest that have or lack a tag that varies; of numbers all."""
+    rows = len(targets)
+    if outputs == "classes":
+        return int(np.unique(targets, return_counts=True)[1].min())
+    if outputs == "numbers":
+        return rows
+    counts = targets.sum(axis=0)
+    return int(np.minimum(counts, rows - counts)[(counts > 0) & (counts < rows)].min(initial=rows))
 
 
 def scores_of(pipeline: Any, table: Any, labels: Sequence[str], outputs: Outputs) -> np.ndarray:

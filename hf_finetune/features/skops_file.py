@@ -47,7 +47,7 @@ def save_pipeline(pipeline: Any, path: Path) -> None:
 
 
 def trusted_types(path: Path) -> list[str]:
-    """Return those of `TRUSTED` that a file holds, which `skops.io.load` must be told."""
+    """Return those of `TRUSTED` that a file holds, which `skops.io.load` takes as `trusted`."""
     from skops.io import get_untrusted_types
 
     return sorted(set(get_untrusted_types(file=path)) & set(TRUSTED))
@@ -96,7 +96,7 @@ def check_indices(model: Any) -> None:
         elif type(part).__name__ == "TreePredictor":
             nodes = part.nodes
             if nodes["is_categorical"].any():
-                raise ValueError("a tree with questions that no pipeline of ours asks")
+                raise ValueError("a tree with categorical splits, which no pipeline of ours has")
             _check_tree(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["is_leaf"] != 0, owner)
         elif type(part).__name__ == "Tree":
             left_N = part.children_left
@@ -114,7 +114,7 @@ def _check_tree(
             raise ValueError("the nodes of a tree lead out of it")
     features = owner.n_features_in_
     if not len(left_N) or not ((feature_N >= 0) & (feature_N < features))[inner].all():
-        raise ValueError("a tree asks for features that it does not read")
+        raise ValueError("a tree splits by features that it does not read")
 
 
 def _parts(value: Any, owner: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from hf_finetune.pipeline.context import RunContext, RunData
 from hf_finetune.training.config import EPOCHS, Batching, Train
+from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS
 from hf_finetune.utils.messages import counted
 
 LEAST_STEPS = 100
@@ -32,11 +33,13 @@ def choose_length(context: RunContext, data: RunData) -> tuple[RunContext, str |
         return _with(context, replace(train, num_train_epochs=EPOCHS), batching), None
     if _may_shrink(context):
         fitting = 2 ** math.floor(math.log2(math.ceil(EPOCHS * rows / LEAST_STEPS)))
-        smaller = min(max(LEAST_ROWS, fitting), size)
+        # The steps of an epoch differ in size, and each process needs a row of the smallest one.
+        smaller = min(max(LEAST_ROWS, 2 * context.processes, fitting), size)
         batching = replace(batching, rows_per_step=smaller)
     of_epoch = math.ceil(rows / smaller)
     epochs = max(EPOCHS, math.ceil(LEAST_STEPS / of_epoch))
-    if train.validate_every == 1:
+    counts_validations = train.early_stopping_patience or train.lr_scheduler_type in BY_EVALUATIONS
+    if train.validate_every == 1 and not counts_validations:
         train = replace(train, validate_every=max(1, VALIDATED_STEPS // of_epoch))
     note = (
         f"{counted(rows, 'training row')}: {epochs:g} epochs in steps of {smaller}, for at least {LEAST_STEPS} "

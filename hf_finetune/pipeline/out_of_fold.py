@@ -21,7 +21,7 @@ from hf_finetune.data.groups import group_numbers
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.folds import fold_numbers
+from hf_finetune.evaluation.folds import fold_numbers, joined_groups
 from hf_finetune.pipeline.context import Run
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.files import atomic_file, make_folder
@@ -84,17 +84,23 @@ def folds_of(run: Run) -> np.ndarray:
     """Return the fold of each training and validation row in each repeat, shape (R, N).
 
     Raises:
-        InputError: there are fewer different rows or groups than folds, or no such column; or the task has words.
+        InputError: there are fewer different rows or groups than folds, or no such column; the task has words; or there
+            are several processes.
     """
     options, recipe, splits = run.recipe.evaluate, run.recipe, run.data.splits
     assert options.folds is not None, "called with folds"
     if run.data.task.has_words:
         raise InputError(f"evaluate.folds: expected null with {run.data.task.name}, got {options.folds}")
+    if run.context.processes > 1:
+        raise InputError(
+            f"evaluate.folds: expected null with {run.context.processes} processes, got {options.folds}; start one"
+        )
     rows = all_rows(run)
     groups_N = first_occurrences(dataset_digests(rows))
     if options.group is not None:
         parts = {"train": splits.train, "validation": splits.validation}
-        groups_N = group_numbers(recipe.data.source, recipe.kind, options.group, parts, splits.held_out)
+        named_N = group_numbers(recipe.data.source, recipe.kind, options.group, parts, splits.held_out)
+        groups_N = joined_groups(named_N, groups_N)
     labels_N = labels_of(rows) if run.data.task.has_classes else None
     seeds = range(recipe.train.seed, recipe.train.seed + options.repeats)
     return np.stack([fold_numbers(groups_N, labels_N, count=options.folds, seed=seed) for seed in seeds])

@@ -45,6 +45,8 @@ WAY = "{flags}: {cut_off:.1%} of the rows not read to the end, {tokens:.0f} toke
 LONGER = (
     "; --max-length {proposed_length} would hold {proposed_holds:.1%} of them, at {proposed_cost:.1f} times the tokens"
 )
+EVERY_FOLD = ("encode_s", "head_s", "validation_s")
+"""Stages of every fold beside the training steps."""
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,22 @@ def _parts(
         "baselines_s": costs.baseline_s * (rows + scored) * recipe.evaluate.baselines,
         "parity_s": run.context.startup_s + PARITY_SECONDS,
     }
+    if recipe.evaluate.folds is not None:
+        parts["folds_s"] = _more_training(run, rows) * (loop_s + sum(parts[name] for name in EVERY_FOLD))
     if recipe.pretrain.compare and parts["pretrain_s"]:
         again = ("head_s", "validation_s", "evaluate_s", "baselines_s", "parity_s")
         parts["without_s"] = parts["pretrain_s"] + loop_s + sum(parts[name] for name in again)
     return parts
+
+
+def _more_training(run: Run, rows: int) -> float:
+    """Return how much more is trained with folds: on the other folds for each, and at last on all rows.
+
+    Args:
+        rows: number of training rows.
+    """
+    folds, all_rows = run.recipe.evaluate.folds or 1, rows + len(run.data.splits.validation)
+    return (run.recipe.evaluate.repeats * (folds - 1) + 1) * all_rows / rows - 1
 
 
 def _text_lengths(run: Run, encoded: Dataset) -> dict[str, float] | None:

@@ -196,8 +196,6 @@ def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run
     """Predict all rows out of fold, and return the run that trains on all of them; without folds the run as it is."""
     if prepared.recipe.evaluate.folds is None:
         return prepared, None
-    if PartialState().num_processes > 1:
-        raise InputError("evaluate.folds: expected null with several processes; start one")
     if not (folder / "recipe.json").exists():
         record.write(folder)
     return on_all_rows(prepared), cross_validate(prepared, folder, _trained_logits)
@@ -228,6 +226,11 @@ def load_input(recipe: Recipe) -> RunInput:
     Raises:
         InputError: see the stages.
     """
+    if recipe.effective_method == "classical":
+        raise InputError(
+            "method: expected full, lora, top or head here, got 'classical': it has no network; `hf-finetune train` "
+            "fits it"
+        )
     check_installed(recipe.train.trackers)
     if recipe.evaluate.extra:
         from hf_finetune.evaluation.extra_metrics import check_extra_metrics  # takes seconds to import

@@ -37,7 +37,7 @@ class Train:
     `--find-lr` proposes a rate. See docs/benchmarks.md."""
     num_train_epochs: Annotated[Epochs | None, flag("--epochs")] = None
     """Passes over the training examples. None: 3; with few examples as many as make 100 optimizer steps, and smaller
-    steps if `batching.rows_per_step` and the sizes of forward passes are not set. It is said, and recorded."""
+    steps if `batching.rows_per_step` and the sizes of forward passes are not set. A line says so."""
     max_steps: MaxSteps = -1
     """Stop after this many optimizer steps, regardless of epochs. -1: train for num_train_epochs."""
     per_device_train_batch_size: Count = 32
@@ -74,7 +74,7 @@ class Train:
     fit would tie the network to uninformative features. 1: always random. -100: always fitted. The default is 0.2.
     Method head, which does not train the features, always takes the fit by default."""
     early_stopping_patience: Count | None = None
-    """Stop after this many epochs without a better validation metric. None: never."""
+    """Stop after this many validations (one an epoch, see `validate_every`) without a better metric. None: never."""
     validate_every: Count = 1
     """Epochs from one validation to the next, each with a checkpoint; the last epoch is always validated. Where
     num_train_epochs is None and epochs are short, about 10 steps lie between two."""

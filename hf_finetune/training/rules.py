@@ -48,13 +48,13 @@ def _ends_within(recipe: TrainingRecipe, epochs: int) -> bool:
 
 def _ends_before_patience(recipe: TrainingRecipe) -> bool:
     """Whether the run ends before early stopping could: patience counts from the first epoch, which sets the mark."""
-    return _ends_within(recipe, 1 + (recipe.train.early_stopping_patience or 0))
+    return _ends_within(recipe, (1 + (recipe.train.early_stopping_patience or 0)) * recipe.train.validate_every)
 
 
 def _ends_before_rate_drops(recipe: TrainingRecipe) -> bool:
     """Whether the run ends before the plateau schedule lowers the rate: a drop after the last epoch affects no step."""
     on_plateau = recipe.train.lr_scheduler_type == "reduce_lr_on_plateau"
-    return on_plateau and _ends_within(recipe, 2 + (recipe.schedule.patience or 0))
+    return on_plateau and _ends_within(recipe, (2 + (recipe.schedule.patience or 0)) * recipe.train.validate_every)
 
 
 def _has_no_matrix_for_muon(recipe: TrainingRecipe) -> bool:

@@ -228,6 +228,8 @@ CONFLICTING: list[tuple[Any, ...]] = [
     ("model.trust_remote_code", "{pretrain: {objective: SimCSE}, model: {trust_remote_code: true}}"),
     ("adapter.peft_type", f"{{pretrain: {{objective: SimCSE}}, {PROMPTS}}}"),
     ("train.warmup_steps", "train: {lr_scheduler_type: constant, warmup_steps: 10}"),
+    ("evaluate.folds", "{evaluate: {folds: 5}, train: {lr_scheduler_type: reduce_lr_on_plateau}}"),
+    ("objective.teacher", f"{{method: classical, objective: {{{TEACHER}, kinds: [SoftTargets]}}}}"),
 ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.folds import fold_numbers
+from hf_finetune.evaluation.folds import fold_numbers, joined_groups
 from hf_finetune.evaluation.intervals import Interval, mean_interval
 
 
@@ -38,3 +38,9 @@ def test_a_class_of_few_rows() -> None:
     assert len(set(fold_N[10:])) == 2
     with pytest.raises(InputError, match=r"evaluate\.folds 5: no class has so many rows; expected at most 4"):
         fold_numbers(np.arange(8), np.array([0, 1] * 4), count=5, seed=0)
+
+
+def test_repeats_of_a_row_join_their_groups() -> None:
+    """Two authors of the same text are in one fold, and with them a third who shares a text with one of them."""
+    authors_N, texts_N = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 1, 2, 2, 3])
+    assert joined_groups(authors_N, texts_N).tolist() == [0, 0, 0, 0, 0, 1]

@@ -13,6 +13,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.features.classical import fit_classical
 from hf_finetune.features.config import (
     BoostedTrees,
+    CharacterTfidf,
     Classical,
     ClassicalClassifier,
     ClusterDistances,
@@ -130,3 +131,23 @@ def test_words_beside_numbers_of_another_size_are_fitted_to_the_end() -> None:
     model = fit_classical(config, rows(), labels=LABELS).pipeline["classifier"]
     assert isinstance(model, LogisticRegression) and model.solver == "lbfgs"
     assert (model.n_iter_ < model.max_iter).all()
+
+
+def test_a_class_of_two_rows_has_a_support_vector_machine() -> None:
+    """Cross-validation would leave one row of it in a fold, which the machine refuses."""
+    some = [i for i in range(30) if rows(30)["label"][i] != 1]
+    train = rows(30).select([*some, *[i for i in range(30) if rows(30)["label"][i] == 1][:2]])
+    fitted = fit_classical(Classical(LinearSVM()), train, labels=LABELS)
+    assert fitted.tried == () and fitted.classifier == LinearSVM(1.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Classical(transforms=(VarianceThreshold(1e6),)), "No feature in X meets the variance threshold"),
+        (Classical(extractors=(CharacterTfidf(500, 500, in_words=False),)), "empty vocabulary"),
+    ],
+)
+def test_no_feature_is_left(config: Classical, reason: str) -> None:
+    with pytest.raises(InputError, match=f"these rows do not suit the extractors.*{reason}"):
+        fit_classical(config, rows(), labels=LABELS)

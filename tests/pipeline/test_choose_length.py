@@ -55,6 +55,14 @@ def test_what_is_set_stays() -> None:
     assert length(320, replace(RECIPE, batching=replace(RECIPE.batching, rows_per_step=32))) == (10, 32, 1, True)
     assert length(16, replace(RECIPE, batching=replace(RECIPE.batching, token_budget=512))) == (3, None, 1, False)
     assert length(1000, processes=2) == (3, 16, 1, True)
+    # Patience counts validations.
+    assert length(16, replace(RECIPE, train=Train(early_stopping_patience=3))) == (50, 8, 1, True)
+
+
+def test_every_process_has_a_row_of_each_step() -> None:
+    """20 rows in steps of at most 8 are steps of 6 and 7."""
+    _, size, _, _ = length(20, processes=8)
+    assert size is not None and 20 // -(-20 // size) >= 8
 
 
 def test_the_last_epoch_is_validated() -> None:

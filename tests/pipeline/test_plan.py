@@ -81,6 +81,10 @@ def test_parts_follow_from_the_measured_costs(recipe: Recipe, monkeypatch: pytes
     }
     assert planned.parts["evaluate_s"] == pytest.approx(6 * 0.5 + 6 * 100 * 0.01)
     assert planned.parts["baselines_s"] == pytest.approx((54 + 6) * 0.1)
+    # Three folds train on two thirds of all rows each, and the run on all: 3 x 60 rows in place of 54.
+    folds = plan.plan(prepare(replace(recipe, evaluate=replace(recipe.evaluate, folds=3))))
+    once = folds.estimate["train_loop_s"] + sum(folds.parts[name] for name in ("encode_s", "head_s", "validation_s"))
+    assert folds.parts["folds_s"] == pytest.approx(once * (3 * 60 / 54 - 1), rel=0.01)
 
 
 def test_a_teacher_predicts_each_row_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ class TrainingTable:
     """Of its features."""
     rows: int
     fewest: int
-    """Rows of the smallest class. Of tags and numbers those of all."""
+    """Rows of the smallest class, see `pipelines.fewest_rows`."""
 
     @property
     def is_sparse(self) -> bool:
@@ -37,6 +37,8 @@ class ClassicalModel(ABC):
 
     needs_dense: ClassVar[bool] = False
     """Whether it cannot read sparse features, of which it gets the components of most variance."""
+    least_rows: ClassVar[int] = 1
+    """Rows of each class that it needs."""
     shows_rules: ClassVar[bool] = False
     """Whether its rules can be read."""
 

@@ -23,9 +23,9 @@ class BoostedTrees(ClassicalModel):
     learning_rate: Positive | None = None
     """Share of the error that a tree corrects. None: the better of 0.1 and 0.03 in cross-validation."""
     leaves: Annotated[int, Interval(ge=2, le=1024)] = 31
-    """Largest number of answers of a tree."""
+    """Largest number of leaves of a tree."""
     rows_per_leaf: Count = 20
-    """Least number of training rows of an answer."""
+    """Least number of training rows in a leaf."""
 
     needs_dense = True
 

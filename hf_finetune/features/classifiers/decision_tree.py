@@ -17,9 +17,9 @@ class DecisionTree(ClassicalModel):
     """A decision tree, whose rules the card shows."""
 
     depth: Count | None = None
-    """Largest number of questions for a row. None: the best of 4, 8 and 16 in cross-validation."""
+    """Largest depth. None: the best of 4, 8 and 16 in cross-validation."""
     rows_per_leaf: Count = 5
-    """Least number of training rows of an answer."""
+    """Least number of training rows in a leaf."""
 
     shows_rules = True
 

@@ -23,6 +23,8 @@ class LinearSVM(ClassicalModel):
     balanced: bool = False
     """Weigh each class by the inverse of its training rows."""
 
+    least_rows = 2
+
     def build(self, data: TrainingTable) -> Any:
         """Return a `CalibratedClassifierCV` of a `LinearSVC`.
 
@@ -32,7 +34,7 @@ class LinearSVM(ClassicalModel):
         from sklearn.calibration import CalibratedClassifierCV
         from sklearn.svm import LinearSVC
 
-        if data.fewest < 2:
+        if data.fewest < self.least_rows:
             raise InputError(
                 "classical.classifier: LinearSVM needs 2 training rows of each class for its probabilities, and a "
                 "class has one; label more of it, or use LinearModel"

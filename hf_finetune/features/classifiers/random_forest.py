@@ -16,7 +16,7 @@ class RandomForest(ClassicalModel):
     trees: Count = 100
     """Number of trees."""
     rows_per_leaf: Count = 2
-    """Least number of training rows of an answer."""
+    """Least number of training rows in a leaf."""
 
     needs_dense = True
 

@@ -117,7 +117,7 @@ def _classical(trained: TrainedPipeline, folder: Path) -> Section:
 
 
 def rules_of(trained: TrainedPipeline) -> str | None:
-    """Return the questions of a decision tree as text. None: the pipeline is no single tree."""
+    """Return the rules of a decision tree as text. None: the pipeline is no single tree."""
     if not trained.fitted.classifier.shows_rules or trained.fitted.outputs == "tags":
         return None
     from sklearn.tree import export_text
