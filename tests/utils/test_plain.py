@@ -49,7 +49,7 @@ def test_union_members_carry_their_type() -> None:
         ({"train": {"seed": "x"}}, "train.seed: expected a whole number.* got 'x'"),
         ({"train": {"seed": True}}, "train.seed: expected a whole number.* got True"),
         ({"train": 3}, "train: expected a mapping of fields, got 3"),
-        ({"method": "lorra"}, "method: expected one of full, lora, top, head, got 'lorra'"),
+        ({"method": "lorra"}, "method: expected one of full, lora, top, head, classical, auto, got 'lorra'"),
         ({"data": {"type": "os.system", "path": "x"}}, "data.type: expected one of TextData, ImageData"),
         ({"data": {"type": "ImageData"}}, "data.path: this field is needed by ImageData"),
         ({"train": None}, "train: expected a mapping of fields, got None"),

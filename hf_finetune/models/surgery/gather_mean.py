@@ -51,19 +51,25 @@ class GatherMean(Operation):
         attention_out, feed_forward_out = (f"{layer}.{name}" for name in residual_outputs(model.config))
         for name, scale in ((query, 0.0), (key, 0.0), (value, 1.0), (attention_out, self.weight)):
             _set_multiple_of_identity(result, name, scale)
-        result[f"{feed_forward_out}.weight"].zero_()
-        result[f"{feed_forward_out}.bias"].zero_()
+        _fill(result, feed_forward_out, weight=0.0)
         for norm in family.norms:
-            result[f"{layer}.{norm}.weight"].fill_(1.0)
-            result[f"{layer}.{norm}.bias"].zero_()
+            _fill(result, f"{layer}.{norm}", weight=1.0)
         scale, bias = STRAIGHT[stock.activation]
         _set_multiple_of_identity(result, stock.dense, scale)
-        result[f"{stock.dense}.bias"].fill_(bias)
+        _fill(result, stock.dense, bias=bias)
         return result
 
 
+# New tensors: those of the original model, which stays as it is, are among the weights.
+
+
 def _set_multiple_of_identity(weights: Weights, layer: str, scale: float) -> None:
-    weight_DD = weights[f"{layer}.weight"]
-    weight_DD.zero_()
-    weight_DD.fill_diagonal_(scale)
-    weights[f"{layer}.bias"].zero_()
+    old_DD = weights[f"{layer}.weight"]
+    weights[f"{layer}.weight"] = old_DD.new_zeros(old_DD.shape).fill_diagonal_(scale)
+    _fill(weights, layer)
+
+
+def _fill(weights: Weights, layer: str, *, weight: float | None = None, bias: float = 0.0) -> None:
+    for name, value in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
+        if value is not None:
+            weights[name] = weights[name].new_full(weights[name].shape, value)
