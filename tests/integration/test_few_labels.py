@@ -64,7 +64,8 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
         run(recipe, Launch(str(folder)))
     result = run(recipe, Launch(str(folder), resume=True))
     assert result is not None
-    assert len(trained) == 7 and set(trained) <= {36, 48}
+    # Authors have 12 rows each; those who share a text are in one fold.
+    assert len(trained) == 7 and set(trained) <= {24, 36, 48}
     assert result["rows"] == {"train": 60, "validation": 60}
     assert result["metrics"]["validation"]["accuracy"]["n"] == 60
     section = result["out_of_fold"]
