@@ -198,6 +198,8 @@ class Run:
     if the recipe fits them."""
     encoded: tuple[Dataset, Dataset] | None = None
     """The encoded training and validation rows of an earlier variant of this run. None: they are encoded."""
+    all_splits: Splits | None = None
+    """With the training rows that time left out, to which baselines are fitted, too. None: there are none."""
 
     @property
     def recipe(self) -> Recipe:

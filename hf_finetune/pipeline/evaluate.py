@@ -131,7 +131,8 @@ class Scoring:
     @classmethod
     def of(cls, run: Run) -> Self:
         """Return how a run scores its rows."""
-        return cls(run.data.task, run.data.splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
+        splits = run.all_splits or run.data.splits
+        return cls(run.data.task, splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
 
     def score(self, task: Task, rows: Dataset, predict: Callable[[Dataset], Any]) -> ScoredSplit:
         """Score labeled rows.

@@ -139,7 +139,8 @@ def with_rows(run: Run, rows: int) -> Run:
     drawn = np.random.default_rng(run.recipe.train.seed).permutation(len(labeled))[:rows]
     chosen = labeled[task.with_every_output(drawn, labels)]
     part = splits.train.select(np.sort(chosen))
-    return run.variant(splits=replace(splits, train=part, fingerprint=f"{splits.fingerprint} {rows} rows"))
+    fewer = run.variant(splits=replace(splits, train=part, fingerprint=f"{splits.fingerprint} {rows} rows"))
+    return replace(fewer, all_splits=splits)
 
 
 def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
