@@ -84,7 +84,7 @@ def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
     _refuse_values(folder, {name: (old.get(name), new.get(name)) for name in sorted(compared)})
     if earlier.get("files"):
         _refuse_files(folder, earlier["files"], record["files"])
-    else:
+    elif record.get("files"):
         logger.info("%s: an earlier version began this run: config and tokenizer cannot be compared with then", folder)
     _refuse_values(folder, {name: (earlier.get(key), record.get(key)) for key, name in COMPARED.items()})
 

@@ -19,6 +19,7 @@ from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, save_predictions
 from hf_finetune.pipeline.parity import Check, refuse_failed
 from hf_finetune.pipeline.push import push_if_asked
+from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.pipeline.run_folder import owned_folder, plain_disk_errors, replacing
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.tasks.trained_pipeline import OUTPUTS, TrainedPipeline
@@ -34,13 +35,13 @@ logger = logging.getLogger("hf_finetune.run")
 def run_classical(run: ClassicalRun, launch: Launch, *, command: str | None = None) -> dict[str, Any]:
     """Fit, evaluate, verify, document and, if asked, push.
 
-    A run takes seconds to minutes, and is started anew rather than resumed.
+    A run takes seconds to minutes: one that is resumed starts anew, by the same recipe on the same rows.
 
     Returns:
         The content of result.json, and its `folder`.
 
     Raises:
-        InputError: the classifier or an extractor does not suit the rows.
+        InputError: the classifier or an extractor does not suit the rows; or another recipe began the run.
         GateError: the saved pipeline does not reproduce the scores.
         PushError: see `push_if_asked`.
     """
@@ -48,6 +49,8 @@ def run_classical(run: ClassicalRun, launch: Launch, *, command: str | None = No
         raise InputError(f"--num-processes {launch.num_processes}: expected 1 with method classical")
     with owned_folder(run.recipe.name, launch.output, resume=launch.resume) as folder:
         path = folder.path
+        if folder.is_unfinished:
+            refuse_changes(path, _record(run, command))
         with plain_disk_errors(path):
             result = write_classical(run, path, command=command)
     push_if_asked(path, run.recipe.hub)
