@@ -90,8 +90,7 @@ class Extractor(ABC):
         """
         if not self.reads(columns):
             raise InputError(
-                f"classical.extractors: {type(self).__name__} expects {self.expects}, got {columns.description}; leave "
-                "it out"
+                f"extractors: {type(self).__name__} expects {self.expects}, got {columns.description}; leave it out"
             )
 
 
@@ -143,7 +142,7 @@ class OfColumns(Extractor):
         for name in self.columns:
             if name not in known:
                 raise InputError(
-                    f"classical.extractors: {type(self).__name__}: {name!r} is none of {self.expects}"
+                    f"extractors: {type(self).__name__}: {name!r} is none of {self.expects}"
                     f"{did_you_mean(name, known)}; there are {quoted(known)}"
                 )
 
