@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_finetune.models.modules import classification_layer
-from hf_finetune.training.hooks import Batch, Hook, SummedLoss
+from hf_finetune.training.regularization.two_passes import TwoPasses
 
 
 def contrastive_loss(features_BD: torch.Tensor, labels_B: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -31,17 +30,13 @@ def contrastive_loss(features_BD: torch.Tensor, labels_B: torch.Tensor, temperat
     return -(log_shares_BB.sum(1) / alike_BB.sum(1).clamp(min=1)).mean()
 
 
-class SupervisedContrast(Hook):
+class SupervisedContrast(TwoPasses):
     """Forwards each row twice, with different dropout, and adds the contrastive loss of what the head reads.
-
-    Not for packed batches, which cannot be doubled.
 
     Args:
         weight: weight of the contrastive loss; the one against the labels has the rest to 1.
         temperature: by which cosines are divided.
     """
-
-    passes = 2
 
     def __init__(self, weight: float, temperature: float) -> None:
         self.weight, self.temperature = weight, temperature
@@ -63,18 +58,8 @@ class SupervisedContrast(Hook):
             handle.remove()
             self._features.clear()
 
-    def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
-        """Double the batch: each copy of a row has its own dropout mask."""
-        return {name: x if name == "labels" else torch.cat([x, x]) for name, x in batch.items()}
-
-    def on_loss(self, loss: SummedLoss) -> SummedLoss:
-        """Average the losses of both copies, and add the contrast of all."""
-
-        def doubled(logits_2BC: torch.Tensor, targets: Any) -> torch.Tensor:
-            one_BC, other_BC = logits_2BC.chunk(2)
-            mean = 0.5 * (loss(one_BC, targets) + loss(other_BC, targets))
-            contrast = contrastive_loss(self._features[0], torch.cat([targets, targets]), self.temperature)
-            # The trainer divides the sum by the rows of the step.
-            return (1 - self.weight) * mean + self.weight * len(one_BC) * contrast
-
-        return doubled
+    def joined(self, mean: torch.Tensor, one_BC: torch.Tensor, other_BC: torch.Tensor, targets: Any) -> torch.Tensor:
+        """Add the contrast of all copies."""
+        contrast = contrastive_loss(self._features[0], torch.cat([targets, targets]), self.temperature)
+        # The trainer divides the sum by the rows of the step.
+        return (1 - self.weight) * mean + self.weight * len(one_BC) * contrast
