@@ -372,10 +372,9 @@ class Task(ABC):
         each tag, or numbers."""
         raise NotImplementedError
 
-    def scores_of(self, predicted: Sequence[Any]) -> np.ndarray:
-        """Return scores (N, C) of `settled` thresholds that predict this, the reverse of `predicted`, unless the task
-        refuses `pretrain.objective`."""
-        raise NotImplementedError
+    @abstractmethod
+    def scores_of(self, predicted: Sequence[Any]) -> Any:
+        """Return scores (N, C) of `settled` thresholds that predict this, the reverse of `predicted`."""
 
     def labels_of_names(self, names: Sequence[Any]) -> Any:
         """Return labels from what predictions.parquet has of them, the reverse of `label_column`; by default class ids.
