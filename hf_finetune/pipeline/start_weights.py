@@ -44,14 +44,12 @@ def keep_better_start(setup: RunSetup, trainer: ClassifierTrainer) -> dict[str, 
     PartialState().wait_for_everyone()
     if not path.exists():
         return None
-    start, model = load_file(path), trainer.model
-    parameters = dict(model.named_parameters())
-    start = {name: value.to(parameters[name].device) for name, value in start.items()}
-    labels, trained_NC = labels_of(rows), trainer.logits(rows)
+    # On the CPU: the optimizer's state still fills the device.
+    start, model, trained_NC = load_file(path), trainer.model, trainer.logits(rows)
     with swapped(model, start):
         start_NC = trainer.logits(rows)
+    labels = by_row(rows, labels_of(rows))
     trained, fitted = (task.training_scores(by_row(rows, logits_NC)) for logits_NC in (trained_NC, start_NC))
-    labels = by_row(rows, labels)
     difference = task.compare(labels, trained, fitted)
     if difference["verdict"] == "worse":
         load_weights(model, start)
