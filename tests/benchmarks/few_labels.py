@@ -28,7 +28,8 @@ import torch
 from book import Book, read
 
 from hf_finetune.data.labels import labels_of
-from hf_finetune.evaluation.paired import paired_difference, verdict
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.paired import paired_difference, paired_scores, verdict
 from hf_finetune.models.checkpoint import inspect_checkpoint
 from hf_finetune.utils.embedded import minilm
 
@@ -103,6 +104,7 @@ def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
 def stock_trainer(data: Path, seed: int) -> dict[str, Any]:
     """The tuned Trainer of stock_trainer.py, without validation rows."""
     from datasets import Dataset
+    from stock_trainer import COMMON, TUNED
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -125,19 +127,14 @@ def stock_trainer(data: Path, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
-            per_device_train_batch_size=32,
             per_device_eval_batch_size=64,
             num_train_epochs=3,
             learning_rate=1e-4,
-            warmup_steps=0.06,
-            weight_decay=0.01,
-            use_cpu=True,
-            bf16=True,
             train_sampling_strategy="group_by_length",
             save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
             seed=seed,
+            **COMMON,
+            **TUNED,
         )
         model = AutoModelForSequenceClassification.from_pretrained(CHECKPOINT, num_labels=len(labels))
         collate = DataCollatorWithPadding(tokenizer)
@@ -227,12 +224,11 @@ def table(path: Path) -> None:
         "last": lambda curve: len(curve) - 1,
     }
     chosen = {name: [curve[rule(curve)]["correct"] for curve in curves] for name, rule in rules.items()}
-    for name, correct in chosen.items():
-        gains = [np.mean(one) - np.mean(base) for one, base in zip(correct, chosen["best accuracy"], strict=True)]
-        half = 1.96 * np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.nan
-        mean = np.mean([np.mean(one) for one in correct])
-        low, high = (100 * (np.mean(gains) + sign * half) for sign in (-1, 1))
-        print(f"| {name}, {len(gains)} runs | {mean:.4f} | {100 * np.mean(gains):+.2f} [{low:+.2f}, {high:+.2f}] |")
+    # A run is one observation: its test rows are those of the other runs.
+    accuracies = {name: [np.mean(one) for one in correct] for name, correct in chosen.items()}
+    for name, of_runs in accuracies.items():
+        gain = _points(paired_scores(of_runs, accuracies["best accuracy"]))
+        print(f"| {name}, {len(of_runs)} runs | {np.mean(of_runs):.4f} | {gain} |")
 
 
 def _difference(mine: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> str:
@@ -240,8 +236,11 @@ def _difference(mine: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]
     if not seeds:
         return "| |"
     found = paired_difference([mine[s]["correct"] for s in seeds], [other[s]["correct"] for s in seeds])
-    value, low, high = (100 * x for x in (found.value, found.low, found.high))
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}] | {verdict(found)} |"
+    return f"{_points(found)} | {verdict(found)} |"
+
+
+def _points(difference: Interval) -> str:
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * x for x in (difference.value, difference.low, difference.high)))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from scipy.special import expit, softmax
-from stock_trainer import TUNED
+from stock_trainer import COMMON, TUNED, Clock
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -27,7 +27,6 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -38,21 +37,6 @@ PROBLEMS = {
     "single-label": "single_label_classification",
 }
 CHOSEN_BY = {"multi-label": "micro_f1", "regression": "r2", "tokens": "accuracy", "single-label": "accuracy"}
-
-
-class Clock(TrainerCallback):
-    """Processor time inside the epochs' loops: evaluation and saving stand outside."""
-
-    def __init__(self) -> None:
-        self.inside, self.begun = 0.0, 0.0
-
-    def on_epoch_begin(self, *_: object, **__: object) -> None:
-        """The loader is made after this."""
-        self.begun = time.process_time()
-
-    def on_epoch_end(self, *_: object, **__: object) -> None:
-        """Evaluation and saving come after this."""
-        self.inside += time.process_time() - self.begun
 
 
 def encode(rows: Dataset, tokenizer: Any, task: str, labels: list[str], max_length: int) -> Dataset:
@@ -112,19 +96,15 @@ def arguments(folder: str, task: str, options: argparse.Namespace) -> TrainingAr
         per_device_eval_batch_size=64,
         num_train_epochs=options.epochs,
         learning_rate=options.learning_rate,
-        warmup_steps=0.06,
-        weight_decay=0.01,
-        use_cpu=True,
         train_sampling_strategy="group_by_length",
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model=CHOSEN_BY[task],
         save_total_limit=1,
-        report_to="none",
         logging_steps=500,
-        disable_tqdm=True,
         seed=options.seed,
+        **COMMON,
         **TUNED,
     )
 
@@ -185,7 +165,7 @@ def main() -> None:
         model = AutoModelForSequenceClassification.from_pretrained(
             options.checkpoint, num_labels=len(labels) or 1, problem_type=PROBLEMS[task]
         )
-    clock = Clock()
+    clock = Clock(time.process_time)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model,

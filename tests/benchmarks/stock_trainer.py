@@ -17,6 +17,7 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -38,6 +39,8 @@ from transformers import (
 # As `precision.has_native_bf16`, whose import would stand on the rival's clock.
 NATIVE_BF16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 TUNED = {"per_device_train_batch_size": 32, "bf16": NATIVE_BF16, "optim": "adamw_torch_fused"}
+# Of every setting and task.
+COMMON = {"warmup_steps": 0.06, "weight_decay": 0.01, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
 SETTINGS = {
     "tuned": TUNED,
     "tuned-fp32": {**TUNED, "bf16": False},
@@ -46,22 +49,27 @@ SETTINGS = {
 
 
 class Clock(TrainerCallback):
-    """Seconds inside the epochs' loops, and the moment the first step was done: evaluation and saving stand outside."""
+    """Seconds inside the epochs' loops, and the moment the first step was done: evaluation and saving stand outside.
 
-    def __init__(self) -> None:
+    Args:
+        now: the time, or the processor time, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.now = now
         self.first_step, self.inside, self.begun = 0.0, 0.0, 0.0
 
     def on_epoch_begin(self, *_: object, **__: object) -> None:
         """The loader is made after this."""
-        self.begun = time.time()
+        self.begun = self.now()
 
     def on_step_end(self, *_: object, **__: object) -> None:
         """See the class."""
-        self.first_step = self.first_step or time.time()
+        self.first_step = self.first_step or self.now()
 
     def on_epoch_end(self, *_: object, **__: object) -> None:
         """Evaluation and saving come after this."""
-        self.inside += time.time() - self.begun
+        self.inside += self.now() - self.begun
 
 
 def main() -> None:
@@ -123,9 +131,6 @@ def main() -> None:
             num_train_epochs=options.epochs,
             max_steps=options.max_steps,
             learning_rate=options.learning_rate,
-            warmup_steps=0.06,
-            weight_decay=0.01,
-            use_cpu=True,
             train_sampling_strategy="group_by_length" if fast and kind == "text" else "random",
             eval_strategy="epoch" if whole else "no",
             save_strategy="epoch" if whole else "no",
@@ -135,10 +140,9 @@ def main() -> None:
             dataloader_num_workers=options.workers,
             dataloader_persistent_workers=options.workers > 0,
             remove_unused_columns=kind == "text",
-            report_to="none",
             logging_steps=500,
-            disable_tqdm=True,
             seed=options.seed,
+            **COMMON,
             **SETTINGS[options.setting],
         )
         trainer = Trainer(
