@@ -397,6 +397,13 @@ def test_a_mean_that_leaves_classes_out_says_so() -> None:
     assert "| Macro F1 | 0.830 [0.800, 0.860] over 2 of 3 classes |" in render_card(RunFacts(RECIPE, result))
 
 
+def test_only_a_single_seed_is_a_limitation() -> None:
+    assert "- One run with seed 0: the intervals cover" in section(card_of(), "Limitations")
+    card = card_of(seeds={"runs": [{"seed": 0}, {"seed": 1}], "summary": "2 seeds: accuracy 0.846 [0.800, 0.890]"})
+    assert "- With seeds 0, 1: 2 seeds: accuracy 0.846" in section(card, "Results")
+    assert "One run" not in card.text and "- The intervals of the tables cover" in section(card, "Limitations")
+
+
 def test_plots_are_shown_where_they_belong() -> None:
     card = card_of(result={**example_result(), "plots": ["learning_curves", "confusion_matrix", "reliability"]})
     assert "![Confusion matrix](plots/confusion_matrix.png)" in section(card, "Results")
