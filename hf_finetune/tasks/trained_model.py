@@ -62,13 +62,10 @@ HUB_TASKS: dict[str, HubTask] = {
 """The Hub's name of the task of each kind of stock class."""
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A trained model with its tokenizer or image processor."""
+@dataclass(frozen=True, kw_only=True)
+class TrainedClassifier:
+    """What `predict` and `evaluate` know of a trained classifier and its data, whatever computes its predictions."""
 
-    model: nn.Module
-    inputs: Inputs
-    task: Task
     pairs: bool = False
     """Whether it was trained on pairs of texts."""
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -86,6 +83,15 @@ class TrainedModel:
     """Character between the tags of a text."""
     sequence: SequenceKind | None = None
     """What its sequences are. None: texts of a language, or images."""
+
+
+@dataclass(frozen=True)
+class TrainedModel(TrainedClassifier):
+    """A trained model with its tokenizer or image processor."""
+
+    model: nn.Module
+    inputs: Inputs
+    task: Task
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -222,26 +228,42 @@ def _classifier(
     config: dict[str, Any],
     files: Mapping[str, Path],
 ) -> TrainedModel:
-    pairs = bool(config.get("trained_on_pairs"))
     model = model.to(default_device()).eval()
     check_first_row(name, model, inputs)
-    task, separator = saved_task(name, labels, config), config.get("label_separator")
-    if separator is not None and not (isinstance(separator, str) and is_separator(separator)):
-        found = f"its config.json has the label_separator {short(separator)}"
-        raise InputError(f"{name}: {found}, expected {SEPARATORS}; {RESTORE}")
     return TrainedModel(
         model,
         inputs,
-        task,
-        pairs,
-        files,
-        name,
-        _label_values(config),
-        _columns(files),
-        local.limits,
-        separator,
-        sequence=next((kind for kind in get_args(SequenceKind) if kind == config.get("sequence")), None),
+        saved_task(name, labels, config),
+        files=files,
+        name=name,
+        columns=_columns(files),
+        limits=local.limits,
+        **saved_fields(name, config, "config.json"),
     )
+
+
+def saved_fields(name: str, saved: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Return the fields of a `TrainedClassifier` that are saved with a model.
+
+    Args:
+        name: of the model, for messages.
+        saved: the content of its config.json or classical.json.
+        file: which of them, for messages.
+
+    Raises:
+        InputError: the separator of tags is none.
+    """
+    separator, values, sequence = (saved.get(key) for key in ("label_separator", "label_values", "sequence"))
+    if separator is not None and not (isinstance(separator, str) and is_separator(separator)):
+        unexpected = f"its {file} has the label_separator {short(separator)}"
+        raise InputError(f"{name}: {unexpected}, expected {SEPARATORS}; {RESTORE}")
+    numbered = values.items() if isinstance(values, dict) else ()
+    return {
+        "pairs": bool(saved.get("trained_on_pairs")),
+        "label_values": {str(value): label for value, label in numbered if isinstance(label, str)},
+        "label_separator": separator,
+        "sequence": next((kind for kind in get_args(SequenceKind) if kind == sequence), None),
+    }
 
 
 def run_folder(files: Mapping[str, Path]) -> Path:
@@ -261,11 +283,6 @@ def _columns(files: Mapping[str, Path]) -> dict[str, str | tuple[str, ...]]:
         return {}
     several = {n: tuple(c) for n, c in columns.items() if isinstance(c, list) and all(isinstance(x, str) for x in c)}
     return {name: c for name, c in columns.items() if isinstance(c, str)} | several
-
-
-def _label_values(config: dict[str, Any]) -> dict[str, str]:
-    stored = config.get("label_values")
-    return {str(v): name for v, name in stored.items() if isinstance(name, str)} if isinstance(stored, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

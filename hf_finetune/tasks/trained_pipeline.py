@@ -6,7 +6,7 @@ Legend: N rows, C classes, tags or targets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,12 +26,11 @@ from hf_finetune.models.checkpoint import check_files, find_checkpoint
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import saved_task
-from hf_finetune.tasks.trained_model import RESTORE, TrainedModel, load_trained
+from hf_finetune.tasks.trained_model import RESTORE, TrainedClassifier, TrainedModel, load_trained, saved_fields
 from hf_finetune.utils.artifacts import CLASSICAL_FILE, PIPELINE_FILE, artifacts_in
 from hf_finetune.utils.config import validated
 from hf_finetune.utils.files import read_json, write_json
 from hf_finetune.utils.plain import to_plain
-from hf_finetune.utils.sequences import SequenceKind
 
 LEAST_PROBABILITY = 1e-12
 """Probabilities of 0 have a finite logarithm."""
@@ -40,28 +39,12 @@ OUTPUTS: dict[str, Outputs] = {"softmax": "classes", "sigmoid": "tags", "identit
 
 
 @dataclass(frozen=True)
-class TrainedPipeline:
-    """A trained pipeline, with what `predict` and `evaluate` know of its data, see `TrainedModel`."""
+class TrainedPipeline(TrainedClassifier):
+    """A trained pipeline."""
 
     fitted: FittedClassical
     task: Task
     kind: Kind
-    pairs: bool = False
-    """Whether it was trained on pairs of texts."""
-    files: Mapping[str, Path] = field(default_factory=dict)
-    """Its files by name."""
-    name: str = "the classifier"
-    """Folder or Hub id, for messages."""
-    label_values: Mapping[str, str] = field(default_factory=dict)
-    """Names of the labels that its data numbered."""
-    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """Columns that it was trained on, by canonical name."""
-    limits: CheckpointLimits = CHECKPOINT_LIMITS
-    """Limits on other models, which none of its files needs."""
-    label_separator: str | None = None
-    """Character between the tags of a text."""
-    sequence: SequenceKind | None = None
-    """What its sequences are. None: texts of a language, or images."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,7 +54,8 @@ class TrainedPipeline:
     @property
     def features(self) -> tuple[str, ...]:
         """Columns that it reads beside the text or the image."""
-        return tuple(column for column in self.fitted.table.canonical if column in self._beside)
+        canonical = self.fitted.table.canonical
+        return tuple(column for column, name in canonical.items() if name.startswith(FEATURE))
 
     @property
     def is_plain(self) -> bool:
@@ -79,19 +63,14 @@ class TrainedPipeline:
         computed = any(isinstance(each, Computed) for each in self.fitted.table.extractors)
         return not computed and not self.pairs
 
-    @property
-    def _beside(self) -> set[str]:
-        table = self.fitted.table
-        return {shown for shown, canonical in table.canonical.items() if canonical.startswith(FEATURE)}
-
     def logits(self, rows: Dataset) -> np.ndarray:
         """Return numbers that `Task.scores` turns into what the pipeline predicts, shape (N, C), float64."""
         return logits_of(self.fitted.scores(rows), self.fitted.outputs)
 
     def save(self, folder: Path) -> None:
         """Write pipeline.skops and classical.json."""
-        table, config = self.fitted.table, self.settings
-        save_pipeline(self.fitted.pipeline, folder / PIPELINE_FILE)
+        fitted, table = self.fitted, self.fitted.table
+        save_pipeline(fitted.pipeline, folder / PIPELINE_FILE)
         write_json(
             folder / CLASSICAL_FILE,
             {
@@ -102,7 +81,8 @@ class TrainedPipeline:
                 "kind": self.kind,
                 "columns": {name: list(c) if isinstance(c, tuple) else c for name, c in self.columns.items()},
                 "table": {**asdict(table.columns), "canonical": dict(table.canonical)},
-                "classical": to_plain(config),
+                # The extractors, and the fields that were chosen. The transforms are in the pipeline.
+                "classical": to_plain(Classical(fitted.classifier, table.extractors)),
                 "checkpoints": self._weights(),
                 "trained_on_pairs": self.pairs,
                 "label_values": dict(self.label_values),
@@ -131,11 +111,6 @@ class TrainedPipeline:
     def _weights(self) -> dict[str, str]:
         encoders = [each for each in self.fitted.table.extractors if isinstance(each, EncoderFeatures)]
         return {e.checkpoint: load_encoder(e.checkpoint, self.kind, e.max_length).weights for e in encoders}
-
-    @property
-    def settings(self) -> Classical:
-        """The config with the extractors and the fields that were chosen."""
-        return replace(Classical(), extractors=self.fitted.table.extractors, classifier=self.fitted.classifier)
 
 
 Trained: TypeAlias = TrainedModel | TrainedPipeline
@@ -187,7 +162,6 @@ def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
         table = RowTable(columns, dict(stored["canonical"]), config.extractors)
         read_columns = {n: tuple(c) if isinstance(c, list) else str(c) for n, c in saved["columns"].items()}
         kind: Kind = "image" if columns.has_images else "text"
-        label_values = {str(value): str(label) for value, label in saved["label_values"].items()}
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{files[CLASSICAL_FILE]}: it lacks {error}; {RESTORE}") from None
     pipeline = load_pipeline(files[PIPELINE_FILE], name)
@@ -195,13 +169,10 @@ def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
         FittedClassical(pipeline, table, labels, OUTPUTS[task.activation], config.classifier),
         task,
         kind,
-        saved.get("trained_on_pairs") is True,
-        files,
-        name,
-        label_values,
-        read_columns,
-        label_separator=saved.get("label_separator"),
-        sequence=saved.get("sequence"),
+        files=files,
+        name=name,
+        columns=read_columns,
+        **saved_fields(name, saved, CLASSICAL_FILE),
     )
     trained.check_checkpoints(saved.get("checkpoints", {}))
     return trained

@@ -48,7 +48,10 @@ def test_a_local_checkpoint_is_not_pushed(saved: Path) -> None:
         refuse_local_checkpoints(saved)
 
 
-@pytest.mark.parametrize(("key", "value"), [("table", None), ("labels", 3), ("classical", {"classifier": "Tree"})])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("table", None), ("labels", 3), ("classical", {"classifier": "Tree"}), ("label_separator", 3)],
+)
 def test_a_damaged_document_is_refused(key: str, value: object, saved: Path) -> None:
     path = saved / "classical.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
