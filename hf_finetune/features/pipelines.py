@@ -89,12 +89,13 @@ def feature_pipeline(config: Classical, table: RowTable, frame: Any, *, scaled: 
     form: Form = "dense" if not is_sparse else "sparse" if all(part.is_sparse for part in parts) else "mixed"
     if not config.transforms:
         return columns, form
-    steps, features = [("columns", columns)], clone(columns).fit_transform(frame)
+    steps, features = [("columns", columns)], frame
     for i, transform in enumerate(config.transforms):
+        # Each is limited by what the steps below make of these rows. The last one has none above it.
+        features = clone(steps[-1][1]).fit_transform(features)
         step = transform.step(features.shape, is_sparse=sparse.issparse(features))
         steps.append((f"{i}-{type(transform).__name__}", step))
-        features = clone(step).fit_transform(features)
-    return Pipeline(steps), form if sparse.issparse(features) else "dense"
+    return Pipeline(steps), "dense" if config.transforms[-1].makes_dense or not sparse.issparse(features) else form
 
 
 def _reduced(part: Part, frame: Any, components: int) -> Part:
