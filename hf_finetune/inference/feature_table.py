@@ -11,6 +11,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
+from hf_finetune.data.columns import LABELS
 from hf_finetune.data.config import DEFAULT_LIMITS, FEATURE, DataLimits, Kind, SourceSplit
 from hf_finetune.data.rows import Carried
 from hf_finetune.data.sources import locate, sniff_kind
@@ -157,24 +159,23 @@ def extract(
         check_features_file(output, source.path, overwrite=overwrite)
     kind = kind or sniff_kind(source)
     splits = _read(source, kind)
-    fitted = splits["train"] if "train" in splits else next(iter(splits.values()))
+    fitted = "train" if "train" in splits else next(iter(splits))
     if len(splits) > 1 and (extraction.transforms or any(not isinstance(e, Computed) for e in extraction.extractors)):
-        name = next(name for name, part in splits.items() if part is fitted)
-        logger.info("fitted to the %s of %s", counted(len(fitted.rows), "row"), name)
-    table = RowTable.of(fitted.rows, _extractors(extraction, kind))
+        logger.info("fitted to the %s of %s", counted(len(splits[fitted].rows), "row"), fitted)
+    table = RowTable.of(splits[fitted].rows, _extractors(extraction, kind))
     frames = {name: table(part.rows, cache_gb=cache_gb) for name, part in splits.items()}
-    names, arrays = _transformed(extraction, table, frames, fitted=next(n for n, p in splits.items() if p is fitted))
+    names, arrays = _transformed(extraction, table, frames, fitted=fitted)
     parts = [part.columns(name, set(names)) for name, part in splits.items()]
     columns = {name: pa.concat_arrays([_common(part[name]) for part in parts]) for name in parts[0]}
     features_ND = np.concatenate(list(arrays.values()))
     clusters: tuple[Cluster, ...] = ()
     if extraction.clusters is not None:
-        columns["cluster"], clusters = _clustered(extraction.clusters, splits, arrays, fitted)
-    found = FeatureTable(columns, tuple(names), features_ND, clusters)
+        columns["cluster"], clusters = _clustered(extraction.clusters, arrays, splits[fitted], arrays[fitted])
+    features = FeatureTable(columns, tuple(names), features_ND, clusters)
     logger.info("%s of %s", counted(len(names), "feature"), counted(len(features_ND), "row"))
     if output is not None:
-        found.write(output)
-    return found
+        features.write(output)
+    return features
 
 
 def check_features_file(output: Path, data: str, *, overwrite: bool) -> None:
@@ -278,12 +279,11 @@ def _names(pipeline: Any) -> Sequence[str]:
 
 
 def _clustered(
-    count: int, splits: Mapping[str, _Split], arrays: Mapping[str, np.ndarray], fitted: _Split
+    count: int, arrays: Mapping[str, np.ndarray], fitted: _Split, features_ND: np.ndarray
 ) -> tuple[pa.Array, tuple[Cluster, ...]]:
-    """Return the cluster of each row, and what is in the clusters of the fitted rows."""
-    features_ND = next(arrays[name] for name, part in splits.items() if part is fitted)
+    """Return the cluster of each row of all splits, and what is in the clusters of the fitted rows (N, D)."""
     clusters = Clusters(features_ND, count)
-    label = next((n for n in ("label", "labels", "class", "category") if n in fitted.carried), None)
+    label = next((name for name in chain(*LABELS) if name in fitted.carried), None)
     texts = fitted.rows["text"][:] if "text" in fitted.rows.column_names else None
     report = clusters.report(features_ND, texts, None if label is None else fitted.carried[label])
     numbers = np.concatenate([clusters.of(each) for each in arrays.values()])

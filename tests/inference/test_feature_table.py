@@ -71,7 +71,7 @@ def test_all_layers_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    frame().to_csv("rows.csv", index=False)
+    frame().rename(columns={"label": "stars"}).to_csv("rows.csv", index=False)
     flags = ["features", "rows.csv", "--extractors", "[TextCounts]", "--clusters", "2", "--output", "out.parquet"]
     main_command(flags)
     printed = capsys.readouterr().out
@@ -80,6 +80,7 @@ def test_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     main_command([*flags, "--overwrite", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert report["rows"] == 30 and sum(cluster["rows"] for cluster in report["clusters"]) == 30
+    assert all(sum(cluster["labels"].values()) == cluster["rows"] for cluster in report["clusters"])
 
 
 @pytest.mark.parametrize(
