@@ -56,7 +56,7 @@ class Clusters:
     ) -> list[Cluster]:
         """Return what is in each cluster of these rows, the largest first."""
         distances = self._model.transform(features_ND)
-        cluster_N, found = distances.argmin(axis=1), []
+        cluster_N, clusters = distances.argmin(axis=1), []
         for number in range(distances.shape[1]):
             rows = np.flatnonzero(cluster_N == number)
             if not len(rows):
@@ -64,8 +64,8 @@ class Clusters:
             nearest = int(rows[distances[rows, number].argmin()])
             counts = Counter(str(labels[int(row)]) for row in rows) if labels is not None else Counter[str]()
             example = f"row {nearest}" if texts is None else " ".join(texts[nearest].split())
-            found.append(Cluster(number, len(rows), dict(counts.most_common(MOST_NAMES)), example))
-        return sorted(found, key=lambda each: -each.rows)
+            clusters.append(Cluster(number, len(rows), dict(counts.most_common(MOST_NAMES)), example))
+        return sorted(clusters, key=lambda each: -each.rows)
 
 
 def to_dicts(clusters: Sequence[Cluster]) -> list[dict[str, Any]]:

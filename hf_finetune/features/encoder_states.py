@@ -114,7 +114,7 @@ def _inputs(local: LocalCheckpoint, kind: Kind, max_length: int) -> Inputs:
 def encoder_features(
     source: FrozenEncoder,
     rows: Dataset,
-    wanted: Iterable[tuple[int, StatePooling]],
+    requested: Iterable[tuple[int, StatePooling]],
     *,
     cache_gb: float = 0.0,
 ) -> dict[tuple[int, StatePooling], np.ndarray]:
@@ -122,15 +122,15 @@ def encoder_features(
 
     Args:
         rows: canonical rows.
-        wanted: layers, see `FrozenEncoder.number`, and poolings.
+        requested: layers, see `FrozenEncoder.number`, and poolings.
         cache_gb: budget of the disk cache in gigabytes. All layers and poolings are cached, so that further ones, and
             those of later runs, need no forward pass. 0: nothing is cached.
 
     Raises:
         InputError: there is no such layer, or feature maps would be read by their first token.
     """
-    chosen = {(layer, pooling): source.number(layer) for layer, pooling in wanted}
-    for _, pooling in chosen:
+    numbers = {(layer, pooling): source.number(layer) for layer, pooling in requested}
+    for _, pooling in numbers:
         if pooling not in source.poolings:
             raise InputError(f"pooling {pooling}: {source.name} has feature maps; expected mean or max")
     if not len(rows):
@@ -138,18 +138,18 @@ def encoder_features(
     if cache_gb > 0:
         try:
             table = _cached(source, rows, cache_gb)
-            return {(layer, pooling): table(number, pooling) for (layer, pooling), number in chosen.items()}
+            return {(layer, pooling): table(number, pooling) for (layer, pooling), number in numbers.items()}
         except CacheUnavailable:
             pass
-    found: dict[tuple[int, StatePooling], list[np.ndarray]] = {key: [] for key in chosen}
+    parts: dict[tuple[int, StatePooling], list[np.ndarray]] = {key: [] for key in numbers}
     order: list[int] = []
     for indices, states in _states(source, rows):
         order += indices
-        for (layer, pooling), number in chosen.items():
+        for (layer, pooling), number in numbers.items():
             # A copy: of a view, all layers would stay in the memory.
-            found[layer, pooling].append(states[number][:, source.poolings.index(pooling)].copy())
+            parts[layer, pooling].append(states[number][:, source.poolings.index(pooling)].copy())
     places = np.argsort(order)
-    return {key: np.concatenate(parts)[places] for key, parts in found.items()}
+    return {key: np.concatenate(batches)[places] for key, batches in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,7 @@ def _cached(source: FrozenEncoder, rows: Dataset, cache_gb: float) -> _Table:
             order += indices
             for layer, pooled_BPD in enumerate(states):
                 build.append(f"layer-{layer}.bin", np.ascontiguousarray(pooled_BPD))
-        content = _npy(np.asarray(order, np.int64))
-        build.append(ORDER, content)
+        build.append(ORDER, _npy(np.asarray(order, np.int64)))
     table = find(folder, read)
     if table is None:
         raise CacheUnavailable(f"{folder} was removed")

@@ -48,14 +48,14 @@ def test_tags_and_numbers() -> None:
     train = rows()
     tags = np.stack([np.array(train["label"]) == 1, np.array(train["label"]) == 2], axis=1).astype(np.int64)
     tagged = train.remove_columns("label").add_column("label", tags.tolist())
-    found = fit_classical(Classical(LinearModel(10.0)), tagged, labels=("great", "dear"), outputs="tags").scores(train)
-    assert ((found > 0.5) == tags).mean() > 0.95
+    scores = fit_classical(Classical(LinearModel(10.0)), tagged, labels=("great", "dear"), outputs="tags").scores(train)
+    assert ((scores > 0.5) == tags).mean() > 0.95
     numbers = train.remove_columns("label").add_column("label", [[float(p), 2.0] for p in train["feature:price"][:]])
     for classifier in (LinearModel(), DecisionTree(), BoostedTrees(), NearestNeighbors(distance="euclidean")):
         config = Classical(classifier, extractors=(NumberColumns(),), folds=2)
-        found = fit_classical(config, numbers, labels=("price", "two"), outputs="numbers").scores(train)
-        assert np.abs(found[:, 0] - np.array(train["feature:price"], dtype=float)).mean() < 3
-        assert found[:, 1] == pytest.approx(np.full(90, 2), abs=0.1)
+        scores = fit_classical(config, numbers, labels=("price", "two"), outputs="numbers").scores(train)
+        assert np.abs(scores[:, 0] - np.array(train["feature:price"], dtype=float)).mean() < 3
+        assert scores[:, 1] == pytest.approx(np.full(90, 2), abs=0.1)
     with pytest.raises(InputError, match="LinearSVM classifies; expected LinearModel"):
         fit_classical(Classical(LinearSVM()), numbers, labels=("price", "two"), outputs="numbers")
 

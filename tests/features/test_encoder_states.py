@@ -38,8 +38,8 @@ def test_pooling_by_hand() -> None:
 
 def test_all_layers_of_a_text_encoder(bert: str) -> None:
     rows, source = text_rows(9), load_encoder(bert, "text", 32)
-    wanted = [(layer, pooling) for layer in (0, 1, -1) for pooling in ("mean", "cls", "max")]
-    found = encoder_features(source, rows, wanted)
+    requested = [(layer, pooling) for layer in (0, 1, -1) for pooling in ("mean", "cls", "max")]
+    features = encoder_features(source, rows, requested)
     tokenizer, plain = (
         AutoTokenizer.from_pretrained(bert),
         AutoModel.from_pretrained(bert, attn_implementation="eager").eval(),
@@ -49,9 +49,9 @@ def test_all_layers_of_a_text_encoder(bert: str) -> None:
             outputs = plain(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
         for layer in (0, 1):
             states_TD = outputs.hidden_states[layer][0]
-            assert found[layer, "mean"][row] == pytest.approx(states_TD.mean(0).numpy(), abs=1e-5)
-            assert found[layer, "cls"][row] == pytest.approx(states_TD[0].numpy(), abs=1e-5)
-        assert found[-1, "max"][row] == pytest.approx(outputs.last_hidden_state[0].amax(0).numpy(), abs=1e-5)
+            assert features[layer, "mean"][row] == pytest.approx(states_TD.mean(0).numpy(), abs=1e-5)
+            assert features[layer, "cls"][row] == pytest.approx(states_TD[0].numpy(), abs=1e-5)
+        assert features[-1, "max"][row] == pytest.approx(outputs.last_hidden_state[0].amax(0).numpy(), abs=1e-5)
 
 
 def test_one_pass_is_cached_for_every_layer(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,21 +75,21 @@ def test_one_pass_is_cached_for_every_layer(bert: str, monkeypatch: pytest.Monke
     encoder_features(source, text_rows(9, 1), [(1, "mean")], cache_gb=1)
     encoder_features(load_encoder(bert, "text", 8), rows, [(1, "mean")], cache_gb=1)
     assert passes == 7
-    # Without room, only what is asked for is computed.
+    # Without room, only the requested layer is computed.
     assert np.array_equal(encoder_features(source, rows, [(1, "mean")], cache_gb=1e-9)[1, "mean"], plain[1, "mean"])
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "convnext", "swin"])
 def test_layers_of_image_encoders(family: str, tmp_path: Path) -> None:
     source, rows = load_encoder(str(tiny_image_checkpoint(tmp_path / family, family)), "image", 128), image_rows(5)
-    wanted = [(layer, pooling) for layer in range(source.layers + 1) for pooling in source.poolings]
-    found = encoder_features(source, rows, wanted, cache_gb=1)
-    assert all(features.shape[0] == 5 and np.isfinite(features).all() for features in found.values())
+    requested = [(layer, pooling) for layer in range(source.layers + 1) for pooling in source.poolings]
+    features = encoder_features(source, rows, requested, cache_gb=1)
+    assert all(each.shape[0] == 5 and np.isfinite(each).all() for each in features.values())
     assert isinstance(source.inputs, ImageInputs)
     with torch.no_grad():
         last = source.model(**source.inputs.collate({"image": rows["image"][:]})).last_hidden_state
     states_BTD = last.flatten(2).transpose(1, 2) if last.dim() == 4 else last[:, family == "vit" :]
-    assert found[source.layers, "mean"] == pytest.approx(states_BTD.mean(1).numpy(), abs=1e-5)
+    assert features[source.layers, "mean"] == pytest.approx(states_BTD.mean(1).numpy(), abs=1e-5)
 
 
 def test_what_is_not_there_is_refused(bert: str, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_the_table_has_the_columns_of_the_source() -> None:
 
 def test_statistics_of_the_numbers_of_a_row() -> None:
     frame = RowTable.of(rows(), (RowStatistics(),))(rows())
-    found = frame[[f"statistics:{name}" for name in ("min", "max", "mean", "variance", "missing")]].to_numpy()
-    assert found.tolist() == [[1, 10, 5.5, 20.25, 0], [2, 2, 2, 0, 1], [3, 3, 3, 0, 1], [4, 5.5, 4.75, 0.5625, 0]]
+    statistics = frame[[f"statistics:{name}" for name in ("min", "max", "mean", "variance", "missing")]].to_numpy()
+    assert statistics.tolist() == [[1, 10, 5.5, 20.25, 0], [2, 2, 2, 0, 1], [3, 3, 3, 0, 1], [4, 5.5, 4.75, 0.5625, 0]]
 
 
 def test_numbers_are_imputed_and_scaled_by_the_training_rows() -> None:

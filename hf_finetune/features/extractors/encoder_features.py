@@ -57,12 +57,12 @@ class EncoderFeatures(Computed):
         from hf_finetune.features.encoder_states import encoder_features, load_encoder
 
         kind: Literal["text", "image"] = "image" if columns.has_images else "text"
-        found: dict[EncoderFeatures, tuple[Sequence[str], np.ndarray]] = {}
+        features: dict[EncoderFeatures, tuple[Sequence[str], np.ndarray]] = {}
         for checkpoint, max_length in dict.fromkeys((each.checkpoint, each.max_length) for each in extractors):
             of_one = [e for e in extractors if (e.checkpoint, e.max_length) == (checkpoint, max_length)]
             source = load_encoder(checkpoint, kind, max_length)
             states = encoder_features(source, rows, [(e.layer, e.pooling) for e in of_one], cache_gb=cache_gb)
             for each in of_one:
                 features_ND = states[each.layer, each.pooling]
-                found[each] = [str(i) for i in range(features_ND.shape[1])], features_ND
-        return found
+                features[each] = [str(i) for i in range(features_ND.shape[1])], features_ND
+        return features

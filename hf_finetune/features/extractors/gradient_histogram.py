@@ -40,8 +40,8 @@ class GradientHistogram(OfImage, Computed):
 
     def compute(self, rows: Dataset, columns: TableColumns, cache_gb: float = 0.0) -> tuple[Sequence[str], np.ndarray]:
         """Return the histograms of each image."""
-        found = [oriented_gradients(small_pixels(image, self.side), self.orientations) for image in rows["image"]]
-        features = np.array(found, np.float32)
+        histograms = [oriented_gradients(small_pixels(image, self.side), self.orientations) for image in rows["image"]]
+        features = np.array(histograms, np.float32)
         features = features if len(rows) else np.empty((0, 0), np.float32)
         return [str(i) for i in range(features.shape[1])], features
 

@@ -45,6 +45,6 @@ class RowStatistics(OfColumns, Computed):
         values_NK = np.stack([numbers_of(rows[FEATURE + name][:], name) for name in self.chosen(columns)], axis=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of rows without any number
-            found = [each(values_NK, axis=1) for each in (np.nanmin, np.nanmax, np.nanmean, np.nanvar)]
-        found.append(np.isnan(values_NK).sum(axis=1))
-        return STATISTICS, np.nan_to_num(np.stack(found, axis=1)).astype(np.float32)
+            statistics = [each(values_NK, axis=1) for each in (np.nanmin, np.nanmax, np.nanmean, np.nanvar)]
+        statistics.append(np.isnan(values_NK).sum(axis=1))
+        return STATISTICS, np.nan_to_num(np.stack(statistics, axis=1)).astype(np.float32)
