@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from torch import nn
 
 from hf_finetune.config.rules import check
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.long.config import TRUNCATE, Auto, Chunk, HeadTail, Sliding, Way
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
-from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.context import RunContext, RunData
+from hf_finetune.pipeline.frozen_features import frozen_features
 from hf_finetune.tasks.base import HeadFit, Task
-from hf_finetune.training.warm_start import NotOfRows, default_fit, head_features
+from hf_finetune.training.warm_start import NotOfRows, default_fit
 from hf_finetune.utils.messages import silenced
 
 
@@ -119,8 +118,7 @@ class _Measurement:
         self.task, self.inputs, self.train, self.validation = data.task, inputs, train, validation
         self.context = _with_way(context, TRUNCATE)
         with silenced():  # The run builds it again, and notes what there is to note.
-            network: nn.Module = build_model(self.context, data).network
-        self.network = network.to(context.device)
+            self.network = build_model(self.context, data).network
         recipe, strength = context.recipe, context.recipe.train.head_inverse_strength
         self.fit = HeadFit(default_fit(recipe.effective_method).inverse_strength if strength is None else strength)
 
@@ -135,20 +133,8 @@ class _Measurement:
         return self.task.training_scores(validation_ND @ head.weight_CD.numpy().T + head.bias_C.numpy())
 
     def _features(self, inputs: TextInputs, rows: Dataset) -> np.ndarray:
-        encoded = inputs.encode(rows)
-        # Rows of similar length share a batch.
-        order = np.argsort(encoded["length"][:], kind="stable")
-        features_ND = head_features(
-            self.network,
-            classification_layers(self.network)[:1],
-            Rows(encoded.select(order), columns_of(inputs, labels=False)),
-            inputs.collate,
-            batch_size=max(1, self.context.recipe.train.per_device_eval_batch_size // inputs.windows),
-            progress=f"measure --long {inputs.long.name}",
-        )[0]
-        in_order_ND = np.empty_like(features_ND)
-        in_order_ND[order] = features_ND
-        return in_order_ND
+        title = f"measure --long {inputs.long.name}"
+        return frozen_features(self.context, self.network, inputs, inputs.encode(rows), progress=title)
 
 
 def _some(rows: Dataset, most: int, task: Task) -> Dataset:

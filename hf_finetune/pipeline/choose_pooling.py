@@ -14,23 +14,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.data.duplicates import first_sources
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.models.checkpoint import is_mean_of_sentences
 from hf_finetune.models.config import Model
 from hf_finetune.models.families import FAMILIES, UNKNOWN, stock_head
 from hf_finetune.models.heads.stock import can_switch
-from hf_finetune.models.modules import classification_layers
 from hf_finetune.models.surgery.gather_mean import FAMILIES_WITH_MEAN, GatherMean
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.context import RunContext, RunData, RunModel
+from hf_finetune.pipeline.frozen_features import frozen_features
 from hf_finetune.tasks.base import HeadFit
-from hf_finetune.training.warm_start import MEASURED_AT, NotOfRows, halves_of, head_features
+from hf_finetune.training.warm_start import MEASURED_AT, NotOfRows, halves_of
 from hf_finetune.utils.messages import silenced
 
 MOST_ROWS = 1_000
@@ -167,22 +166,11 @@ def _compare(context: RunContext, data: RunData, network: RunModel, mean: Model)
     drawn = np.sort(np.random.default_rng(0).permutation(len(labeled))[:MOST_ROWS])
     rows = labeled.select(task.with_every_output(drawn, labels_of(labeled)))
     encoded, labels = inputs.encode(rows), labels_of(rows)
-    # Rows of similar length share a batch.
-    order = np.argsort(encoded["length"][:], kind="stable")
     halves = halves_of(first_sources(rows, by_content=True))
     scores = {}
     for name, model in (("default", network), ("mean", _network(_with_model(context, mean), data))):
-        read: nn.Module = model.network
-        features_ND = head_features(
-            read.to(context.device),
-            classification_layers(read)[:1],
-            Rows(encoded.select(order), columns_of(inputs, labels=False)),
-            inputs.collate,
-            batch_size=max(1, context.recipe.train.per_device_eval_batch_size // inputs.windows),
-            autocast=context.autocast,
-            progress="choose the pooling",
-        )[0]
-        scores[name] = _held_out_scores(data, features_ND[np.argsort(order)], labels, halves)
+        features_ND = frozen_features(context, model.network, inputs, encoded, progress="choose the pooling")
+        scores[name] = _held_out_scores(data, features_ND, labels, halves)
     judged = task.judged_by
     values = {name: {judged: round(task.values(labels, each_NC)[judged], 4)} for name, each_NC in scores.items()}
     return {**values, "difference": task.compare(labels, scores["mean"], scores["default"])}, len(rows)
