@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.training.distributed import in_any_process
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import named_errors, sync, write_text
 
@@ -79,9 +80,9 @@ class TimeLimit(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """End training if the time is over. On one process only: others would go on."""
-        if args.world_size == 1 and time.monotonic() - self._started >= self.seconds:
-            control.should_training_stop = True
+        """End training if the time is over in any process."""
+        (is_over,) = in_any_process(args, time.monotonic() - self._started >= self.seconds)
+        control.should_training_stop |= is_over
 
 
 class LogLines(TrainerCallback):

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training.config import Train
+from hf_finetune.training.distributed import in_any_process
 from hf_finetune.training.soup import ingredients
 from hf_finetune.utils import hashing
 from hf_finetune.utils.durations import parse_duration
@@ -196,7 +196,7 @@ class CheckpointKeeper(TrainerCallback):
     ) -> TrainerControl:
         """Request a checkpoint after a signal and in the intervals, unless this step ends an epoch, which is evaluated
         and saved anyway."""
-        stopped, is_due = self._in_any_process(args, bool(self.signals), self._is_time_up())
+        stopped, is_due = in_any_process(args, bool(self.signals), self._is_time_up())
         if stopped and not self.signals:
             self.signals.append(signal.SIGTERM)
         is_due |= self.interval.steps is not None and state.global_step % self.interval.steps == 0
@@ -208,17 +208,9 @@ class CheckpointKeeper(TrainerCallback):
     def _is_time_up(self) -> bool:
         return self.interval.seconds is not None and time.monotonic() - self._saved_at >= self.interval.seconds
 
-    def _in_any_process(self, args: TrainingArguments, *facts: bool) -> list[bool]:
-        """Return whether each holds in any process: all must save and stop at the same step."""
-        if args.world_size == 1:
-            return list(facts)
-        counts = torch.tensor(facts, dtype=torch.float32, device=args.device)
-        torch.distributed.all_reduce(counts)
-        return [bool(count) for count in counts.tolist()]
-
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Delete the checkpoints that are not needed any more, and stop after a signal."""
-        (stopped,) = self._in_any_process(args, bool(self.signals))
+        (stopped,) = in_any_process(args, bool(self.signals))
         if stopped and not self.signals:
             self.signals.append(signal.SIGTERM)
         self._saved_at = time.monotonic()

@@ -85,7 +85,7 @@ class Train:
     """Save a checkpoint when so much time has passed since the last one: 90s, 10m, 1h30m. None: after each epoch."""
     max_time: Annotated[Duration | None, flag("--max-time")] = None
     """Stop training when it has taken so long, whatever steps are left: 90s, 10m, 1h30m. The learning-rate schedule is
-    that of all steps. None: no limit."""
+    that of all steps. A resumed run has as long again. None: no limit."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
     report_to: Annotated[TrackerNames, tyro.conf.arg(aliases=["--report-to"], metavar="NAME,NAME,...")] = ()

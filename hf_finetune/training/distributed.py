@@ -1,8 +1,11 @@
-"""One-line errors where a process loses its peers, in place of the communication library's traceback."""
+"""What the processes of a run agree on, and one-line errors where one loses its peers."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
+from transformers import TrainingArguments
 
 from hf_finetune.errors import TrainingError
 
@@ -12,9 +15,18 @@ LOST = re.compile(
 )
 
 
+def in_any_process(args: TrainingArguments, *facts: bool) -> list[bool]:
+    """Return whether each holds in any process: all must save and stop at the same step."""
+    if args.world_size == 1:
+        return list(facts)
+    counts = torch.tensor(facts, dtype=torch.float32, device=args.device)
+    torch.distributed.all_reduce(counts)
+    return [bool(count) for count in counts.tolist()]
+
+
 @contextmanager
 def plain_peer_errors() -> Iterator[None]:
-    """Raise a lost connection as a TrainingError.
+    """Raise a lost connection as a TrainingError, in place of the communication library's traceback.
 
     Raises:
         TrainingError: another process of the run has ended.

@@ -11,6 +11,7 @@ from pathlib import Path
 from helpers.small_runs import small_trainer
 from transformers import TrainerCallback
 from hf_finetune.errors import StoppedBySignal, TrainingError
+from hf_finetune.training.callbacks import TimeLimit
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals
 
 second = os.environ["RANK"] == "1"
@@ -38,6 +39,12 @@ with catching_signals() as signals:
         trainer.train()
     except StoppedBySignal as error:
         print(error)
+
+# A limit of time that is over in one process.
+trainer = small_trainer(Path(sys.argv[1]), "bert", micro_batch=4)
+trainer.add_callback(TimeLimit(0.0 if second else 1_000.0))
+trainer.train()
+print("ended after step", trainer.state.global_step)
 """
 
 
@@ -46,9 +53,10 @@ def test_both_processes_stop_when_one_has_to(tmp_path: Path) -> None:
     small_trainer(tmp_path, "bert")
     for output in run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path):
         errors = [line for line in output.splitlines() if not line.startswith("{")]
-        assert len(errors) == 2, output
+        assert len(errors) == 3, output
         assert errors[0].startswith("step 1: the loss is not a number")
         assert errors[1].startswith("stopped by SIGTERM after saving step 5")
+        assert errors[2] == "ended after step 1"
 
 
 LOST = """
