@@ -1,42 +1,23 @@
 """Messages and exit status of the command line, without training."""
 
 import errno
-import json
 import logging
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.command_line import leave
 
-from hf_finetune import ImageData, InputError, Model, Recipe, TextData, Train, TrainingError
-from hf_finetune.cli import card, doctor, main, shipped
+from hf_finetune import InputError, TrainingError
+from hf_finetune.cli import card, doctor, main
 from hf_finetune.cli import run as run_module
-from hf_finetune.cli.main import main_command
-from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run import public_command
-from hf_finetune.cli.run_job import RunJob, load_recipe
-from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.utils.console import say_loading
-from hf_finetune.utils.plain import to_plain
-
-
-def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
-    """Run a command; return its exit status, stdout and the lines of stderr."""
-    status = 0
-    try:
-        main_command(arguments)
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err.splitlines()
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,38 +127,6 @@ def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0 and max(map(len, out.splitlines())) <= 80
 
 
-def test_list_is_wrapped_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    _, out, _ = leave(capsys, "list")
-    assert max(map(len, out.splitlines())) <= 80 and len(out.splitlines()) > len(shipped.names())
-
-
-def test_list_shows_each_recipe_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = leave(capsys, "list")
-    assert status == 0
-    assert "quickstart  " in out and "MiniLM on BBC news" in out
-    assert len(out.splitlines()) == len(shipped.names()) >= 5
-
-
-def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = tmp_path / "mine.py"
-    assert leave(capsys, "cp", "sst2_lora", str(target))[0] == 0
-    assert target.read_text() == shipped.names()["sst2_lora"].read_text()
-    status, _, err = leave(capsys, "cp", "sst2_lora", str(target))
-    assert status == 2 and "exists already" in err[0]
-    status, _, err = leave(capsys, "cp", "sst2_lorra", str(tmp_path))
-    assert status == 2 and "did you mean 'sst2_lora'" in err[0]
-    assert leave(capsys, "cp", "cpu-2.yaml", str(tmp_path))[0] == 0
-    assert "num_processes: 2" in (tmp_path / "cpu-2.yaml").read_text()
-
-
-def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shipped.find("text/sst2_lora") == shipped.find("sst2_lora")
-    assert shipped.is_known("text/sst2_lora") and not shipped.is_known("vision/sst2_lora")
-    status, _, err = leave(capsys, "cp", "vision/sst2_lora", str(tmp_path))
-    assert status == 2 and "vision/sst2_lora: no recipe of this name; did you mean 'sst2_lora'?" in err[0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "first"),
     [
@@ -274,48 +223,6 @@ def test_bad_usage_is_one_line_first(
     assert not list(tmp_path.iterdir())
 
 
-def test_flags_take_precedence_over_yaml(tmp_path: Path) -> None:
-    recipe = load_recipe("sst2_full")
-    file = tmp_path / "mine.yaml"
-    file.write_text("train:\n  learning_rate: 1e-3\n  seed: 7\ndata:\n  max_length: 64\n")
-    job = parse_run(RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
-    assert (job.recipe.train.learning_rate, job.recipe.train.seed, job.recipe.data.max_length) == (1e-3, 9, 64)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("train:\n  learning_rat: 1\n", "train.learning_rat: no such field, did you mean 'learning_rate'"),
-        ("train: [1\n", "--config .*mine.yaml: .*line"),
-        ("optim: {optimizer: SGD}\noptim: {optimizer: Lion}\n", "--config .*mine.yaml: 'optim' stands twice .*line 2"),
-        ("!!python/object/apply:os.system ['true']\n", "--config .*could not determine a constructor"),
-        ("- 1\n", "--config .*: expected a mapping"),
-    ],
-)
-def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text(content)
-    with pytest.raises(InputError, match=message):
-        parse_run(RunJob(load_recipe("sst2_full")), ["--config", str(file)], "x")
-    with pytest.raises(InputError, match=r"cannot be read .No such file"):
-        parse_run(RunJob(load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
-
-
-def test_the_recipe_of_a_run_runs_again(tmp_path: Path) -> None:
-    recipe = replace(load_recipe("sst2_lora"), name="mine", train=Train(learning_rate=3e-4, seed=5))
-    file = tmp_path / "recipe.json"
-    file.write_text(json.dumps({"recipe": to_plain(recipe), "fingerprint": "ab", "versions": {"torch": "2"}}))
-    assert load_recipe(str(file)) == load_recipe(str(tmp_path)) == recipe
-    assert parse_run(RunJob(load_recipe("sst2_full")), ["--config", str(file)], "x").recipe == recipe
-    job = parse_train(TrainJob, ["new.csv", "--config", str(file), "--lr", "1e-5"], "hf-finetune train")
-    assert (job.recipe.data.path, job.recipe.train.learning_rate, job.recipe.train.seed) == ("new.csv", 1e-5, 5)
-    again = parse_train(TrainJob, ["--config", str(file)], "hf-finetune train")
-    assert again.recipe == recipe and again.source == recipe.data.path
-    file.write_text('{"rows": 3}')
-    with pytest.raises(InputError, match=r"recipe\.json: holds no recipe; expected the recipe.json of a run$"):
-        load_recipe(str(file))
-
-
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_terminal_has_a_first_line_at_once(
     is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -348,93 +255,3 @@ def test_public_command_has_no_local_path(tmp_path: Path) -> None:
     ]
     assert public_command([*command, "--epochs", "2"]) == "hf-finetune train movie --model=movie --epochs 2"
     assert public_command(["hf-finetune", "train", "me/x", "--output_dir", "secret"]) == "hf-finetune train me/x"
-
-
-@pytest.mark.parametrize("name", sorted(shipped.names()))
-def test_every_shipped_recipe_is_valid(name: str) -> None:
-    from hf_finetune.config.rules import check
-    from hf_finetune.utils.plain import merge
-
-    recipe = load_recipe(name)
-    check(recipe)
-    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    assert merge(blank, to_plain(recipe)) == recipe
-    assert len(shipped.names()[name].read_text().splitlines()) <= 56
-
-
-@pytest.mark.parametrize("path", sorted((shipped.folder() / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
-def test_accelerate_configs_parse(path: Path) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    config = load_config_from_file(str(path))
-    assert config.num_processes == (2 if path.stem in ("cpu-2", "multi-gpu") else 1)
-    assert config.use_cpu == path.stem.startswith("cpu")
-    assert config.mixed_precision == {"bf16": "bf16", "fp16": "fp16", "multi-gpu": "bf16"}.get(path.stem, "no")
-
-
-@pytest.mark.parametrize(
-    ("content", "flags", "kind"),
-    [
-        ("data: {image: picture}", [], "ImageData"),
-        ("data: {type: ImageData}", [], "ImageData"),
-        ("data: {text: sentence, max_length: 32}", [], "TextData"),
-        ("data: {type: TextData}", [], "TextData"),
-        ("", ["--image", "picture"], "ImageData"),
-        ("", ["--text=sentence"], "TextData"),
-        ("", ["--data.no-decode-once"], "ImageData"),
-        ("data: {decode_once: false}", [], "ImageData"),
-    ],
-)
-def test_fields_decide_between_texts_and_images(
-    tmp_path: Path, content: str, flags: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The data are not read: they do not exist."""
-    monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: pytest.fail("asked the data"))
-    (tmp_path / "mine.yaml").write_text(content)
-    job = parse_train(TrainJob, ["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
-    assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
-    assert kind == "TextData" or job.recipe.data.decode_once == ("once" not in f"{content} {flags}")
-
-
-@pytest.mark.parametrize(
-    ("operations", "kind", "message"),
-    [
-        ("[{type: Sometimes, operation: Flip}]", "image", None),
-        ("[SwapWords]", "text", None),
-        ("[Flip]", "text", r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Flip'$"),
-        ("[SwapWords]", "image", r"^data\.augment\[0\]\.type: expected one of Flip, .*, got 'SwapWords'$"),
-    ],
-)
-@pytest.mark.parametrize("by_flag", [True, False])
-def test_operations_do_not_decide_between_texts_and_images(
-    tmp_path: Path, operations: str, kind: str, message: str | None, by_flag: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: kind)
-    (tmp_path / "mine.yaml").write_text("" if by_flag else f"data: {{augment: {operations}}}")
-    arguments = ["data", "--config", str(tmp_path / "mine.yaml"), *(["--data.augment", operations] if by_flag else [])]
-    with nullcontext() if message is None else pytest.raises(InputError, match=message):
-        job = parse_train(TrainJob, arguments, "hf-finetune train")
-        assert isinstance(job.recipe.data, ImageData) == (kind == "image") and job.recipe.data.augment
-
-
-@pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])
-def test_image_operation_with_a_text_field_is_refused(flags: list[str]) -> None:
-    with pytest.raises(InputError, match=r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Rotate'$"):
-        parse_train(TrainJob, ["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
-
-
-def test_the_kind_of_data_is_found_in_their_encoding(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes("text,label\ncafé,a\nthé,b\n".encode("cp1252"))
-    job = parse_train(TrainJob, [str(tmp_path / "rows.csv"), "--data.encoding", "cp1252"], "hf-finetune train")
-    assert isinstance(job.recipe.data, TextData)
-
-
-def test_config_is_read_once_from_a_pipe() -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as file:
-        file.write("data: {text: sentence}\ntrain: {seed: 7}\n")
-    try:
-        job = parse_train(TrainJob, ["nowhere", "--config", f"/dev/fd/{reading}"], "hf-finetune train")
-    finally:
-        os.close(reading)
-    assert job.recipe.train.seed == 7

@@ -1,276 +1,22 @@
-"""Data that others made can neither read local files, nor hang, nor fill the memory; each is refused in one line."""
+"""Tables and texts that others made neither hang nor fill the memory; each is refused in one line."""
 
-import io
 import json
-import os
-import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features
-from datasets import Image as HubImage
+from helpers.hostile_files import refusal, save_image
 from helpers.loading import load, stream
-from PIL import Image
 
-from hf_finetune.data import image_decoding
-from hf_finetune.data.config import DataLimits, Source
-from hf_finetune.data.image_checks import damage
-from hf_finetune.data.image_decoding import decode, decode_pieces, pieces, upright_size
-from hf_finetune.data.image_paths import hub_folder
-from hf_finetune.data.layout import Split
+from hf_finetune.data.config import DataLimits
 from hf_finetune.data.readers.arrow_cells import in_pieces
-from hf_finetune.data.readers.dataset_split import DatasetSplit
 from hf_finetune.data.readers.json_file import JsonFile
 from hf_finetune.data.readers.parquet_file import ParquetFile
 from hf_finetune.data.readers.text_file import read_lines
-from hf_finetune.data.rows import UnusableRow, read_rows
-from hf_finetune.doctor.examination import examine
 from hf_finetune.errors import InputError
-
-STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-
-
-def save_image(path: Path, color: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (color, 0, 0)).save(path)
-    return path
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def table(path: Path, images: Sequence[str | bytes]) -> str:
-    structs = [
-        {"bytes": None, "path": each} if isinstance(each, str) else {"bytes": each, "path": None} for each in images
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": pa.array(structs, STRUCT), "label": ["a", "b"] * (len(images) // 2)}), path)
-    return str(path)
-
-
-def refusal(path: object, kind: str = "image", **options) -> str:
-    with pytest.raises(InputError) as error:
-        load(str(path), kind, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-# Paths inside data
-
-
-def test_images_named_below_the_table_or_the_image_root_are_read(tmp_path: Path) -> None:
-    names = [save_image(tmp_path / "data" / "images" / f"{i}.png", i).name for i in range(8)]
-    beside = table(tmp_path / "data" / "rows.parquet", [f"images/{name}" for name in names])
-    splits = load(beside, "image")
-    paths = [image["path"] for rows in (splits.train, splits.validation) for image in rows["image"]]
-    assert sorted(paths) == [str(tmp_path / "data" / "images" / name) for name in names]
-    elsewhere = table(tmp_path / "other" / "rows.parquet", names)
-    assert "no such file" in refusal(elsewhere)
-    assert len(load(elsewhere, "image", image_root=str(tmp_path / "data" / "images")).train) == 6
-    assert "--data.image-root" in refusal(elsewhere, image_root=str(tmp_path / "missing"))
-
-
-def test_paths_that_lead_out_are_refused(tmp_path: Path) -> None:
-    secret = save_image(tmp_path / "secret.png")
-    data = tmp_path / "data"
-    (save_image(data / "a.png"), (data / "out.png").symlink_to(secret), (data / "in.png").symlink_to("a.png"))
-    (data / "up").symlink_to(tmp_path)
-    for path in (str(secret), "../secret.png", "up/../../secret.png", "out.png", "up/secret.png", "/etc/passwd"):
-        message = refusal(table(data / "rows.parquet", ["a.png", path, "a.png", path]))
-        assert "rows.parquet, row 1 counted from 0, column 'image': " in message and "leads out of" in message
-        assert "--data.image-root" in message
-    (rows,) = stream(table(data / "rows.parquet", ["a.png", "in.png"]), "image")
-    assert len(rows) == 2
-
-
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "folder.png").mkdir()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(tmp_path / "socket.png"))
-    for name in ("pipe.png", "folder.png", "socket.png"):
-        assert f"row 0 counted from 0, column 'image': '{name}' is no regular file" in refusal(
-            table(tmp_path / "a.parquet", [name] * 4)
-        )
-        assert damage({"bytes": None, "path": str(tmp_path / name)}) is not None
-    for kind, name in (("image", "pipe.png"), ("text", "pipe.txt")):
-        for label in "ab":
-            save_image(tmp_path / "classes" / label / "a.png")
-            (tmp_path / "classes" / label / "a.txt").write_text("text")
-        os.mkfifo(tmp_path / "classes" / "a" / name)
-        assert "no regular file" in refusal(tmp_path / "classes", kind)
-    os.mkfifo(tmp_path / "rows.csv")
-    assert "rows.csv: expected a regular file" in refusal(tmp_path / "rows.csv", "text")
-
-
-def test_links_of_a_class_folder_stay_within_it(tmp_path: Path) -> None:
-    secret, words = save_image(tmp_path / "secret.png"), tmp_path / "secret.txt"
-    words.write_text("secret")
-    for label in "ab":
-        for i in range(3):
-            save_image(tmp_path / "data" / label / f"{i}.png", 10 * i + ord(label))
-            (tmp_path / "data" / label / f"{i}.txt").write_text(f"{label} {i}")
-    (tmp_path / "data" / "a" / "link.png").symlink_to("0.png")
-    assert load(str(tmp_path / "data"), "image", image_root=str(tmp_path)) is not None
-    (tmp_path / "data" / "a" / "out.png").symlink_to(secret)
-    assert "a/out.png, column 'image'" in refusal(tmp_path / "data")
-    assert load(str(tmp_path / "data"), "image", image_root=str(tmp_path)) is not None
-    (tmp_path / "data" / "a" / "out.txt").symlink_to(words)
-    assert "out.txt" in refusal(tmp_path / "data", "text")
-
-
-@pytest.mark.parametrize("place", ["a", "train/a"])
-def test_a_linked_class_folder_is_refused(tmp_path: Path, place: str) -> None:
-    """It would not be followed, and its class would be missing without a word."""
-    root = (tmp_path / "data" / place).parent
-    for label in "bc":
-        save_image(root / label / "0.png", ord(label))
-    save_image(tmp_path / "elsewhere" / "0.png", 5)
-    (root / "a").symlink_to(tmp_path / "elsewhere")
-    assert f"{root / 'a'}: a link to a folder" in refusal(tmp_path / "data")
-
-
-def test_a_snapshot_of_the_hubs_cache_consists_of_links(tmp_path: Path) -> None:
-    for i, label in enumerate("ab" * 3):
-        blob = save_image(tmp_path / "blobs" / f"{i}.png", i)
-        (tmp_path / "snapshots" / "1" / label).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "snapshots" / "1" / label / f"{i}.png").symlink_to(
-            os.path.join("..", "..", "..", "blobs", blob.name)
-        )
-    assert len(load(str(tmp_path / "snapshots" / "1"), "image").train) == 4
-
-
-def test_a_hub_data_set_reads_its_own_downloads_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    own = save_image(tmp_path / "hub" / "datasets--me--photos" / "snapshots" / "1" / "a.png")
-    foreign = (save_image(tmp_path / "secret.png"), save_image(tmp_path / "hub" / "datasets--you--x" / "a.png"))
-    for path, expected in ((own, None), *((path, "leads out of") for path in foreign)):
-        rows = Dataset.from_dict({"image": [{"bytes": None, "path": str(path)}]}, features=Features(image=HubImage()))
-        split = Split("train", (DatasetSplit("me/photos, split train", rows, hub_folder("me/photos")),))
-        unusable: list[UnusableRow] = []
-        list(read_rows(split, {"image": "image"}, None, unusable=unusable))
-        assert [expected in row.reason for row in unusable] == ([] if expected is None else [True])
-
-
-def test_images_of_other_types_are_refused(tmp_path: Path) -> None:
-    for values in ([{"bytes": 5, "path": "a"}], [{"bytes": b"", "path": "a\0b"}], [{"bytes": None, "path": ["a"]}]):
-        pq.write_table(pa.table({"image": values * 4, "label": ["a", "b"] * 2}), tmp_path / "a.parquet")
-        assert "a.parquet, row 0 counted from 0, column 'image': " in refusal(tmp_path / "a.parquet")
-
-
-# Formats
-
-
-@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "SGI"])
-def test_other_formats_are_never_opened(kind: str, tmp_path: Path) -> None:
-    content = encoded(Image.new("RGB", (16, 16)), kind)
-    (tmp_path / "a.png").write_bytes(content)
-    for image in ({"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "a.png")}):
-        assert damage(image) == "unknown format"
-        with pytest.raises(InputError, match="unknown format"):
-            decode(image)
-
-
-@pytest.mark.parametrize("kind", image_decoding.FORMATS)
-def test_every_format_of_the_list_is_read(kind: str) -> None:
-    if kind not in image_decoding._formats():
-        pytest.skip(f"this Pillow has no {kind}")
-    image = {"bytes": encoded(Image.new("RGB", (16, 16), (255, 0, 0)), kind), "path": None}
-    assert damage(image) is None
-    assert np.asarray(decode(image))[0, 0, 0] > 200
-
-
-# Bombs
-
-
-def test_pixels_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = {"bytes": encoded(Image.new("L", (200, 100))), "path": None}
-    assert damage(large) is None
-    assert "200 x 100 pixels, expected at most 19,999" in (damage(large, DataLimits(image_pixels=19_999)) or "")
-    path = table(tmp_path / "a.parquet", [large["bytes"], encoded(Image.new("L", (8, 8)))] * 4)
-    message = refusal(path, limits=DataLimits(image_pixels=19_999))
-    assert "a.parquet, row 0 counted from 0, column 'image'" in message and "--data.limits.image-pixels" in message
-    assert "--data.limits.image-bytes" in refusal(path, limits=DataLimits(image_bytes=80))
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 9_000)
-    assert "make it smaller" in (damage(large) or "")
-
-
-def test_a_large_jpeg_is_decoded_at_a_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_decoding, "REDUCED_PIXELS", 10_000)
-    image = {"bytes": encoded(Image.new("RGB", (400, 100)), "JPEG"), "path": None}
-    assert decode(image).size == (200, 50)
-    assert damage(image, DataLimits(image_pixels=10_000)) is None
-    # Its coefficients are held as a whole.
-    progressive = {"bytes": encoded(Image.new("RGB", (400, 100)), "JPEG", progressive=True), "path": None}
-    assert decode(progressive).size == (400, 100)
-    assert "400 x 100 pixels" in (damage(progressive, DataLimits(image_pixels=10_000)) or "")
-
-
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF"])
-def test_a_decoded_image_holds_nothing_of_its_file(kind: str) -> None:
-    """The decoder of WebP has copies of the whole image."""
-    assert type(decode({"bytes": encoded(Image.new("RGB", (16, 16)), kind), "path": None})) is Image.Image
-
-
-def test_the_sides_of_an_image_have_a_limited_ratio(tmp_path: Path) -> None:
-    """1 x 16,000,000 pixels took 3 GB where a processor sets the shorter side, and a minute to decode."""
-    for size in ((1, 101), (101, 1), (1, 16_000_000)):
-        content = encoded(Image.new("1", size))
-        message = refusal(table(tmp_path / "a.parquet", [content] * 4))
-        assert (
-            f"a.parquet, row 0 counted from 0, column 'image': unreadable image ({size[0]:,} x {size[1]:,} pixels"
-            in message
-        )
-        assert "--data.limits.image-ratio" in message
-    square = {"bytes": encoded(Image.new("1", (1, 100))), "path": None}
-    assert damage(square) is None
-    assert "a ratio of at most 99" in (damage(square, DataLimits(image_ratio=99)) or "")
-
-
-def test_pixels_of_slow_decoders_count_several_times() -> None:
-    if "JPEG2000" not in image_decoding._formats():
-        pytest.skip("this Pillow has no JPEG 2000")
-    image = {"bytes": encoded(Image.new("L", (20, 10)), "JPEG2000"), "path": None}
-    assert damage(image, DataLimits(image_pixels=800)) is None
-    assert "expected at most 199 in total of a JPEG2000 image" in (damage(image, DataLimits(image_pixels=799)) or "")
-
-
-def test_the_header_tells_the_size_of_the_decoded_image() -> None:
-    exif = Image.Exif()
-    exif[image_decoding.ORIENTATION] = 6
-    for options in ({}, {"exif": exif}):
-        image = {"bytes": encoded(Image.new("RGB", (40, 10)), "JPEG", **options), "path": None}
-        assert upright_size(image) == decode(image).size == ((10, 40) if options else (40, 10))
-
-
-def test_the_size_of_an_image_is_read_without_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes a PNG to look for an orientation behind its pixels."""
-    exif = Image.Exif()
-    exif[image_decoding.ORIENTATION] = 6
-    image = Image.new("RGB", (40, 10))
-    images = [{"bytes": encoded(image, **options), "path": None} for options in ({}, {"exif": exif})]
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
-    assert [upright_size(image) for image in images] == [(40, 10), (10, 40)]
-    assert [image_decoding.count_within(images, most) for most in (399, 400, 799, 800)] == [0, 1, 1, 2]
-
-
-def test_large_images_are_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_decoding, "PIXELS_AT_ONCE", 1_000)
-    images = [{"bytes": encoded(Image.new("L", (side, side))), "path": None} for side in (10, 30, 10, 40, 5, 5)]
-    assert [[image.width for image in piece] for piece in decode_pieces(images)] == [[10, 30], [10], [40], [5, 5]]
-    # No piece is held while the next one is decoded.
-    decoded = list(decode_pieces(images))
-    assert [len(piece) for piece in decoded] == [0, 0, 0, 2]
-    assert [len(piece) for piece in pieces(images)] == [2, 1, 1, 2]
-    assert [len(piece) for piece in pieces([{"bytes": b"x", "path": None}] * 3)] == [3]
 
 
 def bomb(path: Path, rows: int, text: str, **options) -> Path:
@@ -401,28 +147,6 @@ def test_long_lines_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
         assert list(read_lines(tmp_path / "a.txt", "utf-8")) == content.splitlines(keepends=True)
 
 
-# Files of class folders
-
-
-def test_files_that_are_not_read_are_counted_by_suffix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for i, label in enumerate("ab" * 4):
-        save_image(tmp_path / label / f"{i}.png", i).rename(tmp_path / label / f"{i}.{('png', 'JFIF')[i // 4]}")
-        for name in (f"{i}.heic", f"{i}.HEIC", f"{i}.svg", ".hidden.svg", f"note{i}"):
-            (tmp_path / label / name).write_text("x")
-    splits = load(str(tmp_path), "image")
-    assert len(splits.train) + len(splits.validation) == 8
-    note = "32 files in the class folders are not read: 16 .heic, 8 .svg, 8 without a suffix"
-    assert note in splits.notes
-    assert sum(map(len, stream(tmp_path, "image"))) == 8
-    assert note in caplog.text
-    (finding,) = (f for f in examine(Source(str(tmp_path)), "image").findings if f.name == "skipped_files")
-    assert (finding.count, finding.of) == (32, 8)
-    assert finding.details == ("16 .heic", "8 .svg", "8 without a suffix")
-
-
-# Text that is no text
-
-
 def test_half_a_surrogate_pair_is_named(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
     for column in ("text", "label"):
@@ -443,41 +167,6 @@ def test_parquet_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
         assert f"a.parquet, row 1 counted from 0, column '{column}': the text is not UTF-8" in refusal(
             tmp_path / "a.parquet", "text"
         )
-
-
-def test_file_names_with_a_line_break_are_named(tmp_path: Path) -> None:
-    for i in range(4):
-        save_image(tmp_path / "ab"[i % 2] / f"{i}.png")
-    save_image(tmp_path / "a" / "in\ntwo.png")
-    assert refusal(tmp_path) == f"'{tmp_path}/a/in\\ntwo.png': this name has a line break; rename the file or folder"
-
-
-def test_file_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9")
-    for label in "ab":
-        save_image(tmp_path / "data" / label / "0.png")
-    save_image(tmp_path / "data" / "a" / f"{name}.png")
-    (tmp_path / f"{name}.csv").write_text("text,label\n")
-    for path, kind in ((tmp_path / "data", "image"), (tmp_path / f"{name}.csv", "text")):
-        message = refusal(path, kind)
-        assert "not UTF-8; rename" in message
-        message.encode()
-
-
-def test_other_file_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9")
-    for label in "ab":
-        for i in range(3):
-            save_image(tmp_path / label / f"{i}.png", 10 * i + ord(label))
-    (tmp_path / name).write_text("")
-    (tmp_path / "a" / f"x.{name}").write_text("")
-    notes = load(str(tmp_path), "image").notes
-    assert any(r"caf\udce9" in note for note in notes)
-    "".join(notes).encode()
-    examine(Source(str(tmp_path)), "image").describe().encode()
-
-
-# Names of columns
 
 
 def test_many_columns_are_read_at_once(tmp_path: Path) -> None:

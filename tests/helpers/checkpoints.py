@@ -41,3 +41,12 @@ def refusal(call) -> str:
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def refused(checkpoint: Path | str, *words: str, **options) -> str:
+    """The message, of one line and with these words, with which a checkpoint is refused."""
+    message = refusal(lambda: inspect_checkpoint(str(checkpoint), **options))
+    assert message.startswith(str(checkpoint))
+    for word in words:
+        assert word in message
+    return message

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.checkpoints import load_classifier
 from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import AutoModel
 
 from hf_finetune.models.loading import Loaded
 
@@ -57,3 +58,13 @@ def inputs() -> Callable[[str], dict[str, torch.Tensor]]:
 def folder(checkpoint, tmp_path: Path) -> Path:
     """A copy of the tiny BERT that a test may change."""
     return Path(shutil.copytree(checkpoint("bert"), tmp_path / "bert"))
+
+
+@pytest.fixture
+def sharded(checkpoint, tmp_path: Path) -> Path:
+    """The tiny BERT with its weights in several files."""
+    folder = tmp_path / "sharded"
+    shutil.copytree(checkpoint("bert"), folder)
+    (folder / "model.safetensors").unlink()
+    AutoModel.from_pretrained(checkpoint("bert")).save_pretrained(folder, max_shard_size="60KB")
+    return folder
