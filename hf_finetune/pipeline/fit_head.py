@@ -36,6 +36,7 @@ logger = logging.getLogger("hf_finetune.run")
 
 def fit_head(setup: RunSetup) -> RunSetup:
     """Fit the classification layer to the labeled rows, see `training.warm_start`, or take the fit of an earlier run.
+    `Run.start_heads` are taken in place of a fit.
 
     Both heads of a DeiT with a distillation token are fitted to the labels, which the teacher predicts for most rows.
     The head of a resumed run comes from its checkpoint. One process is enough: the others get its weights when training
@@ -46,10 +47,21 @@ def fit_head(setup: RunSetup) -> RunSetup:
     if not fits or setup.resume_from is not None or not PartialState().is_main_process:
         return setup
     if run.start_heads:
-        start = init_head(run, classification_layers(setup.network), run.start_heads, "as a simpler run trained it")
-        return replace(setup, record=replace(setup.record, head=start))
+        return replace(setup, record=replace(setup.record, head=_take_heads(run, classification_layers(setup.network))))
     with setup.clock.measure("head_warm_start_s"):
         return replace(setup, record=replace(setup.record, head=_fit_or_load(setup)))
+
+
+def _take_heads(run: Run, layers: Sequence[nn.Linear]) -> HeadStart:
+    """Copy `Run.start_heads` to `layers` as they are: another run has trained them, with its logit adjustment, and its
+    score has chosen them, whatever a fit to the features explains."""
+    for layer, head in zip(layers, run.start_heads, strict=True):
+        set_layer(layer, head.weight_CD, head.bias_C)
+    explained = run.start_heads[0].explained
+    logger.info(
+        "the head starts as a simpler run trained it: a fit to the features %s", run.data.task.explained(explained)
+    )
+    return HeadStart(round(explained, 4), fitted=True)
 
 
 def _fit_or_load(setup: RunSetup) -> HeadStart | None:

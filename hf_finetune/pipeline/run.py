@@ -93,23 +93,7 @@ WITHOUT_ADAPTER = (
 
 @shared_cores()
 def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
-    """Train, evaluate, verify, document and, if asked, push.
-
-    Args:
-        recipe: what to compute.
-        launch: where to write, and whether to resume.
-        command: the command line that reproduces the run, for the card.
-
-    Returns:
-        The content of result.json, and its `folder`. None in all processes but the main one.
-
-    Raises:
-        InputError: bad data, checkpoint, fields or output folder, or no right to push. Nothing was written.
-        TrainingError: the loss or the weights are not finite, or the disk is full.
-        StoppedBySignal: after a checkpoint, from which `launch.resume` continues.
-        GateError: a saved artifact does not reproduce the model.
-        PushError: the Hub refused the finished run, or kept failing.
-    """
+    """Run a recipe of a single run. Arguments, result and errors are those of `search.run.run`, which users call."""
     if recipe.effective_method == "classical":
         return run_classical(load_classical(recipe, launch), launch, command=command)
     with trained_run(recipe, launch, command=command) as trained:

@@ -134,6 +134,11 @@ class RecipeVariant:
             changes["objective"] = replace(recipe.objective, mix=())
         return RecipeVariant(replace(recipe, **changes))
 
+    @property
+    def with_random_head(self) -> RecipeVariant:
+        """Return the variant whose head starts from random weights."""
+        return RecipeVariant(replace(self.recipe, train=replace(self.recipe.train, head_warm_start=False)))
+
     def with_length(self, epochs: float) -> RecipeVariant:
         """Return the variant that trains for a number of epochs."""
         return RecipeVariant(replace(self.recipe, train=replace(self.recipe.train, num_train_epochs=epochs)))

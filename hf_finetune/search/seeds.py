@@ -58,7 +58,7 @@ def run_seeds(
         The content of result.json of the first seed, with the section `seeds`, and its `folder`.
 
     Raises:
-        InputError, TrainingError, StoppedBySignal, GateError, PushError: see `pipeline.run.run`.
+        InputError, TrainingError, StoppedBySignal, GateError, PushError: see `search.run.run`.
     """
     if launch.num_processes not in (None, 1):
         raise InputError(f"--num-processes {launch.num_processes}: expected 1 with several seeds")

@@ -80,6 +80,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
     Raises:
         InputError: whatever would stop a run.
         StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
+        TrainingError, GateError, PushError: see `search.run.run`.
     """
     _refuse(base, launch)
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
@@ -106,6 +107,8 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 result = ladder.run()
             except (KeyboardInterrupt, StoppedBySignal):
                 raise StoppedBySignal(ladder.describe_stop()) from None
+            finally:
+                show_board("")
     push_if_asked(folder.path, base.recipe.hub)
     return {**result, "folder": str(folder.path)}
 
@@ -148,9 +151,8 @@ class Climb:
         self._rung("head", "head", RungPlan("the first network"))
         if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
             self._try_for_signal()
-        methods = decisions.methods_of(self.base.recipe.search.preset)
-        for number, method in enumerate(methods):
-            self._weigh(method, stronger=number < len(methods) - 1)
+        for method in decisions.methods_of(self.base.recipe.search.preset):
+            self._weigh(method)
         return self._end()
 
     @property
@@ -232,8 +234,11 @@ class Climb:
         variant = self.base.for_rung(method, seconds=plan.limit_s)
         if plan.epochs is not None:
             variant = variant.with_length(plan.epochs)
+        heads = self.heads
+        if heads and not decisions.starts_from_head(self.state, heads[0].explained):
+            variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
-        return replace(run, encoded=self.encoded, start_heads=self.heads)
+        return replace(run, encoded=self.encoded, start_heads=heads)
 
     def _keep(self, trained: TrainedRun, folder: Path) -> None:
         """Keep what later rungs start from."""
@@ -310,7 +315,7 @@ class Climb:
 
     # Decisions
 
-    def _weigh(self, method: SingleMethod, *, stronger: bool) -> None:
+    def _weigh(self, method: SingleMethod) -> None:
         """Climb a rung if it is worth its time, or record why it is left."""
         if self.state.find(method):
             return
@@ -318,7 +323,7 @@ class Climb:
             plan = RungPlan("left: there is no signal so far")
         else:
             epochs = self.base.recipe.train.epochs
-            plan = decisions.weigh(method, self._cost, left_s=self.budget.left_s, epochs=epochs, stronger=stronger)
+            plan = decisions.weigh(method, self._cost, left_s=self.budget.left_s, epochs=epochs)
         if plan.epochs is None:
             self._record(RungRecord(method, plan.reason))
         else:
@@ -373,6 +378,5 @@ class Climb:
         result = read_json(self.folder / "result.json", "start anew")
         result.pop(UNFINISHED, None)
         result = write_result(self.folder, {**result, **self._sections()})
-        show_board("")
         logger.info("%s", result["ladder"]["verdict"])
         return result

@@ -42,9 +42,7 @@ def methods_of(preset: Preset | None) -> tuple[SingleMethod, ...]:
     return METHODS[preset or "best"]
 
 
-def weigh(
-    method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, left_s: float, epochs: float, stronger: bool
-) -> RungPlan:
+def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, left_s: float, epochs: float) -> RungPlan:
     """Decide whether a rung is worth its time, and how long it trains.
 
     Full fine-tuning takes what is left, up to the recipe's epochs. A cheaper method goes first if both fit whole, and
@@ -54,10 +52,9 @@ def weigh(
         cost: measures the cost of a method.
         left_s: seconds of the budget.
         epochs: those of the recipe.
-        stronger: whether full fine-tuning comes later.
     """
     usable_s = left_s * (1 - RESERVE)
-    if stronger:
+    if method != "full":
         full = cost("full")
         if _fitting(full, usable_s, epochs) >= min(LEAST_EPOCHS, epochs):
             mine = cost(method)
@@ -105,6 +102,13 @@ def has_no_signal(state: LadderState, explained: float | None) -> bool:
     best = state.best
     is_constant = best is None or best.name == state.rungs[0].name
     return is_constant and explained is not None and explained < LEAST_EXPLAINED
+
+
+def starts_from_head(state: LadderState, explained: float) -> bool:
+    """Return whether the rungs after the head start from its layer: it beats the constant, or frozen features explain
+    something. One that says nothing would tie the network to the wrong features."""
+    head = state.find("head")
+    return explained >= LEAST_EXPLAINED or (head is not None and head.is_better)
 
 
 def final_verdict(state: LadderState) -> str:

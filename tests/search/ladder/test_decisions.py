@@ -5,32 +5,32 @@ import math
 import pytest
 
 from hf_finetune.search.ladder.costs import RungCost, Scoring
-from hf_finetune.search.ladder.decisions import describe, final_verdict, has_no_signal, weigh
+from hf_finetune.search.ladder.decisions import describe, final_verdict, has_no_signal, starts_from_head, weigh
 from hf_finetune.search.ladder.state import LadderState, RungRecord
 
 COSTS = {"full": RungCost(40.0, 2.0, 8.0, 100), "lora": RungCost(30.0, 2.0, 8.0, 100), "top": RungCost(3, 12, 8, 100)}
 
 
-def plan(method: str, left_s: float, *, stronger: bool, epochs: float = 3):
-    return weigh(method, COSTS.__getitem__, left_s=left_s, epochs=epochs, stronger=stronger)
+def plan(method: str, left_s: float, *, epochs: float = 3):
+    return weigh(method, COSTS.__getitem__, left_s=left_s, epochs=epochs)
 
 
 def test_full_fine_tuning_takes_the_time_that_is_left() -> None:
-    assert plan("full", 500, stronger=False).epochs == 3
+    assert plan("full", 500).epochs == 3
     # 100 s, less the reserve of 8 %, less 10 s: 82 s of 0.4 s a step.
-    fitted = plan("full", 100, stronger=False)
+    fitted = plan("full", 100)
     assert fitted.epochs == 2.05 and fitted.limit_s == 92 and "the time that is left" in fitted.reason
-    assert plan("full", math.inf, stronger=False).limit_s is None
-    left = plan("full", 18, stronger=False)
+    assert plan("full", math.inf).limit_s is None
+    left = plan("full", 18)
     assert left.epochs is None and "it would take 20s at least, and 18s are left" in left.reason
 
 
 def test_a_cheaper_method_goes_first_if_both_fit_and_alone_if_full_does_not() -> None:
-    assert plan("lora", 300, stronger=True).epochs == 3
-    assert plan("lora", 200, stronger=True).epochs is None
-    assert "full fine-tuning needs the time" in plan("lora", 200, stronger=True).reason
+    assert plan("lora", 300).epochs == 3
+    assert plan("lora", 200).epochs is None
+    assert "full fine-tuning needs the time" in plan("lora", 200).reason
     slow = COSTS | {"full": RungCost(4_000.0, 2.0, 8.0, 100)}
-    assert weigh("lora", slow.__getitem__, left_s=100, epochs=3, stronger=True).epochs == pytest.approx(2.73)
+    assert weigh("lora", slow.__getitem__, left_s=100, epochs=3).epochs == pytest.approx(2.73)
 
 
 def test_the_least_cost_of_a_method() -> None:
@@ -49,10 +49,13 @@ def test_verdicts(tmp_path) -> None:
     state.rungs.append(record("head", "no worse", promoted=True))
     assert has_no_signal(state, 0.001) and not has_no_signal(state, 0.2) and not has_no_signal(state, None)
     assert final_verdict(state).startswith("no signal: none of linear, head is better than majority")
+    assert not starts_from_head(state, 0.001) and starts_from_head(state, 0.1)
     state.rungs[1] = record("linear", "better", title="tfidf+logistic")
     assert "nothing beats the linear model (tfidf+logistic)" in final_verdict(state)
     state.rungs.append(record("full", "better", promoted=True))
     assert final_verdict(state).startswith("full: why")
+    state.rungs[2] = record("head", "better")
+    assert starts_from_head(state, 0.001)
     assert describe(RungRecord("top", "left: no time"), "accuracy") == "top: left: no time"
 
 
