@@ -122,18 +122,25 @@ def per_target_table(scores: Mapping[str, Mapping[str, Any]], *, most: int = 20,
     return comparison_table(models, width=width) + others
 
 
-def rungs_table(rungs: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Format the rungs of a climb, one a line, with why each was kept or left.
+def rungs_table(rungs: Sequence[Mapping[str, Any]], metric: str, *, width: int | None = None) -> str:
+    """Format the rungs of a climb in a table, with why each was kept or left.
 
     Args:
         rungs: the section of result.json.
         metric: the one that judges.
+        width: of a line, in which the reasons are wrapped. None: that of the terminal, else 80.
     """
-    lines = [["rung", f"{metric} (validation)", "seconds", ""]]
+    width = line_width() if width is None else width
+    lines = [("rung", f"{metric} (validation)", "seconds")]
     for rung in rungs:
         seconds = "" if rung["folder"] is None else f"{rung['seconds']:.0f}"
-        lines.append([rung["title"] or rung["name"], _cell(rung["metrics"].get(metric)), seconds, rung["reason"]])
-    return table(lines, right=(1, 2))
+        lines.append((rung["title"] or rung["name"], _cell(rung["metrics"].get(metric)), seconds))
+    room = width - sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True))
+    wrapped = [[*lines[0], ""]]
+    for line, rung in zip(lines[1:], rungs, strict=True):
+        reason, *more = textwrap.wrap(rung["reason"], max(room, 20))
+        wrapped += [[*line, reason], *(["", "", "", part] for part in more)]
+    return table(wrapped, right=(1, 2), width=width)
 
 
 def doubts_text(doubts: Sequence[Mapping[str, str]], *, width: int | None = None) -> str:

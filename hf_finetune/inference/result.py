@@ -26,6 +26,7 @@ from hf_finetune.hub import plots
 from hf_finetune.inference.session import in_python
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import task_kind
+from hf_finetune.utils.console import wrapped
 from hf_finetune.utils.manifest import read_result
 from hf_finetune.utils.messages import counted, did_you_mean, listed
 
@@ -280,8 +281,9 @@ class Result:
             parts.append(per_class_table(scores, noun=noun, counted_as=self._task.counted))
         parts += [per_target_table(targets)] if (targets := self._of_split("per_target")) else []
         if rungs := self.document.get("rungs"):
-            parts.append(f"{rungs_table(rungs, self._task.judged_by)}\n{self.document['ladder']['verdict']}")
-        parts += [seeds["summary"]] if (seeds := self.document.get("seeds")) else []
+            verdict = wrapped(self.document["ladder"]["verdict"], indent=0)
+            parts.append(f"{rungs_table(rungs, self._task.judged_by)}\n{verdict}")
+        parts += [wrapped(seeds["summary"], indent=0)] if (seeds := self.document.get("seeds")) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
 

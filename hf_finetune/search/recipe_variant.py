@@ -115,15 +115,17 @@ class RecipeVariant:
         """Return the variant that trains by a method on a rung of the ladder.
 
         Args:
-            seconds: most seconds of training. None: no limit.
+            seconds: most seconds of training, unless the recipe's own limit is shorter. None: no other limit.
         """
         recipe = self.for_one_run.recipe
-        limit = None if seconds is None else f"{max(1, round(seconds))}s"
+        limit = recipe.train.max_time
+        if seconds is not None and (limit is None or seconds < parse_duration(limit)):
+            limit = f"{max(1, round(seconds))}s"
         changes: dict[str, Any] = {
             "method": method,
             "lora": recipe.lora if method == "lora" else Lora(),
             "hub": replace(recipe.hub, repo_id=None),
-            "train": replace(recipe.train, max_time=limit or recipe.train.max_time),
+            "train": replace(recipe.train, max_time=limit),
         }
         if method == "top" and GatherMean() in recipe.model.surgery:
             # It comes on top of the layers that train.

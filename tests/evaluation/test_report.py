@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.report import comparison_table, confusion
+from hf_finetune.evaluation.report import comparison_table, confusion, rungs_table
 
 
 def interval(value: float, low: float, high: float) -> dict[str, float]:
@@ -24,6 +24,21 @@ TABLE = """\
 accuracy   0.873 [0.861, 0.885]   0.790 [0.700, 0.800]  0.500 [0.450, 0.550]
 log_loss  0.400 [0.310, 10.250]                         0.690 [0.680, 0.700]
 matthews                         0.050 [-0.100, 0.200]"""
+
+
+RUNGS = """\
+rung            accuracy (validation)  seconds
+tfidf+logistic   0.790 [0.700, 0.800]        1  better than majority
+lora                                            left: full fine-tuning needs the
+                                                time that is left"""
+
+
+def test_rungs_fit_into_a_line() -> None:
+    linear = {"name": "linear", "title": "tfidf+logistic", "folder": "2-linear", "seconds": 0.7, "metrics": ROWS[1]}
+    lora = {"name": "lora", "title": None, "folder": None, "seconds": 0.0, "metrics": {}}
+    why = "better than majority", "left: full fine-tuning needs the time that is left"
+    rungs = [{**rung, "reason": reason} for rung, reason in zip((linear, lora), why, strict=True)]
+    assert rungs_table(rungs, "accuracy", width=80) == RUNGS
 
 
 def test_table() -> None:

@@ -29,6 +29,9 @@ def test_variants_of_rungs() -> None:
     assert (full.train.max_time, full.train.num_train_epochs) == ("13s", 1.5) and head.train.max_time is None
     assert full.hub.repo_id is None and full.search == Search()
     check(head)
+    limited = RecipeVariant(replace(AUTO, train=replace(AUTO.train, max_time="10s")))
+    assert limited.for_rung("full", seconds=12.6).recipe.train.max_time == "10s"
+    assert limited.for_rung("full", seconds=4.2).recipe.train.max_time == "4s"
 
 
 def test_budgets_and_presets() -> None:
