@@ -39,7 +39,7 @@ from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, rows_in_time, scoring_of, with_rows
 from hf_finetune.search.ladder.decisions import RungPlan
-from hf_finetune.search.ladder.judgement import compare
+from hf_finetune.search.ladder.judgement import Comparison, compare
 from hf_finetune.search.ladder.promotion import promote, write_result
 from hf_finetune.search.ladder.state import (
     FOLDER,
@@ -78,9 +78,8 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         The content of result.json, and its `folder`.
 
     Raises:
-        InputError: whatever would stop a run.
+        InputError, TrainingError, GateError, PushError: see `search.run.run`.
         StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
-        TrainingError, GateError, PushError: see `search.run.run`.
     """
     _refuse(base, launch)
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
@@ -107,8 +106,6 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 result = ladder.run()
             except (KeyboardInterrupt, StoppedBySignal):
                 raise StoppedBySignal(ladder.describe_stop()) from None
-            finally:
-                show_board("")
     push_if_asked(folder.path, base.recipe.hub)
     return {**result, "folder": str(folder.path)}
 
@@ -146,14 +143,17 @@ class Climb:
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""
         logger.info("method auto%s: simple models first, then what is worth its time", self._within)
-        self._read_finished()
-        self._simple_models()
-        self._rung("head", "head", RungPlan("the first network"))
-        if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
-            self._try_for_signal()
-        for method in decisions.methods_of(self.base.recipe.search.preset):
-            self._weigh(method)
-        return self._end()
+        try:
+            self._read_finished()
+            self._simple_models()
+            self._rung("head", "head", RungPlan("the first network"))
+            if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
+                self._try_for_signal()
+            for method in decisions.methods_of(self.base.recipe.search.preset):
+                self._weigh(method)
+            return self._end()
+        finally:
+            show_board("")
 
     @property
     def _within(self) -> str:
@@ -274,22 +274,18 @@ class Climb:
             title: of a simple model.
             trained, evaluation: the run to finish. None: there is none, or it is finished already.
         """
-        task, labels = self.loaded.data.task, labels_of(self.loaded.data.splits.validation)
-        best, comparison = self.state.best, None
-        if best is not None:
-            comparison = compare(task, labels, scores_NC, self.scores[best.name], against=best.name)
+        comparison = self._compare(scores_NC)
         is_better = comparison is None or comparison.verdict == "better"
         # The first model that can be saved is the result whatever its verdict.
         promoted = name in MODELS and (is_better or self.state.chosen is None)
         if trained is not None and evaluation is not None:
             (finalize if promoted else set_aside)(trained, evaluation)
-        intervals = task.intervals(labels, scores_NC, resamples=self.loaded.data.evaluate.resamples)
         record = RungRecord(
             name,
             decisions.why_judged(comparison),
             folder.name,
             title,
-            {metric: intervals[metric].to_dict() for metric in (*task.summary, task.judged_by) if metric in intervals},
+            self._metrics(scores_NC),
             None if comparison is None else comparison.to_dict(),
             seconds=round(time.perf_counter() - started, 2),
             ended_s=round(self.budget.used_s, 2),
@@ -300,6 +296,21 @@ class Climb:
         self._record(record)
         if promoted:
             promote(folder, self.folder, self._sections(unfinished=True))
+
+    def _compare(self, scores_NC: Any) -> Comparison | None:
+        """Compare scores with those of the best rung so far. None: it is the first."""
+        if (best := self.state.best) is None:
+            return None
+        return compare(self.loaded.data.task, self._labels, scores_NC, self.scores[best.name], against=best.name)
+
+    def _metrics(self, scores_NC: Any) -> dict[str, Any]:
+        task = self.loaded.data.task
+        intervals = task.intervals(self._labels, scores_NC, resamples=self.loaded.data.evaluate.resamples)
+        return {metric: intervals[metric].to_dict() for metric in task.summary if metric in intervals}
+
+    @property
+    def _labels(self) -> Any:
+        return labels_of(self.loaded.data.splits.validation)
 
     def _record(self, record: RungRecord) -> None:
         self.state.rungs.append(record)
