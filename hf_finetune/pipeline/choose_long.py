@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from hf_finetune.config.rules import check
@@ -56,7 +57,8 @@ def choose_long(context: RunContext, data: RunData) -> tuple[RunContext, RunData
     recipe, inputs = context.recipe, data.inputs
     if recipe.data.kind != "text" or not isinstance(recipe.data.long, Auto) or not isinstance(inputs, TextInputs):
         return context, data, None
-    choice = _choose(context, data, inputs, recipe.data.long.rows)
+    # Another process may round differently.
+    (choice,) = broadcast_object_list([_choose(context, data, inputs, recipe.data.long.rows)])
     return _with_way(context, choice.way), replace(data, inputs=replace(inputs, long=choice.way)), choice
 
 

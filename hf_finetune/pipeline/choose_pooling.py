@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from hf_finetune.data.duplicates import first_sources
@@ -93,7 +94,9 @@ def choose_pooling(context: RunContext, data: RunData) -> tuple[RunContext, Pool
             return context, None
         verdict = measured["difference"]["verdict"]
         is_mean = costs_nothing and (verdict == "better" or (is_sentence_encoder and verdict != "worse"))
-    elif not is_mean:
+    # Another process may round differently, or not reach the Hub.
+    (is_mean,) = broadcast_object_list([is_mean])
+    if measured is None and not is_mean:
         return context, None
     how = (_how if is_mean else _why_not)(network.network, mean)
     choice = PoolingChoice("mean" if is_mean else "default", how, measured, rows, time.perf_counter() - started)

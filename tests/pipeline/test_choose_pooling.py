@@ -62,6 +62,13 @@ def test_the_mean_must_be_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert prepare(recipe).recipe.model.surgery == ()
 
 
+def test_all_processes_take_what_the_main_one_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or they would train different networks, where rounding differs."""
+    judged(monkeypatch, "worse")
+    monkeypatch.setattr(choose_pooling, "broadcast_object_list", lambda of_this_process: [not of_this_process[0]])
+    assert prepare(recipe_of(tmp_path)).recipe.model.surgery == (GatherMean(),)
+
+
 def test_the_mean_must_not_cost_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MPNet's position biases forbid an even attention. The note says what takes its place."""
     judged(monkeypatch, "better")
