@@ -11,6 +11,21 @@ from hf_finetune import Hub
 from hf_finetune.hub.push import Pushed, push
 
 REPO = "tester/movie"
+SENT = {
+    "README.md",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "config.json",
+    "model.safetensors",
+    "recipe.json",
+    "result.json",
+    "tokenizer.json",
+}
+"""Files of a pushed run."""
+COMMIT = r"/commit/main(\?|$)"
+"""Path of the request that makes a commit."""
+OURS, FIRST = "Run of hf_finetune", "initial commit"
+"""Titles of commits."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.hub_bench import REPO, Bench
+from helpers.hub_bench import COMMIT, FIRST, OURS, REPO, Bench
 from helpers.hub_faults import Fault
 from helpers.hub_routes import new_token
 from helpers.hub_server import HubServer, hub_server
@@ -26,8 +26,6 @@ from hf_finetune.models import checkpoint
 from hf_finetune.utils import hub_requests
 
 MODEL, WEIGHTS = "lab/bert", r"/resolve/.*/model\.safetensors"
-OURS, FIRST = "Run of hf_finetune", "initial commit"
-COMMIT = r"/commit/main(\?|$)"
 ALWAYS = 1000
 
 
