@@ -42,5 +42,9 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
             "has one; --max-time limits a training"
         )
     if len(variant.seeds) > 1:
+        if recipe.effective_method == "classical":
+            raise InputError(
+                f"search.seeds: expected null with method classical, got {recipe.search.seeds}; run each --seed alone"
+            )
         return run_seeds(variant.for_one_run, variant.seeds, launch, command=command)
     return pipeline.run(variant.for_one_run.recipe, launch, command=command)

@@ -48,6 +48,8 @@ def test_refusals() -> None:
         check(AUTO)
     with pytest.raises(InputError, match=r"search\.seeds: expected none with method auto, got 3"):
         run(replace(AUTO, search=Search(seeds=3)))
+    with pytest.raises(InputError, match=r"search\.seeds: expected null with method classical, got 2"):
+        run(replace(AUTO, method="classical", search=Search(seeds=2)))
     for field, value in (("budget", "soon"), ("preset", "slow"), ("seeds", 0)):
         with pytest.raises(InputError, match=rf"{field}: expected"):
             Search(**{field: value})
