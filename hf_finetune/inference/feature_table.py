@@ -170,7 +170,9 @@ def extract(
     features_ND = np.concatenate(list(arrays.values()))
     clusters: tuple[Cluster, ...] = ()
     if extraction.clusters is not None:
-        columns["cluster"], clusters = _clustered(extraction.clusters, arrays, splits[fitted], arrays[fitted])
+        columns["cluster"], clusters = _clustered(
+            extraction.clusters, arrays, splits[fitted], arrays[fitted], source.label
+        )
     features = FeatureTable(columns, tuple(names), features_ND, clusters)
     logger.info("%s of %s", counted(len(names), "feature"), counted(len(features_ND), "row"))
     if output is not None:
@@ -279,12 +281,17 @@ def _names(pipeline: Any) -> Sequence[str]:
 
 
 def _clustered(
-    count: int, arrays: Mapping[str, np.ndarray], fitted: _Split, features_ND: np.ndarray
+    count: int,
+    arrays: Mapping[str, np.ndarray],
+    fitted: _Split,
+    features_ND: np.ndarray,
+    label: str | tuple[str, ...] | None,
 ) -> tuple[pa.Array, tuple[Cluster, ...]]:
     """Return the cluster of each row of all splits, and what is in the clusters of the fitted rows (N, D)."""
     clusters = Clusters(features_ND, count)
-    label = next((name for name in chain(*LABELS) if name in fitted.carried), None)
+    names = chain(*LABELS) if label is None else [label] if isinstance(label, str) else label
+    labels = next((fitted.carried[name] for name in names if name in fitted.carried), None)
     texts = fitted.rows["text"][:] if "text" in fitted.rows.column_names else None
-    report = clusters.report(features_ND, texts, None if label is None else fitted.carried[label])
+    report = clusters.report(features_ND, texts, labels)
     numbers = np.concatenate([clusters.of(each) for each in arrays.values()])
     return pa.array(numbers, pa.int64()), tuple(report)

@@ -71,8 +71,9 @@ def test_all_layers_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    frame().rename(columns={"label": "stars"}).to_csv("rows.csv", index=False)
-    flags = ["features", "rows.csv", "--extractors", "[TextCounts]", "--clusters", "2", "--output", "out.parquet"]
+    frame().rename(columns={"label": "grade"}).to_csv("rows.csv", index=False)
+    flags = ["features", "rows.csv", "--label", "grade", "--extractors", "[TextCounts]"]
+    flags += ["--clusters", "2", "--output", "out.parquet"]
     main_command(flags)
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == "30 rows, 11 features -> out.parquet"
