@@ -10,14 +10,13 @@ import tyro
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.test_time import BOTH_STRANDS, SeveralViews
-from hf_finetune.config.aliases import current
+from hf_finetune.cli.operations import parse_operations
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
-from hf_finetune.utils.config import Operations, validated
+from hf_finetune.utils.config import Operations
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.experimental import experimental_notes
-from hf_finetune.utils.files import parse_yaml
 
 if TYPE_CHECKING:
     from hf_finetune.tasks.trained_pipeline import Trained
@@ -82,5 +81,4 @@ def parse_views(job: ClassifyJob) -> SeveralViews | None:
         return None
     if job.views is None:
         raise InputError(f"--augment {job.augment}: expected --views N with it, the number of views of each row")
-    value = current(parse_yaml(job.augment, "--augment"), "augment")
-    return SeveralViews(validated(value, Operations[Augmentation], "--augment"), job.views, job.seed)
+    return SeveralViews(parse_operations(job.augment, "--augment", Operations[Augmentation]), job.views, job.seed)

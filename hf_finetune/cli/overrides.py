@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from hf_finetune.cli.arguments import flag_of
 from hf_finetune.cli.flags_help import print_help
-from hf_finetune.cli.operations import operation_fields, operations_help
+from hf_finetune.cli.operations import operation_fields, recipe_help
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run_job import RunJob, recipe_fields
 from hf_finetune.config.aliases import NAMES, current, current_flags
@@ -48,7 +48,7 @@ def parse_run(job: Job, arguments: Sequence[str], prog: str, fields: dict[str, A
         short = [f"--{name.replace('_', '-')}" for name in (*field_names(job.recipe), *NAMES)]
         job = parse(type(job), rest, prog, without, typed=typed, others=short)
     except SystemExit:
-        print(operations_help(type(job.recipe)))
+        print(recipe_help(type(job.recipe)))
         raise
     return replace(job, recipe=replace(job.recipe, adapter=adapter))
 

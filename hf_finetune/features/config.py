@@ -42,12 +42,12 @@ ClassicalClassifier: TypeAlias = (
 
 
 @configclass
-class Extraction:
-    """Which features of rows are computed, and written as columns."""
+class ExtractionOptions:
+    """The fields of `Extraction` that are no operations, whose flags take YAML."""
 
     model: str | None = None
-    """Checkpoint whose features are read, as Hub id or folder, if `extractors` names none. None: an embedded one for
-    texts."""
+    """Checkpoint whose features are read, as Hub id or folder, if no extractors are named. Default: an embedded one
+    for texts."""
     layers: tuple[int, ...] = (-1,)
     """Its layers: 0 is below the first one, -1 the top one."""
     all_layers: bool = False
@@ -56,15 +56,21 @@ class Extraction:
     """How the vectors of tokens or places become one: mean, cls (the first token) or max."""
     max_length: Annotated[int, Ge(4)] = 128
     """Longest text in tokens; the rest is cut off."""
+    components: Count = 100
+    """Components of most variance (truncated SVD) that take the place of TF-IDF and of hashed counts."""
+    clusters: Annotated[int, Ge(2)] | None = None
+    """Add the column `cluster`, of k-means with this many clusters, and describe the clusters."""
+
+
+@configclass
+class Extraction(ExtractionOptions):
+    """Which features of rows are computed, and written as columns."""
+
     extractors: Operations[FeatureExtractor] = ()
     """Other features, in place of those of a checkpoint. They are fitted to the rows of train, if there is such a
     split, else of the first one."""
     transforms: Operations[Transform] = ()
     """Changes of all features together, in order, fitted to the same rows. Before them, features are standardized."""
-    components: Count = 100
-    """Components of most variance (truncated SVD) that take the place of TF-IDF and of hashed counts."""
-    clusters: Annotated[int, Ge(2)] | None = None
-    """Add the column `cluster`, of k-means with this many clusters, and describe the clusters."""
 
 
 @configclass
