@@ -170,9 +170,8 @@ def extract(
     features_ND = np.concatenate(list(arrays.values()))
     clusters: tuple[Cluster, ...] = ()
     if extraction.clusters is not None:
-        columns["cluster"], clusters = _clustered(
-            extraction.clusters, arrays, splits[fitted], arrays[fitted], source.label
-        )
+        label = source.label
+        columns["cluster"], clusters = _clustered(extraction.clusters, arrays, splits[fitted], arrays[fitted], label)
     features = FeatureTable(columns, tuple(names), features_ND, clusters)
     logger.info("%s of %s", counted(len(names), "feature"), counted(len(features_ND), "row"))
     if output is not None:
