@@ -176,7 +176,7 @@ class Scoring:
         rows, labels = predicted.rows, predicted.labels
         repeats = [self._metrics(task, labels, task.scores(logits_NC)) for logits_NC in predicted.logits_RNC]
         metrics = {name: mean_interval([each[name] for each in repeats if name in each]) for name in repeats[0]}
-        rows_per_s = len(repeats) * len(rows) / predicted.seconds
+        rows_per_s = len(repeats) * len(rows) / max(predicted.predict_s, 1e-9)
         return ScoredSplit(task, rows, labels, predicted.logits_RNC[0], metrics, rows_per_s)
 
     def baselines(self, judged: ScoredSplit, predicted: OutOfFold | None = None) -> dict[str, dict[str, Any]]:

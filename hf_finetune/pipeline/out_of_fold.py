@@ -39,6 +39,9 @@ class OutOfFold:
     fold_RN: np.ndarray
     """Fold of each row in each repeat."""
     seconds: float
+    """Of all folds, those before a restart included."""
+    predict_s: float
+    """Seconds of their predictions alone."""
 
     @property
     def labels(self) -> Any:
@@ -106,26 +109,33 @@ def folds_of(run: Run) -> np.ndarray:
     return np.stack([fold_numbers(groups_N, labels_N, count=options.folds, seed=seed) for seed in seeds])
 
 
-def cross_validate(run: Run, folder: Path, trained_logits: Callable[[Run, Splits], Any]) -> OutOfFold:
+def cross_validate(run: Run, folder: Path, trained_logits: Callable[[Run, Splits], tuple[Any, float]]) -> OutOfFold:
     """Train and predict every fold, or take the predictions that a resumed run has made already.
 
     Args:
         run: prepared, with its own split.
         folder: of the run, whose checkpoints/ takes the predictions.
-        trained_logits: trains on the training rows of the splits, and returns the logits of the validation rows.
+        trained_logits: trains on the training rows of the splits; returns the logits of the validation rows, and
+            the seconds of predicting them.
     """
-    started, rows, fold_RN = time.perf_counter(), all_rows(run), folds_of(run)
+    rows, fold_RN = all_rows(run), folds_of(run)
     logits_RNC = np.zeros((*fold_RN.shape, len(run.data.task.labels)), dtype=np.float32)
+    seconds, predict_s = 0.0, 0.0
     stored = folder / "checkpoints" / FOLDER
     make_folder(stored)
     for repeat, fold_N in enumerate(fold_RN):
         for fold in np.unique(fold_N).tolist():
-            path, held_out = stored / f"{repeat}-{fold}.npy", np.flatnonzero(fold_N == fold)
+            path, held_out = stored / f"{repeat}-{fold}.npz", np.flatnonzero(fold_N == fold)
             if not path.exists():
+                started = time.perf_counter()
                 logger.info("repeat %d, fold %d of %d", repeat + 1, fold + 1, int(fold_RN.max()) + 1)
                 others = rows.select(np.flatnonzero(fold_N != fold))
                 splits = replace(run.data.splits, train=others, validation=rows.select(held_out), test=None)
+                logits, fold_predict_s = trained_logits(run, splits)
+                fold_s = time.perf_counter() - started
                 with atomic_file(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, np.asarray(trained_logits(run, splits), dtype=np.float32))
-            logits_RNC[repeat, held_out] = np.load(path)
-    return OutOfFold(rows, logits_RNC, fold_RN, time.perf_counter() - started)
+                    np.savez(file, logits=np.asarray(logits, np.float32), seconds=fold_s, predict_s=fold_predict_s)
+            with np.load(path) as fold_part:
+                logits_RNC[repeat, held_out] = fold_part["logits"]
+                seconds, predict_s = seconds + float(fold_part["seconds"]), predict_s + float(fold_part["predict_s"])
+    return OutOfFold(rows, logits_RNC, fold_RN, seconds, predict_s)

@@ -16,6 +16,7 @@ Each stage is a function. Most have a file of their own.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -185,13 +186,15 @@ def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run
     return on_all_rows(prepared), cross_validate(prepared, folder, _trained_logits)
 
 
-def _trained_logits(run: Run, splits: Splits) -> Any:
-    """Train on the training rows of other splits, and return the logits of their validation rows."""
+def _trained_logits(run: Run, splits: Splits) -> tuple[Any, float]:
+    """Train on the training rows of other splits; return logits of the validation rows, and the seconds they took."""
     recipe = replace(run.recipe, evaluate=replace(run.recipe.evaluate, folds=None))
     with silenced(), TemporaryDirectory() as folder:
         variant = with_network(RunInput(run.context, run.data).variant(recipe, splits))
         trained = fit_dry(replace(variant, notes=()), Path(folder), KernelChoice(default_kernels(variant)))
-        return predict(trained.network, variant, splits.validation)
+        started = time.perf_counter()
+        logits = predict(trained.network, variant, splits.validation)
+        return logits, time.perf_counter() - started
 
 
 def prepare(recipe: Recipe) -> Run:

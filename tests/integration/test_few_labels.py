@@ -53,7 +53,7 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
     trained: list[int] = []
     logits = run_module._trained_logits
 
-    def counted(run: Run, splits: Splits) -> np.ndarray:
+    def counted(run: Run, splits: Splits) -> tuple[np.ndarray, float]:
         trained.append(len(splits.train))
         if len(trained) == 3:
             raise KeyboardInterrupt
@@ -70,6 +70,8 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
     assert result["metrics"]["validation"]["accuracy"]["n"] == 60
     section = result["out_of_fold"]
     assert (section["folds"], section["repeats"], section["group"], section["rows"]) == (3, 2, "author", 60)
+    # Of predicting alone: training all folds takes many times as long.
+    assert result["throughput"]["predict_rows_per_s"] > 2 * 2 * 60 / section["seconds"]
     mean = sum(np.average(of_folds) for of_folds in section["accuracy"]) / 2
     assert result["metrics"]["validation"]["accuracy"]["value"] == pytest.approx(mean, abs=0.05)
     assert result["best"] == {"step": result["steps"], "weights": "last"} and result["head"]["gain_of_training"] is None
