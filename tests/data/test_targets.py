@@ -234,6 +234,7 @@ def test_several_targets(tmp_path: Path) -> None:
     [
         (["10", "9", "2"], {"task": "ordinal"}, ("2", "9", "10")),
         (["mid", "low", "high"], {"label_order": ("low", "mid", "high", "top")}, ("low", "mid", "high")),
+        (["1.0", "2.0", "0.0"], {"label_order": ("2.0", "1.0", "0.0")}, ("2", "1", "0")),
         (["0", "1", "2"], {"task": "ordinal", "label_names": ("bad", "fair", "good")}, ("bad", "fair", "good")),
     ],
 )
@@ -245,14 +246,17 @@ def test_ordered_classes(tmp_path: Path, cells: list[str], fields: dict[str, Any
     # Never inferred.
     splits = load(path)
     hint = "if they are ordered, as stars are, use --task ordinal"
-    assert splits.task == "single-label" and any(hint in note for note in splits.notes) == (cells[0] == "0")
+    assert splits.task == "single-label" and any(hint in note for note in splits.notes) == (cells[0] in ("0", "1.0"))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"task": "ordinal"}, "the levels in column 'stars' are text (high, low); name them from the lowest to the"),
-        ({"label_order": ("low", "hihg")}, "it lacks 'high' of column 'stars' of"),
+        (
+            {"label_order": ("low", "hihg")},
+            "a.csv, row 1 (line 3), column 'stars': the label 'high' is no level of --label-order low,hihg",
+        ),
         ({"label_order": ("low", "low", "high")}, "--label-order low,low,high: expected each level once"),
         ({"label_order": ("low",), "task": "regression"}, "--label-order low: expected none with --task regression"),
         ({"label_order": ("low", "high"), "label_names": ("x", "y")}, "expected none together with --label-names"),
