@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from book import Book, read
+from rivals import SIDES, Fitted, draw, read_split
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation.intervals import Interval
@@ -37,24 +37,6 @@ TEST_ROWS = 600
 # The other sides know no installed copies.
 CHECKPOINT = str(inspect_checkpoint(minilm()).folder)
 BEFORE = "--model.pooling default --epochs 3 --evaluate.metric accuracy"
-
-
-def read_split(folder: Path, name: str) -> pd.DataFrame:
-    """The texts and labels of a split."""
-    csv = folder / f"{name}.csv"
-    table = pd.read_csv(csv) if csv.exists() else pd.read_parquet(folder / f"{name}.parquet")
-    return table[["text", "label"]].astype(str)
-
-
-def draw(folder: Path, rows: int | None, per_class: int | None, seed: int, to: Path) -> None:
-    """Write the training rows of a seed, and the test rows of their classes."""
-    train, test = read_split(folder, "train"), read_split(folder, "test").sample(TEST_ROWS, random_state=0)
-    if per_class is None:
-        train = train.sample(rows, random_state=seed)
-    else:
-        train = train.groupby("label").sample(per_class, random_state=seed).sample(frac=1, random_state=seed)
-    train.to_csv(to / "train.csv", index=False)
-    test[test.label.isin(set(train.label))].to_csv(to / "test.csv", index=False)
 
 
 def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
@@ -101,82 +83,14 @@ def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
         stage._build_trainer, ClassifierTrainer.evaluate = build, plain
 
 
-def stock_trainer(data: Path, seed: int) -> dict[str, Any]:
-    """The tuned Trainer of stock_trainer.py, without validation rows."""
-    from datasets import Dataset
-    from stock_trainer import COMMON, TUNED
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
-
+def rival(data: Path, seed: int, *, fit: Callable[..., Fitted]) -> dict[str, Any]:
+    """Train a side of rivals.py."""
     started = time.process_time()
-    set_seed(seed)
-    train, test = read_split(data, "train"), read_split(data, "test")
-    labels, tokenizer = sorted(set(train.label)), AutoTokenizer.from_pretrained(CHECKPOINT)
-
-    def encoded(table: pd.DataFrame) -> Dataset:
-        tokens = tokenizer(list(table.text), truncation=True, max_length=128)
-        lengths = [len(ids) for ids in tokens["input_ids"]]
-        return Dataset.from_dict({**tokens, "length": lengths, "labels": [labels.index(x) for x in table.label]})
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
-            per_device_eval_batch_size=64,
-            num_train_epochs=3,
-            learning_rate=1e-4,
-            train_sampling_strategy="group_by_length",
-            save_strategy="no",
-            seed=seed,
-            **COMMON,
-            **TUNED,
-        )
-        model = AutoModelForSequenceClassification.from_pretrained(CHECKPOINT, num_labels=len(labels))
-        collate = DataCollatorWithPadding(tokenizer)
-        trainer = Trainer(model, arguments, train_dataset=encoded(train), data_collator=collate)
-        trainer.train()
-        seconds = time.process_time() - started
-        trainer.args.train_sampling_strategy = "random"
-        found = trainer.predict(encoded(test))
-    correct = (found.predictions.argmax(-1) == found.label_ids).astype(int).tolist()
-    return {"steps": trainer.state.global_step, "correct": correct, "cpu_s": seconds}
-
-
-def probe(data: Path, seed: int) -> dict[str, Any]:
-    """Logistic regression on the embeddings of sentence-transformers."""
-    from sentence_transformers import SentenceTransformer
-    from sklearn.linear_model import LogisticRegression
-
-    started = time.process_time()
-    train, test = read_split(data, "train"), read_split(data, "test")
-    model = SentenceTransformer(CHECKPOINT, device="cpu")
-    model.max_seq_length = 128
-    embed = partial(model.encode, show_progress_bar=False)
-    head = LogisticRegression(max_iter=1000).fit(embed(list(train.text)), train.label)
+    fitted = fit(read_split(data, "train"), CHECKPOINT, seed)
     seconds = time.process_time() - started
-    return {"correct": (head.predict(embed(list(test.text))) == test.label).astype(int).tolist(), "cpu_s": seconds}
-
-
-def setfit(data: Path, seed: int) -> dict[str, Any]:
-    """SetFit with its defaults: one epoch of pairs, in bf16 as the other sides."""
-    from datasets import Dataset
-    from setfit import SetFitModel, Trainer, TrainingArguments
-
-    started = time.process_time()
-    train, test = read_split(data, "train"), read_split(data, "test")
-    model = SetFitModel.from_pretrained(CHECKPOINT)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(output_dir=folder, seed=seed, report_to="none", use_amp=True)
-        rows = Dataset.from_dict({"text": list(train.text), "label": list(train.label)})
-        Trainer(model, arguments, train_dataset=rows).train()
-    seconds = time.process_time() - started
-    correct = np.asarray(model.predict(list(test.text))) == test.label.to_numpy()
-    return {"correct": correct.astype(int).tolist(), "cpu_s": seconds}
+    test = read_split(data, "test")
+    correct = np.asarray(fitted.predict(list(test.text))) == test.label.to_numpy()
+    return {**fitted.facts, "correct": correct.astype(int).tolist(), "cpu_s": seconds}
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -185,17 +99,17 @@ def measure(options: argparse.Namespace) -> None:
     sides: dict[str, Callable[[Path, int], dict[str, Any]]] = {
         "ours": partial(ours, flags=options.flags),
         "before": partial(ours, flags=f"{BEFORE} {options.flags}"),
-        "trainer": stock_trainer,
-        "probe": probe,
-        "setfit": setfit,
+        **{name: partial(rival, fit=fit) for name, fit in SIDES.items()},
     }
     book = Book(options.output)
     size = f"{options.rows} rows" if options.per_class is None else f"{options.per_class} a class"
     for seed in options.seeds:
+        drawn = draw(options.folder, options.rows, options.per_class, seed, TEST_ROWS)
         for side in options.sides:
             key = {"data": options.folder.name, "size": size, "seed": seed, "side": side, "flags": options.flags}
             with tempfile.TemporaryDirectory() as folder:
-                draw(options.folder, options.rows, options.per_class, seed, Path(folder))
+                for name, rows in zip(("train", "test"), drawn, strict=True):
+                    rows.to_csv(Path(folder) / f"{name}.csv", index=False)
                 book.measure(key, partial(sides[side], Path(folder), seed))
 
 
@@ -227,7 +141,7 @@ def table(path: Path) -> None:
     # A run is one observation: its test rows are those of the other runs.
     accuracies = {name: [np.mean(one) for one in correct] for name, correct in chosen.items()}
     for name, of_runs in accuracies.items():
-        gain = _points(paired_scores(of_runs, accuracies["best accuracy"]))
+        gain = points(paired_scores(of_runs, accuracies["best accuracy"]))
         print(f"| {name}, {len(of_runs)} runs | {np.mean(of_runs):.4f} | {gain} |")
 
 
@@ -236,10 +150,11 @@ def _difference(mine: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]
     if not seeds:
         return "| |"
     found = paired_difference([mine[s]["correct"] for s in seeds], [other[s]["correct"] for s in seeds])
-    return f"{_points(found)} | {verdict(found)} |"
+    return f"{points(found)} | {verdict(found)} |"
 
 
-def _points(difference: Interval) -> str:
+def points(difference: Interval) -> str:
+    """A difference in percentage points."""
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * x for x in (difference.value, difference.low, difference.high)))
 
 

@@ -1,0 +1,288 @@
+"""Method auto and its rivals at equal wall-clock time, paired by seed and row.
+
+    python tests/benchmarks/equal_time.py measure DATA_FOLDER --seconds 30 120 --seeds 0 --output equal.jsonl \
+        [--rows 1500 | --per-class 8] [--sides ours linear probe trainer setfit] [--rates 1e-4 3e-4] [--test-rows 2000]
+    python tests/benchmarks/equal_time.py table FILE ...
+    python tests/benchmarks/equal_time.py plot FILE ... --to docs/equal_time.svg
+
+DATA_FOLDER holds train and test (csv or parquet) with the columns text and label. A seed draws `--rows` training rows, or
+`--per-class` of each class, and is the seed of the training; the test rows are the same for all. Each side is a process
+of its own, and its time is that of the process, imports included, without the test rows. Ours is `hf-finetune train
+--method auto --budget Ts` with an empty cache; each rung that was its result for a time is scored, too. The rivals are
+those of rivals.py. The Trainer trains with each of `--rates`, and `table` takes the best one on test, which favors it. A
+command that is given again goes on where it stopped; shards write to files of their own. Leave the machine otherwise idle,
+and OMP_NUM_THREADS and OMP_WAIT_POLICY unset.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from book import Book, Failed, read
+from few_labels import CHECKPOINT, points
+from rivals import draw
+
+from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, paired_scores, verdict
+
+RIVALS = Path(__file__).parent / "rivals.py"
+ENOUGH_ROWS = 20
+"""Training rows of a class that has to be predicted, if the linear baseline finds it."""
+Lines = dict[int, dict[str, Any]]
+"""Measurements of a side by seed."""
+
+
+def process(command: list[str], seconds: float, **environment: str) -> tuple[str, float]:
+    """Run Python; return what it printed, and the seconds of the process."""
+    started = time.time()
+    limit, environment = 3 * seconds + 300, {**os.environ, **environment}
+    try:
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, timeout=limit, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"did not end within {limit:.0f} s") from None
+    if done.returncode != 0:
+        raise Failed(done.stderr[-500:])
+    return done.stdout, round(time.time() - started, 1)
+
+
+def ours(data: Path, seed: int, seconds: float, flags: list[str]) -> dict[str, Any]:
+    """Climb within the budget, then label the test rows by each rung that was the result for a time."""
+    with tempfile.TemporaryDirectory() as work:
+        run = Path(work) / "run"
+        limits = ["--budget", f"{seconds:g}s", "--seed", str(seed), "--output", str(run)]
+        command = ["-m", "hf_finetune", "train", str(data / "train.csv"), "--method", "auto", *limits, *flags]
+        _, wall_s = process(command, seconds, HF_FINETUNE_CACHE=f"{work}/cache")
+        result = json.loads((run / "result.json").read_text())
+        rungs = [rung for rung in result["rungs"] if rung["promoted"]]
+        return {
+            "predicted": labels_by(run, data),
+            "wall_s": wall_s,
+            "rungs": [
+                {
+                    "name": rung["name"],
+                    "ended_s": rung["ended_s"],
+                    "predicted": labels_by(run / "rungs" / rung["folder"], data),
+                }
+                for rung in rungs[:-1]
+            ],
+            "ended_s": rungs[-1]["ended_s"],
+            "climb": {rung["name"]: rung["reason"] for rung in result["rungs"]},
+            **{name: result["ladder"][name] for name in ("chosen", "verdict")},
+        }
+
+
+def labels_by(run: Path, data: Path) -> list[str]:
+    """The label of each test row, by the model of a run."""
+    from hf_finetune import Classifier
+
+    texts = list(pd.read_csv(data / "test.csv", dtype=str).text)
+    return list(map(str, Classifier.load(run).predict(texts)))
+
+
+def rival(data: Path, seed: int, seconds: float, flags: list[str], *, side: str) -> dict[str, Any]:
+    """Run a side of rivals.py."""
+    if side == "autogluon" and find_spec("autogluon") is None:
+        raise Failed("not installed")
+    options = ["--seconds", f"{seconds:g}", "--seed", str(seed), *flags]
+    printed, _ = process([str(RIVALS), side, str(data), CHECKPOINT, *options], seconds)
+    return json.loads(printed.splitlines()[-1])
+
+
+def measure(options: argparse.Namespace) -> None:
+    """One line a side, time and seed."""
+    sides: dict[str, Callable[..., dict[str, Any]]] = {}
+    for side in options.sides:
+        if side == "ours":
+            sides[side] = partial(ours, flags=options.flags.split())
+        elif side == "trainer":
+            for rate in options.rates:
+                sides[f"trainer {rate}"] = partial(rival, side=side, flags=["--rate", rate])
+        else:
+            sides[side] = partial(rival, side=side, flags=[])
+    book = Book(options.output)
+    size = "whole" if options.rows is None else f"{options.rows} rows"
+    size = size if options.per_class is None else f"{options.per_class} a class"
+    for seed in options.seeds:
+        train, test = draw(options.folder, options.rows, options.per_class, seed, options.test_rows)
+        with tempfile.TemporaryDirectory() as folder:
+            train.to_csv(Path(folder) / "train.csv", index=False)
+            test.to_csv(Path(folder) / "test.csv", index=False)
+            for seconds in options.seconds:
+                for side, fit in sides.items():
+                    key = {"data": options.folder.name, "size": size, "seconds": seconds, "seed": seed, "side": side}
+                    work = partial(fit, Path(folder), seed, seconds)
+                    book.measure(key, partial(_scored, work, train, test))
+
+
+def _scored(work: Callable[[], dict[str, Any]], train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
+    """A measurement with its labels as numbers."""
+    classes = {label: number for number, label in enumerate(sorted(set(train.label)))}
+    record = work()
+    for labeled in (record, *record.get("rungs", ())):
+        labeled["predicted"] = [classes[label] for label in labeled["predicted"]]
+    train_rows = [int((train.label == label).sum()) for label in classes]
+    return {**record, "labels": [classes[label] for label in test.label], "train_rows": train_rows}
+
+
+def correct(lines: Iterable[dict[str, Any]]) -> np.ndarray:
+    """Whether each test row is right, a line for each measurement."""
+    return np.array([np.equal(line["predicted"], line["labels"]) for line in lines])
+
+
+def groups_of(files: Iterable[Path]) -> dict[tuple[str, str], dict[float, dict[str, Lines]]]:
+    """Measurements by data and size, time, side and seed; of the Trainer those with its best rate on test."""
+    groups: dict[tuple[str, str], dict[float, dict[str, Lines]]] = {}
+    for line in (line for file in files for line in read(file).values() if "error" not in line):
+        key = line["key"]
+        sides = groups.setdefault((key["data"], key["size"]), {}).setdefault(key["seconds"], {})
+        sides.setdefault(key["side"], {})[key["seed"]] = line
+    for times in groups.values():
+        for seconds, sides in times.items():
+            rates = sorted(
+                (s for s in sides if s.startswith("trainer")), key=lambda s: correct(sides[s].values()).mean()
+            )
+            times[seconds] = {side: lines for side, lines in sides.items() if side not in rates[:-1]}
+    return groups
+
+
+def table(files: list[Path]) -> None:
+    """Quality of every side and its difference to ours, over rows and seeds; then the summary of each bar."""
+    print(
+        "| data | rows | T, s | side | seeds | accuracy | macro F1 | wall s | ours minus this, points [95%] | macro F1 | verdict |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    groups = groups_of(files)
+    for (data, size), times in groups.items():
+        for seconds, sides in sorted(times.items()):
+            for side, lines in sides.items():
+                f1 = np.mean([_macro_f1(line) for line in lines.values()])
+                wall = np.mean([line["wall_s"] for line in lines.values()])
+                row = f"| {data} | {size} | {seconds:g} | {side} | {len(lines)} | {correct(lines.values()).mean():.4f} | {f1:.4f} |"
+                print(row, f"{wall:.0f} |", _against(sides.get("ours", {}), lines) if side != "ours" else "| | |")
+    print("\n| data | rows | Trainer's T, s | its accuracy | ours is there after s, by seed |\n|---|---|---|---|---|")
+    for (data, size), times in groups.items():
+        for seconds, sides in sorted(times.items()):
+            for side, lines in sides.items():
+                if side.startswith("trainer"):
+                    reached = [_reached(times, seed, correct([line]).mean()) for seed, line in sorted(lines.items())]
+                    print(
+                        f"| {data} | {size} | {seconds:g} | {correct(lines.values()).mean():.4f} | {', '.join(reached)} |"
+                    )
+    missed = [text for group, times in groups.items() for text in _never_predicted(group, times)]
+    print(
+        f"\nClasses with {ENOUGH_ROWS} training rows that linear finds and ours never predicts: {'; '.join(missed) or 'none'}"
+    )
+
+
+def _macro_f1(line: dict[str, Any]) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(line["labels"], line["predicted"], average="macro"))
+
+
+def _against(mine: Lines, other: Lines) -> str:
+    seeds = sorted(mine.keys() & other.keys())
+    if not seeds:
+        return "| | |"
+    first, second = [mine[seed] for seed in seeds], [other[seed] for seed in seeds]
+    found = paired_difference(correct(first), correct(second))
+    f1 = paired_macro_f1(first[0]["labels"], *([line["predicted"] for line in lines] for lines in (first, second)))
+    return f"{points(found)} | {points(f1)} | {verdict(found)} |"
+
+
+def _reached(times: dict[float, dict[str, Lines]], seed: int, accuracy: float) -> str:
+    """The first time at which a rung of a run of ours, of any budget, had this accuracy on test."""
+    runs = [sides["ours"][seed] for sides in times.values() if seed in sides.get("ours", {})]
+    rungs = [{"labels": run["labels"], **rung} for run in runs for rung in (*run["rungs"], run)]
+    return f"{min((r['ended_s'] for r in rungs if correct([r]).mean() >= accuracy), default=float('nan')):.0f}"
+
+
+def _never_predicted(group: tuple[str, str], times: dict[float, dict[str, Lines]]) -> Iterable[str]:
+    for seconds, sides in times.items():
+        for seed in sides.get("ours", {}).keys() & sides.get("linear", {}).keys():
+            mine, linear = sides["ours"][seed], sides["linear"][seed]
+            found = set(np.array(linear["labels"])[correct([linear])[0]])
+            for label in sorted(found - set(mine["predicted"])):
+                if mine["train_rows"][label] >= ENOUGH_ROWS:
+                    yield f"{' '.join(group)}, {seconds:g} s, seed {seed}: class {label}"
+
+
+def plot(files: list[Path], to: Path) -> None:
+    """Accuracy against time, with intervals over rows and seeds."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    groups = groups_of(files)
+    figure, axes = pyplot.subplots(
+        1, len(groups), figsize=(3.4 * len(groups), 3.2), squeeze=False, layout="constrained"
+    )
+    names = list(dict.fromkeys(side.split()[0] for times in groups.values() for s in times.values() for side in s))
+    for axis, ((data, size), times) in zip(axes[0], groups.items(), strict=True):
+        for number, name in enumerate(names):
+            found = [
+                (seconds, paired_scores(ok := correct(lines.values()), np.zeros(ok.shape)))
+                for seconds, sides in sorted(times.items())
+                for side, lines in sides.items()
+                if side.split()[0] == name
+            ]
+            if not found:
+                continue
+            # Apart from each other, so that the intervals can be told apart.
+            x = [seconds * 1.03 ** (number - len(names) / 2) for seconds, _ in found]
+            y = [interval.value for _, interval in found]
+            error = [[i.value - i.low for _, i in found], [i.high - i.value for _, i in found]]
+            axis.errorbar(x, y, error, label=name, marker="o", markersize=4, capsize=2, zorder=2 + (name == "ours"))
+        axis.set(title=f"{data}, {size}", xscale="log", xlabel="wall-clock seconds")
+        axis.set_xticks(sorted(times), [f"{seconds:g}" for seconds in sorted(times)], minor=False)
+        axis.minorticks_off()
+    axes[0][0].set_ylabel("accuracy on test rows")
+    axes[0][-1].legend(fontsize="small")
+    figure.savefig(to, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, print the table, or draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("folder", type=Path)
+    size = measuring.add_mutually_exclusive_group()
+    size.add_argument("--rows", type=int)
+    size.add_argument("--per-class", type=int)
+    measuring.add_argument("--seconds", type=float, nargs="+", default=[30, 120, 300])
+    measuring.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    measuring.add_argument("--sides", nargs="+", default=["ours", "linear", "probe", "trainer"])
+    measuring.add_argument("--rates", nargs="+", default=["1e-4", "3e-4"])
+    measuring.add_argument("--test-rows", type=int, default=2000)
+    measuring.add_argument("--flags", default="", help="of ours")
+    measuring.add_argument("--output", type=Path, required=True)
+    for name in ("table", "plot"):
+        command = commands.add_parser(name)
+        command.add_argument("files", type=Path, nargs="+")
+        if name == "plot":
+            command.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args()
+    if options.command == "measure":
+        measure(options)
+    elif options.command == "table":
+        table(options.files)
+    else:
+        plot(options.files, options.to)
+
+
+if __name__ == "__main__":
+    main()
