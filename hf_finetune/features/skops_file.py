@@ -33,13 +33,19 @@ UNREADABLE = (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, Attr
 
 
 def save_pipeline(pipeline: Any, path: Path) -> None:
-    """Write a fitted pipeline.
+    """Write a fitted pipeline, whose vocabularies get plain integers.
 
     Raises:
         AssertionError: it holds a type that `load_pipeline` would refuse.
     """
+    from sklearn.feature_extraction.text import CountVectorizer
     from skops.io import dumps, get_untrusted_types
 
+    for _, part in _parts(pipeline, None, set()):
+        # A `ColumnTransformer` has those that are not fitted, too.
+        if isinstance(part, CountVectorizer) and "vocabulary_" in vars(part):
+            # skops writes a file for each number of numpy, which takes a minute for 50,000 words.
+            part.vocabulary_ = {word: int(index) for word, index in part.vocabulary_.items()}
     content = dumps(pipeline)
     unknown = set(get_untrusted_types(data=content)) - set(TRUSTED)
     assert not unknown, f"no pipeline of ours holds {unknown}"

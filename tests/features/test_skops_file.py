@@ -1,6 +1,7 @@
 """Pipelines as skops files: what is written is read again, and nothing else is."""
 
 import typing
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_every_pipeline_is_read_again(classifier: object, tmp_path: Path) -> Non
     again = load_pipeline(tmp_path / "pipeline.skops", "run")
     frame = fitted.table(train)
     assert (again.predict_proba(frame) == fitted.pipeline.predict_proba(frame)).all()
+
+
+def test_a_file_holds_no_file_for_each_word(tmp_path: Path) -> None:
+    """scikit-learn numbers words by numpy's integers where it keeps the most frequent ones only."""
+    fitted = fit_classical(Classical(extractors=(WordTfidf(max_features=20),)), rows(40), labels=LABELS, search_s=1e-9)
+    save_pipeline(fitted.pipeline, tmp_path / "pipeline.skops")
+    with zipfile.ZipFile(tmp_path / "pipeline.skops") as archive:
+        assert len(archive.namelist()) < 20
 
 
 def shout(texts: object) -> object:

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from hf_finetune import hub
 from hf_finetune.features.pipelines import placed
 from hf_finetune.features.skops_file import trusted_types
-from hf_finetune.hub import plain_classical
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.parity import Check, compare, load_in_fresh_process, with_small_images
 from hf_finetune.tasks.trained_pipeline import TrainedPipeline, load_trained_pipeline
 from hf_finetune.utils.artifacts import PIPELINE_FILE
 
+SCRIPT = Path(hub.__file__).with_name("plain_classical.py")
+"""Not imported: skops takes seconds to import, and only the fresh process reads by it."""
 TOLERANCE = 1e-6
 """Of probabilities, and of numbers relative to their size."""
 
@@ -42,7 +44,7 @@ def verify(run: ClassicalRun, trained: TrainedPipeline, folder: Path, evaluation
             "outputs": trained.fitted.outputs,
         }
         job.write_text(json.dumps(description))
-        if (error := load_in_fresh_process(job, plain_classical.__file__)) is not None:
+        if (error := load_in_fresh_process(job, str(SCRIPT))) is not None:
             return {"reload": Check(ok=False, error=error), **checks}
         with np.load(job.with_suffix(".npz")) as archive:
             scores, classes = archive["scores"], archive["classes"].tolist()
