@@ -44,7 +44,7 @@ def render_card(run: RunFacts) -> str:
         plot_titles=plots.TITLES,
         metrics={**METRICS, **run.task.metrics},
         columns=_metric_columns(run),
-        head_function=_function("head_logits") if run.has_custom_head else None,
+        head_functions=_head_functions(run),
         long_function=_long_function(run),
         read_text=_read_text(run),
         few_rows=FEW_ROWS,
@@ -95,7 +95,16 @@ def _function(name: str) -> str:
     """Return the source of a function that the parity gate runs, for people without its types."""
     source = _package_file("plain_loading.py")
     function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
-    return (ast.get_source_segment(source, function) or "").replace("tokenizer: Any", "tokenizer")
+    text = ast.get_source_segment(source, function) or ""
+    return text.replace("tokenizer: Any", "tokenizer").replace("layer: Any", "layer")
+
+
+def _head_functions(run: RunFacts) -> list[str]:
+    """Return the sources of the functions that apply head.safetensors."""
+    if not run.has_custom_head:
+        return []
+    names = ["head_logits"] if run.recipe.model.token_network is None else ["token_states", "head_logits"]
+    return [_function(name) for name in names]
 
 
 def _long_function(run: RunFacts) -> str | None:

@@ -74,7 +74,7 @@ def of_words(logits: torch.Tensor, rows: list[dict[str, Any]]) -> torch.Tensor:
     return torch.cat([row_TC[torch.tensor(row["places"])] for row_TC, row in zip(logits, rows, strict=True)])
 
 
-# The model card prints the next three functions, so they use nothing but torch and safetensors.
+# The model card prints the next four functions, so they use nothing but torch and safetensors.
 def head_and_tail(tokenizer: Any, texts: list[str], head: int) -> dict:
     """Return the inputs of texts: of long ones the first `head` tokens, and the last ones up to the maximum length."""
     most, encoded = tokenizer.model_max_length, tokenizer(texts, verbose=False)
@@ -91,6 +91,23 @@ def windows(tokenizer: Any, texts: list[str], stride: int, most: int) -> tuple[d
     return inputs, [sum(owners[i] == text for i in read) for text in range(len(texts))]
 
 
+def token_states(tokens: torch.Tensor, mask: torch.Tensor, kind: str, head: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the network of a head over the tokens makes of their states, and the mask (N, T, 1) of its states."""
+    weights = {name.removeprefix("network."): tensor for name, tensor in head.items() if name.startswith("network.")}
+    if kind == "convolution":
+        filters, width, _ = weights["weight"].shape
+        layer: Any = torch.nn.Conv1d(width, filters, kernel_size=3, padding="same")
+    else:
+        recurrent = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[kind]
+        layer = recurrent(tokens.shape[2], weights["weight_hh_l0"].shape[1], bidirectional=True)
+    layer.load_state_dict(weights)
+    rows = [row[keep[:, 0]] for row, keep in zip(tokens, mask, strict=True)]
+    states = [layer(row.T).relu().T if kind == "convolution" else layer(row)[0] for row in rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+    return padded, (torch.arange(padded.shape[1]) < lengths[:, None])[:, :, None]
+
+
 def head_logits(encoder: torch.nn.Module, inputs: dict, path: str, chunks: list[int] | None = None) -> torch.Tensor:
     """Return logits (N, C): head.safetensors, applied to the hidden states that its header names.
 
@@ -105,6 +122,8 @@ def head_logits(encoder: torch.nn.Module, inputs: dict, path: str, chunks: list[
     states = torch.cat([s.flatten(2).transpose(1, 2) if s.dim() == 4 else s for s in layer_states], -1)
     tokens = states[:, first:]
     mask = inputs.get("attention_mask", torch.ones(tokens.shape[:2]))[:, :, None].bool()
+    if "network" in how:
+        tokens, mask = token_states(tokens, mask, how["network"], head)
     if how["pooling"] == "cls":
         features = states[:, 0]
     elif how["pooling"] == "mean":

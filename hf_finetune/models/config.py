@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hf_finetune.models.family import TokenNetworkKind
 from hf_finetune.models.own_tokenizers import AnyTokenizer
 from hf_finetune.models.surgery.operations import SurgeryStep
 from hf_finetune.utils.config import Choice, Count, CountOrZero, Fraction, Operations, Positive, configclass, flag
@@ -110,11 +111,14 @@ class Model(CheckpointLimits, Pretrained):
     trains; see GatherMean in `surgery`. Else default."""
     last_layers: Count = 1
     """Concatenate the hidden states of this many of the highest layers before pooling."""
-    head: Literal["default", "linear", "mlp"] = "default"
-    """linear: one layer on the pooled state. mlp: a hidden layer before it. default: the head of the family's own class
-    if it has this pooling, else linear. BERT's own head on cls has a hidden layer with tanh."""
+    head: Literal["default", "linear", "mlp", "gru", "lstm", "convolution"] = "default"
+    """linear: one layer on the pooled state. mlp: a hidden layer before it. gru, lstm: a bidirectional recurrent layer
+    reads a text's hidden states before they are pooled. convolution: filters over three tokens do. Of both, the maximum
+    over the tokens is pooled, unless `pooling` names another way. default: the head of the family's own class if it has
+    this pooling, else linear. BERT's own head on cls has a hidden layer with tanh."""
     head_width: Count | None = None
-    """Width of the hidden layer of an mlp head. None: the width of the pooled state."""
+    """Width of the hidden layer of an mlp head. Of a gru or lstm: of each direction. Of a convolution: number of
+    filters. None: the width of the hidden states, and half of it for each direction."""
     head_activation: Literal["tanh", "gelu", "relu"] | None = None
     """Activation of the hidden layer of an mlp head. None: that of the family's own head (BERT: tanh), else gelu."""
     dropout: Fraction | None = None
@@ -147,6 +151,15 @@ class Model(CheckpointLimits, Pretrained):
     def has_custom_head(self) -> bool:
         """Whether pooling or head differ from the family's own class."""
         return (self.named_pooling, self.last_layers, self.head) != ("default", 1, "default")
+
+    @property
+    def token_network(self) -> TokenNetworkKind | None:
+        """The network that reads the hidden states before they are pooled."""
+        match self.head:
+            case "gru" | "lstm" | "convolution":
+                return self.head
+            case _:
+                return None
 
     @property
     def named_pooling(self) -> Literal["default", "cls", "mean", "max", "attention"]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 PoolingKind = Literal["cls", "mean", "max", "attention"]
+TokenNetworkKind = Literal["gru", "lstm", "convolution"]
 
 
 @dataclass(frozen=True)

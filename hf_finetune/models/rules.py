@@ -51,10 +51,20 @@ def _freezes_reinitialized_layers(recipe: ModelRecipe) -> bool:
 
 
 HEAD = (
+    Conflict(
+        "model.head_width",
+        "None with model.head default or linear, which has no hidden layer",
+        lambda r: r.model.head in ("default", "linear"),
+    ),
+    Conflict("model.head_activation", "None without model.head mlp", lambda r: r.model.head != "mlp"),
     *rules.only_when(
-        lambda r: r.model.head != "mlp",
-        Conflict("model.head_width", "None without model.head mlp"),
-        Conflict("model.head_activation", "None without model.head mlp"),
+        lambda r: r.model.token_network,
+        Conflict("model.head", "default, linear or mlp for images", lambda r: r.kind == "image"),
+        Conflict(
+            "model.pooling",
+            lambda r: f"auto, mean, max or attention with model.head {r.model.head}",
+            lambda r: r.model.pooling == "cls",
+        ),
     ),
     Conflict("model.patch_drop", "0 for texts", lambda r: r.kind == "text"),
 )

@@ -57,12 +57,12 @@ def test_from_the_command_line_to_the_hub_and_back(
         return answer.stdout
 
     flags = ["--max-length", "32", "--epochs", "1", "--train.per-device-train-batch-size", "8", "--model", bert]
-    flags += ["--model.pooling", "mean", "--model.last-layers", "2", "--model.head", "mlp"]
+    flags += ["--model.pooling", "mean", "--model.last-layers", "2", "--model.head", "gru"]
     shown = ours("train", "train.csv", *flags, "--push", "tester/pooled", "--output", "run")
     assert "run/encoder" in shown and "run/head.safetensors" in shown and "run/model" not in shown
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["standalone"] is False and result["artefacts"] == ["encoder"]
-    assert result["why_not_standalone"].startswith("BertForSequenceClassification has no head that gives the mean")
+    assert result["why_not_standalone"] == "BertForSequenceClassification has no head with a GRU over the tokens"
     assert result["parity"]["reload"]["ok"] and not (tmp_path / "run" / "model").exists()
     sent = {path: blob.content for path, blob in hub.repo("tester/pooled").at("main").files.items()}
     encoder = {f"encoder/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
@@ -106,6 +106,21 @@ def test_a_resumed_run_ends_with_the_same_bits(recipe: Recipe, tmp_path: Path, m
     after = load_file(tmp_path / "straight" / "encoder" / "model.safetensors")
     assert not [name for name in after if "pooler" in name]
     assert all(not torch.equal(before[name], after[name]) for name in after if "layer.2" in name)
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_convolution_over_cached_states(recipe: Recipe, tmp_path: Path) -> None:
+    """With method head the encoder stays as it is, all layers are computed once, and the network over them trains."""
+    recipe = dataclasses.replace(reading(recipe, head="convolution", head_width=6), method="head")
+    result = pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert result["cache"]["used"] and result["parity"]["reload"]["ok"] and result["standalone"] is False
+    before = load_file(Path(recipe.model.checkpoint) / "model.safetensors")
+    after = load_file(tmp_path / "run" / "encoder" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in after if "layer.2" in name)
+    head = load_file(tmp_path / "run" / "head.safetensors")
+    assert head["network.weight"].shape == (6, 32, 3) and head["out.weight"].shape[1] == 6
+    assert result["metrics"]["validation"]["accuracy"]["value"] > 0.6
+    assert snippet_of((tmp_path / "run" / "README.md").read_text()).count("token_states(") == 2, "defined and used"
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -1,4 +1,4 @@
-"""A classifier with a head that no stock class has: another pooling, several layers, or an MLP.
+"""A classifier with a head that no stock class has: another pooling, several layers, an MLP, or a network over tokens.
 
 It is built only if necessary. A head that the family's own class has stays in that class; a head that the class can
 express after training is folded into it, see `stock`. Any other classifier is saved as encoder/, which plain
@@ -20,6 +20,7 @@ from hf_finetune.models.family import PoolingKind, StockHead
 from hf_finetune.models.heads.classification import ClassificationHead
 from hf_finetune.models.heads.pooling import Pool, PoolingSpec, last_states, padded_chunks, pooling_spec
 from hf_finetune.models.heads.stock import can_fold, can_switch, stock_class, switch
+from hf_finetune.models.heads.token_network import NAMES, TokenNetwork
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder, submodule, without_adapter
 
@@ -29,7 +30,7 @@ READS = {"cls": "the first token", "mean": "the mean", "max": "the maximum", "at
 
 
 class CustomHeadClassifier(PreTrainedModel):
-    """An encoder, a pooling of its hidden states, and a head.
+    """An encoder, a pooling of its hidden states or of those of a small network over them, and a head.
 
     The encoder has the name that it has in the family's own class (`bert`, `vit`), so that names of weights and modules
     are the same in both.
@@ -38,6 +39,7 @@ class CustomHeadClassifier(PreTrainedModel):
         body: the encoder, whose config the classifier shares. Its pooler is removed.
         spec: how its hidden states are pooled.
         chunks: how the pooled states of a row's chunks are combined: mean, max or attention. None: a row is one chunk.
+        token_network: reads the hidden states before they are pooled. None: there is none.
         hidden, activation, dropout: see `ClassificationHead`.
     """
 
@@ -52,6 +54,7 @@ class CustomHeadClassifier(PreTrainedModel):
         spec: PoolingSpec,
         *,
         chunks: PoolingKind | None = None,
+        token_network: TokenNetwork | None = None,
         hidden: int | None = None,
         activation: str = "tanh",
         dropout: float = 0.0,
@@ -62,8 +65,10 @@ class CustomHeadClassifier(PreTrainedModel):
         self.main_input_name = body.main_input_name
         self._supports_attention_backend = body._supports_attention_backend
         self.add_module(self.base_model_prefix, body)
-        width, classes = width_of(body.config) * spec.last_layers, self.config.num_labels
+        width = width_of(body.config) * spec.last_layers if token_network is None else token_network.width
+        classes = self.config.num_labels
         assert classes is not None, "a config without classes"
+        self.token_network = token_network
         self.pooling = Pool(spec, width)
         self.chunk_pooling = None if chunks is None else Pool(PoolingSpec(chunks), width)
         self.head = ClassificationHead(width, classes, hidden=hidden, activation=activation, dropout=dropout)
@@ -101,6 +106,8 @@ class CustomHeadClassifier(PreTrainedModel):
         used = {name: value for name, value in inputs.items() if value is not None}
         output = encoder(self)(**used, return_dict=True)
         states_BTD = last_states(output.last_hidden_state, output.hidden_states, self.spec.last_layers)
+        if self.token_network is not None:
+            states_BTD, attention_mask = self.token_network(states_BTD, attention_mask)
         pooled_BD = self.pooling(states_BTD, attention_mask)
         if self.chunk_pooling is not None and chunks is not None:
             pooled_BD = self.chunk_pooling(*padded_chunks(pooled_BD, chunks))
@@ -115,6 +122,12 @@ class CustomHeadClassifier(PreTrainedModel):
         return encoder(self).get_input_embeddings()
 
     @property
+    def head_parts(self) -> list[nn.Module]:
+        """The modules above the encoder."""
+        parts = (self.token_network, self.pooling, self.chunk_pooling, self.head)
+        return [part for part in parts if part is not None]
+
+    @property
     def spec(self) -> PoolingSpec:
         """How the hidden states are pooled."""
         return self.pooling.spec
@@ -122,18 +135,22 @@ class CustomHeadClassifier(PreTrainedModel):
     @property
     def reads_only_first_token(self) -> bool:
         """Whether the logits depend on no other token of the last layer."""
-        return (self.spec.kind, self.spec.last_layers) == ("cls", 1)
+        return (self.spec.kind, self.spec.last_layers, self.token_network) == ("cls", 1, None)
 
     @property
     def folds(self) -> bool:
         """Whether `stock.fold` can turn it into a stock model."""
-        return self.chunk_pooling is None and can_fold(self.config, self.spec, self.head)
+        has_more = self.chunk_pooling is not None or self.token_network is not None
+        return not has_more and can_fold(self.config, self.spec, self.head)
 
     @property
     def why_not_standalone(self) -> str:
         """Why no stock class can hold it: one sentence for the user."""
         if self.chunk_pooling is not None:
             return f"{stock_class(self.config).__name__} has no head that combines the chunks of a text"
+        if self.token_network is not None:
+            network = NAMES[self.token_network.kind]
+            return f"{stock_class(self.config).__name__} has no head with {network} over the tokens"
         layers = self.spec.last_layers
         which = f" of the last {layers} layers side by side" if layers > 1 else ""
         head = f"a hidden layer ({self.head.activation})" if self.head.has_hidden else "one linear layer"
@@ -166,7 +183,8 @@ def with_head(loaded: Loaded, options: Model, chunks: PoolingKind | None = None,
     if not options.has_custom_head and chunks is None:
         return loaded
     model, pooling, stock = loaded.model, options.named_pooling, stock_head(loaded.model.config)
-    kind = pooling if pooling != "default" else (stock and stock.pooling) or "mean"
+    default: PoolingKind = (stock and stock.pooling) or "mean" if options.token_network is None else "max"
+    kind = pooling if pooling != "default" else default
     if chunks is not None and stock is None:
         kind_of_model = model.config.model_type
         raise InputError(
@@ -181,7 +199,7 @@ def with_head(loaded: Loaded, options: Model, chunks: PoolingKind | None = None,
         note = f"model.pooling {pooling}, model.head {options.head}: {type(model).__name__} has them itself"
         names = tuple(name for name, module in model.named_modules() if module in fresh)
         return Loaded(model, names, (*loaded.notes, note))
-    if pooling == "default" and stock.pooling is None:
+    if pooling == "default" and stock.pooling is None and options.token_network is None:
         raise InputError(
             f"model.pooling: {type(model).__name__} concatenates CLS and the mean; "
             "name cls, mean, max or attention together with model.head and model.last_layers"
@@ -190,7 +208,7 @@ def with_head(loaded: Loaded, options: Model, chunks: PoolingKind | None = None,
         # Then the encoder normalizes its hidden states, as other families do.
         switch(model, "cls")
     custom = _with_new_head(model, spec, chunks, options, stock, seed)
-    fresh |= {custom.pooling, *custom.head.modules(), *([] if custom.chunk_pooling is None else [custom.chunk_pooling])}
+    fresh |= {m for part in custom.head_parts for m in part.modules()}
     names = tuple(n for n, m in custom.named_modules() if m in fresh and any(True for _ in m.parameters(recurse=False)))
     note = "once trained, the head is folded into a stock class" if custom.folds else custom.why_not_standalone
     return Loaded(custom, names, (*loaded.notes, note))
@@ -223,10 +241,16 @@ def _with_new_head(
     rates = [m.p for m in model.modules() if isinstance(m, nn.Dropout) and m not in in_body]
     width = options.head_width or width_of(model.config) * spec.last_layers
     with seeded(seed):
+        network = None
+        if options.token_network is not None:
+            features = width_of(model.config) * spec.last_layers
+            default = features if options.token_network == "convolution" else max(1, features // 2)
+            network = TokenNetwork(options.token_network, features, options.head_width or default)
         custom = CustomHeadClassifier(
             body,
             spec,
             chunks=chunks,
+            token_network=network,
             hidden=width if options.head == "mlp" else None,
             activation=options.head_activation or stock.activation or "gelu",
             dropout=rates[-1] if rates else 0.0,

@@ -2,9 +2,10 @@
 
 Its header has strings only: `pooling` (cls, mean, max, attention), `last_layers`, `first` (number of the first token
 that is pooled), `chunks` (how the pooled states of a text's chunks are combined: mean, max, attention; absent: a text
-is one chunk), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON list). Its tensors:
-`out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of attention pooling,
-`chunk_query` of attention over chunks.
+is one chunk), `network` (what reads the hidden states before they are pooled: gru, lstm, convolution; absent: nothing),
+`activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON list). Its tensors: `out.weight`
+(C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of attention pooling, `chunk_query`
+of attention over chunks, `network.*` of the layer over the tokens, with torch's names.
 
 Legend: C classes, D width.
 """
@@ -21,26 +22,28 @@ from transformers import AutoModel, PreTrainedModel
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import Task, name_classes
 from hf_finetune.models.contexts import input_errors
-from hf_finetune.models.family import PoolingKind
+from hf_finetune.models.families import width_of
+from hf_finetune.models.family import PoolingKind, TokenNetworkKind
 from hf_finetune.models.heads.classification import ACTIVATIONS
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.pooling import PoolingSpec
+from hf_finetune.models.heads.token_network import token_network_of
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.files import write_bytes
 
 FORMAT = "hf_finetune head 1"
 WITH_CHUNKS = "hf_finetune head 2"
 """A head that combines chunks, which an earlier version must not load."""
-
-
-CHUNK_QUERY = "chunk_query"
+WITH_NETWORK = "hf_finetune head 3"
+"""A head with a network over the tokens, with chunks or without."""
+CHUNK_QUERY, NETWORK = "chunk_query", "network."
 
 
 def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
     """Write the file atomically."""
     names, spec = dict(model.config.id2label or {}), model.spec
     header = {
-        "format": FORMAT if model.chunk_pooling is None else WITH_CHUNKS,
+        "format": _format(has_network=model.token_network is not None, has_chunks=model.chunk_pooling is not None),
         "task": task,
         "pooling": spec.kind,
         "last_layers": str(spec.last_layers),
@@ -53,8 +56,15 @@ def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
         header["chunks"] = model.chunk_pooling.spec.kind
         if model.chunk_pooling.spec.kind == "attention":
             tensors[CHUNK_QUERY] = model.chunk_pooling.query
+    if model.token_network is not None:
+        header["network"] = model.token_network.kind
+        tensors |= {NETWORK + name: tensor for name, tensor in model.token_network.layer.state_dict().items()}
     content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header)
     write_bytes(path, _with_sorted_metadata(content))
+
+
+def _format(*, has_network: bool, has_chunks: bool) -> str:
+    return WITH_NETWORK if has_network else WITH_CHUNKS if has_chunks else FORMAT
 
 
 def _with_sorted_metadata(content: bytes) -> bytes:
@@ -88,24 +98,31 @@ def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[st
     name_classes(body.config, labels)
     hidden = len(tensors["dense.weight"]) if "dense.weight" in tensors else None
     activation = header.get("activation") or "tanh"
-    model = CustomHeadClassifier(body, spec, chunks=chunks, hidden=hidden, activation=activation)
+    of_network = {name.removeprefix(NETWORK): each for name, each in tensors.items() if name.startswith(NETWORK)}
     with input_errors(f"{path}: does not fit the encoder"):
+        network = None
+        if kind := cast(TokenNetworkKind | None, header.get("network")):
+            network = token_network_of(kind, width_of(body.config) * spec.last_layers, of_network)
+        model = CustomHeadClassifier(
+            body, spec, chunks=chunks, token_network=network, hidden=hidden, activation=activation
+        )
         model.pooling.load_state_dict({name: tensor for name, tensor in tensors.items() if name == "query"})
         if model.chunk_pooling is not None:
             model.chunk_pooling.load_state_dict({"query": tensors[CHUNK_QUERY]} if chunks == "attention" else {})
-        queries = ("query", CHUNK_QUERY)
-        model.head.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in queries})
+        others = ("query", CHUNK_QUERY, *(NETWORK + name for name in of_network if network is not None))
+        model.head.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in others})
     return model.eval(), task, labels
 
 
 def _read_header(path: Path, header: dict[str, str]) -> tuple[PoolingSpec, Task, tuple[str, ...]]:
     known = {
-        "format": (WITH_CHUNKS if "chunks" in header else FORMAT,),
+        "format": (_format(has_network="network" in header, has_chunks="chunks" in header),),
         "pooling": get_args(PoolingKind),
         "task": get_args(Task),
     }
     known["activation"] = ("", *ACTIVATIONS)
     known["chunks"] = ("", "mean", "max", "attention")
+    known["network"] = ("", *get_args(TokenNetworkKind))
     if any(header.get(name, "") not in values for name, values in known.items()):
         raise InputError(f"{path}: its header is not one of {FORMAT!r}; expected the head of a finished run")
     with input_errors(f"{path}: its header cannot be read"):

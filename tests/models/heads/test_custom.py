@@ -131,10 +131,12 @@ def test_attention_kernel_applies_to_the_encoder(family: str, classifier, inputs
         assert torch.allclose(model(**inputs(family)).logits, eager, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert", "vit", "resnet"])
-def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
+@pytest.mark.parametrize(
+    ("family", "head"), [*((f, "mlp") for f in ("bert", "modernbert", "vit", "resnet")), ("bert", "gru")]
+)
+def test_lora_trains_and_merges(family: str, head: str, classifier, inputs) -> None:
     """Head and pooling train in full, and the merged model has the same logits."""
-    loaded = with_head(classifier(family), pooling="attention", head="mlp")
+    loaded = with_head(classifier(family), pooling="attention", head=head)
     body = copy.deepcopy(encoder(loaded.model).state_dict())
     adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
