@@ -12,7 +12,7 @@ import tyro
 from hf_finetune.cli.operations import operations_help, parse_operations
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
-from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.config import ColumnNames, SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.features.config import Extraction, ExtractionOptions, FeatureExtractor, Transform
 from hf_finetune.utils.config import NonNegative, Operations, configclass
@@ -27,7 +27,7 @@ class FeaturesJob(ExtractionOptions, SourceSplit):
     """Split of the data. Default: all."""
     output: Annotated[str | None, tyro.conf.arg(metavar="FILE.(parquet|csv|jsonl|npz)")] = None
     """File to write. It has row, split, the columns of the data, and a column for each feature."""
-    features: tuple[str, ...] = ()
+    features: ColumnNames = ()
     """Columns of numbers and names, which NumberColumns, NominalColumns and RowStatistics read."""
     extractors: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Other features, `[WordTfidf, {type: TextCounts}]`, in place of those of a checkpoint."""

@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.data.config import DEFAULT_LIMITS, ClassNames, DataLimits, LabelColumns, Source, SplitOptions, TaskName
+from hf_finetune.data.config import (
+    DEFAULT_LIMITS,
+    ClassNames,
+    ColumnNames,
+    DataLimits,
+    LabelColumns,
+    Source,
+    SplitOptions,
+    TaskName,
+)
 from hf_finetune.data.long.config import TRUNCATE, Long
 from hf_finetune.utils.config import Choice, CountOrZero, Operations, configclass, flag
 from hf_finetune.utils.sequences import SequenceKind
@@ -39,13 +48,13 @@ class Data(SplitOptions, Location):
     are classes, in no order unless ordinal is named."""
     label_separator: Annotated[str | None, flag("--label-separator")] = None
     """Character between the tags of a text column, with multi-label. The default is a comma."""
-    label_names: Annotated[ClassNames, flag("--label-names")] = ()
+    label_names: Annotated[ClassNames, ColumnNames, flag("--label-names")] = ()
     """Names of classes that are whole numbers or truth values, in the order of the numbers: neg,pos for 0 and 1. They
     are stored with the model, which knows the numbers, too."""
-    features: Annotated[tuple[str, ...], flag("--features")] = ()
+    features: Annotated[ColumnNames, flag("--features")] = ()
     """Columns that are read beside the text or the image, with method classical: of numbers, and of names. A column
     whose cells are all numbers holds numbers."""
-    label_order: Annotated[ClassNames, flag("--label-order")] = ()
+    label_order: Annotated[ClassNames, ColumnNames, flag("--label-order")] = ()
     """Names of ordered classes, the lowest first: low,medium,high, with ordinal. Whole numbers need none."""
     sheet: str | None = None
     """Sheet of an Excel workbook. Default: the first one."""

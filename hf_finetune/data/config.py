@@ -30,6 +30,22 @@ ClassNames = Annotated[
 ]
 
 
+def _separated_or_apart(arguments: list[str]) -> tuple[str, ...]:
+    return tuple(name for argument in arguments for name in _separated([argument]) if name)
+
+
+ColumnNames = Annotated[
+    tuple[str, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="COL [COL ...]",
+        instance_from_str=_separated_or_apart,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    ),
+]
+
+
 def _one_or_several(arguments: list[str]) -> str | tuple[str, ...] | None:
     names = _separated(arguments)
     return (None if names[0] == "None" else names[0]) if len(names) == 1 else names or None

@@ -26,6 +26,8 @@ FILE = "predictions.parquet"
 RESAMPLES, SEED = 10_000, 0
 SHOWN, MOST_CHARACTERS = 10, 24
 """Changed rows that the table shows, and characters of a label there."""
+LONGEST_NAME = 8
+"""Characters of a run's name for which 80 columns have room; longer ones stand above the tables, with a number."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,13 @@ class Comparison:
 
     def __str__(self) -> str:
         runs, metric = self.document["runs"], self.document["metric"]
+        names, parts = [run["name"] for run in runs], []
+        if max(map(len, names)) > LONGEST_NAME:
+            parts = ["\n".join(f"{number}  {name}" for number, name in enumerate(names, 1))]
+            names = [str(number) for number in range(1, len(runs) + 1)]
         lines = [["", metric, "difference", "McNemar", "verdict", "rows won", "lost"]]
-        for run in runs:
-            line = [run["name"], f"{run['value']:.3f}"]
+        for name, run in zip(names, runs, strict=True):
+            line = [name, f"{run['value']:.3f}"]
             if "difference" in run:
                 difference = run["difference"]
                 p = f"p = {run['mcnemar']:.2g}" if "mcnemar" in run else ""
@@ -65,9 +71,11 @@ class Comparison:
             lines.append([*line, *[""] * (len(lines[0]) - len(line))])
         many = f", corrected for {len(runs) - 1} comparisons" if len(runs) > 2 else ""
         title = f"{counted(self.document['rows'], 'shared row')} of the {self.document['split']} split"
-        parts = [f"{title}; differences to the first run, 95% intervals{many}\n{table(lines, right=(1, 2, 3, 5, 6))}"]
+        parts.append(
+            f"{title}; differences to the first run, 95% intervals{many}\n{table(lines, right=(1, 2, 3, 5, 6))}"
+        )
         if changed := self.document["changed"]:
-            shown = [["row", "label", *(run["name"] for run in runs)]]
+            shown = [["row", "label", *names]]
             shown += [[str(c["row"]), *map(_cell, (c["label"], *c["predicted"]))] for c in changed[:SHOWN]]
             more = f"\n... and {len(changed) - SHOWN:,} more changed rows (--json)" if len(changed) > SHOWN else ""
             parts.append(f"changed predictions\n{table(shown)}{more}")

@@ -1,8 +1,10 @@
-"""`--label a b c` is `--label a,b,c` where no word after it can be DATA."""
+"""Several columns on the command line. `--label a b c` is `--label a,b,c` where no word after it can be DATA."""
 
 import pytest
 
 from hf_finetune.cli.arguments import Flags, with_joined_labels
+from hf_finetune.cli.features import FeaturesJob
+from hf_finetune.cli.parsing import parse
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,9 @@ def test_all_positional_arguments_come_first() -> None:
     assert with_joined_labels(two, ["m", "d", "--label", "a", "b"]) == ["m", "d", "--label", "a,b"]
     # The data come from a file.
     assert with_joined_labels(Flags(), ["--config", "f", "--label", "a", "b"]) == ["--config", "f", "--label", "a,b"]
+
+
+@pytest.mark.parametrize("words", (["price", "shop"], ["price,shop"], ["price,", "shop"], ["price, shop"]))
+def test_features_with_spaces_or_commas(words: list[str]) -> None:
+    job = parse(FeaturesJob, ["d.csv", "--features", *words, "--output", "f.csv"], "hf-finetune features")
+    assert job.features == ("price", "shop")

@@ -45,6 +45,9 @@ def test_classes_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert "100 shared rows of the test split" in shown and "p = 0.039" in shown and "better" in shown
     assert "... and 2 more changed rows" in shown
+    # A table of 80 columns has no room for these names, which stand above it, whole.
+    assert f"1  {first}\n2  {second}\n" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines()[2:])
 
 
 def test_tags_numbers_and_words(tmp_path: Path) -> None:
