@@ -231,6 +231,7 @@ def plot(files: list[Path], to: Path) -> None:
         1, len(groups), figsize=(3.4 * len(groups), 3.2), squeeze=False, layout="constrained"
     )
     names = list(dict.fromkeys(side.split()[0] for times in groups.values() for s in times.values() for side in s))
+    drawn: dict[str, Any] = {}
     for axis, ((data, size), times) in zip(axes[0], groups.items(), strict=True):
         for number, name in enumerate(names):
             found = [
@@ -245,12 +246,14 @@ def plot(files: list[Path], to: Path) -> None:
             x = [seconds * 1.03 ** (number - len(names) / 2) for seconds, _ in found]
             y = [interval.value for _, interval in found]
             error = [[i.value - i.low for _, i in found], [i.high - i.value for _, i in found]]
-            axis.errorbar(x, y, error, label=name, marker="o", markersize=4, capsize=2, zorder=2 + (name == "ours"))
+            style = {"label": name, "color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2}
+            drawn[name] = axis.errorbar(x, y, error, zorder=2 + (name == "ours"), **style)
         axis.set(title=f"{data}, {size}", xscale="log", xlabel="wall-clock seconds")
+        axis.set_xlim(min(times) / 1.3, max(times) * 1.3)
         axis.set_xticks(sorted(times), [f"{seconds:g}" for seconds in sorted(times)], minor=False)
         axis.minorticks_off()
     axes[0][0].set_ylabel("accuracy on test rows")
-    axes[0][-1].legend(fontsize="small")
+    figure.legend(handles=list(drawn.values()), loc="outside lower center", ncols=len(drawn), frameon=False)
     figure.savefig(to, metadata={"Date": None})
 
 

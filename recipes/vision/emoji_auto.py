@@ -1,0 +1,41 @@
+"""Method auto on emoji, from PyPI: simple models first, then what is worth its time, in five minutes.
+
+hf-finetune run emoji_auto
+hf-finetune run emoji_auto --budget 15m --preset best
+"""
+
+from hf_finetune import (
+    TWEMOJI_LICENSE,
+    Hub,
+    ImageData,
+    Model,
+    Recipe,
+    ResizeImage,
+    Search,
+    efficientnet_lite0,
+    main,
+    twemoji,
+)
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        name="emoji-auto",
+        data=ImageData(
+            path=twemoji(),
+            # The emoji have no split of their own. Validation rows choose the rung: more of them decide more.
+            test_fraction=0.3,
+            validation_fraction=0.2,
+            license=TWEMOJI_LICENSE,
+            name="Twemoji",
+        ),
+        # An emoji has 72 pixels: 96 take a fifth of the time of 224.
+        model=Model(checkpoint=efficientnet_lite0(), surgery=(ResizeImage(size=96),)),
+        method="auto",
+        search=Search(budget="5m"),
+        hub=Hub(license="apache-2.0"),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)
