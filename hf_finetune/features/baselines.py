@@ -21,6 +21,10 @@ from hf_finetune.features.table import LONG_TEXT, TEXTS, RowTable
 
 logger = logging.getLogger("hf_finetune")
 
+BASELINE = LinearModel(inverse_strength=10.0)
+"""The classifier of texts."""
+BASELINE_OF_IMAGES = LinearModel(inverse_strength=0.01)
+"""That of images: with few dense pixels a weak penalty would fit noise."""
 MAX_CHARACTERS = 20_000_000
 """Limit of the training texts: about 10 s of counting words."""
 MAX_IMAGES = 10_000
@@ -62,8 +66,7 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
         num_labels: number of classes C.
     """
     kind, features, test, chosen = shallow_features(train, rows)
-    # With few dense pixels a weak penalty would fit noise.
-    classifier = LinearModel(inverse_strength=0.01 if "image" in train.column_names else 10.0)
+    classifier = BASELINE_OF_IMAGES if "image" in train.column_names else BASELINE
     labels_N = _labels(train)[chosen]
     sparse_form: Form = "mixed" if any(name.startswith(FEATURE) for name in train.column_names) else "sparse"
     model = estimator(classifier, labels_N, "classes", sparse_form if sparse.issparse(features) else "dense")
@@ -85,12 +88,7 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
         Their name (tfidf, tfidf+overlap of pairs, 6-mers, or pixels), the features of the training rows and of `rows`,
         shape (N, F), and the indices of the training rows.
     """
-    if "image" in train.column_names:
-        chosen = _subsample(np.ones(len(train)), MAX_IMAGES, "images")
-    else:
-        columns = [column for column in TEXTS if column in train.column_names]
-        sizes = [[min(len(text or ""), LONG_TEXT) for text in train[column][:]] for column in columns]
-        chosen = _subsample(np.sum(sizes, axis=0), MAX_CHARACTERS, "characters")
+    chosen = rows_within_limits(train)
     drawn = train.select(chosen)
     table = RowTable.of(drawn)
     frame = table(drawn)
@@ -100,6 +98,15 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
     if form == "dense":  # rows one after the other in memory, by which sums are rounded
         fitted, scored = map(np.ascontiguousarray, (fitted, scored))
     return name, fitted, scored, chosen
+
+
+def rows_within_limits(train: Dataset) -> np.ndarray:
+    """Return the sorted indices of the training rows to which a linear model is fitted in seconds: all, or a sample."""
+    if "image" in train.column_names:
+        return _subsample(np.ones(len(train)), MAX_IMAGES, "images")
+    columns = [column for column in TEXTS if column in train.column_names]
+    sizes = [[min(len(text or ""), LONG_TEXT) for text in train[column][:]] for column in columns]
+    return _subsample(np.sum(sizes, axis=0), MAX_CHARACTERS, "characters")
 
 
 def _labels(rows: Dataset) -> np.ndarray:

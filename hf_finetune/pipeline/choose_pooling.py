@@ -48,7 +48,7 @@ class PoolingChoice:
     how: str
     """How the network reads it, and what that costs."""
     measured: dict[str, Any] | None
-    """Metric of both ways on held-out rows, and their paired difference. None: there are too few rows."""
+    """Metric of both ways on held-out rows, and their paired difference. None: there are too few rows, or no time."""
     rows: int
     """Rows of the comparison, or all that there are."""
     seconds: float
@@ -59,7 +59,8 @@ class PoolingChoice:
 
     def __str__(self) -> str:
         if self.measured is None:
-            why = f"{self.rows} rows are too few to compare with, and a sentence encoder is trained to be read so"
+            few = f"{self.rows} rows are too few" if self.rows < LEAST_ROWS else "there is no time"
+            why = f"{few} to compare with, and a sentence encoder is trained to be read so"
         else:
             difference = self.measured["difference"]
             name, interval = difference["metric"], "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference)
@@ -68,8 +69,14 @@ class PoolingChoice:
         return f"model.pooling auto: {self.chosen}: {why}; {self.how}"
 
 
-def choose_pooling(context: RunContext, data: RunData) -> tuple[RunContext, PoolingChoice | None]:
-    """Return the run with a named pooling in place of auto, and the choice. None: there was none to make."""
+def choose_pooling(
+    context: RunContext, data: RunData, *, compares: bool = True
+) -> tuple[RunContext, PoolingChoice | None]:
+    """Return the run with a named pooling in place of auto, and the choice. None: there was none to make.
+
+    Args:
+        compares: whether there is time to compare the ways. Without it the checkpoint alone decides.
+    """
     model = context.recipe.model
     if model.pooling != "auto":
         return context, None
@@ -87,7 +94,7 @@ def choose_pooling(context: RunContext, data: RunData) -> tuple[RunContext, Pool
     costs_nothing = _is_stock(network.network, mean) and not context.recipe.uses_adapter
     is_sentence_encoder = is_mean_of_sentences(context.checkpoint)
     measured, rows, is_mean = None, len(labeled), is_sentence_encoder and costs_nothing
-    if rows >= LEAST_ROWS:
+    if rows >= LEAST_ROWS and compares:
         try:
             measured, rows = _compare(context, data, network, mean)
         except NotOfRows:

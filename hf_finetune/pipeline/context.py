@@ -109,6 +109,8 @@ class ClassicalRun:
     splits: Splits
     notes: tuple[str, ...] = ()
     """Notes for the user beside those of the splits."""
+    all_splits: Splits | None = None
+    """With the training rows that time left out, to which baselines are fitted, too. None: there are none."""
 
     @cached_property
     def task(self) -> Task:

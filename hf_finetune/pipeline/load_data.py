@@ -1,5 +1,6 @@
 """Load the rows of a run, and its tokenizer or image processor."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,11 @@ from hf_finetune.models.surgery.positions import length_after
 from hf_finetune.pipeline.context import RunContext, RunData
 
 
-def load_data(context: RunContext) -> tuple[RunContext, RunData]:
+def load_data(context: RunContext, *, features: Sequence[str] = ()) -> tuple[RunContext, RunData]:
     """Load the splits, the tokenizer or image processor, and the pretraining rows.
+
+    Args:
+        features: columns to load beside what the network reads, see `data.features`.
 
     Returns:
         The context, whose checkpoint has the tokenizer that `model.tokenizer` builds from the rows, and the data.
@@ -33,7 +37,8 @@ def load_data(context: RunContext) -> tuple[RunContext, RunData]:
         InputError: see `load_splits`, `models.processors` and `data.unlabeled.read_for_pretraining`.
     """
     recipe = context.recipe
-    splits = load_splits(recipe.data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
+    data: Any = replace(recipe.data, features=tuple(features)) if features else recipe.data
+    splits = load_splits(data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
     pretraining = _pretraining_rows(context, splits)
     context = _with_own_tokenizer(context, splits, pretraining)
     return context, RunData(splits, _inputs(context, splits), pretraining, recipe.evaluate)

@@ -17,7 +17,7 @@ Each stage is a function. Most have a file of their own.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -207,8 +207,14 @@ def prepare(recipe: Recipe) -> Run:
         return with_network(load_input(recipe))
 
 
-def load_input(recipe: Recipe) -> RunInput:
+def load_input(
+    recipe: Recipe, *, features: Sequence[str] = (), compares: Callable[[], bool] = lambda: True
+) -> RunInput:
     """Load the rows and teachers of a run, and check what needs no network.
+
+    Args:
+        features: see `load_data`.
+        compares: whether there is time to compare what the head may read.
 
     Raises:
         InputError: see the stages.
@@ -225,11 +231,11 @@ def load_input(recipe: Recipe) -> RunInput:
         check_extra_metrics(recipe.evaluate.extra, trust_remote_code=recipe.model.trust_remote_code)
     context = setup_context(recipe)
     check.check_checkpoint(context)
-    context, data = load_data(context)
+    context, data = load_data(context, features=features)
     check.check_task(context, data)
     context, data, long_choice = choose_long(context, data)
     context, length_note = choose_length(context, data)
-    context, pooling_choice = choose_pooling(context, data)
+    context, pooling_choice = choose_pooling(context, data, compares=compares())
     teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)
     notes = (

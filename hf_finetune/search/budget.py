@@ -18,6 +18,10 @@ class Budget:
     def used_s(self) -> float:
         return time.perf_counter() - self._start
 
+    def exclude(self, seconds: float) -> None:
+        """Do not count seconds that have passed."""
+        self._start += seconds
+
     @property
     def left_s(self) -> float:
         return self.seconds - self.used_s

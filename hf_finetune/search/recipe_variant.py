@@ -11,10 +11,12 @@ from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.search import Search
+from hf_finetune.features.config import Classical
+from hf_finetune.models.config import Model
 from hf_finetune.models.peft.config import Lora
 from hf_finetune.models.surgery.gather_mean import GatherMean
 from hf_finetune.models.surgery.patches import ResizeImage
-from hf_finetune.training.config import Averaging
+from hf_finetune.training.config import Averaging, Batching, Train
 from hf_finetune.training.optim.config import Optim
 from hf_finetune.training.optim.schedule_config import in_proportion, of_shorter_run
 from hf_finetune.training.regularization.config import Regularize
@@ -123,6 +125,8 @@ class RecipeVariant:
             limit = f"{max(1, round(seconds))}s"
         changes: dict[str, Any] = {
             "method": method,
+            # Only classical models read further columns.
+            "data": _replace(recipe.data, features=()),
             "lora": recipe.lora if method == "lora" else Lora(),
             "hub": replace(recipe.hub, repo_id=None),
             "train": replace(recipe.train, max_time=limit),
@@ -132,9 +136,26 @@ class RecipeVariant:
             changes["model"] = replace(recipe.model, top_layers=recipe.model.top_layers + 1)
         if method == "head":
             # Features that are computed once do not change from epoch to epoch.
-            changes["data"] = _replace(recipe.data, augment=(), augment_copies=0)
+            changes["data"] = _replace(recipe.data, features=(), augment=(), augment_copies=0)
             changes["objective"] = replace(recipe.objective, mix=())
         return RecipeVariant(replace(recipe, **changes))
+
+    def for_classical(self, config: Classical) -> RecipeVariant:
+        """Return the recipe that fits a classical model to the same rows, without what only a network reads."""
+        recipe = self.recipe
+        return RecipeVariant(
+            Recipe(
+                name=recipe.name,
+                data=_replace(recipe.data, augment=(), augment_copies=0),
+                model=Model(checkpoint=recipe.model.checkpoint),
+                method="classical",
+                classical=config,
+                train=Train(seed=recipe.train.seed),
+                batching=Batching(cache_gb=recipe.batching.cache_gb),
+                evaluate=recipe.evaluate,
+                hub=replace(recipe.hub, repo_id=None),
+            )
+        )
 
     @property
     def with_random_head(self) -> RecipeVariant:

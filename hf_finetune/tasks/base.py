@@ -317,14 +317,22 @@ class Task(ABC):
     def agreement(self, scores_NC: Any, others_NC: Any) -> float:
         """Return how alike two models predict: the share of the same predictions, or the correlation of numbers."""
 
-    @abstractmethod
     def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
-        """Return the predictions of models without a pretrained network, by key.
+        """Return the predictions of models without a pretrained network, by key: the constants, and `linear`.
 
         Args:
             train: labeled training rows.
             rows: rows to predict.
         """
+        return {**self.constants(train, rows), "linear": self.linear_baseline(train, rows)}
+
+    @abstractmethod
+    def constants(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return what needs no features of the rows, see `baselines`."""
+
+    @abstractmethod
+    def linear_baseline(self, train: Dataset, rows: Dataset) -> Baseline:
+        """Return the predictions of a linear model, see `baselines`."""
 
     def per_class(self, labels: Any, scores_NC: Any) -> tuple[ClassScores, ...]:
         """Return the scores of each class or tag; none for numbers."""

@@ -112,10 +112,13 @@ class SingleLabel(Task):
         """Return the share of rows of the same class."""
         return float((self.decided(scores_NC) == self.decided(others_NC)).mean())
 
-    def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
-        """Return the majority class, and logistic regression on words or pixels."""
-        fits = {"majority": majority, "linear": linear_baseline}
-        return {key: fit(train, rows, num_labels=len(self.labels)) for key, fit in fits.items()}
+    def constants(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return the majority class."""
+        return {"majority": majority(train, rows, num_labels=len(self.labels))}
+
+    def linear_baseline(self, train: Dataset, rows: Dataset) -> Baseline:
+        """Return logistic regression on words or pixels."""
+        return linear_baseline(train, rows, num_labels=len(self.labels))
 
     def per_class(self, labels: np.ndarray, scores_NC: np.ndarray) -> tuple[ClassScores, ...]:
         """Return precision, recall and F1 of each class."""

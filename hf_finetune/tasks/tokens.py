@@ -170,10 +170,13 @@ class Tags(Task):
         """Return the share of words of the same tag."""
         return float((self.tags(scores_NC) == self.tags(others_NC)).mean())
 
-    def baselines(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
-        """Return the most frequent tag of each word, and a linear model of its shape and neighbors."""
-        fits = {"majority": most_frequent_tags, "linear": linear_tagger}
-        return {key: fit(train, rows, num_tags=len(self.labels)) for key, fit in fits.items()}
+    def constants(self, train: Dataset, rows: Dataset) -> dict[str, Baseline]:
+        """Return the most frequent tag of each word."""
+        return {"majority": most_frequent_tags(train, rows, num_tags=len(self.labels))}
+
+    def linear_baseline(self, train: Dataset, rows: Dataset) -> Baseline:
+        """Return a linear model of each word's shape and neighbors."""
+        return linear_tagger(train, rows, num_tags=len(self.labels))
 
     def per_class(self, labels: Any, scores_NC: Any) -> tuple[ClassScores, ...]:
         """Return precision, recall and F1 of each tag, or of each kind of entity."""

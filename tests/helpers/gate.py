@@ -8,10 +8,15 @@ from transformers.utils import logging
 
 from hf_finetune.hub import plain_loading
 from hf_finetune.pipeline import parity
+from hf_finetune.pipeline.classical import parity as classical_parity
 from hf_finetune.training.precision import exact_float32
 
 
-def _here(job: Path) -> None:
+def _here(job: Path, script: str = plain_loading.__file__) -> None:
+    if Path(script) != Path(plain_loading.__file__):
+        from hf_finetune.hub import plain_classical  # skops takes seconds to import
+
+        return plain_classical.main(job)
     threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     with torch.random.fork_rng(devices=[]), exact_float32(), warnings.catch_warnings():
@@ -30,4 +35,5 @@ def run_here(replace=setattr) -> None:
     Args:
         replace: as `setattr`, or a monkeypatch's.
     """
-    replace(parity, "load_in_fresh_process", _here)
+    for module in (parity, classical_parity):
+        replace(module, "load_in_fresh_process", _here)

@@ -12,7 +12,7 @@ from helpers.small_runs import small_recipe, stop_after
 from hf_finetune import Classifier, InputError, Launch, Recipe, Search, StoppedBySignal, run
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.ladder import climb as module
-from hf_finetune.search.ladder import costs, decisions
+from hf_finetune.search.ladder import costs, decisions, judgement, standing
 from hf_finetune.search.ladder.costs import RungCost
 from hf_finetune.utils.manifest import Manifest
 
@@ -47,13 +47,14 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
         return train_prepared(prepared, launch, **options)
 
     monkeypatch.setattr(module, "train_prepared", counted)
+    monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better", "no worse", "no worse"))
     with monkeypatch.context() as patch:
         patch.setattr(module.Climb, "_weigh", _stopping_at_full(patch, module.Climb._weigh))
-        with pytest.raises(StoppedBySignal, match=r"the best model so far \(\w+\) is in"):
+        with pytest.raises(StoppedBySignal, match=r"the best model so far \(top\) is in"):
             run(auto, Launch(str(folder)))
     assert begun == ["head", "top", "lora", "full"]
     result = read(folder)
-    assert result[UNFINISHED] and result["method"] in begun and Manifest.of(folder).hashes == result["artifacts"]
+    assert result[UNFINISHED] and result["method"] == "top" and Manifest.of(folder).hashes == result["artifacts"]
     assert Classifier.load(str(folder)).predict(["good"])[0] in ("bad", "good")
     assert [rung["name"] for rung in result["rungs"]][:3] == ["majority", "linear", "head"]
     with pytest.raises(InputError, match=r"train\.seed: the run in"):
@@ -70,12 +71,36 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert all(rung["folder"] and rung["metrics"]["accuracy"]["n"] == 6 for rung in rungs.values())
     chosen = next(rung for rung in reversed(document["rungs"]) if rung["promoted"])
     assert document["ladder"]["chosen"] == chosen["name"] and document["parity"]["reload"]["ok"]
+    assert chosen["name"] == "top" and (folder / "rungs" / "2-linear" / "classical" / "pipeline.skops").exists()
     for rung in ("head", "top", "lora", "full"):
         assert (folder / "rungs" / rungs[rung]["folder"] / "model" / "config.json").exists()
     assert "## What was tried" in (folder / "README.md").read_text()
     assert document["ladder"]["verdict"] in " ".join(str(Classifier.load(str(folder)).result).split())
     with pytest.raises(InputError, match="the run in it is finished"):
         run(auto, Launch(str(folder), resume=True))
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: Path) -> None:
+    """It is verified and usable, and its gate and its time are those of seconds."""
+    short = replace(recipe(tmp_path), search=Search(budget="1s"))
+    document = run(short, Launch(str(tmp_path / "auto")))
+    assert document is not None and [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head"]
+    assert document["rungs"][1]["title"] == "tfidf+LinearModel" and document["rungs"][2]["verdict"] == "left"
+    assert "a network takes 5 s at least" in document["rungs"][2]["reason"]
+    assert document["ladder"]["chosen"] == "linear" and document["method"] == "classical"
+    assert document["parity"]["reload"]["ok"] and document["artefacts"] == ["classical"]
+    model = Classifier.load(str(tmp_path / "auto"))
+    assert list(model.predict(["good", "bad"])) == ["good", "bad"]
+    assert document["ladder"]["verdict"] in " ".join(str(model.result).split())
+    card = (tmp_path / "auto" / "README.md").read_text()
+    assert "## What was tried" in card and "pipeline.skops" in card
+
+
+def judging(*verdicts: str):
+    """Compare as the climb does, with verdicts of the test's own: linear, head, top, lora, full."""
+    given = iter(verdicts)
+    return lambda *scores, **options: replace(judgement.compare(*scores, **options), verdict=next(given))
 
 
 def _stopping_at_full(patch: pytest.MonkeyPatch, weigh):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hf_finetune import Hub, InputError, Mixup, Model, Recipe, Search, Supervised, SwapWords, TextData, run
-from hf_finetune.config.rules import check
+from hf_finetune.config.rules import check, unused_options
+from hf_finetune.features.config import BoostedTrees, Classical
 from hf_finetune.search.recipe_variant import RecipeVariant
 
 AUTO = Recipe(
@@ -32,6 +33,20 @@ def test_variants_of_rungs() -> None:
     limited = RecipeVariant(replace(AUTO, train=replace(AUTO.train, max_time="10s")))
     assert limited.for_rung("full", seconds=12.6).recipe.train.max_time == "10s"
     assert limited.for_rung("full", seconds=4.2).recipe.train.max_time == "4s"
+
+
+def test_a_classical_rung_keeps_nothing_of_a_network() -> None:
+    data = replace(AUTO.data, features=("price",))
+    variant = RecipeVariant(replace(AUTO, data=data, train=replace(AUTO.train, learning_rate=1e-4, seed=3)))
+    recipe = variant.for_classical(Classical(BoostedTrees())).recipe
+    check(recipe)
+    assert recipe.method == "classical" and recipe.classical.classifier == BoostedTrees()
+    assert recipe.data.features == ("price",) and not recipe.data.augment and recipe.hub.repo_id is None
+    assert recipe.train.seed == 3 and recipe.train.learning_rate is None and unused_options(recipe) == ()
+    # Networks do not read the column, which their recipe would be refused with.
+    head = variant.for_rung("head").recipe
+    check(head)
+    assert head.data.features == ()
 
 
 def test_budgets_and_presets() -> None:

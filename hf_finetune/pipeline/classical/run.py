@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,31 +67,104 @@ def write_classical(run: ClassicalRun, folder: Path, *, command: str | None = No
         InputError: the classifier or an extractor does not suit the rows. Nothing was written.
         GateError: the saved pipeline does not reproduce the scores.
     """
-    clock, scoring = Stopwatch(), scoring_of(run)
     with notes_afterwards():
         for note in (*run.splits.notes, *run.notes):
             logger.info(note)
-        with clock.measure("train_s", "fit the pipeline"):
-            trained = fit(run)
-    record = _record(run, command)
-    write_json(folder / "recipe.json", record)
-    if dropped := run.splits.dropped:
-        write_dropped(folder / "dropped.csv", {str(role): rows for role, rows in dropped.items()})
-    with Progress("save"), replacing(folder / "classical") as path:
-        trained.save(path)
-    provenance.save_keys(folder, [run.splits.train], None)
-    evaluation = evaluate(run, trained, scoring, clock)
+        fitted = fit_classical_run(run)
+    return finalize_classical(fitted, folder, command=command)
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """A run whose pipeline is fitted, and of which nothing is written yet."""
+
+    run: ClassicalRun
+    trained: TrainedPipeline
+    clock: Stopwatch
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its rows are scored."""
+        run = self.run
+        return Scoring(run.task, run.all_splits or run.splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
+
+    def evaluate(self, known: Evaluation | None = None, *, only: str | None = None) -> Evaluation:
+        """Score the labeled splits.
+
+        Args:
+            known: splits that are scored already.
+            only: name of the split to score. None: all.
+        """
+        splits, scored = {"validation": self.run.splits.validation, "test": self.run.splits.test}, {}
+        with self.clock.measure("evaluate_s"):
+            for name, rows in splits.items():
+                if known is not None and name in known.splits:
+                    scored[name] = known.splits[name]
+                elif rows and only in (None, name):
+                    scored[name] = self.scoring.score(self.trained.task, rows, self.trained.logits)
+        return Evaluation(scored)
+
+
+def fit_classical_run(run: ClassicalRun) -> FittedRun:
+    """Fit the pipeline of a run.
+
+    Raises:
+        InputError: the classifier or an extractor does not suit the rows.
+    """
+    clock = Stopwatch()
+    with clock.measure("train_s", "fit the pipeline"):
+        return FittedRun(run, fit(run), clock)
+
+
+def finalize_classical(
+    fitted: FittedRun, folder: Path, known: Evaluation | None = None, *, command: str | None = None
+) -> dict[str, Any]:
+    """Save, evaluate, verify and document a fitted run.
+
+    Args:
+        known: splits that are scored already.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        GateError: the saved pipeline does not reproduce the scores.
+    """
+    record = _save(fitted, folder, command)
+    evaluation = fitted.evaluate(known)
+    with fitted.clock.measure("baselines_s"):
+        evaluation = replace(evaluation, baselines=fitted.scoring.baselines(evaluation.judged_split))
     save_predictions(folder, evaluation)
-    with clock.measure("parity_s"):
-        checks: Mapping[str, Check] = verify(run, trained, folder, evaluation)
-    result = document(run, trained, folder, evaluation, checks, clock=clock, record=record)
+    with fitted.clock.measure("parity_s"):
+        checks: Mapping[str, Check] = verify(fitted.run, fitted.trained, folder, evaluation)
+    result = document(fitted.run, fitted.trained, folder, evaluation, checks, clock=fitted.clock, record=record)
     refuse_failed(checks)
     return result
 
 
-def scoring_of(run: ClassicalRun) -> Scoring:
-    """Return how a run scores its rows."""
-    return Scoring(run.task, run.splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
+def set_aside_classical(
+    fitted: FittedRun, folder: Path, evaluation: Evaluation, *, command: str | None = None
+) -> dict[str, Any]:
+    """Save a run that another one has beaten on validation rows: without test rows, baselines and parity gate.
+
+    Returns:
+        The content of its result.json.
+    """
+    record = _save(fitted, folder, command)
+    save_predictions(folder, evaluation)
+    return document(fitted.run, fitted.trained, folder, evaluation, {}, clock=fitted.clock, record=record)
+
+
+def _save(fitted: FittedRun, folder: Path, command: str | None) -> dict[str, Any]:
+    """Write the pipeline and the record of the run, and return the record."""
+    run, record = fitted.run, _record(fitted.run, command)
+    write_json(folder / "recipe.json", record)
+    if dropped := run.splits.dropped:
+        write_dropped(folder / "dropped.csv", {str(role): rows for role, rows in dropped.items()})
+    with Progress("save"), replacing(folder / "classical") as path:
+        fitted.trained.save(path)
+    provenance.save_keys(folder, [run.splits.train], None)
+    return record
 
 
 def fit(run: ClassicalRun) -> TrainedPipeline:
@@ -116,16 +189,6 @@ def fit(run: ClassicalRun) -> TrainedPipeline:
         scores_NC = task.scores(trained.logits(splits.validation))
         trained = replace(trained, task=task.calibrated(labels_of(splits.validation), scores_NC))
     return trained
-
-
-def evaluate(run: ClassicalRun, trained: TrainedPipeline, scoring: Scoring, clock: Stopwatch) -> Evaluation:
-    """Score every labeled split, and fit the baselines."""
-    splits = {"validation": run.splits.validation, "test": run.splits.test}
-    with clock.measure("evaluate_s"):
-        scored = {n: scoring.score(trained.task, rows, trained.logits) for n, rows in splits.items() if rows}
-    evaluation = Evaluation(scored)
-    with clock.measure("baselines_s"):
-        return replace(evaluation, baselines=scoring.baselines(evaluation.judged_split))
 
 
 def _record(run: ClassicalRun, command: str | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Method auto: an anytime climb from simple models to full fine-tuning, within a budget of time.
 
-    simple models    the constant, and a linear model of words or pixels, in seconds
+    classical        the constant, a linear model of words or pixels, and boosted trees of further columns, in seconds
     head             a linear head on frozen features, which are computed once
     top, lora, full  from the head of the rung before, as long as the time that is left holds
 
@@ -23,9 +23,7 @@ from typing import Any
 
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
-from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.evaluation.report import rungs_table
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
@@ -33,14 +31,14 @@ from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.pipeline.run import finalize, load_input, set_aside, train_prepared, with_network
-from hf_finetune.pipeline.run_folder import UNFINISHED, is_finished, output_folder, owned_folder, plain_disk_errors
+from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder import decisions
+from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
 from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, rows_in_time, scoring_of, with_rows
 from hf_finetune.search.ladder.decisions import RungPlan
-from hf_finetune.search.ladder.judgement import Comparison, compare
-from hf_finetune.search.ladder.promotion import promote, write_result
+from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
     LadderState,
@@ -57,14 +55,12 @@ from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import seconds_since_start
 from hf_finetune.utils.exit_status import notes_afterwards
-from hf_finetune.utils.files import read_json, read_object
+from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import listed
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
 DEFAULT_BUDGET = "5m"
-MODELS = ("head", "trial", "top", "lora", "full")
-"""Rungs whose model can be the result."""
 
 
 @shared_cores()
@@ -84,8 +80,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
     _refuse(base, launch)
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
     budget = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start())
-    with Progress("read the data and the checkpoint", quiet=True):
-        loaded = load_input(base.for_rung("head").recipe)
+    loaded = _load(base, budget)
     chosen = base.with_choices(RecipeVariant(loaded.context.recipe))
     first = with_network(loaded)
     with ExitStack() as stack:
@@ -95,8 +90,8 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
             if folder.is_unfinished and (folder.path / FOLDER / "recipe.json").exists():
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
-        budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        ladder = Climb(chosen, loaded, folder.path, budget, state, command, first)
+        standing = _standing(chosen, loaded, folder.path, Budget(budget.seconds, budget.used_s + state.used_s), state)
+        ladder = Climb(chosen, loaded, standing, command, first)
         del first
         with plain_disk_errors(folder.path):
             for place in (folder.path, folder.path / FOLDER):
@@ -105,9 +100,16 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
             try:
                 result = ladder.run()
             except (KeyboardInterrupt, StoppedBySignal):
-                raise StoppedBySignal(ladder.describe_stop()) from None
+                raise StoppedBySignal(standing.describe_stop()) from None
     push_if_asked(folder.path, base.recipe.hub)
     return {**result, "folder": str(folder.path)}
+
+
+def _load(base: RecipeVariant, budget: Budget) -> RunInput:
+    """Load the input of all rungs. Without time for a network nothing is compared for it."""
+    recipe, features = base.for_rung("head").recipe, base.recipe.data.features
+    with Progress("read the data and the checkpoint", quiet=True):
+        return load_input(recipe, features=features, compares=lambda: decisions.why_no_network(budget.left_s) is None)
 
 
 def _refuse(base: RecipeVariant, launch: Launch) -> None:
@@ -120,15 +122,28 @@ def _refuse(base: RecipeVariant, launch: Launch) -> None:
         )
 
 
+def _standing(base: RecipeVariant, loaded: RunInput, folder: Path, budget: Budget, state: LadderState) -> Standing:
+    splits, task = loaded.data.splits, loaded.data.task
+    classical = 1 if task.has_words else len(classical_candidates(splits))
+    return Standing(
+        base.recipe.name,
+        folder,
+        budget,
+        state,
+        task,
+        labels_of(splits.validation),
+        loaded.data.evaluate.resamples,
+        comparisons=classical + 1 + len(decisions.methods_of(base.recipe.search.preset)),
+    )
+
+
 @dataclass
 class Climb:
-    """A climb in progress."""
+    """A climb in progress: its networks, and what is decided between them."""
 
     base: RecipeVariant
     loaded: RunInput
-    folder: Path
-    budget: Budget
-    state: LadderState
+    standing: Standing
     command: str | None
     first: Run | None
     """The prepared run of the head, until it is trained."""
@@ -136,67 +151,54 @@ class Climb:
     """Encoded training and validation rows."""
     heads: tuple[FittedHead, ...] = ()
     """Those of the rung that the next ones start from."""
-    scores: dict[str, Any] = field(default_factory=dict)
-    """Settled scores of the validation rows, by rung."""
     costs: MethodCosts = field(default_factory=MethodCosts)
 
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""
         logger.info("method auto%s: simple models first, then what is worth its time", self._within)
         try:
-            self._read_finished()
-            self._simple_models()
-            self._rung("head", "head", RungPlan("the first network"))
-            if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
-                self._try_for_signal()
-            for method in decisions.methods_of(self.base.recipe.search.preset):
-                self._weigh(method)
-            return self._end()
+            self._take_up()
+            climb_classical(self.standing, self.base, self.loaded.data.splits, command=self.command)
+            self._climb_networks()
+            return self.standing.end()
         finally:
             show_board("")
+
+    @property
+    def state(self) -> LadderState:
+        """The rungs so far."""
+        return self.standing.state
+
+    @property
+    def budget(self) -> Budget:
+        """The time of the climb."""
+        return self.standing.budget
 
     @property
     def _within(self) -> str:
         return "" if math.isinf(self.budget.seconds) else f" within {format_duration(self.budget.seconds)}"
 
-    def describe_stop(self) -> str:
-        """Say what a stopped climb leaves."""
-        if (chosen := self.state.chosen) is None:
-            return "stopped before there was a model; --resume goes on from there"
-        return f"stopped; the best model so far ({chosen.name}) is in {self.folder}; --resume goes on from there"
+    def _take_up(self) -> None:
+        """Take up the rungs of a killed climb."""
+        self.standing.take_up()
+        for rung in self.state.rungs:
+            if rung.folder is not None:
+                self.heads = read_heads(self.state.folder / rung.folder) or self.heads
+        if self.state.rungs:
+            logger.info("resumed after %s", listed(decisions.climbed(self.state)))
 
     # Rungs
 
-    def _read_finished(self) -> None:
-        """Take up the rungs of a killed climb."""
-        for rung in self.state.rungs:
-            if rung.folder is not None:
-                folder = self.state.folder / rung.folder
-                self.scores[rung.name] = read_scores(folder)
-                self.heads = read_heads(folder) or self.heads
-        if self.state.rungs:
-            logger.info("resumed after %s", listed(decisions.climbed(self.state)))
-        if (chosen := self.state.chosen) is not None:
-            assert chosen.folder is not None, "it was trained"
-            result = read_object(self.folder / "result.json") or {}
-            if (result.get("ladder") or {}).get("chosen") != chosen.name:
-                promote(self.state.folder / chosen.folder, self.folder, self._sections(unfinished=True))
-
-    def _simple_models(self) -> None:
-        """Score the constant and a linear model, which are measured in seconds, and are no result themselves."""
-        if self.state.find("head") or "linear" in {rung.name for rung in self.state.rungs}:
+    def _climb_networks(self) -> None:
+        reason = decisions.why_no_network(self.budget.left_s)
+        if reason is not None and self.state.chosen is not None and self.state.find("head") is None:
+            self.standing.record(RungRecord("head", reason))
             return
-        splits, task = self.loaded.data.splits, self.loaded.data.task
-        started = time.perf_counter()
-        with Progress("fit the simple models"):
-            baselines = task.baselines(labeled_rows(splits.train), splits.validation)
-        for name, baseline in baselines.items():
-            if self.state.find(name) is None:
-                title = None if baseline.name == name else baseline.name
-                folder = self.state.folder / self.state.next_folder(name)
-                write_scores(folder, baseline.scores_NC)
-                self._judge(name, baseline.scores_NC, folder, title=title, started=started)
-            started = time.perf_counter()
+        self._rung("head", "head", RungPlan("the first network"))
+        if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
+            self._try_for_signal()
+        for method in decisions.methods_of(self.base.recipe.search.preset):
+            self._weigh(method)
 
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
         """Train by a method, judge it, and promote it if it is better, unless that is done."""
@@ -207,7 +209,7 @@ class Climb:
         if is_finished(folder):
             # A kill came before it was recorded.
             self.heads = read_heads(folder) or self.heads
-            self._judge(name, read_scores(folder), folder, started=started)
+            self.standing.judge(name, read_scores(folder), folder, started=started)
             return
         begun = self.state.current or {}
         is_resumed = begun.get("name") == name
@@ -216,14 +218,16 @@ class Climb:
             rows = begun["rows"] if is_resumed else rows_in_time(prepared, self.budget.left_s)
             prepared = with_rows(prepared, rows)
         rows = len(prepared.data.splits.train)
-        self.state.current = begun if is_resumed else {"name": name, "epochs": plan.epochs, "rows": rows}
-        self._save()
+        self.standing.begin(begun if is_resumed else {"name": name, "epochs": plan.epochs, "rows": rows})
         with train_prepared(prepared, Launch(str(folder), resume=folder.exists()), command=self.command) as trained:
             self._keep(trained, folder)
             evaluation = evaluate_validation(trained)
             scores_NC = trained.task.settled(evaluation.judged_split.scores_NC)
             write_scores(folder, scores_NC)
-            self._judge(name, scores_NC, folder, started=started, trained=trained, evaluation=evaluation)
+            finish = partial(_finish, trained, evaluation)
+            epochs = round(float(trained.trainer.state.epoch or 0), 3)
+            self.standing.judge(name, scores_NC, folder, started=started, epochs=epochs, finish=finish)
+            del finish
         del prepared, trained
         gc.collect()
 
@@ -254,76 +258,6 @@ class Climb:
         )
         write_heads(folder, self.heads)
 
-    def _judge(
-        self,
-        name: str,
-        scores_NC: Any,
-        folder: Path,
-        *,
-        started: float,
-        title: str | None = None,
-        trained: TrainedRun | None = None,
-        evaluation: Evaluation | None = None,
-    ) -> None:
-        """Compare a rung with the best one before it, finish its run, and promote it if it is better.
-
-        Args:
-            scores_NC: settled scores of the validation rows.
-            folder: of the rung.
-            started: when it began.
-            title: of a simple model.
-            trained, evaluation: the run to finish. None: there is none, or it is finished already.
-        """
-        comparison = self._compare(scores_NC)
-        is_better = comparison is None or comparison.verdict == "better"
-        # The first model that can be saved is the result whatever its verdict.
-        promoted = name in MODELS and (is_better or self.state.chosen is None)
-        if trained is not None and evaluation is not None:
-            (finalize if promoted else set_aside)(trained, evaluation)
-        record = RungRecord(
-            name,
-            decisions.why_judged(comparison),
-            folder.name,
-            title,
-            self._metrics(scores_NC),
-            None if comparison is None else comparison.to_dict(),
-            seconds=round(time.perf_counter() - started, 2),
-            ended_s=round(self.budget.used_s, 2),
-            epochs=None if trained is None else round(float(trained.trainer.state.epoch or 0), 3),
-            promoted=promoted,
-        )
-        self.scores[name] = scores_NC
-        self._record(record)
-        if promoted:
-            promote(folder, self.folder, self._sections(unfinished=True))
-
-    def _compare(self, scores_NC: Any) -> Comparison | None:
-        """Compare scores with those of the best rung so far. None: it is the first."""
-        if (best := self.state.best) is None:
-            return None
-        return compare(self.loaded.data.task, self._labels, scores_NC, self.scores[best.name], against=best.name)
-
-    def _metrics(self, scores_NC: Any) -> dict[str, Any]:
-        task = self.loaded.data.task
-        intervals = task.intervals(self._labels, scores_NC, resamples=self.loaded.data.evaluate.resamples)
-        return {metric: intervals[metric].to_dict() for metric in task.summary if metric in intervals}
-
-    @property
-    def _labels(self) -> Any:
-        return labels_of(self.loaded.data.splits.validation)
-
-    def _record(self, record: RungRecord) -> None:
-        self.state.rungs.append(record)
-        self.state.current = None
-        self._save()
-        metric = self.loaded.data.task.judged_by
-        if not show_board(rungs_table([rung.to_dict() for rung in self.state.rungs], metric)):
-            logger.info("%s", decisions.describe(record, metric))
-
-    def _save(self) -> None:
-        self.state.used_s = self.budget.used_s
-        self.state.save()
-
     # Decisions
 
     def _weigh(self, method: SingleMethod) -> None:
@@ -336,7 +270,7 @@ class Climb:
             epochs = self.base.recipe.train.epochs
             plan = decisions.weigh(method, self._cost, left_s=self.budget.left_s, epochs=epochs)
         if plan.epochs is None:
-            self._record(RungRecord(method, plan.reason))
+            self.standing.record(RungRecord(method, plan.reason))
         else:
             logger.info("%s: %s", method, plan.reason)
             self._rung(method, method, plan)
@@ -367,27 +301,7 @@ class Climb:
         gate_s = result["time"].get("parity_s", self.loaded.context.startup_s)
         return scoring_of(self.loaded.data.splits, 1 / result["throughput"]["predict_rows_per_s"], gate_s)
 
-    # Result
 
-    def _sections(self, *, unfinished: bool = False) -> dict[str, Any]:
-        best, chosen = self.state.best, self.state.chosen
-        return {
-            "name": self.base.recipe.name,
-            "rungs": [rung.to_dict() for rung in self.state.rungs],
-            "ladder": {
-                "chosen": None if chosen is None else chosen.name,
-                "best": None if best is None else best.name,
-                "budget_s": None if math.isinf(self.budget.seconds) else self.budget.seconds,
-                "seconds": round(self.budget.used_s, 2),
-                "verdict": decisions.final_verdict(self.state),
-            },
-            **({UNFINISHED: True} if unfinished else {}),
-        }
-
-    def _end(self) -> dict[str, Any]:
-        self._save()
-        result = read_json(self.folder / "result.json", "start anew")
-        result.pop(UNFINISHED, None)
-        result = write_result(self.folder, {**result, **self._sections()})
-        logger.info("%s", result["ladder"]["verdict"])
-        return result
+def _finish(trained: TrainedRun, evaluation: Evaluation, promoted: bool) -> None:
+    """Save, and if it is promoted verify and document, the run of a rung."""
+    (finalize if promoted else set_aside)(trained, evaluation)

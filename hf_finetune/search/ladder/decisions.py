@@ -22,6 +22,8 @@ METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
 """What each preset trains after the head. Without a preset: all that there is time for."""
 LEAST_EXPLAINED = 0.01
 """Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
+LEAST_NETWORK_S = 5.0
+"""Seconds that a head on frozen features takes at least, with its features, its gate and its card."""
 TRIAL_S = 20.0
 """Seconds of training by which a climb without a signal so far decides whether to go on."""
 
@@ -40,6 +42,13 @@ class RungPlan:
 def methods_of(preset: Preset | None) -> tuple[SingleMethod, ...]:
     """Return the methods that are weighed after the head, the cheapest first."""
     return METHODS[preset or "best"]
+
+
+def why_no_network(left_s: float) -> str | None:
+    """Return why no network is trained at all. None: there is time for one."""
+    if left_s >= LEAST_NETWORK_S:
+        return None
+    return f"left: a network takes {LEAST_NETWORK_S:.0f} s at least, and {max(left_s, 0):.0f} are left"
 
 
 def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, left_s: float, epochs: float) -> RungPlan:
@@ -118,11 +127,14 @@ def final_verdict(state: LadderState) -> str:
         tried = listed(climbed(state)[1:])
         return f"no signal: none of {tried} is better than {constant} by a paired test on the validation rows"
     if chosen is not None and best.name != chosen.name:
+        # Of words, whose linear model is measured alone.
         return (
             f"nothing beats the {best.name} model ({best.title or best.name}) by a paired test on the validation rows; "
             f"{chosen.name} is kept, as that one cannot be saved"
         )
-    return f"{best.name}: {best.reason} by a paired test on the validation rows"
+    others = [name for name in climbed(state)[climbed(state).index(best.name) + 1 :]]
+    beaten = f"; {listed(others)} {'is' if len(others) == 1 else 'are'} not better than it" if others else ""
+    return f"{best.name}: {best.reason} by a paired test on the validation rows{beaten}"
 
 
 def climbed(state: LadderState) -> Sequence[str]:

@@ -10,9 +10,6 @@ from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import Verdict, corrected, verdict
 from hf_finetune.tasks.base import Task
 
-COMPARISONS = 5
-"""Comparisons of a whole climb: the linear model, and four methods of training."""
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -23,6 +20,7 @@ class Comparison:
     """Of `Task.judged_by`, with an interval that holds for all comparisons of the climb together."""
     verdict: Verdict
     metric: str
+    comparisons: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section of result.json."""
@@ -31,11 +29,11 @@ class Comparison:
             **self.difference.to_dict(),
             "verdict": self.verdict,
             "metric": self.metric,
-            "comparisons": COMPARISONS,
+            "comparisons": self.comparisons,
         }
 
 
-def compare(task: Task, labels: Any, scores_NC: Any, best_NC: Any, *, against: str) -> Comparison:
+def compare(task: Task, labels: Any, scores_NC: Any, best_NC: Any, *, against: str, comparisons: int) -> Comparison:
     """Compare a rung with the best one before it.
 
     Args:
@@ -43,6 +41,7 @@ def compare(task: Task, labels: Any, scores_NC: Any, best_NC: Any, *, against: s
         labels: of the validation rows.
         scores_NC, best_NC: settled scores of both, see `Task.settled`.
         against: name of the best one.
+        comparisons: those of the whole climb, by which the level is divided.
     """
-    difference = corrected(task.difference(labels, scores_NC, best_NC), COMPARISONS)
-    return Comparison(against, difference, verdict(difference, margin=task.margin()), task.judged_by)
+    difference = corrected(task.difference(labels, scores_NC, best_NC), comparisons)
+    return Comparison(against, difference, verdict(difference, margin=task.margin()), task.judged_by, comparisons)

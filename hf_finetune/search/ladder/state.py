@@ -3,7 +3,7 @@
 DIR/rungs/recipe.json           the record of the recipe with method auto
 DIR/rungs/ladder.json           the rungs that are done, and the seconds that were used
 DIR/rungs/N-NAME/               the run of a rung
-DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a simple model nothing else
+DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a constant nothing else
 DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rungs start
 """
 
@@ -32,13 +32,13 @@ class RungRecord:
     """A rung that was climbed or left."""
 
     name: str
-    """majority, linear, head, trial (a short fine-tuning), top, lora or full."""
+    """majority, linear, trees, histograms, head, trial (a short fine-tuning), top, lora or full."""
     reason: str
     """What its verdict means, or why it was left."""
     folder: str | None = None
     """Below DIR/rungs. None: it was left."""
     title: str | None = None
-    """Of a simple model, such as tfidf+logistic."""
+    """Of a model without a network, such as tfidf+LinearModel."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """On the validation rows, with intervals."""
     comparison: dict[str, Any] | None = None
@@ -112,7 +112,7 @@ class LadderState:
 
     @property
     def chosen(self) -> RungRecord | None:
-        """The rung whose model is the result. None: no network was trained yet."""
+        """The rung whose model is the result. None: there is no model yet."""
         return next((rung for rung in reversed(self.rungs) if rung.promoted), None)
 
     @property

@@ -6,7 +6,7 @@ from scipy.stats import t
 
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import corrected
-from hf_finetune.search.ladder.judgement import COMPARISONS, compare
+from hf_finetune.search.ladder.judgement import Comparison, compare
 from hf_finetune.tasks.single_label import SingleLabel
 
 TASK = SingleLabel(("bad", "good"))
@@ -28,11 +28,15 @@ def test_the_interval_is_that_of_a_level_divided_by_the_comparisons() -> None:
     assert corrected(one, comparisons=1).low == pytest.approx(0.05)
 
 
+def judged(scores_NC: np.ndarray, labels: np.ndarray, best_NC: np.ndarray) -> Comparison:
+    return compare(TASK, labels, scores_NC, best_NC, against="head", comparisons=5)
+
+
 def test_a_difference_that_one_test_would_call_better_is_undecided_for_five() -> None:
     labels, worse = scores(150)
     _, better = scores(156)
-    alone, together = TASK.difference(labels, better, worse), compare(TASK, labels, better, worse, against="head")
+    alone, together = TASK.difference(labels, better, worse), judged(better, labels, worse)
     assert alone.low > 0 > together.difference.low and together.verdict == "no worse"
-    assert compare(TASK, labels, scores(180)[1], worse, against="head").verdict == "better"
+    assert judged(scores(180)[1], labels, worse).verdict == "better"
     plain = together.to_dict()
-    assert plain["against"] == "head" and plain["metric"] == "accuracy" and plain["comparisons"] == COMPARISONS
+    assert plain["against"] == "head" and plain["metric"] == "accuracy" and plain["comparisons"] == 5

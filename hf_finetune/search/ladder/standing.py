@@ -1,0 +1,159 @@
+"""Where a climb stands: which rungs were judged, which model is the result so far, and what result.json says of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.evaluation.report import rungs_table
+from hf_finetune.pipeline.run_folder import UNFINISHED
+from hf_finetune.search.budget import Budget
+from hf_finetune.search.ladder import decisions
+from hf_finetune.search.ladder.judgement import Comparison, compare
+from hf_finetune.search.ladder.promotion import promote, write_result
+from hf_finetune.search.ladder.state import LadderState, RungRecord, read_scores
+from hf_finetune.tasks.base import Task
+from hf_finetune.utils.console import show_board
+from hf_finetune.utils.files import read_json, read_object
+
+logger = logging.getLogger("hf_finetune.run")
+
+
+@dataclass
+class Standing:
+    """The rungs that were judged, on the disk and in memory."""
+
+    name: str
+    """Of the recipe."""
+    folder: Path
+    """Of the climb."""
+    budget: Budget
+    state: LadderState
+    task: Task
+    """As it is before training, without thresholds of its own."""
+    labels: Any
+    """Of the rows that judge."""
+    resamples: int
+    comparisons: int
+    """Those of the whole climb."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Settled scores of the rows that judge, by rung."""
+
+    def take_up(self) -> None:
+        """Take up the rungs of a killed climb: their scores, and the result that a kill kept from its place."""
+        for rung in self.state.rungs:
+            if rung.folder is not None:
+                self.scores[rung.name] = read_scores(self.state.folder / rung.folder)
+        if (chosen := self.state.chosen) is not None:
+            assert chosen.folder is not None, "it was trained"
+            result = read_object(self.folder / "result.json") or {}
+            if (result.get("ladder") or {}).get("chosen") != chosen.name:
+                promote(self.state.folder / chosen.folder, self.folder, self.sections(unfinished=True))
+
+    def judge(
+        self,
+        name: str,
+        scores_NC: Any,
+        folder: Path,
+        *,
+        started: float,
+        title: str | None = None,
+        epochs: float | None = None,
+        is_model: bool = True,
+        finish: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Compare a rung with the best one before it, finish its run, and promote it if it is better.
+
+        Args:
+            scores_NC: settled scores of the rows that judge.
+            folder, started: of the rung.
+            title, epochs: of its model.
+            is_model: whether it can be the result.
+            finish: saves the run of the rung: whole, if it is promoted. None: it is saved, or there is none.
+        """
+        comparison = self._compare(scores_NC)
+        # The first model that can be saved is the result whatever its verdict.
+        promoted = is_model and (comparison is None or comparison.verdict == "better" or self.state.chosen is None)
+        if finish is not None:
+            finish(promoted)
+        record = RungRecord(
+            name,
+            decisions.why_judged(comparison),
+            folder.name,
+            title,
+            self._metrics(scores_NC),
+            None if comparison is None else comparison.to_dict(),
+            epochs=epochs,
+            promoted=promoted,
+        )
+        self.scores[name] = scores_NC
+        ended_s = round(self.budget.used_s, 2)
+        self.record(replace(record, seconds=round(time.perf_counter() - started, 2), ended_s=ended_s))
+        if promoted:
+            promote(folder, self.folder, self.sections(unfinished=True))
+
+    def _compare(self, scores_NC: Any) -> Comparison | None:
+        """Compare scores with those of the best rung so far. None: it is the first."""
+        if (best := self.state.best) is None:
+            return None
+        others_NC = self.scores[best.name]
+        return compare(self.task, self.labels, scores_NC, others_NC, against=best.name, comparisons=self.comparisons)
+
+    def _metrics(self, scores_NC: Any) -> dict[str, Any]:
+        intervals = self.task.intervals(self.labels, scores_NC, resamples=self.resamples)
+        return {metric: intervals[metric].to_dict() for metric in self.task.summary if metric in intervals}
+
+    def record(self, record: RungRecord) -> None:
+        """Save a rung that is done or left, and show it."""
+        self.state.rungs.append(record)
+        self.state.current = None
+        self.save()
+        metric = self.task.judged_by
+        if not show_board(rungs_table([rung.to_dict() for rung in self.state.rungs], metric)):
+            logger.info("%s", decisions.describe(record, metric))
+
+    def begin(self, current: dict[str, Any]) -> None:
+        """Save that a rung has begun."""
+        self.state.current = current
+        self.save()
+
+    def save(self) -> None:
+        """Save the state with the time that was used."""
+        self.state.used_s = self.budget.used_s
+        self.state.save()
+
+    def sections(self, *, unfinished: bool = False) -> dict[str, Any]:
+        """Return what result.json has beside the sections of the chosen rung."""
+        best, chosen = self.state.best, self.state.chosen
+        return {
+            "name": self.name,
+            "rungs": [rung.to_dict() for rung in self.state.rungs],
+            "ladder": {
+                "chosen": None if chosen is None else chosen.name,
+                "best": None if best is None else best.name,
+                "budget_s": None if math.isinf(self.budget.seconds) else self.budget.seconds,
+                "seconds": round(self.budget.used_s, 2),
+                "verdict": decisions.final_verdict(self.state),
+            },
+            **({UNFINISHED: True} if unfinished else {}),
+        }
+
+    def end(self) -> dict[str, Any]:
+        """Write the result of the whole climb, and return the content of result.json."""
+        self.save()
+        result = read_json(self.folder / "result.json", "start anew")
+        result.pop(UNFINISHED, None)
+        result = write_result(self.folder, {**result, **self.sections()})
+        logger.info("%s", result["ladder"]["verdict"])
+        return result
+
+    def describe_stop(self) -> str:
+        """Say what a stopped climb leaves."""
+        if (chosen := self.state.chosen) is None:
+            return "stopped before there was a model; --resume goes on from there"
+        return f"stopped; the best model so far ({chosen.name}) is in {self.folder}; --resume goes on from there"
