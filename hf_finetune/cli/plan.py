@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hf_finetune.cli import shipped
 from hf_finetune.cli.overrides import parse_run
@@ -18,7 +19,7 @@ from hf_finetune.utils.files import check_writable_file
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
 
 Estimate rows, lengths, steps, time and memory of `train DATA` or `run RECIPE` with the same flags, from a few real
-steps. Nothing is written.
+steps; with method classical rows and time, from a part of the rows. Nothing is written.
 `hf-finetune train --help-all` and `hf-finetune run RECIPE --help-all` list the flags; `--json` prints the plan as JSON,
 `--plot-schedule FILE.svg` draws the learning rates."""
 
@@ -33,14 +34,30 @@ def plan(arguments: Sequence[str]) -> None:
         if plot.suffix != ".svg":
             raise InputError(f"--plot-schedule {plot}: expected a name that ends in .svg")
         check_writable_file(plot, "--plot-schedule")
+    planned = _plan_classical(job, plot) if job.recipe.effective_method == "classical" else _plan(job, plot)
+    print(json.dumps(asdict(planned), indent=2) if job.json else planned)
+
+
+def _plan(job: RunJob, plot: Path | None) -> Any:
     with importing():
         from hf_finetune.pipeline.plan import plan as plan_run
         from hf_finetune.pipeline.run import prepare
 
     prepared = prepare(job.recipe)
     with Progress("measure a few steps", quiet=True):
-        planned = plan_run(prepared, plot=plot)
-    print(json.dumps(asdict(planned), indent=2) if job.json else planned)
+        return plan_run(prepared, plot=plot)
+
+
+def _plan_classical(job: RunJob, plot: Path | None) -> Any:
+    if plot is not None:
+        raise InputError(f"--plot-schedule {plot}: expected none with method classical, which has no learning rate")
+    with importing():
+        from hf_finetune.pipeline.classical.plan import plan_classical
+        from hf_finetune.pipeline.run import load_classical
+
+    prepared = load_classical(job.recipe)
+    with Progress("fit a part of the rows", quiet=True):
+        return plan_classical(prepared)
 
 
 def _parse(arguments: Sequence[str]) -> RunJob:

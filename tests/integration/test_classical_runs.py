@@ -66,12 +66,17 @@ with redirect_stdout(printed):
     main_command(["train", "rows.csv", "--text", "review", "--label", "stars", "--features", "price", "shop", "--test",
         "test.csv", "--method", "classical", "--classifier", "DecisionTree", "--classical.classifier.depth", "3",
         "--output", "tree", "--evaluate.resamples", "100", "--json"])
+    main_command(["plan", "rows.csv", "--text", "review", "--label", "stars", "--features", "price,shop", "--method",
+        "classical"])
     main_command(["predict", "tree", "test.csv", "--output", "predicted.csv"])
     main_command(["evaluate", "tree", "test.csv", "--json"])
     main_command(["card", "tree"])
     main_command(["verify", "tree"])
 assert "numbers__price" in Path("tree/README.md").read_text() or "price <=" in Path("tree/README.md").read_text()
 assert pd.read_csv("predicted.csv").predicted.tolist() == Classifier.load("tree").predict(test).tolist()
+
+assert "rows          135 train, 15 validation, 0 test, 3 classes" in printed.getvalue()
+assert not list(Path().glob("runs/*"))
 
 # What is refused.
 for call, message in (

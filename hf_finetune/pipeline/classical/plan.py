@@ -1,0 +1,92 @@
+"""Plan a run of method classical: fit a part of the rows, and estimate the rest."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hf_finetune.pipeline.classical.run import fit_classical_run
+from hf_finetune.pipeline.context import ClassicalRun
+from hf_finetune.pipeline.load_data import load_splits
+from hf_finetune.utils.console import paragraph
+from hf_finetune.utils.core_sharing import shared_cores
+from hf_finetune.utils.durations import format_duration
+from hf_finetune.utils.environment import hardware, memory, seconds_since_start
+from hf_finetune.utils.messages import silenced
+
+MOST_ROWS = 1_000
+"""Rows of a split that are read to measure."""
+
+
+@dataclass(frozen=True)
+class ClassicalPlan:
+    """What a run of method classical would do. Seconds are estimates: those of the measured rows, times their share."""
+
+    name: str
+    rows: dict[str, int]
+    labels: int
+    outputs: str
+    """What the labels name: classes, tags or target."""
+    columns: Mapping[str, str | list[str]]
+    notes: list[str]
+    model: str
+    """The extractors and the classifier."""
+    measured_rows: int
+    """Training rows that were fitted to measure."""
+    estimate: dict[str, float]
+    """Seconds of the fit and of everything, and peak memory of this process, which read the measured rows alone."""
+    environment: dict[str, Any]
+
+    def __str__(self) -> str:
+        rows = f"{self.rows['train']} train, {self.rows['validation']} validation, {self.rows['test']} test"
+        lines = [
+            ("rows", f"{rows}, {self.labels} {self.outputs}"),
+            ("model", self.model),
+            ("fit", f"about {format_duration(self.estimate['fit_s'])}"),
+            ("everything", f"about {format_duration(self.estimate['total_s'])}"),
+            *(("note", note) for note in self.notes),
+        ]
+        return "\n".join([self.name, *(paragraph(title, text) for title, text in lines)])
+
+
+@shared_cores()
+def plan_classical(run: ClassicalRun) -> ClassicalPlan:
+    """Fit a part of the rows of a run, and estimate its time. Nothing is saved.
+
+    Raises:
+        InputError: whatever would stop the run.
+    """
+    start_s, splits = seconds_since_start(), run.splits
+    rows = {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())}
+    measured, small = min(rows["train"], MOST_ROWS), splits
+    if measured < rows["train"]:
+        small = load_splits(replace(run.recipe.data, rows_per_class=None, max_train_rows=measured))
+    scored = splits.validation.select(range(min(rows["validation"], MOST_ROWS)))
+    part = replace(run, splits=replace(small, validation=scored, test=None))
+    started = time.perf_counter()
+    with silenced():
+        fitted = fit_classical_run(part)
+        fitted.scoring.baselines(fitted.evaluate().judged_split)
+    train_s = fitted.clock.seconds("train_s")
+    # The baselines are fitted to the training rows, and score the others.
+    evaluate_s = (time.perf_counter() - started - train_s) * sum(rows.values()) / (measured + len(scored))
+    fit_s = train_s * rows["train"] / measured
+    return ClassicalPlan(
+        name=run.recipe.name,
+        rows=rows,
+        labels=len(splits.labels),
+        outputs=run.task.outputs,
+        columns=splits.named_columns,
+        notes=[*splits.notes, *run.notes],
+        model=fitted.trained.fitted.name,
+        measured_rows=measured,
+        estimate={
+            "fit_s": round(fit_s, 2),
+            # The gate starts a process of its own.
+            "total_s": round(2 * start_s + fit_s + evaluate_s, 2),
+            **memory(torch.device("cpu")),
+        },
+        environment=hardware(torch.device("cpu"), 1),
+    )
