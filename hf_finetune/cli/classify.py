@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -34,6 +35,9 @@ class ClassifyJob:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Number format. auto: `evaluate` computes in float32. `predict` computes in bf16 where the hardware supports it
     natively, and repeats rows whose label could flip in float32."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """What computes. onnx: ONNX Runtime, from onnx/ of the run, which `hf-finetune export` writes; MODEL may be the
+    folder of an export, too."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
     see `hf-finetune train --help-all`. A row's probabilities are the mean over its views, and --precision auto is
@@ -59,10 +63,25 @@ def load_trained_classifier(job: ClassifyJob) -> Trained:
     logger = logging.getLogger("hf_finetune")
     logger.setLevel(logging.INFO)  # no later message repeats the notes on the data
     with Progress("load the model", quiet=True):
-        classifier = load_finished(job.model, trust_remote_code=job.trust_remote_code, limits=job.limits)
+        name = job.model if job.runtime == "torch" else _exported(job.model)
+        classifier = load_finished(name, trust_remote_code=job.trust_remote_code, limits=job.limits)
     for note in experimental_notes(job, "--"):
         logger.info(note)
     return classifier
+
+
+def _exported(model: str) -> str:
+    """Return the folder of the export of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    from hf_finetune.models.onnx_network import is_exported
+
+    folders = [Path(model).expanduser(), Path(model).expanduser() / "onnx"]
+    if (found := next(filter(is_exported, folders), None)) is None:
+        raise InputError(f"--runtime onnx: no export in {folders[1]}; write it by `hf-finetune export {model}`")
+    return str(found)
 
 
 def parse_views(job: ClassifyJob) -> SeveralViews | None:

@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": Command("evaluate:evaluate", "score a finished model on labeled rows"),
     "compare": Command("compare:compare", "compare finished runs row by row on the rows they share"),
     "predict": Command("predict:predict", "label rows with a finished model"),
+    "export": Command("export:export", "write a finished model as ONNX, and verify it"),
     "features": Command("features:features", "write features of rows: classical, or of any layer of a model"),
     "doctor": Command("doctor:doctor", "check a data set for problems, or preview its augmentation"),
     "card": Command("card:card", "render the model card of a run again"),

@@ -16,6 +16,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.augmentation.test_time import BOTH_STRANDS
+from hf_finetune.compression.config import ExportOptions, Numbers
+from hf_finetune.compression.export import Exported
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
@@ -24,12 +26,14 @@ from hf_finetune.data.ragged import Ragged, join
 from hf_finetune.data.word_inputs import by_row
 from hf_finetune.errors import InputError
 from hf_finetune.inference.evaluation import evaluate
+from hf_finetune.inference.exporting import export
 from hf_finetune.inference.python_inputs import is_single, noting_texts, rows_of, source_of
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.scoring import AnyScorer, Precision, scorer_of
 from hf_finetune.inference.session import python_session
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.modules import classification_layers
+from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.pipeline.push import push_run
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
@@ -278,10 +282,9 @@ class Classifier:
         Raises:
             InputError: the classification layer reads tokens, not rows; or see `predict`.
         """
-        if not isinstance(self._trained, TrainedModel):
-            raise InputError(
-                f"{self._trained.name}: a pipeline of scikit-learn has no layer whose features are embeddings"
-            )
+        if not isinstance(self._trained, TrainedModel) or isinstance(self._trained.model, OnnxNetwork):
+            what = "graph of ONNX" if isinstance(self._trained, TrainedModel) else "pipeline of scikit-learn"
+            raise InputError(f"{self._trained.name}: a {what} has no layer whose features are embeddings")
         model, model_inputs = self._trained.model, self._trained.inputs
         layers, parts, columns = classification_layers(model)[:1], list[Any](), columns_of(model_inputs, labels=False)
         with python_session():
@@ -317,6 +320,51 @@ class Classifier:
             for name, path in self._files().items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, partial / name)
+
+    def export(
+        self,
+        folder: str | Path | None = None,
+        *,
+        data: Any = None,
+        text: str | None = None,
+        text_pair: str | None = None,
+        image: str | None = None,
+        label: str | Sequence[str] | None = None,
+        weights: Numbers = "float32",
+        rows: int = 512,
+        max_loss: float = 0.5,
+        latency: bool = True,
+    ) -> Exported:
+        """Write the classifier as ONNX, with its tokenizer or image processor and an example, and verify it.
+
+        Args:
+            folder: None: onnx/, or onnx-int8/, in the folder of the run.
+            data: rows to compare with: a table, a tuple of inputs and labels, a path, or a Hub id. None: the data of
+                the run.
+            text, text_pair, image, label: columns of the data, see `evaluate`.
+            weights: float32, or int8 (dynamic quantization).
+            rows: rows that are compared, at most.
+            max_loss: largest loss of int8 on labeled rows, in points.
+            latency: measure the latency of both.
+
+        Examples:
+            >>> exported = clf.export("onnx", data=frame, latency=False)
+            >>> Classifier.load("onnx").predict("works as it should") == clf.predict("works as it should")
+            True
+
+        Raises:
+            InputError: the classifier has no graph, or the rows cannot be read.
+            GateError: the exported classifier is not what the classifier is, or loses too much.
+        """
+        labels = label if isinstance(label, str | None) else tuple(label)
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
+        options = ExportOptions(weights, rows, max_loss, latency)
+        output = None if folder is None else Path(folder).expanduser()
+        with python_session():
+            if data is None:
+                return export(self._trained, None, output, options)
+            with source_of(data, columns, DEFAULT_LIMITS, kind=self._trained.kind, split=None) as source:
+                return export(self._trained, source, output, options)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, revision: str | None = None, create_pr: bool = False

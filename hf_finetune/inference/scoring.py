@@ -24,6 +24,7 @@ from hf_finetune.evaluation.logits import TOKENS, non_finite_row, predict_logits
 from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.inference.image_views import ImageView, decode_images
 from hf_finetune.models.kernels.layers import fused_layers
+from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline
 from hf_finetune.training.precision import default_device, has_native_bf16
@@ -69,6 +70,12 @@ class Scorer:
         classifier.task.refuse("--precision bf16", is_set=precision == "bf16")
         classifier.task.refuse("--views", is_set=views is not None)
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
+        if isinstance(classifier.model, OnnxNetwork):
+            if precision == "bf16":
+                raise InputError(
+                    f"--precision bf16: {classifier.name} computes in the formats of its graph; leave it out"
+                )
+            native = False
         exact = views is not None or not native or "--precision bf16" in classifier.task.refuses
         self.precision = "float32" if precision == "auto" and exact else precision
         self.half: HalfPrecision | None = None

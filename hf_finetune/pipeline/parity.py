@@ -123,7 +123,7 @@ def check_artifacts(
         job = Path(name) / "job.json"
         description: plain_loading.Job = {
             "task": task,
-            "rows": _plain_rows(rows, job.parent),
+            "rows": plain_rows(rows, job.parent),
             "long": long,
             "num_labels": len(labels),
             "threads": torch.get_num_threads(),
@@ -231,7 +231,8 @@ def refuse_failed(checks: Mapping[str, Check]) -> None:
             raise GateError(f"parity: {name} does not reproduce the trained model: {value} over {check.rows} rows")
 
 
-def _plain_rows(rows: Dataset, folder: Path) -> list[dict[str, Any]]:
+def plain_rows(rows: Dataset, folder: Path) -> list[dict[str, Any]]:
+    """Return rows as plain libraries read them, whose images are written to files."""
     if "image" not in rows.column_names:
         columns = [c for c in ("text", "text_pair", PLACES) if c in rows.column_names]
         return rows.select_columns(columns).to_list()

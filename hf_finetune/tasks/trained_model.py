@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import datasets
 from torch import nn
@@ -17,7 +17,7 @@ from hf_finetune.data.long.chunk import CHUNKS
 from hf_finetune.data.long.config import marked
 from hf_finetune.data.targets.multi_label import SEPARATORS, is_separator
 from hf_finetune.data.word_inputs import WordInputs
-from hf_finetune.errors import InputError
+from hf_finetune.errors import GateError, InputError
 from hf_finetune.models.checkpoint import (
     FoundCheckpoint,
     LocalCheckpoint,
@@ -34,12 +34,14 @@ from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.onnx_network import EXPORT_FILE, GRAPH_FILE, OnnxNetwork, is_exported
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import saved_task
 from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.precision import default_device
+from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import short
@@ -136,6 +138,8 @@ def load_trained(
         limits = _raised(limits, found)
     if (adapter := unmerged_adapter(found, limits)) is not None:
         return _load_with_adapter(checkpoint, adapter, trust_remote_code, limits)
+    if is_exported(found.folder):
+        return _load_exported(checkpoint, found, limits)
     local = inspect_checkpoint(found, trust_remote_code=trust_remote_code, limits=limits)
     model: PreTrainedModel
     files = settings_files(local.folder)
@@ -152,6 +156,29 @@ def load_trained(
     inputs = _inputs(local, max_length, long, task)
     narrow_to_first_token(model)
     return _classifier(checkpoint, model, inputs, labels, local, local.config, files)
+
+
+def _load_exported(checkpoint: str, found: FoundCheckpoint, limits: CheckpointLimits) -> TrainedModel:
+    """Load a folder that `compression.export` wrote.
+
+    Raises:
+        InputError: it is damaged, or ONNX Runtime is missing.
+        GateError: its graph is not the one that was written.
+    """
+    local = inspect_checkpoint(found, need_weights=False, limits=limits)
+    saved, graph = _read_json(found.folder / EXPORT_FILE), found.folder / GRAPH_FILE
+    labels, task = saved.get("labels"), cast(HubTask, saved.get("hub_task"))
+    if not isinstance(labels, list) or task not in get_args(HubTask):
+        raise InputError(f"{found.folder / EXPORT_FILE}: it lacks its labels or its hub_task; export it again")
+    if hashing.of_files(graph) != saved.get("sha256"):
+        raise GateError(
+            f"{graph}: not the file that was written (another SHA-256 than in {EXPORT_FILE}); export it again"
+        )
+    model = OnnxNetwork(graph)
+    max_length = None if task == "image-classification" else _max_length(model, local)
+    inputs = _inputs(local, max_length, marked(local.config, str(found.folder / "config.json")), task)
+    names = tuple(map(str, labels))
+    return _classifier(checkpoint, model, inputs, names, local, local.config, settings_files(local.folder))
 
 
 def _raised(limits: CheckpointLimits, run: FoundCheckpoint) -> CheckpointLimits:
@@ -305,7 +332,7 @@ def _stored_length(folder: Path) -> int | None:
     return int(stored) if stored <= MOST_STORED else None
 
 
-def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:
+def _max_length(model: nn.Module, local: LocalCheckpoint) -> int:
     """Maximum length stored with the tokenizer, unless the model reads fewer tokens."""
     stored = _stored_length(local.folder)
     positions = positions_of(model) or local.config.get("max_position_embeddings")

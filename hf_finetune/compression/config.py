@@ -1,0 +1,33 @@
+"""What `export` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from hf_finetune.utils.config import Positive
+
+Numbers = Literal["float32", "int8"]
+FOLDERS: dict[Numbers, str] = {"float32": "onnx", "int8": "onnx-int8"}
+"""Folder in that of the run, by the format of the weights."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and by which rows it is compared with the model."""
+
+    weights: Numbers = "float32"
+    """Number format of the matrix products. int8: dynamic quantization, weights by channel, activations by batch; what
+    it loses on labeled rows is measured and limited by --max-loss."""
+    rows: Annotated[int, tyro.conf.arg(metavar="N")] = 512
+    """Rows on which the exported model is compared with the model, at most."""
+    max_loss: Positive = 0.5
+    """Largest loss of int8 in points of the metric that judges the task: the exported model is refused if the paired
+    difference on labeled rows is below it."""
+    latency: bool = True
+    """Measure the latency of both on rows of the data: batches of one row and of 32."""
+
+
+EXPORT_OPTIONS = ExportOptions()

@@ -1,0 +1,42 @@
+"""Classify images by model.onnx, with onnxruntime, and the image processor of transformers.
+
+python example.py photo.jpg other.png
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+from transformers import AutoImageProcessor
+
+FOLDER = Path(__file__).parent
+SETTINGS = json.loads((FOLDER / "export.json").read_text(encoding="utf-8"))
+session = onnxruntime.InferenceSession(str(FOLDER / "model.onnx"))
+processor = AutoImageProcessor.from_pretrained(FOLDER)
+
+
+def logits(paths: list) -> np.ndarray:
+    """Return the logits of images: shape (images, classes)."""
+    images = [Image.open(path).convert("RGB") for path in paths]
+    return session.run(None, {"pixel_values": processor(images, return_tensors="np")["pixel_values"]})[0]
+
+
+def answers(paths: list) -> list:
+    """Return the class, the tags or the numbers."""
+    values, labels = logits(paths), SETTINGS["labels"]
+    if SETTINGS["activation"] == "identity":
+        return [dict(zip(labels, map(float, row), strict=True)) for row in values]
+    if SETTINGS["thresholds"]:
+        cuts = np.array([SETTINGS["thresholds"][name] for name in labels])
+        return [
+            [name for name, p in zip(labels, row, strict=True) if p >= 0] for row in 1 / (1 + np.exp(-values)) - cuts
+        ]
+    return [labels[i] for i in values.argmax(-1)]
+
+
+if __name__ == "__main__":
+    for path, answer in zip(sys.argv[1:], answers(sys.argv[1:]), strict=True):
+        print(f"{path}: {answer}")

@@ -1,0 +1,165 @@
+"""Export a trained classifier: its graph, tokenizer or image processor, labels and an example, verified on its data."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hf_finetune.compression import examples
+from hf_finetune.compression.config import EXPORT_OPTIONS, FOLDERS, ExportOptions, Numbers
+from hf_finetune.compression.gate import compare_exported, refuse
+from hf_finetune.compression.graph import quantize, write_graph
+from hf_finetune.compression.latency import latency
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.long.chunk import CHUNKS
+from hf_finetune.errors import InputError
+from hf_finetune.models.onnx_network import EXPORT_FILE, GRAPH_FILE, OnnxNetwork
+from hf_finetune.pipeline.run_folder import replacing
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
+from hf_finetune.utils import hashing
+from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.console import Progress, table
+from hf_finetune.utils.core_sharing import shared_cores
+from hf_finetune.utils.files import write_json
+from hf_finetune.utils.messages import counted
+
+EXAMPLE_FILE = "example.py"
+EXAMPLES = Path(examples.__file__).parent
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported classifier, and what was measured. It prints as a table."""
+
+    folder: Path
+    document: dict[str, Any]
+    """The content of export.json."""
+
+    def __str__(self) -> str:
+        gate, sizes = self.document["gate"], self.document["bytes"]
+        lines = [["", "size", "batch", "p50 ms", "p95 ms", "p99 ms"]]
+        for name, found in self.document.get("latency", {}).items():
+            for number, each in enumerate(found):
+                first = [name, f"{sizes[name] / 1e6:.1f} MB"] if number == 0 else ["", ""]
+                lines.append(
+                    [*first, str(each["batch_size"]), *(f"{each[p]:.2f}" for p in ("p50_ms", "p95_ms", "p99_ms"))]
+                )
+        parts = [table(lines, right=range(1, 6))] if len(lines) > 1 else []
+        agree = f"{100 * gate['label_agreement']:.1f}%"
+        far = f"{gate['max_abs_difference']:.2g}"
+        said = f"{counted(gate['rows'], 'row')}: logits within {far}, the same labels on {agree}"
+        if (difference := gate["difference"]) is not None:
+            low, high = (100 * difference[bound] for bound in ("low", "high"))
+            said += f"; {difference['metric']} {100 * difference['value']:+.2f} points [{low:+.2f}, {high:+.2f}]"
+        return "\n\n".join([*parts, said])
+
+    __repr__ = __str__
+
+
+@shared_cores()
+def export_rows(
+    classifier: TrainedModel, rows: Dataset, output: Path | None = None, options: ExportOptions = EXPORT_OPTIONS
+) -> Exported:
+    """Export a classifier to a folder that ONNX Runtime runs, and compare it with the classifier.
+
+    Args:
+        rows: canonical rows to compare with, two at least; with labels for int8.
+        output: folder. None: onnx/ or onnx-int8/ in that of the run. One of an earlier export is replaced.
+
+    Raises:
+        InputError: the classifier has no graph, a package is missing, or `output` holds other files.
+        GateError: the exported classifier does not compute what the classifier does, or loses too much. Nothing is
+            written.
+    """
+    folder = output or run_folder(classifier.files) / FOLDERS[options.weights]
+    _check_output(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as partial, Progress("export", quiet=True):
+        _write_files(classifier, partial)
+        float_bytes = _write_graph(classifier, rows, partial / GRAPH_FILE, options.weights)
+        document = _describe(classifier, partial, options.weights)
+        write_json(partial / EXPORT_FILE, document)
+        exported = load_trained(str(partial), limits=classifier.limits)
+        lossy = options.weights == "int8"
+        found = compare_exported(classifier, exported, partial, rows, lossy=lossy)
+        refuse(found, max_loss=options.max_loss if lossy else None)
+        document |= {"gate": found.to_dict(), "bytes": {"torch": float_bytes, "onnx": document["graph_bytes"]}}
+        if options.latency:
+            document["latency"] = {"torch": latency(classifier, rows), "onnx": latency(exported, rows)}
+        write_json(partial / EXPORT_FILE, document)
+    return Exported(folder, document)
+
+
+def _write_graph(classifier: TrainedModel, rows: Dataset, path: Path, weights: Numbers) -> int:
+    """Write the graph, and return the bytes of the one in float32."""
+    if weights == "float32":
+        write_graph(classifier, rows, path)
+        return path.stat().st_size
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        whole = Path(name) / GRAPH_FILE
+        write_graph(classifier, rows, whole)
+        quantize(whole, path)
+        return whole.stat().st_size
+
+
+def check_exportable(classifier: TrainedModel) -> None:
+    """Refuse a classifier that has no graph of its own.
+
+    Raises:
+        InputError: saying why.
+    """
+    if isinstance(classifier.model, OnnxNetwork):
+        raise InputError(f"{classifier.name}: it is exported already; name the folder of its run")
+    if isinstance(classifier.inputs, TextInputs) and classifier.inputs.long.counts == CHUNKS:
+        raise InputError(
+            f"{classifier.name}: it combines the chunks of a text, which one graph of a batch does not; train with "
+            "--long sliding or truncate to export it"
+        )
+    if isinstance(classifier.inputs, TextInputs) and not (classifier.files.get("tokenizer.json") or Path()).is_file():
+        raise InputError(
+            f"{classifier.name}: no tokenizer.json, by which tokenizers reads its texts without transformers; "
+            "use it through transformers"
+        )
+    if any(name.startswith("adapter/") for name in classifier.files):
+        raise InputError(f"{classifier.name}: its adapter cannot be merged into one graph; train with another method")
+
+
+def _check_output(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and ((folder / EXPORT_FILE).is_file() or not any(folder.iterdir()))):
+        raise InputError(f"{folder}: it holds other files than an export; name another folder by --output")
+
+
+def _write_files(classifier: TrainedModel, folder: Path) -> None:
+    """Copy the files of the config, and of the tokenizer or image processor, and the example."""
+    for name, path in classifier.files.items():
+        if name != HEAD_FILE and path.suffix != ".py":
+            shutil.copyfile(path, folder / name)
+    shutil.copyfile(EXAMPLES / f"{classifier.kind}s.py", folder / EXAMPLE_FILE)
+
+
+def _describe(classifier: TrainedModel, folder: Path, weights: Numbers) -> dict[str, Any]:
+    """Return what export.json says of the classifier."""
+    task, inputs, graph = classifier.task, classifier.inputs, folder / GRAPH_FILE
+    document: dict[str, Any] = {
+        "schema": 1,
+        "weights": weights,
+        "hub_task": task.hub_task(classifier.kind),
+        "labels": list(classifier.labels),
+        "activation": task.activation,
+        "thresholds": task.marks().get("thresholds"),
+        "sha256": hashing.of_files(graph),
+        "graph_bytes": graph.stat().st_size,
+        "versions": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
+    }
+    if isinstance(inputs, TextInputs):
+        tokenizer = inputs.tokenizer
+        padding = {"pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token}
+        padding |= {"pad_type_id": tokenizer.pad_token_type_id, "direction": tokenizer.padding_side}
+        document |= {"max_length": inputs.max_length, "padding": padding}
+    return document

@@ -1,0 +1,158 @@
+"""The gate of an exported classifier: on rows of the data, and by its own example in a fresh process.
+
+Legend: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.labels import labels_of
+from hf_finetune.data.ragged import flat
+from hf_finetune.data.word_inputs import PLACES, by_row
+from hf_finetune.errors import GateError
+from hf_finetune.evaluation.logits import predict_logits
+from hf_finetune.pipeline.parity import TOLERANCE, Check, compare, plain_rows, reference_logits, rows_to_load
+from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.training.precision import exact_float32
+
+EXAMPLE_ROWS = 16
+"""Rows of the fresh process."""
+# Imports the example as a module, so that what is compared is what the user runs.
+RUN_EXAMPLE = """
+import json, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+import example
+rows = [tuple(r) if isinstance(r, list) else r for r in json.load(open(sys.argv[2], encoding="utf-8"))]
+np.savez(sys.argv[3], *[example.logits([row])[0] for row in rows])
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An exported classifier against the model."""
+
+    rows: int
+    max_abs_difference: float
+    """Largest difference of the logits."""
+    tolerance: float
+    """Of float32: what it may be."""
+    label_agreement: float
+    """Share of rows, or of words, with the same prediction."""
+    example: Check
+    """Of the logits that example.py computes in a fresh process."""
+    difference: dict[str, Any] | None
+    """Paired difference of the metric on labeled rows, with its verdict. None: the rows have no labels."""
+    calibration_shift: float
+    """Mean absolute difference of the scores."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content for export.json."""
+        return {**vars(self), "example": self.example.to_dict()}
+
+
+def compare_exported(
+    model: TrainedModel, exported: TrainedModel, folder: Path, rows: Dataset, *, lossy: bool
+) -> Comparison:
+    """Compare an exported classifier with the model.
+
+    Args:
+        folder: of the exported classifier, with example.py.
+        rows: canonical rows, with labels or without.
+        lossy: its weights are rounded: the example is compared with the exported classifier alone.
+    """
+    inputs, task = model.inputs, model.task
+    encoded = inputs.encode(rows)
+    expected_NC, found_NC = (reference_logits(each.model, inputs, encoded) for each in (model, exported))
+    scores_NC, others_NC = (task.scores(by_row(encoded, each)) for each in (found_NC, expected_NC))
+    few = rows.select(range(min(EXAMPLE_ROWS, len(rows))))
+    size = task.logit_size(expected_NC)
+    return Comparison(
+        len(rows),
+        float(np.abs(found_NC - expected_NC).max()),
+        TOLERANCE * size,
+        task.agreement(scores_NC, task.settled(others_NC)),
+        _check_example(folder, exported if lossy else model, few, size),
+        task.compare(labels_of(rows), scores_NC, task.settled(others_NC)) if "label" in rows.column_names else None,
+        float(np.abs(flat(scores_NC) - flat(others_NC)).mean()),
+    )
+
+
+def refuse(comparison: Comparison, *, max_loss: float | None) -> None:
+    """Refuse an exported classifier.
+
+    Args:
+        max_loss: in points; the rows then have labels. None: float32, whose logits must be equal.
+
+    Raises:
+        GateError: saying by how much it differs.
+    """
+    if not comparison.example.ok:
+        why = comparison.example.error or f"its logits differ by {comparison.example.max_abs_difference:.3g}"
+        raise GateError(f"export: example.py does not compute in a fresh process what the exported model does: {why}")
+    if max_loss is None:
+        # Not `difference > tolerance`: NaN must fail.
+        if not comparison.max_abs_difference <= comparison.tolerance:
+            raise GateError(
+                f"export: the logits of the exported model differ by {comparison.max_abs_difference:.3g} on "
+                f"{comparison.rows} rows; at most {comparison.tolerance:.3g} are allowed; use the model itself"
+            )
+        return
+    assert comparison.difference is not None, "rows without labels were refused"
+    lost = -100 * comparison.difference["value"]
+    if not lost <= max_loss:
+        low, high = (100 * comparison.difference[bound] for bound in ("low", "high"))
+        raise GateError(
+            f"export: int8 loses {lost:.2f} points of {comparison.difference['metric']} on {comparison.rows} rows "
+            f"(difference {-lost:+.2f} [{low:+.2f}, {high:+.2f}]), more than --max-loss {max_loss:g}; export float32, "
+            "or allow more"
+        )
+
+
+def _check_example(folder: Path, network: TrainedModel, rows: Dataset, size: float) -> Check:
+    """Compare the logits of example.py, row by row in a fresh process, with those of a classifier."""
+    inputs = network.inputs.truncating() if isinstance(network.inputs, TextInputs) else network.inputs
+    encoded = inputs.encode(rows)
+    # One row a batch: int8 scales the activations of a batch together.
+    batches = Rows(encoded, columns_of(inputs, labels=False))
+    with exact_float32():
+        expected_NC = predict_logits(network.model, batches, inputs.collate, batch_size=1)
+    with tempfile.TemporaryDirectory(prefix="hf_finetune_export_") as name:
+        place = Path(name)
+        plain = plain_rows(rows_to_load(rows, encoded), place)
+        given = [
+            row.get("image") or ([row["text"], row["text_pair"]] if "text_pair" in row else row["text"])
+            for row in plain
+        ]
+        (place / "rows.json").write_text(json.dumps(given))
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            RUN_EXAMPLE,
+            str(folder),
+            str(place / "rows.json"),
+            str(place / "logits.npz"),
+        ]
+        child = subprocess.run(command, capture_output=True, text=True)
+        if child.returncode:
+            return Check(ok=False, error=(child.stderr.strip().splitlines()[-1:] or ["no output"])[0])
+        with np.load(place / "logits.npz") as archive:
+            logits = [archive[key] for key in archive.files]
+    if PLACES in encoded.column_names:
+        logits = [each[row["places"]] for each, row in zip(logits, plain, strict=True)]
+        found_NC = np.concatenate(logits)
+    else:
+        found_NC = np.stack(logits)
+    return compare(found_NC, expected_NC, TOLERANCE * size)

@@ -1,0 +1,119 @@
+"""The ONNX graph of a classifier.
+
+Legend: B rows, T tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+
+from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.word_inputs import WORD_PLACES
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.logits import evaluating
+from hf_finetune.models.onnx_network import INSTALL
+from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.utils.messages import one_line, silenced
+
+OPSET = 20
+"""Of the current ONNX Runtime and of transformers.js."""
+
+
+class LogitsAlone(nn.Module):
+    """A classifier whose output is the tensor of logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the logits (B, C); of tokens (B, T, C)."""
+        return self.network(**inputs).logits
+
+
+def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
+    """Write the graph of a classifier in float32, with any number of rows and tokens.
+
+    Args:
+        rows: canonical rows; it is traced with the first two.
+
+    Raises:
+        InputError: the packages of the extra `onnx` are missing, or the exporter cannot trace the model.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"export: it needs the package {error.name}; {INSTALL}") from None
+    example = _example(classifier, rows)
+    any_size = torch.export.Dim.DYNAMIC
+    free = {name: {0: any_size} if name == "pixel_values" else {0: any_size, 1: any_size} for name in example}
+    network = LogitsAlone(classifier.model)
+    try:
+        with evaluating(network), torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                network,
+                (),
+                kwargs={"inputs": example},
+                dynamic_shapes={"inputs": free},
+                input_names=list(example),
+                output_names=["logits"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # whatever torch, onnxscript or the model's own code raise
+        raise InputError(
+            f"{classifier.name}: torch cannot write its graph: {one_line(error)}; use it through transformers"
+        ) from None
+    assert program is not None, "it is None without dynamo alone"
+    program.save(str(path), external_data=False)
+
+
+def _example(classifier: TrainedModel, rows: Dataset) -> dict[str, Any]:
+    """Return the tensors of two rows of several lengths, with an attention mask."""
+    inputs = classifier.inputs
+    encoded = inputs.encode_in_memory(rows.select(range(2)))
+    batch = dict(inputs.collate(Rows(encoded, columns_of(inputs, labels=False)).__getitems__([0, 1])))
+    batch.pop(WORD_PLACES, None)
+    if "input_ids" in batch:
+        batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
+    return batch
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters, which print their steps and warn of their own internals."""
+    with warnings.catch_warnings(), silenced(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Write a graph whose matrix products are of int8: dynamic quantization, weights by channel.
+
+    Args:
+        source: the graph in float32, in a folder for temporary files.
+
+    Raises:
+        InputError: ONNX Runtime's quantization fails.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = source.with_name("prepared.onnx")
+    try:
+        with _quiet():
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantize_dynamic(str(prepared), str(target), per_channel=True, weight_type=QuantType.QInt8)
+    except Exception as error:  # of many classes
+        raise InputError(f"{source}: ONNX Runtime cannot quantize it: {one_line(error)}") from None

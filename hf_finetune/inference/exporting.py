@@ -1,0 +1,85 @@
+"""Export a finished classifier, verified on rows of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+
+from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
+from hf_finetune.compression.export import Exported, check_exportable, export_rows
+from hf_finetune.data.config import SourceSplit
+from hf_finetune.errors import InputError
+from hf_finetune.inference.parts import read_parts
+from hf_finetune.tasks.trained_model import TrainedModel, run_folder
+from hf_finetune.tasks.trained_pipeline import Trained
+from hf_finetune.utils.files import read_json
+
+REMEDY = "name rows by --data"
+
+
+def export(
+    classifier: Trained,
+    source: SourceSplit | None = None,
+    output: Path | None = None,
+    options: ExportOptions = EXPORT_OPTIONS,
+) -> Exported:
+    """Export a classifier, see `compression.export.export_rows`.
+
+    Args:
+        source: rows to compare with. None: the data of the run.
+        output: folder. None: onnx/ or onnx-int8/ in that of the run.
+
+    Raises:
+        InputError: the classifier has no graph, or the rows cannot be read.
+        GateError: the exported classifier is not what the classifier is.
+    """
+    if not isinstance(classifier, TrainedModel):
+        raise InputError(f"{classifier.name}: a pipeline of scikit-learn, which has no graph; expected a network")
+    check_exportable(classifier)
+    return export_rows(classifier, _rows(classifier, source, options), output, options)
+
+
+def _own_data(classifier: TrainedModel) -> SourceSplit:
+    """Return the data that the run was trained on."""
+    folder = run_folder(classifier.files)
+    try:
+        data = read_json(folder / "recipe.json", REMEDY)["recipe"]["data"]
+        path = str(data["path"])
+    except (OSError, LookupError, TypeError, InputError):
+        raise InputError(f"{classifier.name}: no recipe.json names its data; {REMEDY}") from None
+    if path.startswith("memory:"):
+        raise InputError(f"{classifier.name}: it was trained on a table in memory; {REMEDY}")
+    return SourceSplit(path)
+
+
+def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportOptions) -> Dataset:
+    """Return the first rows of a source, or of the data of the run: with labels if they have them.
+
+    Raises:
+        InputError: they cannot be read; or int8 is to be judged, and they have no labels.
+    """
+
+    def read(rows: SourceSplit, *, labeled: bool) -> Dataset:
+        return _first(read_parts(classifier, rows, labeled=labeled, progress="read rows"), options.rows)
+
+    if source is None:
+        return read(_own_data(classifier), labeled=True)
+    try:
+        return read(source, labeled=True)
+    except InputError as error:
+        if options.weights == "int8":
+            raise InputError(f"{error}; int8 is judged by labeled rows") from None
+        return read(source, labeled=False)
+
+
+def _first(parts: Iterator[Dataset], most: int) -> Dataset:
+    taken: list[Dataset] = []
+    for part in parts:
+        taken.append(part.select(range(min(len(part), most - sum(map(len, taken))))))
+        if sum(map(len, taken)) >= most:
+            break
+    if sum(map(len, taken)) < 2:
+        raise InputError("export: expected two rows or more to compare with")
+    return concatenate_datasets(taken)

@@ -1,0 +1,129 @@
+"""Exports to ONNX: every family, int8, and what is refused. `test_task_contract` exports every task."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    ViTImageProcessor,
+)
+
+from hf_finetune.compression import export as exporting
+from hf_finetune.compression import graph
+from hf_finetune.compression.config import ExportOptions
+from hf_finetune.compression.export import export_rows
+from hf_finetune.errors import GateError, InputError
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained
+
+QUICK = ExportOptions(latency=False)
+TEXTS = ["a good film", "the plot of this movie is not good at all", "bad", "we like the game and the team of the year"]
+FAMILIES = (
+    "bert",
+    "distilbert",
+    "roberta",
+    "deberta-v2",
+    "modernbert",
+    "mpnet",
+    "vit",
+    "swin",
+    "convnext",
+)
+
+
+def classifier_of(family: str, folder: Path) -> TrainedModel:
+    """A classifier of random weights with three classes."""
+    is_image = family in IMAGE_FAMILIES
+    encoder = (tiny_image_checkpoint if is_image else tiny_text_checkpoint)(folder / "encoder", family)
+    names = {0: "low", 1: "middle", 2: "high"}
+    config = AutoConfig.from_pretrained(encoder, id2label=names, label2id={name: i for i, name in names.items()})
+    torch.manual_seed(0)
+    auto = AutoModelForImageClassification if is_image else AutoModelForSequenceClassification
+    model = folder / "model"
+    auto.from_pretrained(encoder, config=config).save_pretrained(model)
+    (ViTImageProcessor if is_image else AutoTokenizer).from_pretrained(encoder).save_pretrained(model)
+    return load_trained(str(model))
+
+
+def rows_of(classifier: TrainedModel, *, labels: bool = False) -> Dataset:
+    count = 8
+    label = {"label": [i % 3 for i in range(count)]} if labels else {}
+    numbers = {"row": list(range(count)), **label}
+    if classifier.kind == "text":
+        return Dataset.from_dict({"text": [TEXTS[i % len(TEXTS)] for i in range(count)], **numbers})
+    from datasets import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8)
+    return Dataset.from_dict({"image": [Image().encode_example(each) for each in pixels], **numbers})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family(family: str, tmp_path: Path) -> None:
+    classifier = classifier_of(family, tmp_path)
+    exported = export_rows(classifier, rows_of(classifier), tmp_path / "onnx", QUICK)
+    gate = exported.document["gate"]
+    assert gate["example"]["ok"] and gate["max_abs_difference"] < 1e-5 and gate["label_agreement"] == 1
+    assert not list(tmp_path.glob(".*")), "nothing half-written"
+
+
+def test_int8(tmp_path: Path) -> None:
+    classifier = classifier_of("bert", tmp_path)
+    rows = rows_of(classifier, labels=True)
+    options = ExportOptions("int8", max_loss=100, latency=True)
+    document = export_rows(classifier, rows, tmp_path / "onnx", options).document
+    assert 0 < document["gate"]["max_abs_difference"] < 0.5 and document["gate"]["example"]["ok"]
+    assert document["bytes"]["onnx"] < document["bytes"]["torch"]
+    assert {*document["latency"]} == {"torch", "onnx"} and document["latency"]["onnx"][0]["p50_ms"] > 0
+    # The example is a program of its own.
+    command = [sys.executable, tmp_path / "onnx" / "example.py", "a good film"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in {f"a good film: {name}" for name in classifier.labels}
+
+    # The same rows, labeled by what the model says, so that every change is a loss.
+    graph_file = tmp_path / "onnx" / "model.onnx"
+    graph_file.write_bytes(graph_file.read_bytes() + b" ")
+    with pytest.raises(GateError, match="not the file that was written"):
+        load_trained(str(tmp_path / "onnx"))
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_permuted_head_is_caught(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = classifier_of("bert", tmp_path)
+    rows = rows_of(classifier, labels=True)
+    inputs = classifier.inputs
+    predicted = [
+        classifier.model(**inputs.tokenizer(text, return_tensors="pt")).logits.argmax().item() for text in rows["text"]
+    ]  # type: ignore[union-attr]
+    rows = rows.remove_columns("label").add_column("label", predicted)
+    write = graph.write_graph
+
+    def write_permuted(source: TrainedModel, *arguments: object) -> None:
+        layer = source.model.classifier
+        kept = layer.weight.data.clone(), layer.bias.data.clone()
+        layer.weight.data, layer.bias.data = kept[0].roll(1, 0), kept[1].roll(1, 0)
+        write(source, *arguments)  # type: ignore[arg-type]
+        layer.weight.data, layer.bias.data = kept
+
+    monkeypatch.setattr(exporting, "write_graph", write_permuted)
+    with pytest.raises(GateError, match="differ by" if weights == "float32" else "int8 loses 100.00 points"):
+        export_rows(classifier, rows, tmp_path / "onnx", ExportOptions(weights, latency=False))  # type: ignore[arg-type]
+    assert not (tmp_path / "onnx").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:
+    classifier = classifier_of("bert", tmp_path)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="other files than an export"):
+        export_rows(classifier, rows_of(classifier), tmp_path / "onnx", QUICK)
+    assert (tmp_path / "onnx" / "notes.txt").read_text() == "mine"
