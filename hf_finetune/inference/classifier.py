@@ -339,13 +339,9 @@ class Classifier:
 
         Args:
             folder: None: onnx/, or onnx-int8/, in the folder of the run.
-            data: rows to compare with: a table, a tuple of inputs and labels, a path, or a Hub id. None: the data of
-                the run.
+            data: rows to compare with. None: the data of the run.
             text, text_pair, image, label: columns of the data, see `evaluate`.
-            weights: float32, or int8 (dynamic quantization).
-            rows: rows that are compared, at most.
-            max_loss: largest loss of int8 on labeled rows, in points.
-            latency: measure the latency of both.
+            weights, rows, max_loss, latency: see `ExportOptions`.
 
         Examples:
             >>> exported = clf.export("onnx", data=frame, latency=False)
@@ -353,8 +349,7 @@ class Classifier:
             True
 
         Raises:
-            InputError: the classifier has no graph, or the rows cannot be read.
-            GateError: the exported classifier is not what the classifier is, or loses too much.
+            InputError, GateError: see `compression.export.export_rows`.
         """
         labels = label if isinstance(label, str | None) else tuple(label)
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}

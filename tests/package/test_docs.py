@@ -117,6 +117,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
         compare,
         doctor,
         evaluate,
+        export,
         features,
         overrides,
         plan,
@@ -138,7 +139,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return parse
 
-    for module in (card, compare, doctor, evaluate, features, predict, push, recipes, schema, verify):
+    for module in (card, compare, doctor, evaluate, export, features, predict, push, recipes, schema, verify):
         monkeypatch.setattr(module, "parse", ended(module.parse))
     for module, name in (
         (train, "parse_train"),
