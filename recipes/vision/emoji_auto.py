@@ -1,7 +1,7 @@
-"""Method auto on emoji, from PyPI: simple models first, then what is worth its time, in five minutes.
+"""Method auto on emoji, from PyPI: simple models first, then what is worth its time, in three minutes.
 
 hf-finetune run emoji_auto
-hf-finetune run emoji_auto --budget 15m --preset best
+hf-finetune run emoji_auto --budget 10m --preset best
 """
 
 from hf_finetune import (
@@ -32,7 +32,7 @@ def recipe() -> Recipe:
         # An emoji has 72 pixels: 96 take a fifth of the time of 224.
         model=Model(checkpoint=efficientnet_lite0(), surgery=(ResizeImage(size=96),)),
         method="auto",
-        search=Search(budget="5m"),
+        search=Search(budget="3m"),
         hub=Hub(license="apache-2.0"),
     )
 
