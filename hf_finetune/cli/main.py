@@ -32,6 +32,7 @@ COMMANDS = {
     "list": Command("recipes:list_recipes", "list the shipped recipes"),
     "cp": Command("recipes:copy_recipe", "copy a shipped recipe to own it"),
     "plan": Command("plan:plan", "estimate time and memory of train DATA or run RECIPE, in seconds"),
+    "rank": Command("rank:rank", "rank checkpoints for your data by probes on their features"),
     "search": Command("search:search", "search an augmentation policy for your own data"),
     "evaluate": Command("evaluate:evaluate", "score a finished model on labeled rows"),
     "compare": Command("compare:compare", "compare finished runs row by row on the rows they share"),

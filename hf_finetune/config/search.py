@@ -17,6 +17,9 @@ class Search:
     preset: Annotated[Preset | None, flag("--preset")] = None
     """How far method auto goes, without a limit of time unless there is a budget. fast: simple models and a linear head
     on frozen features. good: also full fine-tuning. best: also the top layers and LoRA. It sets method auto."""
+    candidates: Annotated[tuple[str, ...], flag("--candidates")] = ()
+    """Checkpoints, Hub ids or folders, that method auto compares by cross-validated heads on their frozen features. The
+    best one takes the place of model.checkpoint; a larger one only if it is better by a paired test."""
     seeds: Annotated[Count | None, flag("--seeds")] = None
     """Runs of the recipe that differ in train.seed: it and those after it. The result is the run of the first, with the
     mean and interval over rows and seeds. In `search augmentation`: pairs of final runs."""

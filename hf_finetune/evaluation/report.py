@@ -3,13 +3,14 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.evaluation.metrics import class_ids
-from hf_finetune.utils.console import line_width, table
+from hf_finetune.utils.console import line_width, table, wrapped
 from hf_finetune.utils.messages import counted
 
 PLURALS = {"class": "classes", "tag": "tags", "entity": "entities", "row": "rows", "word": "words"}
@@ -141,6 +142,21 @@ def rungs_table(rungs: Sequence[Mapping[str, Any]], metric: str, *, width: int |
         reason, *more = textwrap.wrap(rung["reason"], max(room, 20))
         wrapped += [[*line, reason], *(["", "", "", part] for part in more)]
     return table(wrapped, right=(1, 2), width=width)
+
+
+def candidates_table(ranking: Mapping[str, Any]) -> str:
+    """Format checkpoints that were ranked by probes, the best first, and which one was chosen.
+
+    Args:
+        ranking: the section of result.json.
+    """
+    metric = ranking["metric"]
+    lines = [("checkpoint", f"{metric} (probe)", "LogME", "seconds")]
+    for each in ranking["checkpoints"]:
+        row = _cell(each[metric]), f"{each['log_evidence']:.3f}", f"{each['seconds']:.1f}"
+        lines.append((PurePath(each["checkpoint"]).name, *row))
+    title = f"probes on frozen features of {counted(ranking['rows'], 'training row')}, cross-validated"
+    return f"{title}\n{table(lines, right=(1, 2, 3))}\n{wrapped(ranking['reason'], indent=0)}"
 
 
 def doubts_text(doubts: Sequence[Mapping[str, str]], *, width: int | None = None) -> str:

@@ -14,7 +14,10 @@ _PATH_IN_TEXT = re.compile(
 )
 # Fields of a recipe that hold a path or a Hub id.
 _PATH_FIELDS = frozenset(
-    {"path", "validation", "test", "unlabelled", "unlabeled", "checkpoint", "there", "back", "teacher", "output"}
+    {
+        *("path", "validation", "test", "unlabelled", "unlabeled", "checkpoint", "candidates"),
+        *("there", "back", "teacher", "output"),
+    }
 )
 # Class names may look like paths.
 _UNCHANGED_FIELDS = frozenset({"labels"})

@@ -14,6 +14,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.report import (
     PLURALS,
+    candidates_table,
     comparison_table,
     doubts_text,
     extra_names,
@@ -280,6 +281,7 @@ class Result:
         if scores := self._of_split("per_class"):
             parts.append(per_class_table(scores, noun=noun, counted_as=self._task.counted))
         parts += [per_target_table(targets)] if (targets := self._of_split("per_target")) else []
+        parts += [candidates_table(ranking)] if (ranking := self.document.get("candidates")) else []
         if rungs := self.document.get("rungs"):
             verdict = wrapped(self.document["ladder"]["verdict"], indent=0)
             parts.append(f"{rungs_table(rungs, self._task.judged_by)}\n{verdict}")

@@ -90,7 +90,7 @@ def train(
     with started_now(), python_session(), ExitStack() as stack:
         if any(rows is data for rows in (validation, test) if rows is not None) and not isinstance(data, str):
             raise InputError("--validation, --test: these are the training rows; pass other rows, or leave them out")
-        recipe = _recipe(stack, data, dict(keywords), {"validation": validation, "test": test})
+        recipe = recipe_of(stack, data, dict(keywords), {"validation": validation, "test": test})
         result = run(recipe, launch, command=public_call(data, keywords, validation=validation, test=test))
         folder = [None if result is None else result["folder"]]
         if torch.distributed.is_initialized():
@@ -114,7 +114,7 @@ def _shown(name: str, value: Any) -> str:
     return short_repr(tuple(value)) if isinstance(value, list) else short_repr(value)
 
 
-def _recipe(stack: ExitStack, data: Any, keywords: dict[str, Any], splits: Mapping[str, Any]) -> Any:
+def recipe_of(stack: ExitStack, data: Any, keywords: dict[str, Any], splits: Mapping[str, Any]) -> Any:
     """Return the recipe of data and keywords; data in memory are held while the stack is open."""
     kind = _kind_of_keywords(keywords)
     sources = {"data": data, **{name: rows for name, rows in splits.items() if rows is not None}}

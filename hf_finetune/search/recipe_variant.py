@@ -89,6 +89,11 @@ class RecipeVariant:
         settled: dict[str, Any] = {"model": chosen.model, "train": chosen.train, "batching": chosen.batching}
         return RecipeVariant(replace(recipe, data=data, **settled))
 
+    def with_checkpoint(self, checkpoint: str) -> RecipeVariant:
+        """Return the variant that starts from another checkpoint."""
+        model = replace(self.recipe.model, checkpoint=checkpoint, base_model=None, revision=None)
+        return RecipeVariant(replace(self.recipe, model=model))
+
     @property
     def climbs(self) -> bool:
         """Whether the recipe asks for the ladder."""

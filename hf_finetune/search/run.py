@@ -36,11 +36,7 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
                 "them afterwards, `hf-finetune run DIR --seeds N`"
             )
         return climb(variant, launch, command=command)
-    if recipe.search.budget is not None:
-        raise InputError(
-            f"search.budget: expected null with method {recipe.method}, got {recipe.search.budget!r}: only method auto "
-            "has one; --max-time limits a training"
-        )
+    _refuse_fields_of_auto(recipe)
     if len(variant.seeds) > 1:
         if recipe.effective_method == "classical":
             raise InputError(
@@ -48,3 +44,17 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
             )
         return run_seeds(variant.for_one_run, variant.seeds, launch, command=command)
     return pipeline.run(variant.for_one_run.recipe, launch, command=command)
+
+
+def _refuse_fields_of_auto(recipe: Recipe) -> None:
+    search, method = recipe.search, recipe.method
+    if search.candidates:
+        raise InputError(
+            f"search.candidates: expected none with method {method}, got {', '.join(search.candidates)}: method auto "
+            "compares them, and so does `hf-finetune rank`"
+        )
+    if search.budget is not None:
+        raise InputError(
+            f"search.budget: expected null with method {method}, got {search.budget!r}: only method auto has one; "
+            "--max-time limits a training"
+        )

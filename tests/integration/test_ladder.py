@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from helpers.small_runs import small_recipe, stop_after
+from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import Classifier, InputError, Launch, Recipe, Search, StoppedBySignal, run
 from hf_finetune.pipeline.run_folder import UNFINISHED
+from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
 from hf_finetune.search.ladder import costs, decisions, judgement, standing
 from hf_finetune.search.ladder.costs import RungCost
@@ -39,6 +41,9 @@ def recipe(tmp_path: Path) -> Recipe:
 def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best model so far stays in DIR; no rung is repeated; another recipe is refused."""
     folder, auto = tmp_path / "auto", recipe(tmp_path)
+    larger = str(tiny_text_checkpoint(tmp_path / "larger", num_hidden_layers=4))
+    search = replace(auto.search, candidates=(larger, auto.model.checkpoint))
+    auto = replace(auto, search=search, model=replace(auto.model, checkpoint=larger))
     begun: list[str] = []
     train_prepared = module.train_prepared
 
@@ -62,6 +67,7 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     # A kill before the result was in its place.
     os.remove(folder / "result.json")
     begun.clear()
+    monkeypatch.setattr(choose, "rank", lambda *_, **__: pytest.fail("ranked again"))
     document = run(auto, Launch(str(folder), resume=True))
     assert document is not None and begun == ["full"]
     assert read(folder) == {name: value for name, value in document.items() if name != "folder"}
@@ -74,7 +80,11 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert chosen["name"] == "top" and (folder / "rungs" / "2-linear" / "classical" / "pipeline.skops").exists()
     for rung in ("head", "top", "lora", "full"):
         assert (folder / "rungs" / rungs[rung]["folder"] / "model" / "config.json").exists()
-    assert "## What was tried" in (folder / "README.md").read_text()
+    card, ranked = (folder / "README.md").read_text(), document["candidates"]
+    assert "## What was tried" in card and "## Checkpoints compared" in card and "all-MiniLM" not in card
+    head = read(folder / "rungs" / rungs["head"]["folder"])
+    assert [c["checkpoint"] for c in ranked["checkpoints"] if c["chosen"]] == [head["checkpoint"]] != [larger]
+    assert "LogME" in str(Classifier.load(str(folder)).result) and str(tmp_path) not in card
     assert document["ladder"]["verdict"] in " ".join(str(Classifier.load(str(folder)).result).split())
     with pytest.raises(InputError, match="the run in it is finished"):
         run(auto, Launch(str(folder), resume=True))

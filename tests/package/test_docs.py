@@ -123,6 +123,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
         plan,
         predict,
         push,
+        rank,
         recipes,
         run,
         schema,
@@ -144,6 +145,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (train, "parse_train"),
         (plan, "parse_train"),
+        (rank, "parse_train"),
         (search, "parse_train"),
         (run, "parse_run"),
         (plan, "parse_run"),

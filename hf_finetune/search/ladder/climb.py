@@ -34,6 +34,7 @@ from hf_finetune.pipeline.run import finalize, load_input, set_aside, train_prep
 from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.budget import Budget
+from hf_finetune.search.checkpoints.choose import with_best_checkpoint
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
 from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, rows_in_time, scoring_of, with_rows
@@ -78,8 +79,8 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
     """
     _refuse(base, launch)
-    output_folder(base.recipe.name, launch.output, resume=launch.resume)
     budget = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start())
+    base, ranking = with_best_checkpoint(base, launch, limit_s=budget.left_s)
     loaded = _load(base, budget)
     chosen = base.with_choices(RecipeVariant(loaded.context.recipe))
     first = with_network(loaded)
@@ -91,6 +92,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
         standing = _standing(chosen, loaded, folder.path, Budget(budget.seconds, budget.used_s + state.used_s), state)
+        standing.ranking = ranking
         ladder = Climb(chosen, loaded, standing, command, first)
         del first
         with plain_disk_errors(folder.path):
@@ -120,6 +122,7 @@ def _refuse(base: RecipeVariant, launch: Launch) -> None:
             f"evaluate.folds: expected null with method auto, got {base.recipe.evaluate.folds}; run what it has chosen "
             "with folds afterwards, `hf-finetune run DIR --folds N`"
         )
+    output_folder(base.recipe.name, launch.output, resume=launch.resume)
 
 
 def _standing(base: RecipeVariant, loaded: RunInput, folder: Path, budget: Budget, state: LadderState) -> Standing:

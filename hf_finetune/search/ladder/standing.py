@@ -13,6 +13,7 @@ from typing import Any
 from hf_finetune.evaluation.report import rungs_table
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.budget import Budget
+from hf_finetune.search.checkpoints.ranking import Ranking
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.judgement import Comparison, compare
 from hf_finetune.search.ladder.promotion import promote, write_result
@@ -43,9 +44,13 @@ class Standing:
     """Those of the whole climb."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Settled scores of the rows that judge, by rung."""
+    ranking: Ranking | None = None
+    """Of the candidates for the checkpoint. None: there was one."""
 
     def take_up(self) -> None:
         """Take up the rungs of a killed climb: their scores, and the result that a kill kept from its place."""
+        if self.ranking is not None:
+            self.ranking.write(self.state.folder)
         for rung in self.state.rungs:
             if rung.folder is not None:
                 self.scores[rung.name] = read_scores(self.state.folder / rung.folder)
@@ -132,6 +137,7 @@ class Standing:
         best, chosen = self.state.best, self.state.chosen
         return {
             "name": self.name,
+            **({} if self.ranking is None else {"candidates": self.ranking.to_dict()}),
             "rungs": [rung.to_dict() for rung in self.state.rungs],
             "ladder": {
                 "chosen": None if chosen is None else chosen.name,
