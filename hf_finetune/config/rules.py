@@ -110,7 +110,6 @@ CLASSICAL = rules.only_when(
 )
 FOLDS = (
     Conflict("evaluate.folds", "null with a teacher", lambda r: r.has_teacher),
-    Conflict("evaluate.folds", "null with method classical", lambda r: r.effective_method == "classical"),
     Conflict("evaluate.folds", "null with pretrain.objective", lambda r: r.pretrain.objective is not None),
     Conflict(
         "evaluate.folds",

@@ -116,6 +116,7 @@ def anytime_curve(rungs: Sequence[Mapping[str, Any]], metric: str) -> Draw:
     times = [rung["ended_s"] for rung in rungs]
     value, low, high = ([rung["metrics"][metric][name] for rung in rungs] for name in ("value", "low", "high"))
     best = [number for number, rung in enumerate(rungs) if rung["verdict"] in ("first", "better")]
+    judged_on = "out of fold" if any(rung.get("out_of_fold") for rung in rungs) else "validation"
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -127,7 +128,7 @@ def anytime_curve(rungs: Sequence[Mapping[str, Any]], metric: str) -> Draw:
             axes.annotate(
                 printable(rung["name"]), (x, y), xytext=(0, 4), textcoords="offset points", ha="center", size=9
             )
-        axes.set(xlabel="seconds since the start", ylabel=f"{metric} (validation)", title="Best so far, and each rung")
+        axes.set(xlabel="seconds since the start", ylabel=f"{metric} ({judged_on})", title="Best so far, and each rung")
         axes.margins(x=0.06, y=0.14)
 
     return draw

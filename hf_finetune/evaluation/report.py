@@ -132,7 +132,8 @@ def rungs_table(rungs: Sequence[Mapping[str, Any]], metric: str, *, width: int |
         width: of a line, in which the reasons are wrapped. None: that of the terminal, else 80.
     """
     width = line_width() if width is None else width
-    lines = [("rung", f"{metric} (validation)", "seconds")]
+    judged_on = "out of fold" if any(rung.get("out_of_fold") for rung in rungs) else "validation"
+    lines = [("rung", f"{metric} ({judged_on})", "seconds")]
     for rung in rungs:
         seconds = "" if rung["folder"] is None else f"{rung['seconds']:.0f}"
         lines.append((rung["title"] or rung["name"], _cell(rung["metrics"].get(metric)), seconds))

@@ -143,7 +143,7 @@ def check_run(run: Run, trial: PreTrainedModel) -> None:
     if recipe.batching.token_budget is None:
         step_batches(run, None)
     if recipe.evaluate.folds is not None:
-        folds_of(run)
+        _check_folds(run, recipe.evaluate.folds)
     if recipe.train.uses_gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise InputError(
             f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} does not support "
@@ -210,6 +210,12 @@ def _check_dropout(run: Run, trial: PreTrainedModel, field: str, value: float) -
             f"{field}: expected 0 here, got {value}: the model has no dropout, so that "
             "two forward passes give the same output; set model.dropout to 0.1"
         )
+
+
+def _check_folds(run: Run, folds: int) -> None:
+    if (processes := run.context.processes) > 1:
+        raise InputError(f"evaluate.folds: expected null with {processes} processes, got {folds}; start one")
+    folds_of(run)
 
 
 def note_on_compared_rows(run: Run) -> tuple[str, ...]:

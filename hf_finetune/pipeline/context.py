@@ -202,6 +202,8 @@ class Run:
     """The encoded training and validation rows of an earlier variant of this run. None: they are encoded."""
     all_splits: Splits | None = None
     """With the training rows that time left out, to which baselines are fitted, too. None: there are none."""
+    is_noted: bool = False
+    """Whether the notes were logged with an earlier variant of this run."""
 
     @property
     def recipe(self) -> Recipe:

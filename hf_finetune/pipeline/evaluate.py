@@ -107,7 +107,10 @@ def save_predictions(folder: Path, evaluation: Evaluation) -> None:
 
 
 def evaluate_validation(trained: TrainedRun) -> Evaluation:
-    """Score the validation rows alone, by which runs are compared; nothing is written."""
+    """Score the validation rows, or all rows out of fold, by which runs are compared; nothing is written."""
+    if trained.out_of_fold is not None:
+        scored = Scoring.of(trained.run).score_out_of_fold(trained.task, trained.out_of_fold)
+        return Evaluation({"validation": scored})
     rows = trained.run.data.splits.validation
     with trained.clock.measure("evaluate_s"):
         scored = _score(trained.network, trained.run, trained.task, "validation", rows)

@@ -1,7 +1,7 @@
-"""Predict every row by a network that was not trained on it, in place of a split that trains nothing.
+"""Predict every row by a model that was not trained on it, in place of a split that trains nothing.
 
-Each fold trains the run's recipe on the other folds, for as many epochs, and keeps the last weights: nothing is chosen
-by the rows that it predicts. The run itself then trains on all rows, and reports the estimate of the folds.
+Each fold trains the run's recipe on the other folds, a network for as many epochs and with its last weights: nothing is
+chosen by the rows that it predicts. The run itself then trains on all rows, and reports the estimate of the folds.
 
 Legend: R repeats, N rows, C classes.
 """
@@ -22,7 +22,7 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.folds import fold_numbers, joined_groups
-from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.files import atomic_file, make_folder
 
@@ -32,7 +32,7 @@ FOLDER = "folds"
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """The predictions of every row, by networks that were not trained on it."""
+    """The predictions of every row, by models that were not trained on it."""
 
     rows: Dataset
     logits_RNC: np.ndarray
@@ -68,58 +68,66 @@ class OutOfFold:
         }
 
 
-def all_rows(run: Run) -> Dataset:
+def all_rows(splits: Splits) -> Dataset:
     """Return the training and the validation rows."""
-    return concatenate_datasets([run.data.splits.train, run.data.splits.validation])
+    return concatenate_datasets([splits.train, splits.validation])
+
+
+def note_on_folds(folds: int | None, rows: int, model: str) -> str:
+    """Return what the numbers of validation stand for.
+
+    Args:
+        model: network or pipeline.
+    """
+    return (
+        f"{folds} folds: every row is predicted by a {model} that was not trained on it, which the numbers of "
+        f"validation stand for; the saved {model} is trained on all {rows:,} rows"
+    )
 
 
 def on_all_rows(run: Run) -> Run:
     """Return the run that trains on its validation rows as well."""
-    rows = all_rows(run)
-    note = (
-        f"{run.recipe.evaluate.folds} folds: every row is predicted by a network that was not trained on it, which the "
-        f"numbers of validation stand for; the saved network is trained on all {len(rows):,} rows"
-    )
+    rows = all_rows(run.data.splits)
+    note = note_on_folds(run.recipe.evaluate.folds, len(rows), "network")
     return replace(run.variant(splits=replace(run.data.splits, train=rows)), notes=(*run.notes, note), encoded=None)
 
 
-def folds_of(run: Run) -> np.ndarray:
+def folds_of(run: Run | ClassicalRun) -> np.ndarray:
     """Return the fold of each training and validation row in each repeat, shape (R, N).
 
     Raises:
-        InputError: there are fewer different rows or groups than folds, or no such column; the task has words; or there
-            are several processes.
+        InputError: there are fewer different rows or groups than folds, or no such column; or the task has words.
     """
-    options, recipe, splits = run.recipe.evaluate, run.recipe, run.data.splits
+    recipe, options = run.recipe, run.recipe.evaluate
+    splits, task = (run.splits, run.task) if isinstance(run, ClassicalRun) else (run.data.splits, run.data.task)
     assert options.folds is not None, "called with folds"
-    if run.data.task.has_words:
-        raise InputError(f"evaluate.folds: expected null with {run.data.task.name}, got {options.folds}")
-    if run.context.processes > 1:
-        raise InputError(
-            f"evaluate.folds: expected null with {run.context.processes} processes, got {options.folds}; start one"
-        )
-    rows = all_rows(run)
+    if task.has_words:
+        raise InputError(f"evaluate.folds: expected null with {task.name}, got {options.folds}")
+    rows = all_rows(splits)
     groups_N = first_occurrences(dataset_digests(rows))
     if options.group is not None:
         parts = {"train": splits.train, "validation": splits.validation}
         named_N = group_numbers(recipe.data.source, recipe.kind, options.group, parts, splits.held_out)
         groups_N = joined_groups(named_N, groups_N)
-    labels_N = labels_of(rows) if run.data.task.has_classes else None
+    labels_N = labels_of(rows) if task.has_classes else None
     seeds = range(recipe.train.seed, recipe.train.seed + options.repeats)
     return np.stack([fold_numbers(groups_N, labels_N, count=options.folds, seed=seed) for seed in seeds])
 
 
-def cross_validate(run: Run, folder: Path, trained_logits: Callable[[Run, Splits], tuple[Any, float]]) -> OutOfFold:
+def cross_validate(
+    splits: Splits, fold_RN: np.ndarray, folder: Path, trained_logits: Callable[[Splits], tuple[Any, float]]
+) -> OutOfFold:
     """Train and predict every fold, or take the predictions that a resumed run has made already.
 
     Args:
-        run: prepared, with its own split.
+        splits: those of the run.
+        fold_RN: see `folds_of`.
         folder: of the run, whose checkpoints/ takes the predictions.
         trained_logits: trains on the training rows of the splits; returns the logits of the validation rows, and
             the seconds of predicting them.
     """
-    rows, fold_RN = all_rows(run), folds_of(run)
-    logits_RNC = np.zeros((*fold_RN.shape, len(run.data.task.labels)), dtype=np.float32)
+    rows = all_rows(splits)
+    logits_RNC = np.zeros((*fold_RN.shape, len(splits.labels)), dtype=np.float32)
     seconds, predict_s = 0.0, 0.0
     stored = folder / "checkpoints" / FOLDER
     make_folder(stored)
@@ -130,8 +138,8 @@ def cross_validate(run: Run, folder: Path, trained_logits: Callable[[Run, Splits
                 started = time.perf_counter()
                 logger.info("repeat %d, fold %d of %d", repeat + 1, fold + 1, int(fold_RN.max()) + 1)
                 others = rows.select(np.flatnonzero(fold_N != fold))
-                splits = replace(run.data.splits, train=others, validation=rows.select(held_out), test=None)
-                logits, fold_predict_s = trained_logits(run, splits)
+                parts = replace(splits, train=others, validation=rows.select(held_out), test=None)
+                logits, fold_predict_s = trained_logits(parts)
                 fold_s = time.perf_counter() - started
                 with atomic_file(path) as temporary, temporary.open("wb") as file:
                     np.savez(file, logits=np.asarray(logits, np.float32), seconds=fold_s, predict_s=fold_predict_s)

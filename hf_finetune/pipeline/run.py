@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,7 +53,7 @@ from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, predict
 from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.load_data import load_data, load_splits
 from hf_finetune.pipeline.origin import find_origin
-from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, on_all_rows
+from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, on_all_rows
 from hf_finetune.pipeline.parity import refuse_failed, verify
 from hf_finetune.pipeline.pretrain import pretrain
 from hf_finetune.pipeline.push import push_if_asked
@@ -183,7 +184,8 @@ def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run
         return prepared, None
     if not (folder / "recipe.json").exists():
         record.write(folder)
-    return on_all_rows(prepared), cross_validate(prepared, folder, _trained_logits)
+    logits = partial(_trained_logits, prepared)
+    return on_all_rows(prepared), cross_validate(prepared.data.splits, folds_of(prepared), folder, logits)
 
 
 def _trained_logits(run: Run, splits: Splits) -> tuple[Any, float]:
@@ -290,7 +292,7 @@ def fit(
     # If a copy cannot be made, the error is the first line on stderr, before the notes.
     with notes_afterwards():
         # Those of a variant were logged with the first.
-        for note in prepared.notes if prepared.encoded is None else ():
+        for note in () if prepared.is_noted or prepared.encoded is not None else prepared.notes:
             logger.info(note)
         augmented = add_copies(prepared, clock)
     encoded = encode_rows(augmented, clock)

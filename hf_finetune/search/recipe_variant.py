@@ -10,7 +10,9 @@ from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.rules import check
 from hf_finetune.config.search import Search
+from hf_finetune.errors import InputError
 from hf_finetune.features.config import Classical
 from hf_finetune.models.config import Model
 from hf_finetune.models.peft.config import Lora
@@ -98,6 +100,19 @@ class RecipeVariant:
     def climbs(self) -> bool:
         """Whether the recipe asks for the ladder."""
         return self.recipe.method == "auto" or self.recipe.search.preset is not None
+
+    def with_folds(self, folds: int | None) -> RecipeVariant:
+        """Return the variant that is judged out of fold. None: on the validation rows."""
+        return RecipeVariant(replace(self.recipe, evaluate=replace(self.recipe.evaluate, folds=folds)))
+
+    @property
+    def can_have_folds(self) -> bool:
+        """Whether nothing in the recipe, such as early stopping, would look at the predicted rows."""
+        try:
+            check(self.for_rung("full").with_folds(2).recipe)
+        except InputError:
+            return False
+        return True
 
     @property
     def for_one_run(self) -> RecipeVariant:

@@ -14,7 +14,7 @@ from hf_finetune import Classifier, InputError, Launch, Recipe, Search, StoppedB
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
-from hf_finetune.search.ladder import costs, decisions, judgement, standing
+from hf_finetune.search.ladder import costs, decisions, folds, judgement, standing
 from hf_finetune.search.ladder.costs import RungCost
 from hf_finetune.utils.manifest import Manifest
 
@@ -25,6 +25,7 @@ def cheap_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "measure", lambda *_: RungCost(0.5, 0.1, 0.1, 7))
     # Frozen features of random weights have no signal.
     monkeypatch.setattr(decisions, "LEAST_EXPLAINED", -9.0)
+    monkeypatch.setattr(folds, "COUNTS", (2,))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
         return train_prepared(prepared, launch, **options)
 
     monkeypatch.setattr(module, "train_prepared", counted)
+    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
     monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better", "no worse", "no worse"))
     with monkeypatch.context() as patch:
         patch.setattr(module.Climb, "_weigh", _stopping_at_full(patch, module.Climb._weigh))
@@ -105,6 +107,26 @@ def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: 
     assert document["ladder"]["verdict"] in " ".join(str(model.result).split())
     card = (tmp_path / "auto" / "README.md").read_text()
     assert "## What was tried" in card and "pipeline.skops" in card
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_few_rows_are_judged_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rung predicts all rows by models that were not trained on them, and the result trains on all of them."""
+    monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better"))
+    few = replace(recipe(tmp_path), search=Search(preset="good"))
+    document = run(few, Launch(str(tmp_path / "auto")))
+    assert document is not None and document["ladder"]["folds"] == 2
+    rungs = {rung["name"]: rung for rung in document["rungs"]}
+    assert list(rungs) == ["majority", "linear", "head", "full"]
+    assert all(rung["out_of_fold"] and rung["metrics"]["accuracy"]["n"] == 60 for rung in rungs.values())
+    assert rungs["head"]["preferred"] and "60 rows are too few to prove it better" in rungs["head"]["reason"]
+    assert rungs["full"]["comparison"]["against"] == "head" and document["ladder"]["chosen"] == "full"
+    assert document["rows"] == {"train": 60, "validation": 60} and document["out_of_fold"]["folds"] == 2
+    linear = read(tmp_path / "auto" / "rungs" / rungs["linear"]["folder"])
+    assert linear["rows"] == document["rows"] and linear["out_of_fold"]["rows"] == 60
+    assert linear["metrics"]["validation"]["accuracy"]["value"] == rungs["linear"]["metrics"]["accuracy"]["value"]
+    assert "all rows in 2 folds" in document["ladder"]["verdict"]
+    assert "(out of fold)" in (tmp_path / "auto" / "README.md").read_text()
 
 
 def judging(*verdicts: str):

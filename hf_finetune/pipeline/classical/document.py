@@ -38,6 +38,7 @@ def document(
     *,
     clock: Stopwatch,
     record: Mapping[str, Any],
+    out_of_fold: Section | None,
 ) -> Section:
     """Write the plots and the card, then result.json, whose presence marks a finished run.
 
@@ -55,6 +56,8 @@ def document(
         "artefacts": ["classical"],
         "classical": _classical(trained, folder),
         "data": _data(run),
+        # Null: no folds.
+        "out_of_fold": out_of_fold,
         "notes": list(run.notes),
         "time": {"total_s": round(environment.seconds_since_start(), 2), **clock.to_dict()},
         "throughput": {

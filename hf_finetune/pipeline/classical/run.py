@@ -1,22 +1,29 @@
 """A run of method classical: rows -> fitted pipeline -> evaluation -> parity gate -> card -> Hub."""
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data import provenance
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.loading import Splits
 from hf_finetune.errors import InputError
 from hf_finetune.features.classical import fit_classical
 from hf_finetune.pipeline.classical.document import document
 from hf_finetune.pipeline.classical.parity import verify
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, save_predictions
+from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, note_on_folds
 from hf_finetune.pipeline.parity import Check, refuse_failed
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.resume import refuse_changes
@@ -27,6 +34,7 @@ from hf_finetune.utils import environment
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import write_json
+from hf_finetune.utils.messages import silenced
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
@@ -81,6 +89,8 @@ class FittedRun:
     run: ClassicalRun
     trained: TrainedPipeline
     clock: Stopwatch
+    out_of_fold: OutOfFold | None = None
+    """None: no folds."""
 
     @property
     def scoring(self) -> Scoring:
@@ -100,20 +110,41 @@ class FittedRun:
             for name, rows in splits.items():
                 if known is not None and name in known.splits:
                     scored[name] = known.splits[name]
+                elif name == "validation" and self.out_of_fold is not None:
+                    scored[name] = self.scoring.score_out_of_fold(self.trained.task, self.out_of_fold)
                 elif rows and only in (None, name):
                     scored[name] = self.scoring.score(self.trained.task, rows, self.trained.logits)
         return Evaluation(scored)
 
 
 def fit_classical_run(run: ClassicalRun) -> FittedRun:
-    """Fit the pipeline of a run.
+    """Fit the pipeline of a run; with folds those of the folds, and one to all rows.
 
     Raises:
-        InputError: the classifier or an extractor does not suit the rows.
+        InputError: the classifier or an extractor does not suit the rows; or see `folds_of`.
     """
     clock = Stopwatch()
     with clock.measure("train_s", "fit the pipeline"):
-        return FittedRun(run, fit(run), clock)
+        if run.recipe.evaluate.folds is None:
+            return FittedRun(run, fit(run), clock)
+        fold_RN = folds_of(run)
+        with TemporaryDirectory() as folder, silenced():
+            predicted = cross_validate(run.splits, fold_RN, Path(folder), partial(_trained_logits, run))
+        splits = replace(run.splits, train=predicted.rows)
+        note = note_on_folds(run.recipe.evaluate.folds, len(predicted.rows), "pipeline")
+        whole = replace(run, splits=splits, notes=(*run.notes, note))
+        trained = fit(whole)
+    if run.task.calibrates:
+        calibrated = run.task.calibrated(predicted.labels, run.task.scores(predicted.logits_RNC[0]))
+        trained = replace(trained, task=calibrated)
+    return FittedRun(whole, trained, clock, predicted)
+
+
+def _trained_logits(run: ClassicalRun, splits: Splits) -> tuple[np.ndarray, float]:
+    """Fit to the training rows of other splits; return logits of the validation rows, and the seconds they took."""
+    trained = fit(replace(run, splits=splits))
+    started = time.perf_counter()
+    return trained.logits(splits.validation), time.perf_counter() - started
 
 
 def finalize_classical(
@@ -133,11 +164,12 @@ def finalize_classical(
     record = _save(fitted, folder, command)
     evaluation = fitted.evaluate(known)
     with fitted.clock.measure("baselines_s"):
-        evaluation = replace(evaluation, baselines=fitted.scoring.baselines(evaluation.judged_split))
+        baselines = fitted.scoring.baselines(evaluation.judged_split, fitted.out_of_fold)
+    evaluation = replace(evaluation, baselines=baselines)
     save_predictions(folder, evaluation)
     with fitted.clock.measure("parity_s"):
         checks: Mapping[str, Check] = verify(fitted.run, fitted.trained, folder, evaluation)
-    result = document(fitted.run, fitted.trained, folder, evaluation, checks, clock=fitted.clock, record=record)
+    result = _document(fitted, folder, evaluation, checks, record)
     refuse_failed(checks)
     return result
 
@@ -152,7 +184,19 @@ def set_aside_classical(
     """
     record = _save(fitted, folder, command)
     save_predictions(folder, evaluation)
-    return document(fitted.run, fitted.trained, folder, evaluation, {}, clock=fitted.clock, record=record)
+    return _document(fitted, folder, evaluation, {}, record)
+
+
+def _document(
+    fitted: FittedRun,
+    folder: Path,
+    evaluation: Evaluation,
+    checks: Mapping[str, Check],
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    run, trained, predicted = fitted.run, fitted.trained, fitted.out_of_fold
+    folds = None if predicted is None else predicted.to_dict(trained.task, run.recipe.evaluate.group)
+    return document(run, trained, folder, evaluation, checks, clock=fitted.clock, record=record, out_of_fold=folds)
 
 
 def _save(fitted: FittedRun, folder: Path, command: str | None) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from hf_finetune.errors import InputError
 from hf_finetune.features.baselines import BASELINE, BASELINE_OF_IMAGES, rows_within_limits
 from hf_finetune.features.config import BoostedTrees, Classical, ColorHistogram, GradientHistogram
 from hf_finetune.pipeline.classical.run import finalize_classical, fit_classical_run, set_aside_classical
-from hf_finetune.pipeline.context import ClassicalRun
+from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.pipeline.run_folder import is_finished
+from hf_finetune.search.ladder.folds import constants_out_of_fold
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import RungRecord, read_scores, write_scores
 from hf_finetune.search.recipe_variant import RecipeVariant
@@ -37,16 +38,20 @@ def classical_candidates(splits: Splits) -> dict[str, Classical]:
     return candidates
 
 
-def climb_classical(standing: Standing, base: RecipeVariant, splits: Splits, *, command: str | None) -> None:
+def climb_classical(standing: Standing, base: RecipeVariant, run: Run, *, command: str | None) -> None:
     """Climb the rungs without a network that are not done yet.
 
     Args:
+        run: the prepared one of the head, on the same rows.
         command: the command line, for the card.
     """
     if standing.state.find("head"):
         return
-    train, task = labeled_rows(splits.train), standing.task
-    for name, baseline in task.constants(train, splits.validation).items():
+    splits, task = run.data.splits, standing.task
+    train = labeled_rows(splits.train)
+    folds = standing.state.folds
+    constants = task.constants(train, splits.validation) if folds is None else constants_out_of_fold(task, run)
+    for name, baseline in constants.items():
         _measure(standing, name, baseline.scores_NC, started=time.perf_counter())
     if task.has_words:
         if standing.state.find("linear") is None:
@@ -57,12 +62,13 @@ def climb_classical(standing: Standing, base: RecipeVariant, splits: Splits, *, 
         return
     for name, config in classical_candidates(splits).items():
         if standing.state.find(name) is None:
-            run = _of_seconds(base.for_classical(config), splits)
-            _rung(standing, name, run, command=command)
+            _rung(standing, name, _of_seconds(base.for_classical(config), splits), command=command)
 
 
 def _of_seconds(variant: RecipeVariant, splits: Splits) -> ClassicalRun:
-    """Return the run on as many labeled training rows as a linear model is fitted to in seconds."""
+    """Return the run on as many labeled training rows as a linear model is fitted to in seconds; with folds on all."""
+    if variant.recipe.evaluate.folds is not None:
+        return ClassicalRun(variant.recipe, splits)
     train = labeled_rows(splits.train)
     chosen = rows_within_limits(train)
     if len(chosen) == len(splits.train):

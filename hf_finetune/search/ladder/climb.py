@@ -39,6 +39,7 @@ from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
 from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, rows_in_time, scoring_of, with_rows
 from hf_finetune.search.ladder.decisions import RungPlan
+from hf_finetune.search.ladder.folds import choose_folds, judging_rows, with_folds
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
@@ -91,14 +92,14 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
             if folder.is_unfinished and (folder.path / FOLDER / "recipe.json").exists():
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
-        standing = _standing(chosen, loaded, folder.path, Budget(budget.seconds, budget.used_s + state.used_s), state)
-        standing.ranking = ranking
+        budget = Budget(budget.seconds, budget.used_s + state.used_s)
+        chosen, first = _with_folds(chosen, first, budget, state)
+        standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
         ladder = Climb(chosen, loaded, standing, command, first)
         del first
         with plain_disk_errors(folder.path):
-            for place in (folder.path, folder.path / FOLDER):
-                if not (place / "recipe.json").exists():
-                    record.write(place)
+            for place in (each for each in (folder.path, folder.path / FOLDER) if not (each / "recipe.json").exists()):
+                record.write(place)
             try:
                 result = ladder.run()
             except (KeyboardInterrupt, StoppedBySignal):
@@ -117,25 +118,29 @@ def _load(base: RecipeVariant, budget: Budget) -> RunInput:
 def _refuse(base: RecipeVariant, launch: Launch) -> None:
     if launch.num_processes not in (None, 1):
         raise InputError(f"--num-processes {launch.num_processes}: expected 1 with method auto")
-    if base.recipe.evaluate.folds is not None:
-        raise InputError(
-            f"evaluate.folds: expected null with method auto, got {base.recipe.evaluate.folds}; run what it has chosen "
-            "with folds afterwards, `hf-finetune run DIR --folds N`"
-        )
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
 
 
-def _standing(base: RecipeVariant, loaded: RunInput, folder: Path, budget: Budget, state: LadderState) -> Standing:
-    splits, task = loaded.data.splits, loaded.data.task
-    classical = 1 if task.has_words else len(classical_candidates(splits))
+def _with_folds(base: RecipeVariant, run: Run, budget: Budget, state: LadderState) -> tuple[RecipeVariant, Run]:
+    """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows."""
+    if not state.rungs:
+        methods = decisions.methods_of(base.recipe.search.preset)
+        state.folds = choose_folds(base, run, budget.left_s, fine_tunes="full" in methods)
+    recipe = RecipeVariant(run.recipe).with_folds(state.folds).recipe
+    return base.with_folds(state.folds), run.variant(recipe=recipe)
+
+
+def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
+    task = run.data.task
+    classical = 1 if task.has_words else len(classical_candidates(run.data.splits))
     return Standing(
         base.recipe.name,
         folder,
         budget,
         state,
         task,
-        labels_of(splits.validation),
-        loaded.data.evaluate.resamples,
+        labels_of(judging_rows(run)),
+        run.recipe.evaluate.resamples,
         comparisons=classical + 1 + len(decisions.methods_of(base.recipe.search.preset)),
     )
 
@@ -161,7 +166,8 @@ class Climb:
         logger.info("method auto%s: simple models first, then what is worth its time", self._within)
         try:
             self._take_up()
-            climb_classical(self.standing, self.base, self.loaded.data.splits, command=self.command)
+            assert self.first is not None, "nothing is trained yet"
+            climb_classical(self.standing, self.base, self.first, command=self.command)
             self._climb_networks()
             return self.standing.end()
         finally:
@@ -217,7 +223,7 @@ class Climb:
         begun = self.state.current or {}
         is_resumed = begun.get("name") == name
         prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
-        if method == "head":
+        if method == "head" and self.state.folds is None:
             rows = begun["rows"] if is_resumed else rows_in_time(prepared, self.budget.left_s)
             prepared = with_rows(prepared, rows)
         rows = len(prepared.data.splits.train)
@@ -245,7 +251,7 @@ class Climb:
         if heads and not decisions.starts_from_head(self.state, heads[0].explained):
             variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
-        return replace(run, encoded=self.encoded, start_heads=heads)
+        return replace(run, encoded=self.encoded, start_heads=heads, is_noted=True)
 
     def _keep(self, trained: TrainedRun, folder: Path) -> None:
         """Keep what later rungs start from."""
@@ -283,17 +289,21 @@ class Climb:
         seconds = min(decisions.TRIAL_S, self.budget.left_s - self._scoring.after_s)
         if seconds < 1:
             return
+        evaluate = self.base.recipe.evaluate
+        trainings = 1 if evaluate.folds is None else evaluate.repeats * evaluate.folds + 1
         reason = f"nothing beats {self.state.rungs[0].name} so far: fine-tuning for {seconds:.0f} s decides"
         logger.info("%s", reason)
-        self._rung("trial", "full", RungPlan(reason, self.base.recipe.train.epochs, seconds))
+        self._rung("trial", "full", RungPlan(reason, self.base.recipe.train.epochs, seconds / trainings))
 
     def _cost(self, method: SingleMethod) -> RungCost:
         """Return the cost of a method, measured once, if it can be worth measuring at all."""
         if self.encoded is None:  # in an earlier process, or of fewer rows
             splits, inputs = self.loaded.data.splits, self.loaded.data.inputs
             self.encoded = inputs.encode(splits.train), inputs.encode(splits.validation)
-        prepared = partial(self._prepare, method, RungPlan(""))
-        return self.costs.of(method, self._scoring, prepared, self.encoded[0], left_s=self.budget.left_s)
+        prepared, scoring, splits = partial(self._prepare, method, RungPlan("")), self._scoring, self.loaded.data.splits
+        cost = self.costs.of(method, scoring, prepared, self.encoded[0], left_s=self.budget.left_s)
+        train, rows = len(splits.train), len(splits.train) + len(splits.validation)
+        return with_folds(cost, self.base.recipe.evaluate, train=train, rows=rows, row_s=scoring.row_s)
 
     @property
     def _scoring(self) -> Scoring:

@@ -27,6 +27,8 @@ logger = logging.getLogger("hf_finetune.run")
 BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
 WARM_UP_ROWS, TIMED_ROWS, VALIDATED_ROWS = 16, 128, 32
+TIMED_PARTS = 4
+"""Parts of the timed rows, whose median is taken: what else runs on the cores comes and goes."""
 LEAST_ROWS = 256
 """Fewest training rows of the head, whatever the budget."""
 RESERVE = 0.08
@@ -52,6 +54,8 @@ class RungCost:
     """Saving, scoring, and the gate."""
     steps: int
     """Optimizer steps of an epoch."""
+    trainings: int = 1
+    """More with folds, of which all seconds are the sum."""
 
     def seconds(self, epochs: float) -> float:
         """Return the seconds of a rung of so many epochs."""
@@ -157,10 +161,13 @@ def measure_row(run: Run) -> float:
     rows, network = run.data.splits.train, run.model.network
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[: WARM_UP_ROWS + TIMED_ROWS])
     predict(network, run, rows.select(drawn[:WARM_UP_ROWS]))
-    timed = rows.select(drawn[WARM_UP_ROWS:] if len(drawn) > WARM_UP_ROWS else drawn)
-    started = time.perf_counter()
-    predict(network, run, timed)
-    return (time.perf_counter() - started) / len(timed)
+    timed = drawn[WARM_UP_ROWS:] if len(drawn) > WARM_UP_ROWS else drawn
+    seconds = []
+    for part in np.array_split(timed, min(TIMED_PARTS, len(timed))):
+        started = time.perf_counter()
+        predict(network, run, rows.select(part))
+        seconds.append((time.perf_counter() - started) / len(part))
+    return float(np.median(seconds))
 
 
 def measure_epoch(run: Run, encoded: Dataset) -> tuple[float, float, int]:

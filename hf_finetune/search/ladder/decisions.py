@@ -22,6 +22,8 @@ METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
 """What each preset trains after the head. Without a preset: all that there is time for."""
 LEAST_EXPLAINED = 0.01
 """Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
+FEW_ROWS = 300
+"""With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
 """Seconds that a head on frozen features takes at least, with its features, its gate and its card."""
 TRIAL_S = 20.0
@@ -74,7 +76,7 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     if fitting < min(LEAST_EPOCHS, epochs):
         need_s, left = mine.seconds(min(LEAST_EPOCHS, epochs)), format_duration(max(left_s, 1))
         return RungPlan(f"left: it would take {format_duration(need_s)} at least, and {left} are left")
-    limit_s = None if math.isinf(left_s) else max(1.0, left_s - mine.after_s)
+    limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.after_s) / mine.trainings)
     takes = f"{fitting:.3g} epochs, about {format_duration(mine.seconds(fitting))}"
     return RungPlan(takes if fitting == epochs else f"{takes}, which is the time that is left", fitting, limit_s)
 
@@ -83,10 +85,21 @@ def _fitting(cost: RungCost, seconds: float, epochs: float) -> float:
     return epochs if math.isinf(seconds) else min(epochs, cost.epochs_within(seconds))
 
 
-def why_judged(comparison: Comparison | None) -> str:
+def is_preferred(name: str, comparison: Comparison | None) -> bool:
+    """Return whether a head on frozen features takes the place of a classical model without a proof: with few rows no
+    test can decide, and a pretrained network knows words that they lack."""
+    if name != "head" or comparison is None or comparison.verdict in ("better", "worse"):
+        return False
+    return comparison.difference.n < FEW_ROWS
+
+
+def why_judged(comparison: Comparison | None, *, preferred: bool = False) -> str:
     """Return what the verdict on a rung means."""
     if comparison is None:
         return "what every other model has to beat"
+    if preferred:
+        few = f"{comparison.difference.n} rows are too few to prove it better than {comparison.against}"
+        return f"{few}; it is taken, as pretrained features need fewer rows"
     if comparison.verdict == "better":
         return f"better than {comparison.against}"
     if comparison.verdict == "worse":
@@ -122,19 +135,21 @@ def starts_from_head(state: LadderState, explained: float) -> bool:
 
 def final_verdict(state: LadderState) -> str:
     """Return what the climb has found, in a sentence."""
+    on = "the validation rows" if state.folds is None else f"all rows in {state.folds} folds"
     best, constant, chosen = state.best, state.rungs[0].name, state.chosen
     if best is None or best.name == constant:
         tried = listed(climbed(state)[1:])
-        return f"no signal: none of {tried} is better than {constant} by a paired test on the validation rows"
+        return f"no signal: none of {tried} is better than {constant} by a paired test on {on}"
     if chosen is not None and best.name != chosen.name:
         # Of words, whose linear model is measured alone.
         return (
-            f"nothing beats the {best.name} model ({best.title or best.name}) by a paired test on the validation rows; "
+            f"nothing beats the {best.name} model ({best.title or best.name}) by a paired test on {on}; "
             f"{chosen.name} is kept, as that one cannot be saved"
         )
-    others = [name for name in climbed(state)[climbed(state).index(best.name) + 1 :]]
+    others = climbed(state)[climbed(state).index(best.name) + 1 :]
     beaten = f"; {listed(others)} {'is' if len(others) == 1 else 'are'} not better than it" if others else ""
-    return f"{best.name}: {best.reason} by a paired test on the validation rows{beaten}"
+    proof = "" if best.preferred else f" by a paired test on {on}"
+    return f"{best.name}: {best.reason}{proof}{beaten}"
 
 
 def climbed(state: LadderState) -> Sequence[str]:

@@ -82,18 +82,22 @@ class Standing:
             finish: saves the run of the rung: whole, if it is promoted. None: it is saved, or there is none.
         """
         comparison = self._compare(scores_NC)
+        preferred = decisions.is_preferred(name, comparison)
+        is_better = comparison is None or comparison.verdict == "better"
         # The first model that can be saved is the result whatever its verdict.
-        promoted = is_model and (comparison is None or comparison.verdict == "better" or self.state.chosen is None)
+        promoted = is_model and (is_better or preferred or self.state.chosen is None)
         if finish is not None:
             finish(promoted)
         record = RungRecord(
             name,
-            decisions.why_judged(comparison),
+            decisions.why_judged(comparison, preferred=preferred),
             folder.name,
             title,
             self._metrics(scores_NC),
             None if comparison is None else comparison.to_dict(),
             epochs=epochs,
+            out_of_fold=self.state.folds is not None,
+            preferred=preferred,
             promoted=promoted,
         )
         self.scores[name] = scores_NC
@@ -145,6 +149,8 @@ class Standing:
                 "budget_s": None if math.isinf(self.budget.seconds) else self.budget.seconds,
                 "seconds": round(self.budget.used_s, 2),
                 "verdict": decisions.final_verdict(self.state),
+                # Null: the validation rows have judged.
+                "folds": self.state.folds,
             },
             **({UNFINISHED: True} if unfinished else {}),
         }

@@ -47,6 +47,10 @@ class RungRecord:
     ended_s: float = 0.0
     """Seconds of the climb at its end."""
     epochs: float | None = None
+    out_of_fold: bool = False
+    """Whether the metrics and the comparison are of all rows, see `ladder.folds`."""
+    preferred: bool = False
+    """Whether it was taken without a proof, as the rows are too few for one."""
     promoted: bool = False
     """Whether its model became the result in DIR."""
 
@@ -71,6 +75,8 @@ class LadderState:
     used_s: float = 0.0
     current: dict[str, Any] | None = None
     """`name` and `epochs` of a rung that was begun."""
+    folds: int | None = None
+    """In how many folds all rows judge. None: the validation rows do."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -87,7 +93,7 @@ class LadderState:
             raise InputError(f"{path}: schema {plain.get('schema')}, expected {SCHEMA}; {remedy}")
         try:
             rungs = [RungRecord(**rung) for rung in plain["rungs"]]
-            return cls(folder, rungs, float(plain["seconds"]), plain["current"])
+            return cls(folder, rungs, float(plain["seconds"]), plain["current"], plain.get("folds"))
         except (LookupError, TypeError, ValueError):
             raise InputError(f"{path}: damaged; {remedy}") from None
 
@@ -97,6 +103,7 @@ class LadderState:
             "schema": SCHEMA,
             "seconds": round(self.used_s, 2),
             "rungs": [asdict(rung) for rung in self.rungs],
+            "folds": self.folds,
             "current": self.current,
         }
         write_json(self.folder / FILE, plain)
@@ -107,8 +114,13 @@ class LadderState:
 
     @property
     def best(self) -> RungRecord | None:
-        """The last rung that was better than those before it. None: there is no rung yet."""
-        return next((rung for rung in reversed(self.rungs) if rung.is_better), None)
+        """The last rung that was better than those before it, or preferred to another model. None: there is no rung
+        yet."""
+        return next((rung for rung in reversed(self.rungs) if rung.is_better or self._is_preferred(rung)), None)
+
+    def _is_preferred(self, rung: RungRecord) -> bool:
+        # What is not better than the constant may have no signal.
+        return rung.preferred and rung.comparison is not None and rung.comparison["against"] != self.rungs[0].name
 
     @property
     def chosen(self) -> RungRecord | None:

@@ -1,11 +1,22 @@
 """What is decided between two rungs, by costs that a person can add."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.search.ladder.costs import RungCost, Scoring
-from hf_finetune.search.ladder.decisions import describe, final_verdict, has_no_signal, starts_from_head, weigh
+from hf_finetune.search.ladder.decisions import (
+    describe,
+    final_verdict,
+    has_no_signal,
+    is_preferred,
+    starts_from_head,
+    weigh,
+    why_judged,
+)
+from hf_finetune.search.ladder.judgement import Comparison
 from hf_finetune.search.ladder.state import LadderState, RungRecord
 
 COSTS = {"full": RungCost(40.0, 2.0, 8.0, 100), "lora": RungCost(30.0, 2.0, 8.0, 100), "top": RungCost(3, 12, 8, 100)}
@@ -39,6 +50,15 @@ def test_the_least_cost_of_a_method() -> None:
     assert scoring.least("full").seconds(2) == pytest.approx(2 * 2 * 10 + 10)
 
 
+def test_a_head_is_preferred_where_few_rows_decide_nothing() -> None:
+    few, many = (
+        Comparison("linear", Interval(0.01, -0.2, 0.2, rows), "undecided", "accuracy", 3) for rows in (50, 500)
+    )
+    assert is_preferred("head", few) and not is_preferred("head", many) and not is_preferred("full", few)
+    assert not is_preferred("head", replace(few, verdict="worse"))
+    assert why_judged(few, preferred=True).startswith("50 rows are too few to prove it better than linear")
+
+
 def record(name: str, verdict: str | None = None, **fields) -> RungRecord:
     comparison = None if verdict is None else {"against": "majority", "verdict": verdict, **dict.fromkeys("x")}
     return RungRecord(name, "why", f"1-{name}", comparison=comparison, **fields)
@@ -56,6 +76,12 @@ def test_verdicts(tmp_path) -> None:
     assert final_verdict(state).startswith("full: why")
     state.rungs[2] = record("head", "better")
     assert starts_from_head(state, 0.001)
+    state.rungs[2:] = [record("head", "no worse", promoted=True, preferred=True)]
+    state.rungs[2].comparison["against"] = "linear"
+    assert state.best is state.chosen is state.rungs[2]
+    # Not better than the constant, it is no signal.
+    state.rungs[2].comparison["against"] = "majority"
+    assert state.best is state.rungs[1] and state.chosen is state.rungs[2]
     assert describe(RungRecord("top", "left: no time"), "accuracy") == "top: left: no time"
 
 

@@ -1,0 +1,138 @@
+"""Whether the rungs are judged out of fold: on predictions of all rows, each by a model that was not trained on it.
+
+A tenth of few rows decides no paired test. With folds every rung trains several times, and once more on all rows: that
+is the model which may be the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.config import Evaluate
+from hf_finetune.features.baselines import Baseline
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.out_of_fold import all_rows, folds_of
+from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, RungCost, measure_row
+from hf_finetune.search.ladder.decisions import FEW_ROWS
+from hf_finetune.search.recipe_variant import RecipeVariant
+from hf_finetune.tasks.base import Task
+from hf_finetune.utils.durations import format_duration
+
+logger = logging.getLogger("hf_finetune.run")
+COUNTS = (5, 3)
+"""Folds that are tried, the best estimate first."""
+TRAINED_ROW = 3.5
+"""What training on a row costs at most, in predictions of a row, by full fine-tuning."""
+
+
+@dataclass(frozen=True)
+class FoldTimes:
+    """What decides how many folds the time holds."""
+
+    rows: int
+    """Of training and validation together."""
+    epochs: float
+    row_s: float
+    """Predict a row."""
+    gate_s: float
+    fine_tunes: bool = True
+    """Whether full fine-tuning follows the head."""
+
+    def head_s(self, folds: int) -> float:
+        """Return the seconds of a head in each fold and on all rows."""
+        return (folds + 1) * (BUILD_S + self.rows * self.row_s) + self.gate_s
+
+    def full_s(self, folds: int) -> float:
+        """Return those of full fine-tuning from a head."""
+        return self.head_s(folds) + folds * self.epochs * self.rows * TRAINED_ROW * self.row_s
+
+    def fitting(self, left_s: float) -> int | None:
+        """Return how many folds fit into a time: of all rungs, else of the head alone. None: not even these."""
+        for folds in COUNTS:
+            if self.head_s(folds) + (self.full_s(folds) if self.fine_tunes else 0) <= left_s * (1 - RESERVE):
+                return folds
+        return COUNTS[-1] if self.head_s(COUNTS[-1]) <= left_s * (1 - RESERVE) else None
+
+
+def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bool) -> int | None:
+    """Return in how many folds the rungs are judged, and say why. None: the validation rows judge.
+
+    Args:
+        run: the prepared one of the head.
+        left_s: seconds of the budget.
+        fine_tunes: whether full fine-tuning may follow.
+    """
+    named, splits = base.recipe.evaluate.folds, run.data.splits
+    validation = len(splits.validation)
+    if named is not None or validation >= FEW_ROWS or "validation" not in splits.held_out:
+        return named
+    if run.data.task.has_words or run.context.processes > 1 or not base.can_have_folds:
+        return None
+    epochs = base.recipe.train.num_train_epochs
+    assert epochs is not None, "settled for these rows"
+    row_s = 0.0 if math.isinf(left_s) else measure_row(run)
+    times = FoldTimes(len(splits.train) + validation, epochs, row_s, run.context.startup_s, fine_tunes)
+    folds = times.fitting(left_s)
+    while folds is not None and not _can_be(run, base.with_folds(folds)):
+        folds = folds - 1 if folds > 2 else None
+    few = f"{validation} validation rows decide little"
+    if folds is None:
+        needs = format_duration(times.head_s(COUNTS[-1]) / (1 - RESERVE))
+        logger.info(
+            "%s; a head in %d folds would take %s, and %s are left",
+            few,
+            COUNTS[-1],
+            needs,
+            format_duration(max(left_s, 1)),
+        )
+    else:
+        logger.info("%s: all %d rows judge, in %d folds; the result trains on all of them", few, times.rows, folds)
+    return folds
+
+
+def _can_be(run: Run, variant: RecipeVariant) -> bool:
+    """Whether the rows can be parted so."""
+    try:
+        folds_of(run.variant(recipe=variant.recipe))
+    except InputError:
+        return False
+    return True
+
+
+def with_folds(cost: RungCost, evaluate: Evaluate, *, train: int, rows: int, row_s: float) -> RungCost:
+    """Return the cost of a rung in each fold and on all rows, from that on the training rows.
+
+    Args:
+        train, rows: number of training rows, and with those of validation.
+        row_s: seconds to predict a row: the head of a fold is fitted anew.
+    """
+    if evaluate.folds is None:
+        return cost
+    trainings = evaluate.repeats * evaluate.folds + 1
+    passes = (evaluate.repeats * (evaluate.folds - 1) + 1) * rows / train
+    before_s = trainings * (cost.before_s + rows * row_s)
+    return RungCost(cost.epoch_s * passes, before_s, cost.after_s, cost.steps, trainings)
+
+
+def constants_out_of_fold(task: Task, run: Run) -> dict[str, Baseline]:
+    """Return the constants of each fold, which are those of the other folds."""
+    rows, fold_N = all_rows(run.data.splits), folds_of(run)[0]
+    parts = [(np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)) for fold in np.unique(fold_N)]
+    order = np.argsort(np.concatenate([held_out for held_out, _ in parts]))
+    fitted = [task.constants(rows.select(others), rows.select(held_out)) for held_out, others in parts]
+    return {
+        name: Baseline(first.name, np.concatenate([each[name].scores_NC for each in fitted])[order])
+        for name, first in fitted[0].items()
+    }
+
+
+def judging_rows(run: Run) -> Dataset:
+    """Return the rows that judge."""
+    splits = run.data.splits
+    return splits.validation if run.recipe.evaluate.folds is None else all_rows(splits)
