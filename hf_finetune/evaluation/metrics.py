@@ -49,6 +49,8 @@ class Metric:
     """Name in a model card."""
     _: KW_ONLY
     greater_is_better: bool = True
+    lowest: float = 0.0
+    """Least value that there can be. The greatest is 1 where greater is better."""
     hub_average: Average | None = None
     """For an F1 score: its average, by which the Hub distinguishes them."""
     hub_name: str | None = None
@@ -373,7 +375,7 @@ COUNT_METRICS = (
     ),
     CountMetric("micro_f1", "Micro F1", partial(f1, average="micro"), "row share", hub_average="micro"),
     CountMetric("weighted_f1", "Weighted F1", partial(f1, average="weighted"), "row mean", hub_average="weighted"),
-    CountMetric("matthews_correlation", "Matthews correlation", matthews_correlation, "correlation"),
+    CountMetric("matthews_correlation", "Matthews correlation", matthews_correlation, "correlation", lowest=-1.0),
 )
 ROW_METRICS = (RowMetric("log_loss", "Log loss (nats)", row_log_losses, greater_is_better=False),)
 BIN_METRICS = (

@@ -17,11 +17,11 @@ from hf_finetune.evaluation.regression import correlation_bounds, spearman_by_ro
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("quadratic_kappa", "Quadratic weighted kappa"),
+        Metric("quadratic_kappa", "Quadratic weighted kappa", lowest=-1.0),
         Metric("mae", "Mean absolute error", greater_is_better=False),
         Metric("accuracy", "Accuracy"),
         Metric("within_one", "Share of rows at most one level off"),
-        Metric("spearman", "Spearman correlation", hub_name="spearmanr"),
+        Metric("spearman", "Spearman correlation", lowest=-1.0, hub_name="spearmanr"),
         Metric("log_loss", "Log loss (nats)", greater_is_better=False),
     )
 }

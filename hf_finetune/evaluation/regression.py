@@ -5,6 +5,7 @@ Several targets: every metric is the mean over the targets.
 Legend: N rows, T targets, R resamples.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from hf_finetune.evaluation.metrics import Metric
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("r2", "R²", hub_name="r_squared"),
-        Metric("spearman", "Spearman correlation", hub_name="spearmanr"),
-        Metric("pearson", "Pearson correlation", hub_name="pearsonr"),
+        Metric("r2", "R²", lowest=-math.inf, hub_name="r_squared"),
+        Metric("spearman", "Spearman correlation", lowest=-1.0, hub_name="spearmanr"),
+        Metric("pearson", "Pearson correlation", lowest=-1.0, hub_name="pearsonr"),
         Metric("mae", "Mean absolute error", greater_is_better=False),
         Metric("rmse", "Root mean squared error", greater_is_better=False),
     )

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy import sparse
 
-from hf_finetune.data.config import FEATURE
 from hf_finetune.features.classifiers.base import Form
 from hf_finetune.features.classifiers.linear_model import LinearModel
 from hf_finetune.features.config import Classical
@@ -65,11 +63,10 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
         rows: rows to predict.
         num_labels: number of classes C.
     """
-    kind, features, test, chosen = shallow_features(train, rows)
+    kind, features, test, chosen, form = shallow_features(train, rows)
     classifier = BASELINE_OF_IMAGES if "image" in train.column_names else BASELINE
     labels_N = _labels(train)[chosen]
-    sparse_form: Form = "mixed" if any(name.startswith(FEATURE) for name in train.column_names) else "sparse"
-    model = estimator(classifier, labels_N, "classes", sparse_form if sparse.issparse(features) else "dense")
+    model = estimator(classifier, labels_N, "classes", form)
     with quiet_fit():
         model.fit(features, labels_N)
     probabilities_NC = np.zeros((len(rows), num_labels))
@@ -77,7 +74,7 @@ def linear_baseline(train: Dataset, rows: Dataset, *, num_labels: int) -> Baseli
     return Baseline(f"{kind}+logistic", probabilities_NC)
 
 
-def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.ndarray]:
+def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.ndarray, Form]:
     """Return the default features of method classical: TF-IDF of words, k-mers of sequences, or standardized pixels.
 
     Args:
@@ -86,7 +83,7 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
 
     Returns:
         Their name (tfidf, tfidf+overlap of pairs, 6-mers, or pixels), the features of the training rows and of `rows`,
-        shape (N, F), and the indices of the training rows.
+        shape (N, F), the indices of the training rows, and the form of the features.
     """
     chosen = rows_within_limits(train)
     drawn = train.select(chosen)
@@ -97,7 +94,7 @@ def shallow_features(train: Dataset, rows: Dataset) -> tuple[str, Any, Any, np.n
     fitted, scored = features.fit_transform(frame), features.transform(table(rows))
     if form == "dense":  # rows one after the other in memory, by which sums are rounded
         fitted, scored = map(np.ascontiguousarray, (fitted, scored))
-    return name, fitted, scored, chosen
+    return name, fitted, scored, chosen, form
 
 
 def rows_within_limits(train: Dataset) -> np.ndarray:

@@ -25,11 +25,14 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import Ragged
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import evaluate_validation
+from hf_finetune.pipeline.out_of_fold import all_rows
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.run import finalize, load_input, train_prepared, with_network
 from hf_finetune.pipeline.run_folder import UNFINISHED, is_finished, output_folder, owned_folder
+from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.ladder.promotion import promote, write_result
 from hf_finetune.search.ladder.state import read_scores, write_scores
 from hf_finetune.search.recipe_variant import RecipeVariant
@@ -94,10 +97,18 @@ def run_seeds(
 def _run_seed(prepared: Run, place: Path, command: str | None) -> tuple[Dataset, Dataset]:
     """Run one seed in its folder, and return the encoded training and validation rows."""
     with train_prepared(prepared, Launch(str(place), resume=place.exists()), command=command) as trained:
-        evaluation = evaluate_validation(trained)
-        write_scores(place, trained.task.settled(evaluation.judged_split.scores_NC))
+        # With folds the network was trained on the validation rows, too.
+        evaluation = evaluate_validation(trained) if trained.out_of_fold is None else None
+        scores_NC = _out_of_fold(trained) if evaluation is None else evaluation.judged_split.scores_NC
+        write_scores(place, trained.task.settled(scores_NC))
         finalize(trained, evaluation)
         return trained.setup.encoded.train, trained.setup.encoded.validation
+
+
+def _out_of_fold(trained: TrainedRun) -> Any:
+    """Return the scores of the training and validation rows by networks that were not trained on them."""
+    assert trained.out_of_fold is not None, "there are folds"
+    return trained.task.scores(trained.out_of_fold.logits_RNC[0])
 
 
 def seeds_section(loaded: RunInput, folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def seeds_section(loaded: RunInput, folder: Path, seeds: Sequence[int]) -> dict[
         folder: DIR/seeds.
     """
     task, splits = loaded.data.task, loaded.data.splits
-    labels = labels_of(splits.validation)
+    labels = labels_of(splits.validation if loaded.data.evaluate.folds is None else all_rows(splits))
     constant = constant_scores(task, loaded.data.train_labels, labels)
     runs: list[dict[str, Any]] = []
     for seed in seeds:
@@ -120,7 +131,9 @@ def seeds_section(loaded: RunInput, folder: Path, seeds: Sequence[int]) -> dict[
         )
     collapsed = [run["seed"] for run in runs if not run["has_signal"]] if any(r["has_signal"] for r in runs) else []
     names = [name for name in task.summary if all(name in run["metrics"] for run in runs)]
-    mean = {name: over_rows_and_seeds([Interval(**run["metrics"][name]) for run in runs]).to_dict() for name in names}
+    mean = {
+        name: _within(name, over_rows_and_seeds([Interval(**run["metrics"][name]) for run in runs])) for name in names
+    }
     best = mean[task.judged_by]
     summary = (
         f"{len(seeds)} seeds: {task.judged_by} {best['value']:.3f} [{best['low']:.3f}, {best['high']:.3f}] on "
@@ -129,6 +142,15 @@ def seeds_section(loaded: RunInput, folder: Path, seeds: Sequence[int]) -> dict[
     if collapsed:
         summary += f"; collapsed to {task.constant}: seed {listed(list(map(str, collapsed)))}"
     return {"runs": runs, "mean": mean, "collapsed": collapsed, "summary": summary}
+
+
+def _within(name: str, interval: Interval) -> dict[str, Any]:
+    """Return an interval without values that the metric cannot have; one of evaluate.extra as it is."""
+    metric = METRICS.get(name)
+    if metric is None:
+        return interval.to_dict()
+    high = min(interval.high, 1.0) if metric.greater_is_better else interval.high
+    return replace(interval, low=max(interval.low, metric.lowest), high=high).to_dict()
 
 
 def over_rows_and_seeds(metrics: Sequence[Interval]) -> Interval:

@@ -157,7 +157,7 @@ class MultiLabel(Task):
 
     def linear_baseline(self, train: Dataset, rows: Dataset) -> Baseline:
         """Return one-vs-rest logistic regression on words or pixels."""
-        kind, features, test, chosen = shallow_features(train, rows)
+        kind, features, test, chosen, _ = shallow_features(train, rows)
         scores_NC = _one_vs_rest_sparse(features, labels_of(train)[chosen], test)
         return Baseline(f"{kind}+logistic one-vs-rest", scores_NC)
 

@@ -92,7 +92,7 @@ class Ordinal(SingleLabel):
 
     def linear_baseline(self, train: Dataset, rows: Dataset) -> Baseline:
         """Return a logistic regression of each "above this level" on words or pixels."""
-        kind, features, test, chosen = shallow_features(train, rows)
+        kind, features, test, chosen, _ = shallow_features(train, rows)
         scores_NC = _above_each_level(features, labels_of(train)[chosen], test, len(self.labels))
         return Baseline(f"{kind}+ordinal logistic", scores_NC)
 

@@ -209,7 +209,7 @@ class Regression(Task):
 
     def linear_baseline(self, train: Dataset, rows: Dataset) -> Baseline:
         """Return ridge regression of each target on words or pixels."""
-        kind, features, test, chosen = shallow_features(train, rows)
+        kind, features, test, chosen, _ = shallow_features(train, rows)
         models = _ridges(features, labels_of(train)[chosen], PENALTIES)
         return Baseline(f"{kind}+ridge", _predictions(models, test))
 

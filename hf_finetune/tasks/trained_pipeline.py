@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset
@@ -162,6 +162,7 @@ def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
         table = RowTable(columns, dict(stored["canonical"]), config.extractors)
         read_columns = {n: tuple(c) if isinstance(c, list) else str(c) for n, c in saved["columns"].items()}
         kind: Kind = "image" if columns.has_images else "text"
+        weights = _checkpoints(files[CLASSICAL_FILE], saved)
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{files[CLASSICAL_FILE]}: it lacks {error}; {RESTORE}") from None
     pipeline = load_pipeline(files[PIPELINE_FILE], name)
@@ -174,8 +175,20 @@ def load_trained_pipeline(folder: Path, name: str) -> TrainedPipeline:
         columns=read_columns,
         **saved_fields(name, saved, CLASSICAL_FILE),
     )
-    trained.check_checkpoints(saved.get("checkpoints", {}))
+    trained.check_checkpoints(weights)
     return trained
+
+
+def _checkpoints(path: Path, saved: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the weights of the checkpoints that the features are of, by name.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    stored = saved.get("checkpoints", {})
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: checkpoints: expected the weights of each by name, got {stored!r}; {RESTORE}")
+    return stored
 
 
 def refuse_local_checkpoints(folder: Path) -> None:
@@ -187,7 +200,8 @@ def refuse_local_checkpoints(folder: Path) -> None:
     Raises:
         InputError: naming the checkpoint.
     """
-    for checkpoint in read_json(folder / CLASSICAL_FILE, RESTORE).get("checkpoints", {}):
+    path = folder / CLASSICAL_FILE
+    for checkpoint in _checkpoints(path, read_json(path, RESTORE)):
         if Path(checkpoint).expanduser().exists():
             raise InputError(
                 f"{folder}: its features are of {checkpoint}, which nobody else has; train with the Hub id of a "

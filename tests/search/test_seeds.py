@@ -1,15 +1,18 @@
 """Several seeds: the interval over rows and seeds by hand, and runs that collapsed."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.search.ladder.state import write_scores
-from hf_finetune.search.seeds import over_rows_and_seeds, seeds_section
+from hf_finetune.search import seeds
+from hf_finetune.search.ladder.state import read_scores, write_scores
+from hf_finetune.search.seeds import _within, over_rows_and_seeds, seeds_section
 from hf_finetune.tasks.single_label import SingleLabel
 
 
@@ -22,6 +25,32 @@ def test_the_interval_over_rows_and_seeds_by_hand() -> None:
     assert mean.high - 0.82 == pytest.approx(t.ppf(0.975, freedom) * np.sqrt(rows + seeds))
     same = over_rows_and_seeds([metrics[0]] * 3)
     assert same.high - same.value == pytest.approx(t.ppf(0.975, 999) * 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("accuracy", 0.0, 1.0), ("quadratic_kappa", -1.0, 1.0), ("r2", None, 1.0), ("log_loss", 0.0, None)],
+)
+def test_no_interval_has_values_that_the_metric_cannot_have(name: str, low: float | None, high: float | None) -> None:
+    within = _within(name, Interval(0.5, -3.0, 4.0, 100))
+    assert (within["low"], within["high"]) == (-3.0 if low is None else low, 4.0 if high is None else high)
+    assert _within("of evaluate.extra", Interval(0.5, -3.0, 4.0, 100))["high"] == 4.0
+
+
+def test_with_folds_seeds_are_judged_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of a seed was trained on the validation rows, so that it must not predict them."""
+    logits_NC = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    trained = SimpleNamespace(
+        task=SingleLabel(("bad", "good")),
+        out_of_fold=SimpleNamespace(logits_RNC=logits_NC[None]),
+        setup=SimpleNamespace(encoded=SimpleNamespace(train=None, validation=None)),
+    )
+    known = []
+    monkeypatch.setattr(seeds, "train_prepared", lambda *_, **__: nullcontext(trained))
+    monkeypatch.setattr(seeds, "evaluate_validation", lambda _: pytest.fail("predicts rows that it was trained on"))
+    monkeypatch.setattr(seeds, "finalize", lambda _, evaluation: known.append(evaluation))
+    seeds._run_seed(None, tmp_path, None)
+    assert np.allclose(read_scores(tmp_path), trained.task.scores(logits_NC)) and known == [None]
 
 
 def test_a_collapsed_run_is_named(tmp_path: Path) -> None:
@@ -41,6 +70,9 @@ def test_a_collapsed_run_is_named(tmp_path: Path) -> None:
 
             class splits:
                 validation = None
+
+            class evaluate:
+                folds = None
 
     Loaded.data.task = task
     with pytest.MonkeyPatch.context() as patch:

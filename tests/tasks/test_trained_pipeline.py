@@ -50,10 +50,23 @@ def test_a_local_checkpoint_is_not_pushed(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("table", None), ("labels", 3), ("classical", {"classifier": "Tree"}), ("label_separator", 3)],
+    [
+        ("table", None),
+        ("labels", 3),
+        ("classical", {"classifier": "Tree"}),
+        ("label_separator", 3),
+        ("checkpoints", ["bert"]),
+    ],
 )
 def test_a_damaged_document_is_refused(key: str, value: object, saved: Path) -> None:
     path = saved / "classical.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(InputError):
         load_trained_pipeline(saved, "run")
+
+
+def test_damaged_checkpoints_are_not_pushed(saved: Path) -> None:
+    path = saved / "classical.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoints": 3}))
+    with pytest.raises(InputError, match=r"classical\.json: checkpoints: expected the weights of each by name, got 3"):
+        refuse_local_checkpoints(saved)
