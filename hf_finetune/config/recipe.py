@@ -15,6 +15,7 @@ from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.search import Search
 from hf_finetune.data.config import Kind
 from hf_finetune.data.long.chunk import Chunk
+from hf_finetune.data.long.config import with_weights
 from hf_finetune.distillation.config import Distill, DistillationKind, FeatureKind
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.features.config import Classical
@@ -221,4 +222,7 @@ def recipe_from_plain(plain: Any) -> Recipe:
         InputError: an unknown field, or a value that does not fit.
     """
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    return merge(blank, current(plain))
+    plain = current(plain)
+    if isinstance(data := plain.get("data"), dict) and "long" in data:
+        plain = {**plain, "data": {**data, "long": with_weights(data["long"])}}
+    return merge(blank, plain)

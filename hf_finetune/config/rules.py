@@ -83,7 +83,7 @@ LONG = (
     Conflict(
         "objective.mix",
         "none with data.long in windows, of which texts have unlike numbers",
-        lambda r: _long(r).counts is not None,
+        lambda r: _long(r).shares is not None,
     ),
 )
 SEARCH = (

@@ -130,13 +130,13 @@ class TextInputs:
         """Pad encoded rows to the longest of them: input_ids (B, T), token_type_ids if there are any.
 
         attention_mask (B, T) is added where a row is shorter than another; see `data.tokens.pad`. Where long texts are
-        read in windows, these are the rows of the tensors, and `long.counts` names the tensor of their numbers (B,).
+        read in windows, these are the rows of the tensors, and `long.shares` names the tensor of their shares (B, K).
         """
         columns = self._token_columns(batch)
-        if self.long.counts is None:
+        if self.long.shares is None:
             return self._pad(columns)
-        windows, counts_B = split_windows(columns, self.max_length)
-        return {**self._pad(windows), self.long.counts: counts_B}
+        windows, shares_BK = split_windows(columns, self.max_length, self.long.weights)
+        return {**self._pad(windows), self.long.shares: shares_BK}
 
     def _pad(self, columns: dict[str, list]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer
@@ -310,14 +310,10 @@ def sample_rows(
 
 
 def with_labels(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
-    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32; of words (W,), int64.
-
-    Windows that vote each train on the label of their row.
-    """
+    """Return a training batch: the model inputs and `labels`, (B,), int64, or (B, C), float32; of words (W,), int64."""
     values = np.asarray(flat(batch["label"]))
     labels = torch.as_tensor(values, dtype=torch.long if values.ndim == 1 else torch.float32)
-    tensors = collate(batch)
-    return {**tensors, "labels": labels.repeat_interleave(tensors[VOTES], dim=0) if VOTES in tensors else labels}
+    return {**collate(batch), "labels": labels}
 
 
 def without_votes(batch: Mapping[str, Any]) -> dict[str, Any]:

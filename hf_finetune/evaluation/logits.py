@@ -64,11 +64,11 @@ def predict_logits(
     with bar as shown, evaluating(model), torch.no_grad(), autocast_to(autocast, device):
         for indices, batch in zip(batches, loader, strict=True):
             batch = to_device(batch, device)
+            votes_BK = batch.pop(VOTES, None)
             if dtype != torch.float32:
                 batch = {n: v.to(dtype) if torch.is_floating_point(v) else v for n, v in batch.items()}
-            votes_B = batch.pop(VOTES, None)
             logits = model(**batch).logits.float()
-            parts.append((logits if votes_B is None else mean_of_windows(logits, votes_B)).cpu().numpy())
+            parts.append((logits if votes_BK is None else mean_of_windows(logits, votes_BK)).cpu().numpy())
             if shown is not None:
                 shown.update(len(indices))
     in_batches = np.concatenate(parts)

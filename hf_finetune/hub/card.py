@@ -120,7 +120,7 @@ def _read_text(run: RunFacts) -> str:
         texts = '"The first text.", "The second text."' if run.reads_pairs else '"A text to classify."'
         return f'inputs = tokenizer({texts}, truncation=True, return_tensors="pt")'
     settings = ", ".join(f"{name}={value}" for name, value in run.long_texts.items())
-    call = "inputs = head_and_tail" if "head" in run.long_texts else "inputs, counts = windows"
+    call = "inputs = head_and_tail" if "head" in run.long_texts else "inputs, shares = windows"
     return f'{call}(tokenizer, ["A text to classify."], {settings})'
 
 

@@ -36,7 +36,7 @@ class Job(TypedDict):
     task: str
     rows: list[dict[str, Any]]
     """`text` (and `text_pair`) or the path of an `image`. Where words are scored, also the `places` of their tokens."""
-    long: dict[str, int] | None
+    long: dict[str, Any] | None
     """Arguments of `head_and_tail` or `windows`, by which long texts are read. None: they are cut off."""
     num_labels: int
     threads: int
@@ -44,13 +44,13 @@ class Job(TypedDict):
     artifacts: list[Artifact]
 
 
-def batches(job: Job, processor: Any) -> list[tuple[dict[str, Any], list[int] | None]]:
+def batches(job: Job, processor: Any) -> list[tuple[dict[str, Any], list[torch.Tensor] | None]]:
     """Return the rows of the job as batches of the saved tokenizer or image processor, in order.
 
-    With each batch comes the number of windows of its rows. None: one each.
+    With each batch come the shares of its rows' windows. None: one each.
     """
     rows, long = job["rows"], job["long"]
-    encoded: list[tuple[dict[str, Any], list[int] | None]] = []
+    encoded: list[tuple[dict[str, Any], list[torch.Tensor] | None]] = []
     for part in (rows[i : i + BATCH_ROWS] for i in range(0, len(rows), BATCH_ROWS)):
         if job["task"] == "image-classification":
             from PIL import Image
@@ -64,8 +64,8 @@ def batches(job: Job, processor: Any) -> list[tuple[dict[str, Any], list[int] | 
         elif "head" in long:
             encoded.append((dict(head_and_tail(processor, texts, **long)), None))
         else:
-            batch, counts = windows(processor, texts, **long)
-            encoded.append((dict(batch), counts))
+            batch, shares = windows(processor, texts, **long)
+            encoded.append((dict(batch), shares))
     return encoded
 
 
@@ -82,13 +82,17 @@ def head_and_tail(tokenizer: Any, texts: list[str], head: int) -> dict:
     return tokenizer.pad(cut, return_tensors="pt")
 
 
-def windows(tokenizer: Any, texts: list[str], stride: int, most: int) -> tuple[dict, list[int]]:
-    """Return the inputs of the first windows of texts, and the number of windows of each text."""
+def windows(
+    tokenizer: Any, texts: list[str], stride: int, most: int, by_tokens: bool = False
+) -> tuple[dict, list[torch.Tensor]]:
+    """Return the inputs of the first windows of texts, and the share of each window in its text."""
     encoded = tokenizer(texts, truncation=True, stride=stride, return_overflowing_tokens=True)
     owners = encoded.pop("overflow_to_sample_mapping")
     read = [i for i, owner in enumerate(owners) if i - owners.index(owner) < most]
     inputs = tokenizer.pad({name: [rows[i] for i in read] for name, rows in encoded.items()}, return_tensors="pt")
-    return inputs, [sum(owners[i] == text for i in read) for text in range(len(texts))]
+    counts = [sum(owners[i] == text for i in read) for text in range(len(texts))]
+    weights = torch.tensor([float(len(encoded["input_ids"][i])) if by_tokens else 1.0 for i in read])
+    return inputs, [part / part.sum() for part in weights.split(counts)]
 
 
 def token_states(tokens: torch.Tensor, mask: torch.Tensor, kind: str, head: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,10 +112,12 @@ def token_states(tokens: torch.Tensor, mask: torch.Tensor, kind: str, head: dict
     return padded, (torch.arange(padded.shape[1]) < lengths[:, None])[:, :, None]
 
 
-def head_logits(encoder: torch.nn.Module, inputs: dict, path: str, chunks: list[int] | None = None) -> torch.Tensor:
+def head_logits(
+    encoder: torch.nn.Module, inputs: dict, path: str, shares: list[torch.Tensor] | None = None
+) -> torch.Tensor:
     """Return logits (N, C): head.safetensors, applied to the hidden states that its header names.
 
-    `chunks` are the numbers of chunks of the texts, where these are the rows of the inputs.
+    `shares` are those of the texts' chunks, where chunks are the rows of the inputs.
     """
     with safe_open(path, "pt") as file:
         how, head = file.metadata(), load_file(path)
@@ -133,13 +139,12 @@ def head_logits(encoder: torch.nn.Module, inputs: dict, path: str, chunks: list[
     else:
         weights = (tokens @ head["query"])[:, :, None].masked_fill(~mask, -torch.inf).softmax(1)
         features = (tokens * weights).sum(1)
-    if chunks is not None and "chunks" in how:
+    if shares is not None and "chunks" in how:
         combined = []
-        for vectors in features.split(chunks):
+        for share, vectors in zip(shares, features.split([len(share) for share in shares]), strict=True):
             if how["chunks"] == "attention":
-                combined.append((vectors * (vectors @ head["chunk_query"]).softmax(0)[:, None]).sum(0))
-            else:
-                combined.append(vectors.amax(0) if how["chunks"] == "max" else vectors.mean(0))
+                share = (vectors @ head["chunk_query"] + share.log()).softmax(0)
+            combined.append(vectors.amax(0) if how["chunks"] == "max" else share @ vectors)
         features = torch.stack(combined)
     if how["activation"]:
         activations: dict = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}
@@ -184,11 +189,13 @@ def pipeline_words(pipe: Any, row: dict[str, Any]) -> list[dict[str, str]]:
     return [{"label": by_token.get(place, "")} for place in row["places"]]
 
 
-def _logits(model: torch.nn.Module, head: str | None, inputs: dict, counts: list[int] | None) -> torch.Tensor:
-    logits = model(**inputs).logits if head is None else head_logits(model, inputs, head, counts)
-    if counts is None or len(logits) == len(counts):
+def _logits(model: torch.nn.Module, head: str | None, inputs: dict, shares: list[torch.Tensor] | None) -> torch.Tensor:
+    logits = model(**inputs).logits if head is None else head_logits(model, inputs, head, shares)
+    if shares is None or len(logits) == len(shares):
         return logits
-    return torch.stack([part.mean(0) for part in logits.split(counts)])
+    return torch.stack(
+        [share @ part for share, part in zip(shares, logits.split([len(s) for s in shares]), strict=True)]
+    )
 
 
 def main(path: Path) -> None:

@@ -85,7 +85,7 @@ class RunFacts:
         return self.result["task"] == "token-classification"
 
     @cached_property
-    def long_texts(self) -> dict[str, int] | None:
+    def long_texts(self) -> dict[str, Any] | None:
         """Arguments of the function of `plain_loading` that reads long texts. None: they are cut off."""
         data = self.recipe.data
         return data.long.plain_settings(data.max_length) if data.kind == "text" else None

@@ -101,7 +101,7 @@ def trains_unpadded(context: RunContext, inputs: Inputs, network: PreTrainedMode
 def _why_padded(context: RunContext) -> str:
     """Return why the recipe needs padding, or ""."""
     recipe = context.recipe
-    if recipe.data.kind == "text" and recipe.data.long.counts is not None:
+    if recipe.data.kind == "text" and recipe.data.long.shares is not None:
         return "data.long reads several windows of a text, and in a packed row texts stand one behind the other"
     if any(isinstance(step, LayerDrop | StochasticDepth) for step in recipe.model.surgery):
         return "model.surgery skips layers for each row, and all rows of a packed batch are one"

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels, without_votes
+from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.models.surgery.attention import SetAttention
 from hf_finetune.pipeline.batch_plan import micro_batch, trains_unpadded
 from hf_finetune.pipeline.context import Run
@@ -91,7 +92,10 @@ def _typical_batch(run: Run, train_rows: Dataset) -> dict[str, torch.Tensor]:
         start = min(max(0, middle - size // 2), len(order) - size)
         indices = order[start : start + size]
     rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(indices.tolist())
-    tensors = without_votes(with_labels(inputs.collate, rows))
+    tensors = with_labels(inputs.collate, rows)
+    if VOTES in tensors:  # A loss by window takes as long.
+        tensors["labels"] = tensors["labels"].repeat_interleave((tensors[VOTES] > 0).sum(1), 0)
+    tensors = without_votes(tensors)
     batch = {name: tensor.to(run.context.device) for name, tensor in tensors.items()}
     if lengths is None:
         # Images have one size: one is decoded.

@@ -3,8 +3,8 @@
 A head is fitted to frozen features of one half of some training rows, read in both ways, and judged on the other half.
 The mean must be better by a paired test; or not worse, where the checkpoint was trained to be read so. And it must cost
 no artifact: the stock class reads it by a field of its config, or by a layer on top that gathers it (`GatherMean`), and
-no adapter trains, which loads on the checkpoint as it is. Elsewhere the stock class's pooling stays, and a note says at
-what difference.
+no adapter trains, which loads on the checkpoint as it is. Chunks of long texts have a head of our own in any case.
+Elsewhere the stock class's pooling stays, and a note says at what difference.
 
 Legend: N rows, C outputs, D features.
 """
@@ -89,9 +89,10 @@ def choose_pooling(
     # A head that comes with the checkpoint was trained on what it reads.
     if not network.fresh or not _reads_first_token(network.network):
         return context, None
-    mean = _reading_mean(network.network, stock, context.recipe.effective_method)
+    mean = _reading_mean(network.network, context)
     labeled = labeled_rows(data.splits.train)
-    costs_nothing = _is_stock(network.network, mean) and not context.recipe.uses_adapter
+    has_own_head = context.recipe.chunk_pooling is not None
+    costs_nothing = has_own_head or (_is_stock(network.network, mean) and not context.recipe.uses_adapter)
     is_sentence_encoder = is_mean_of_sentences(context.checkpoint)
     measured, rows, is_mean = None, len(labeled), is_sentence_encoder and costs_nothing
     if rows >= LEAST_ROWS and compares:
@@ -118,7 +119,6 @@ def _may_choose(context: RunContext, data: RunData) -> bool:
         and not data.task.has_words
         and family.head is not None
         and not recipe.model.has_custom_head
-        and recipe.chunk_pooling is None
         # Those that the user lists are numbered from the checkpoint's layers.
         and not recipe.model.surgery
         and recipe.fits_head
@@ -139,12 +139,14 @@ def _reads_first_token(network: PreTrainedModel) -> bool:
     return stock is not None and stock.pooling == "cls"
 
 
-def _reading_mean(network: PreTrainedModel, stock: Model, method: str) -> Model:
+def _reading_mean(network: PreTrainedModel, context: RunContext) -> Model:
     """Return the section of the recipe with which the head reads the mean: in the stock class, where it can."""
-    if network.config.model_type not in FAMILIES_WITH_MEAN:
+    recipe, stock = context.recipe, context.recipe.model
+    if recipe.chunk_pooling is not None or network.config.model_type not in FAMILIES_WITH_MEAN:
         return replace(stock, pooling="mean")
     # The new layer comes on top of those that train.
-    return replace(stock, surgery=(GatherMean(),), top_layers=stock.top_layers + (method == "top"))
+    is_top = recipe.effective_method == "top"
+    return replace(stock, surgery=(GatherMean(),), top_layers=stock.top_layers + is_top)
 
 
 def _is_stock(network: PreTrainedModel, mean: Model) -> bool:

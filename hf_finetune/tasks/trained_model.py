@@ -151,7 +151,7 @@ def load_trained(
         model, task, labels = _load_model(checkpoint, local)
     max_length = None if task == "image-classification" else _max_length(model, local)
     long = marked(local.config, str(local.folder / "config.json"))
-    if (long.counts == CHUNKS) != (isinstance(model, CustomHeadClassifier) and model.chunk_pooling is not None):
+    if (long.shares == CHUNKS) != (isinstance(model, CustomHeadClassifier) and model.chunk_pooling is not None):
         raise InputError(f"{checkpoint}: its config.json and its head do not agree on chunks of long texts; {RESTORE}")
     inputs = _inputs(local, max_length, long, task)
     narrow_to_first_token(model)

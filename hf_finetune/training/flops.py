@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import EpochRows, without_votes
-from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.evaluation.logits import to_device
 from hf_finetune.models.freezing import as_in_training
@@ -62,9 +61,8 @@ class WorkCounter:
 
     def add(self, batch: Batch, config: PreTrainedConfig) -> None:
         """Count a micro-batch, before it is moved to the device."""
-        # Words have a label each, and so have windows that vote.
-        rows = len(batch.get(VOTES, batch["labels"]))
-        if WORD_PLACES in batch:
+        rows = len(batch["labels"])
+        if WORD_PLACES in batch:  # A word has a label.
             rows = len(batch.get("input_ids", batch.get("inputs_embeds")))
         self.rows += rows
         self.tokens += real_tokens(batch, config)

@@ -22,6 +22,8 @@ from transformers.trainer_callback import ExportableState
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels, without_votes
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.long.sliding import VOTES
+from hf_finetune.data.long.windows import mean_of_windows
 from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
@@ -156,7 +158,6 @@ class ClassifierTrainer(Trainer):
         for hook in self.hooks:
             inputs = hook.on_batch(inputs, self.state)
         self.work.add(inputs, self.model.config)
-        inputs = without_votes(inputs)
         loss = self._forward_backward(model, inputs, num_items_in_batch)
 
         def repeat(batch: Batch, is_last: bool) -> None:
@@ -190,7 +191,9 @@ class ClassifierTrainer(Trainer):
         """Compute a micro-batch's share of the step's mean loss, after the hooks have changed its inputs."""
         for hook in self.hooks:
             batch = hook.on_inputs(self.model, batch)
-        loss: Any = super().compute_loss(model, batch, num_items_in_batch=rows_in_step)
+        votes_BK: torch.Tensor | None = batch.get(VOTES)
+        read: Any = model if votes_BK is None else partial(_vote, model, votes_BK)
+        loss: Any = super().compute_loss(read, without_votes(batch), num_items_in_batch=rows_in_step)
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
@@ -440,3 +443,8 @@ class ClassifierTrainer(Trainer):
             seconds=self.clock.loop.seconds,
             dtype=self._autocast or torch.float32,
         )
+
+
+def _vote(model: nn.Module, votes_BK: torch.Tensor, **windows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Run the model on windows, and return the mean logits of their texts: these have labels."""
+    return {"logits": mean_of_windows(model(**windows).logits, votes_BK)}

@@ -112,7 +112,7 @@ def head_features(
 ) -> list[np.ndarray]:
     """Return the inputs of each classification layer for all rows, in row order: shape (N, D), float32.
 
-    Of windows that vote, the mean: a linear layer gives it the mean of their logits.
+    Of windows that vote, their mean: a linear layer gives it the mean of their logits.
 
     Raises:
         NotOfRows: the layer reads tokens, as in EuroBERT, which averages the tokens' logits.

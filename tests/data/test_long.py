@@ -12,6 +12,7 @@ from helpers.checkpoints import load_tokenizer
 from helpers.tiny import WORDS, tiny_text_checkpoint
 
 from hf_finetune import Chunk, HeadTail, InputError, Sliding
+from hf_finetune.config.recipe import recipe_from_plain
 from hf_finetune.data import tokens
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.long.base import LongTexts
@@ -57,21 +58,24 @@ def test_windows_by_hand(tokenizer: Any) -> None:
     inputs = TextInputs(tokenizer, 10, Sliding(stride=2, most_windows=3))
     encoded = rows(inputs, 24, 3, 9)
     batch = inputs.collate(encoded[:])
-    assert batch[VOTES].tolist() == [3, 1, 2] and batch["input_ids"].shape == (6, 10)
+    # The last window of the last text has 5 tokens, the other one 10.
+    shares = torch.tensor([[1 / 3] * 3, [1, 0, 0], [2 / 3, 1 / 3, 0]])
+    assert torch.allclose(batch[VOTES], shares) and batch["input_ids"].shape == (6, 10)
+    equal = TextInputs(tokenizer, 10, Sliding(stride=2, most_windows=3, weights="equal")).collate(encoded[:])
+    assert equal[VOTES].tolist()[2] == [0.5, 0.5, 0]
     words = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"]]
     assert words == [text(8), text(8, 6), text(8, 12), text(3), text(8), text(3, 6)]
     assert (
         encoded["length"][:] == [30, 5, 15]
         and (batch["attention_mask"].sum(1) == torch.tensor([10] * 3 + [5, 10, 5])).all()
     )
-    assert with_labels(inputs.collate, encoded[:])["labels"].tolist() == [0, 0, 0, 1, 1, 1]
-    tags = Dataset.from_dict({**encoded.select([0, 1]).to_dict(), "label": [[1.0, 0.0], [0.0, 1.0]]})
-    assert with_labels(inputs.collate, tags[:])["labels"].tolist() == [[1, 0]] * 3 + [[0, 1]]
+    assert with_labels(inputs.collate, encoded[:])["labels"].tolist() == [0, 1, 1]
 
 
 def test_votes_are_averaged_by_row() -> None:
     values_WC = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 7.0]])
-    assert mean_of_windows(values_WC, torch.tensor([2, 1])).tolist() == [[2, 1], [5, 7]]
+    shares_BK = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    assert mean_of_windows(values_WC, shares_BK).tolist() == [[2.5, 1.5], [5, 7]]
 
 
 @pytest.mark.parametrize("long", WAYS, ids=str)
@@ -107,21 +111,22 @@ def test_the_flag_that_reads_more(tokenizer: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("long", [HeadTail(), Sliding(stride=3, most_windows=2)], ids=str)
+@pytest.mark.parametrize("long", [HeadTail(), Sliding(3, 2), Sliding(3, 2, "equal")], ids=str)
 def test_plain_tokenizers_read_the_same(tokenizer: Any, long: Any) -> None:
     """By the functions that the card prints."""
     texts = [text(n) for n in (30, 4, 12)]
     inputs = TextInputs(tokenizer, 10, long)
     encoded = inputs.encode_in_memory(Dataset.from_dict({"text": texts}))
     batch = inputs.collate(Rows(encoded, columns_of(inputs, labels=False)).__getitems__([0, 1, 2]))
-    settings, counts = long.plain_settings(10), None
+    settings, shares = long.plain_settings(10), None
     if isinstance(long, HeadTail):
         plain = plain_loading.head_and_tail(tokenizer, texts, **settings)
     else:
-        plain, counts = plain_loading.windows(tokenizer, texts, **settings)
+        plain, shares = plain_loading.windows(tokenizer, texts, **settings)
     assert (plain["input_ids"] == batch["input_ids"]).all()
     assert (plain["attention_mask"] == batch["attention_mask"]).all()
-    assert counts == (batch[VOTES].tolist() if VOTES in batch else None)
+    if shares is not None:
+        assert [[*share] for share in shares] == [[*row[row > 0]] for row in batch[VOTES]]
 
 
 @pytest.mark.parametrize("long", [HeadTail(), Sliding(stride=3, most_windows=2)], ids=str)
@@ -163,6 +168,13 @@ def test_refusals(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trained_model_says_how_it_reads(long: LongTexts) -> None:
     mark = long.mark()
     assert marked({} if mark is None else {"long_texts": mark}, "x/config.json") == long
+
+
+def test_windows_of_an_earlier_version_count_the_same() -> None:
+    """Those of its models and recipes had no weights."""
+    assert marked({"long_texts": {"type": "Sliding", "stride": 2}}, "x") == Sliding(stride=2, weights="equal")
+    recipe = recipe_from_plain({"data": {"path": "x.csv", "long": {"type": "Chunk", "most_chunks": 3}}})
+    assert recipe.data.kind == "text" and recipe.data.long == Chunk(most_chunks=3, weights="equal")
 
 
 def test_a_damaged_mark_is_refused() -> None:

@@ -48,8 +48,9 @@ class Reader:
 class LongTexts(ABC):
     """What is read of a text of more than `max_length` tokens."""
 
-    counts: ClassVar[str | None] = None
-    """Name of the input that holds the number of windows of each row, shape (B,). None: a row is one window."""
+    shares: ClassVar[str | None] = None
+    """Name of the input that holds the shares of each row's windows, see `windows.split_windows`. None: a row is one
+    window."""
 
     @property
     def name(self) -> str:
@@ -105,7 +106,7 @@ class LongTexts(ABC):
         """Return the flag with which texts of this length are read as a whole."""
         return f"--max-length {length}"
 
-    def plain_settings(self, max_length: int) -> dict[str, int] | None:
+    def plain_settings(self, max_length: int) -> dict[str, Any] | None:
         """Return the arguments of the function of `hub.plain_loading` that reads long texts so. None: it truncates."""
         return None
 

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from hf_finetune.data.long.windows import Windowed
+from hf_finetune.data.long.windows import Weights, Windowed
 from hf_finetune.utils.config import Count, CountOrZero, configclass
 
 CHUNKS = "chunks"
-"""Input of a batch: the number of chunks of each row, whose pooled vectors the network combines."""
+"""Input of a batch: the shares of each row's chunks, whose pooled vectors the network combines, see
+`windows.split_windows`."""
 
 
 @configclass
@@ -22,8 +23,11 @@ class Chunk(Windowed):
     most_chunks: Count = 8
     """Chunks that are read of a text at most, from its beginning. A forward pass has no more chunks than
     `per_device_train_batch_size`, unless a text alone has more."""
+    weights: Weights = "tokens"
+    """How much each chunk counts, before attention: as many times as it has tokens, or each the same. The last chunk of
+    a text may have a few tokens only."""
 
-    counts = CHUNKS
+    shares = CHUNKS
     limit = "most_chunks"
 
     @property

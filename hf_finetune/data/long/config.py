@@ -17,6 +17,12 @@ MARK = "long_texts"
 """Field of the config of a trained model that says how it reads long texts."""
 
 
+def with_weights(plain: Any) -> Any:
+    """Add `weights` to stored fields of a way in windows, which an earlier version averaged without."""
+    in_windows = isinstance(plain, dict) and plain.get("type") in (Sliding.__name__, Chunk.__name__)
+    return {"weights": "equal", **plain} if in_windows else plain
+
+
 def marked(config: dict[str, Any], where: str) -> LongTexts:
     """Return how a trained model reads long texts.
 
@@ -28,4 +34,4 @@ def marked(config: dict[str, Any], where: str) -> LongTexts:
         InputError: the mark is damaged.
     """
     mark = config.get(MARK)
-    return TRUNCATE if mark is None else validated(mark, Annotated[Way, ByType()], f"{where}: {MARK}")
+    return TRUNCATE if mark is None else validated(with_weights(mark), Annotated[Way, ByType()], f"{where}: {MARK}")

@@ -1,6 +1,6 @@
 """Read a long text in windows that overlap.
 
-Legend: N texts, B rows of a batch, W windows of all its rows, C classes or features.
+Legend: N texts, B rows of a batch, K windows of the longest of them, W windows of all its rows, C classes or features.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+Weights: TypeAlias = Literal["tokens", "equal"]
+"""How much each window of a text counts."""
+
+
 class Windowed(LongTexts):
     """Reads the first windows of a text: each has `max_length` tokens but the last one, and special tokens of its own.
 
@@ -28,6 +32,8 @@ class Windowed(LongTexts):
 
     stride: int
     """Tokens that neighboring windows share, as the tokenizers of transformers call it."""
+    weights: Weights
+    """How much each window counts. The last one may have a few tokens only."""
     limit: ClassVar[str]
     """Name of the field with the largest number of windows."""
 
@@ -89,9 +95,9 @@ class Windowed(LongTexts):
         """Return the tokens of the longest text that is read as a whole, special tokens included."""
         return reader.max_length + (self.windows - 1) * (reader.words - self.stride)
 
-    def plain_settings(self, max_length: int) -> dict[str, int]:
+    def plain_settings(self, max_length: int) -> dict[str, Any]:
         """Return the arguments of `hub.plain_loading.windows`."""
-        return {"stride": self.stride, "most": self.windows}
+        return {"stride": self.stride, "most": self.windows, "by_tokens": self.weights == "tokens"}
 
     def setting(self, length: int, reader: Reader) -> str:
         """Return the flag with which texts of this length are read as a whole."""
@@ -103,8 +109,10 @@ class Windowed(LongTexts):
         return 1 - (-beyond_N // (reader.words - self.stride))
 
 
-def split_windows(columns: Mapping[str, Sequence[Any]], max_length: int) -> tuple[dict[str, list[Any]], torch.Tensor]:
-    """Split encoded rows into their windows, and return these with the number of windows of each row, shape (B,)."""
+def split_windows(
+    columns: Mapping[str, Sequence[Any]], max_length: int, weights: Weights
+) -> tuple[dict[str, list[Any]], torch.Tensor]:
+    """Split encoded rows into their windows, and return these with the share of each in its row: (B, K), else 0."""
     import torch
 
     rows = next(iter(columns.values()))
@@ -113,18 +121,20 @@ def split_windows(columns: Mapping[str, Sequence[Any]], max_length: int) -> tupl
         name: [ids[start : start + max_length] for ids, begun in zip(column, starts, strict=True) for start in begun]
         for name, column in columns.items()
     }
-    return windows, torch.tensor([len(begun) for begun in starts])
+    weights_BK = torch.zeros(len(rows), max(map(len, starts)))
+    for row, (ids, begun) in enumerate(zip(rows, starts, strict=True)):
+        tokens = [max(1, min(max_length, len(ids) - start)) for start in begun]
+        weights_BK[row, : len(begun)] = torch.tensor(tokens) if weights == "tokens" else 1
+    return windows, weights_BK / weights_BK.sum(1, keepdim=True)
 
 
-def mean_of_windows(values_WC: torch.Tensor, counts_B: torch.Tensor) -> torch.Tensor:
-    """Return the mean over the windows of each row, shape (B, C), in float32.
+def mean_of_windows(values_WC: torch.Tensor, shares_BK: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the windows of each row by their shares, shape (B, C), in float32.
 
     Args:
         values_WC: of all windows, those of a row one after the other.
-        counts_B: number of windows of each row.
+        shares_BK: see `split_windows`.
     """
-    import torch
-
-    rows_W = torch.repeat_interleave(torch.arange(len(counts_B), device=counts_B.device), counts_B)
-    sums_BC = torch.zeros(len(counts_B), values_WC.shape[1], device=values_WC.device)
-    return sums_BC.index_add(0, rows_W, values_WC.float()) / counts_B[:, None]
+    shared_WC = values_WC.float() * shares_BK[shares_BK > 0][:, None]
+    rows_W = (shares_BK > 0).nonzero()[:, 0]
+    return shared_WC.new_zeros(len(shares_BK), values_WC.shape[1]).index_add(0, rows_W, shared_WC)

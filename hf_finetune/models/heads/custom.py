@@ -93,7 +93,8 @@ class CustomHeadClassifier(PreTrainedModel):
         """Return the logits (B, C). PEFT passes the arguments that are not used.
 
         Args:
-            chunks: number of chunks of each row, shape (B,), where these are the rows of the other tensors.
+            chunks: how much each chunk of a row counts, shape (B, K), where chunks are the rows of the other tensors.
+                See `padded_chunks`.
         """
         inputs: dict[str, torch.Tensor | bool | None] = {
             "input_ids": input_ids,
@@ -110,7 +111,7 @@ class CustomHeadClassifier(PreTrainedModel):
             states_BTD, attention_mask = self.token_network(states_BTD, attention_mask)
         pooled_BD = self.pooling(states_BTD, attention_mask)
         if self.chunk_pooling is not None and chunks is not None:
-            pooled_BD = self.chunk_pooling(*padded_chunks(pooled_BD, chunks))
+            pooled_BD = self.chunk_pooling(padded_chunks(pooled_BD, chunks), chunks)
         return SequenceClassifierOutput(logits=self.head(pooled_BD))
 
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig
 
 from hf_finetune.errors import InputError
@@ -50,7 +49,7 @@ def pooling_spec(config: PreTrainedConfig, kind: PoolingKind, last_layers: int) 
 
 
 def masked_mean(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """Return the mean over the tokens without padding, summed in float32; shape (B, D)."""
+    """Return the mean over the tokens by their weights, summed in float32; shape (B, D)."""
     if mask_BT is None:
         return states_BTD.mean(1, dtype=torch.float32)
     mask_BT1 = mask_BT[:, :, None].float()
@@ -68,7 +67,8 @@ class Pool(nn.Module):
     """Pool hidden states into one vector per row.
 
     Attention is a weighted mean (arXiv:1512.08756, with a linear score): the weight of a token is the softmax over the
-    row of its product with one learned vector, the `query`. A query of zero, as at the start, gives the mean.
+    row of its product with one learned vector, the `query`, times its weight in the mask. A query of zero, as at the
+    start, gives the mean.
 
     Args:
         spec: how to pool.
@@ -86,7 +86,7 @@ class Pool(nn.Module):
 
         Args:
             states_BTD: hidden states, shape (B, T, D).
-            mask_BT: 0 for padding, shape (B, T); None: there is no padding.
+            mask_BT: 0 for padding, 1 or another weight for tokens, shape (B, T); None: there is no padding.
         """
         if self.spec.kind == "cls":
             return states_BTD[:, 0]
@@ -99,7 +99,7 @@ class Pool(nn.Module):
             case _:
                 scores_BT = (states_BTD.float() * self.query.float()).sum(-1)
                 if mask_BT is not None:
-                    scores_BT = scores_BT.masked_fill(mask_BT == 0, -torch.inf)
+                    scores_BT = scores_BT + mask_BT.log()
                 pooled_BD = (states_BTD.float() * scores_BT.softmax(1)[:, :, None]).sum(1)
         return pooled_BD.to(states_BTD.dtype)
 
@@ -108,15 +108,16 @@ class Pool(nn.Module):
         return repr(self.spec)
 
 
-def padded_chunks(vectors_WD: torch.Tensor, counts_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay the vectors of each row's chunks side by side, as `Pool` reads tokens: (B, K, D), and their mask (B, K).
+def padded_chunks(vectors_WD: torch.Tensor, shares_BK: torch.Tensor) -> torch.Tensor:
+    """Lay the vectors of each row's chunks side by side, as `Pool` reads tokens: (B, K, D).
 
     Args:
         vectors_WD: of all chunks, those of a row one after the other.
-        counts_B: number of chunks of each row, at most K.
+        shares_BK: how much each counts in its row; 0 where a row has no more chunks.
     """
-    padded_BKD = pad_sequence(vectors_WD.split(counts_B.tolist()), batch_first=True)
-    return padded_BKD, torch.arange(padded_BKD.shape[1], device=counts_B.device) < counts_B[:, None]
+    padded_BKD = vectors_WD.new_zeros(*shares_BK.shape, vectors_WD.shape[1])
+    padded_BKD[shares_BK > 0] = vectors_WD
+    return padded_BKD
 
 
 def last_states(last_BTD: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None, last_layers: int) -> torch.Tensor:
