@@ -12,7 +12,6 @@ from hf_finetune.augmentation.compose import check_kind, depends_on_progress, ge
 from hf_finetune.config.recipe import Recipe, blank_recipe
 from hf_finetune.data.long.base import LongTexts
 from hf_finetune.data.long.config import TRUNCATE
-from hf_finetune.data.long.sliding import Sliding
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
 from hf_finetune.features.config import Classical
@@ -74,11 +73,6 @@ LONG = (
         "data.long",
         f"truncate when {distillation.FEATURES}: the teacher reads the beginning of a text",
         lambda r: _long(r) != TRUNCATE and r.compares_features,
-    ),
-    Conflict(
-        "data.long",
-        "truncate, head-tail or chunk with a teacher, which predicts whole texts and not their windows",
-        lambda r: isinstance(_long(r), Sliding) and r.has_teacher,
     ),
     Conflict(
         "objective.mix",

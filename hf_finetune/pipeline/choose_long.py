@@ -2,7 +2,8 @@
 
 A head is fitted to frozen features of some training rows, read in each way, and judged on validation rows: a forward
 pass of a thousand rows costs a fraction of a training. A way that costs more, or that plain libraries do not read by
-themselves, must be better by a paired test.
+themselves, must be better by a paired test. Of classes the log loss may decide, where the accuracy is not lower: on
+1,000 rows of newsgroups an interval of the accuracy is +-1.7 points, and windows gain 1.5 and 0.046 +- 0.024 nats.
 
 Legend: N rows, C outputs, D features.
 """
@@ -19,7 +20,7 @@ from datasets import Dataset
 from hf_finetune.config.rules import check
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
-from hf_finetune.data.long.config import TRUNCATE, Auto, Chunk, HeadTail, Sliding, Way
+from hf_finetune.data.long.config import TRUNCATE, Auto, HeadTail, Sliding, Way
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.build_model import build_model
@@ -87,9 +88,9 @@ def _choose(context: RunContext, data: RunData, inputs: TextInputs, most_rows: i
             measured[way.name] = {
                 task.judged_by: round(task.values(labels, scores_NC)[task.judged_by], 4),
                 "tokens": round(tokens, 1),
-                **({} if best is None else {"difference": task.compare(labels, scores_NC, best[1])}),
+                **({} if best is None else _differences(task, labels, scores_NC, best[1])),
             }
-            if best is None or measured[way.name]["difference"]["verdict"] == "better":
+            if best is None or _is_better(measured[way.name]):
                 best = way, scores_NC
     except NotOfRows:
         return choice(TRUNCATE, "the classification layer reads tokens, so that no head can be fitted to rows", {})
@@ -102,13 +103,30 @@ def _choose(context: RunContext, data: RunData, inputs: TextInputs, most_rows: i
     )
 
 
+def _differences(task: Task, labels: Any, scores_NC: np.ndarray, others_NC: np.ndarray) -> dict[str, Any]:
+    gain = task.log_loss_gain(labels, scores_NC, others_NC)
+    return {
+        "difference": task.compare(labels, scores_NC, others_NC),
+        **({} if gain is None else {"log_loss_gain": gain.to_dict()}),
+    }
+
+
+def _is_better(measured: dict[str, Any]) -> bool:
+    """Whether a way is better than the best of the simpler ones."""
+    difference, gain = measured["difference"], measured.get("log_loss_gain")
+    return difference["verdict"] == "better" or (gain is not None and difference["value"] >= 0 and gain["low"] > 0)
+
+
 def _why(way: Way, measured: dict[str, Any], task: Task) -> str:
     scores = ", ".join(f"{name} {each[task.judged_by]:.3f}" for name, each in measured.items())
     if way == TRUNCATE:
         return f"no other way has a better {task.judged_by} by a paired test ({scores})"
     difference = measured[way.name]["difference"]
-    better = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**difference)
-    return f"its {task.judged_by} is better by {better} than simpler ways ({scores})"
+    better = f"its {task.judged_by} is better by {{value:.3f}} [{{low:.3f}}, {{high:.3f}}]".format(**difference)
+    if difference["verdict"] != "better":
+        gain = measured[way.name]["log_loss_gain"]
+        better += ", and its log loss by {value:.3f} [{low:.3f}, {high:.3f}],".format(**gain)
+    return f"{better} than simpler ways ({scores})"
 
 
 class _Measurement:
@@ -126,10 +144,8 @@ class _Measurement:
 
     def scores(self, way: Way) -> np.ndarray:
         """Return the scores (N, C) of the validation rows."""
-        # The mean of chunks' features is that of votes'.
-        read = Sliding(way.stride, way.most_chunks) if isinstance(way, Chunk) else way
         train_ND, validation_ND = (
-            self._features(replace(self.inputs, long=read), rows) for rows in (self.train, self.validation)
+            self._features(replace(self.inputs, long=way), rows) for rows in (self.train, self.validation)
         )
         head = self.task.fit_head(train_ND, labels_of(self.train), self.fit)
         return self.task.training_scores(validation_ND @ head.weight_CD.numpy().T + head.bias_C.numpy())
@@ -146,21 +162,18 @@ def _some(rows: Dataset, most: int, task: Task) -> Dataset:
 
 
 def _ways(context: RunContext, inputs: TextInputs) -> Iterator[Way]:
-    """Yield the ways that the recipe and the tokenizer allow, the simplest first; of the two in windows the first.
+    """Yield the ways that the recipe and the tokenizer allow, the simplest first.
 
-    Frozen features hardly tell these apart, and plain libraries load the model of sliding windows.
+    The mean of chunks has the logits of sliding windows, whose model plain libraries load.
     """
     yield TRUNCATE
-    stride = min(Sliding().stride, inputs.max_length // 2)
-    for alternatives in ((HeadTail(),), (Sliding(stride), Chunk())):
-        for way in alternatives:
-            try:
-                way.check(inputs.tokenizer, inputs.max_length, context.checkpoint.name)
-                check(_with_way(context, way).recipe)
-            except InputError:
-                continue
-            yield way
-            break
+    for way in (HeadTail(), Sliding(min(Sliding().stride, inputs.max_length // 2))):
+        try:
+            way.check(inputs.tokenizer, inputs.max_length, context.checkpoint.name)
+            check(_with_way(context, way).recipe)
+        except InputError:
+            continue
+        yield way
 
 
 def _with_way(context: RunContext, way: Way) -> RunContext:

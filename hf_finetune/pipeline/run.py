@@ -1,6 +1,6 @@
 """The stages of a run: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
 
-    prepare    setup_context, load_data, choose_long, choose_length, choose_pooling, build_model, check_run; nothing is
+    prepare    setup_context, load_data, choose_length, choose_pooling, choose_long, build_model, check_run; nothing is
                written yet
                pretrain, if the recipe asks for it
     fit        add_copies, encode_rows, predict_with_teachers, add_adapter, choose_kernels, cache_activations, fit_head,
@@ -235,9 +235,9 @@ def load_input(
     check.check_checkpoint(context)
     context, data = load_data(context, features=features)
     check.check_task(context, data)
-    context, data, long_choice = choose_long(context, data)
     context, length_note = choose_length(context, data)
     context, pooling_choice = choose_pooling(context, data, compares=compares())
+    context, data, long_choice = choose_long(context, data)
     teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)
     notes = (

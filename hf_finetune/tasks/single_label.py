@@ -14,8 +14,8 @@ from datasets import Dataset
 from hf_finetune.data.config import TaskName
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap
-from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, Metric, classification_metrics
-from hf_finetune.evaluation.paired import paired_difference
+from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, Metric, classification_metrics, row_log_losses
+from hf_finetune.evaluation.paired import paired_difference, paired_scores
 from hf_finetune.evaluation.per_class import ClassScores, per_class
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import Baseline, linear_baseline, majority
@@ -94,6 +94,10 @@ class SingleLabel(Task):
     def difference(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of accuracies."""
         return paired_difference(scores_NC.argmax(-1) == labels, others_NC.argmax(-1) == labels)
+
+    def log_loss_gain(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
+        """Return the difference of log losses."""
+        return paired_scores(-row_log_losses(labels, scores_NC), -row_log_losses(labels, others_NC))
 
     @property
     def compared_by(self) -> tuple[str, ...]:
