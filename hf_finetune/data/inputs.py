@@ -23,7 +23,7 @@ from hf_finetune.data.labels import has_words, label_array
 from hf_finetune.data.long.base import LongTexts, Reader, Texts
 from hf_finetune.data.long.config import TRUNCATE
 from hf_finetune.data.long.sliding import VOTES
-from hf_finetune.data.long.windows import split_windows
+from hf_finetune.data.long.windows import Windowed, split_windows
 from hf_finetune.data.ragged import Ragged, flat
 from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad, runs_of_texts
 from hf_finetune.data.truncation import Truncation, WholeLengths, truncation, whole_lengths
@@ -133,10 +133,11 @@ class TextInputs:
         read in windows, these are the rows of the tensors, and `long.shares` names the tensor of their shares (B, K).
         """
         columns = self._token_columns(batch)
-        if self.long.shares is None:
+        if (shares := self.long.shares) is None:
             return self._pad(columns)
+        assert isinstance(self.long, Windowed), "other ways read one window"
         windows, shares_BK = split_windows(columns, self.max_length, self.long.weights)
-        return {**self._pad(windows), self.long.shares: shares_BK}
+        return {**self._pad(windows), shares: shares_BK}
 
     def _pad(self, columns: dict[str, list]) -> dict[str, torch.Tensor]:
         tokenizer = self.tokenizer

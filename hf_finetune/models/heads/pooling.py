@@ -99,7 +99,7 @@ class Pool(nn.Module):
             case _:
                 scores_BT = (states_BTD.float() * self.query.float()).sum(-1)
                 if mask_BT is not None:
-                    scores_BT = scores_BT + mask_BT.log()
+                    scores_BT = scores_BT + mask_BT.float().log()
                 pooled_BD = (states_BTD.float() * scores_BT.softmax(1)[:, :, None]).sum(1)
         return pooled_BD.to(states_BTD.dtype)
 
