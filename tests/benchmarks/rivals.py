@@ -25,7 +25,7 @@ import psutil
 
 MOST_EPOCHS, FEWEST_STEPS = 10, 300
 """A schedule ends after so many epochs, or the steps if those are more, even if there is time left."""
-MEASURED = 8
+MEASURED = 16
 """Batches whose steps are measured."""
 
 
@@ -147,10 +147,11 @@ def stock_trainer(
             with deadline.outside():
                 # Of each length, as the batches of group_by_length are.
                 by_length = np.argsort(rows["length"][:], kind="stable")
-                starts = np.linspace(0, max(len(rows) - batch, 0), min(MEASURED, epoch)).astype(int)
+                count = min(MEASURED, epoch)
+                starts = ((np.arange(count) + 0.5) / count * max(len(rows) - batch, 0)).astype(int)
                 sample = rows.select(np.concatenate([by_length[start : start + batch] for start in starts]))
-                passes = {"max_steps": 3 * len(starts) + 3, "train_sampling_strategy": "sequential"}
-                step_s = _seconds_of_step(built(sample, folder, **passes), skipped=len(starts))
+                passes = {"max_steps": max(2 * count, 6), "train_sampling_strategy": "sequential"}
+                step_s = _seconds_of_step(built(sample, folder, **passes), skipped=count)
             length = {"max_steps": _steps(deadline.left, step_s, max(MOST_EPOCHS * epoch, FEWEST_STEPS))}
         trainer = built(rows, folder, **length)
         if deadline is not None:
