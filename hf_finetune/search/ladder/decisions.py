@@ -68,8 +68,9 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     if method != "full":
         full = cost("full")
         if _fitting(full, usable_s, epochs) >= min(LEAST_EPOCHS, epochs):
-            mine = cost(method)
-            if mine.seconds(epochs) + full.seconds(epochs) > usable_s:
+            room_s = usable_s - full.seconds(epochs)
+            # Without room nothing is measured: the steps for that are time, too.
+            if room_s <= 0 or cost(method).seconds(epochs) > room_s:
                 return RungPlan("left: full fine-tuning needs the time that is left")
     mine = cost(method)
     fitting = _fitting(mine, usable_s, epochs)

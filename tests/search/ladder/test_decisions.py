@@ -40,6 +40,8 @@ def test_a_cheaper_method_goes_first_if_both_fit_and_alone_if_full_does_not() ->
     assert plan("lora", 300).epochs == 3
     assert plan("lora", 200).epochs is None
     assert "full fine-tuning needs the time" in plan("lora", 200).reason
+    # Where full fine-tuning takes all that is left, nothing else is measured.
+    assert weigh("lora", {"full": COSTS["full"]}.__getitem__, left_s=100, epochs=3).epochs is None
     slow = COSTS | {"full": RungCost(4_000.0, 2.0, 8.0, 100)}
     assert weigh("lora", slow.__getitem__, left_s=100, epochs=3).epochs == pytest.approx(2.73)
 
