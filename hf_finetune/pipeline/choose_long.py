@@ -140,7 +140,8 @@ class _Measurement:
         with silenced():  # The run builds it again, and notes what there is to note.
             self.network = build_model(self.context, data).network
         recipe, strength = context.recipe, context.recipe.train.head_inverse_strength
-        self.fit = HeadFit(default_fit(recipe.effective_method).inverse_strength if strength is None else strength)
+        default = default_fit(recipe.effective_method).inverse_strength
+        self.fit = HeadFit(default if strength is None else strength, explains=False)
 
     def scores(self, way: Way) -> np.ndarray:
         """Return the scores (N, C) of the validation rows."""

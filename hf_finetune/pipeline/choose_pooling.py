@@ -194,7 +194,7 @@ def _held_out_scores(data: RunData, features_ND: np.ndarray, labels: Any, halves
     for held_out, fitted in (halves, halves[::-1]):
         # A regression needs two classes. Both ways lack these rows.
         if not data.task.has_classes or len(np.unique(labels[fitted])) > 1:
-            head = data.task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT))
+            head = data.task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT, explains=False))
             logits_NC = features_ND[held_out] @ head.weight_CD.numpy().T + head.bias_C.numpy()
             scores_NC[held_out] = data.task.training_scores(logits_NC)
     return scores_NC

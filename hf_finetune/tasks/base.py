@@ -45,10 +45,14 @@ class HeadFit:
     """Index of the first row that each row repeats. None: no repeats."""
     positive_C: np.ndarray | None = None
     """Weight of the rows that have a tag, for each tag. None: all 1."""
+    explains: bool = True
+    """Whether `FittedHead.explained` is measured, which takes twice the time of the fit; else it is NaN."""
 
-    def halves(self, rows: int) -> list[np.ndarray]:
-        """Return the indices of two random halves of the rows, see `halves_of`."""
-        return halves_of(np.arange(rows) if self.first_N is None else self.first_N)
+    def measured_halves(self, rows: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """Return the indices of two random halves of the rows, each as held out with the other, see `halves_of`; none
+        where nothing is measured, or a half is empty."""
+        first, second = halves_of(np.arange(rows) if self.first_N is None else self.first_N)
+        return ((first, second), (second, first)) if self.explains and len(first) and len(second) else ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Legend: N rows, C tags, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -88,17 +89,19 @@ class MultiLabel(Task):
 
     def fit_head(self, features_ND: np.ndarray, labels: np.ndarray, fit: HeadFit) -> FittedHead:
         """Fit a logistic regression for each tag to standardized features."""
-        standard, halves, explained = Standardized.of(features_ND), fit.halves(len(labels)), 0.0
+        standard, halves, explained = Standardized.of(features_ND), fit.measured_halves(len(labels)), 0.0
         features = standard.features_ND
         weight_CD, bias_C = _one_vs_rest(features, labels, fit.inverse_strength, fit.weights_N, fit.positive_C)
-        for held_out, fitted in (halves, halves[::-1]) if all(map(len, halves)) else ():
+        for held_out, fitted in halves:
             weight, bias = _one_vs_rest(features[fitted], labels[fitted], warm_start.MEASURED_AT)
             explained += (
                 _explained(features[held_out] @ weight.T + bias, labels[held_out]) * len(held_out) / len(labels)
             )
         weight, bias = standard.fold(weight_CD, bias_C)
         return FittedHead(
-            torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), float(explained)
+            torch.tensor(weight, dtype=torch.float32),
+            torch.tensor(bias, dtype=torch.float32),
+            float(explained) if fit.explains else math.nan,
         )
 
     def rows_per_output(self, labels: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Legend: N rows, T targets, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -86,8 +87,8 @@ class Regression(Task):
         targets_NT, standard = self.scaled(labels), Standardized.of(features_ND)
         # Noisy targets need far stronger penalties than classes: leave-one-out errors choose.
         penalties = [factor / fit.inverse_strength for factor in STRONGER]
-        halves, predicted_NT = fit.halves(len(targets_NT)), np.zeros(targets_NT.shape)
-        for held_out, fitted in (halves, halves[::-1]) if all(map(len, halves)) else ():
+        halves, predicted_NT = fit.measured_halves(len(targets_NT)), np.zeros(targets_NT.shape)
+        for held_out, fitted in halves:
             models = _ridges(standard.features_ND[fitted], targets_NT[fitted], penalties)
             predicted_NT[held_out] = _predictions(models, standard.features_ND[held_out])
         unexplained = ((predicted_NT - targets_NT) ** 2).sum() / ((targets_NT - targets_NT.mean(axis=0)) ** 2).sum()
@@ -96,7 +97,7 @@ class Regression(Task):
             np.stack([model.coef_ for model in models]), np.array([model.intercept_ for model in models])
         )
         weight_TD, bias_T = (torch.tensor(each, dtype=torch.float32) for each in (weight, bias))
-        return FittedHead(weight_TD, bias_T, 1 - float(unexplained))
+        return FittedHead(weight_TD, bias_T, 1 - float(unexplained) if fit.explains else math.nan)
 
     def start(self, network: nn.Module, fresh: Sequence[str]) -> None:
         """Take means and deviations out of a last layer that an earlier run has trained, the reverse of `finish`."""

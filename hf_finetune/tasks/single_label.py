@@ -53,6 +53,7 @@ class SingleLabel(Task):
             inverse_strength=fit.inverse_strength,
             weights_N=fit.weights_N,
             first_N=fit.first_N,
+            explains=fit.explains,
         )
 
     def rows_per_output(self, labels: np.ndarray) -> np.ndarray:

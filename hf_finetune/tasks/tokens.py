@@ -107,6 +107,7 @@ class Tags(Task):
             inverse_strength=fit.inverse_strength,
             weights_N=fit.weights_N,
             first_N=labels.offsets[first_N[labels.row_of_value]],
+            explains=fit.explains,
         )
 
     def rows_per_output(self, labels: Any) -> np.ndarray:

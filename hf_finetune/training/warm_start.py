@@ -148,6 +148,7 @@ def fit_head(
     inverse_strength: float,
     weights_N: np.ndarray | None = None,
     first_N: np.ndarray | None = None,
+    explains: bool = True,
 ) -> FittedHead:
     """Fit multinomial logistic regression to standardized features, and fold the standardization into its weights.
 
@@ -158,6 +159,7 @@ def fit_head(
         weights_N: shape (N,), weight of each row. None: equal weights.
         first_N: shape (N,), index of the first row that each row repeats, see `data.duplicates.first_sources`. None: no
             repeats.
+        explains: measure `FittedHead.explained`, else it is NaN.
     """
     standard = Standardized.of(features_ND)
     standard_ND = standard.features_ND
@@ -174,7 +176,7 @@ def fit_head(
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),
-        _explained(standard_ND, labels_N, counts_N, first_N),
+        _explained(standard_ND, labels_N, counts_N, first_N) if explains else math.nan,
     )
 
 

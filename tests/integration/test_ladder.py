@@ -95,13 +95,16 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.usefixtures("gate_here")
 def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: Path) -> None:
     """It is verified and usable, and its gate and its time are those of seconds."""
-    short = replace(recipe(tmp_path), search=Search(budget="1s"))
+    small = recipe(tmp_path)
+    short = replace(small, search=Search(budget="1s"), evaluate=replace(small.evaluate, baselines=True))
     document = run(short, Launch(str(tmp_path / "auto")))
     assert document is not None and [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head"]
     assert document["rungs"][1]["title"] == "tfidf+LinearModel" and document["rungs"][2]["verdict"] == "left"
     assert "a network takes 5 s at least" in document["rungs"][2]["reason"]
     assert document["ladder"]["chosen"] == "linear" and document["method"] == "classical"
     assert document["parity"]["reload"]["ok"] and document["artefacts"] == ["classical"]
+    # It is the linear baseline itself.
+    assert not any("linear" in doubt["message"] for doubt in document["doubts"])
     model = Classifier.load(str(tmp_path / "auto"))
     assert list(model.predict(["good", "bad"])) == ["good", "bad"]
     assert document["ladder"]["verdict"] in " ".join(str(model.result).split())

@@ -25,6 +25,13 @@ def test_head_equals_logistic_regression_on_standardized_features(classes: int) 
     assert np.allclose(ours, theirs.predict_proba(features), atol=1e-3)
 
 
+def test_a_head_is_the_same_whether_or_not_it_is_measured() -> None:
+    features, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    measured, alone = (fit_head(features, labels, 2, inverse_strength=0.1, explains=each) for each in (True, False))
+    assert (measured.weight_CD == alone.weight_CD).all() and (measured.bias_C == alone.bias_C).all()
+    assert np.isnan(alone.explained) and measured.explained < 1
+
+
 def test_absent_class_stays_at_zero() -> None:
     features = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     head = fit_head(features, np.arange(40) % 2 * 2, 4, inverse_strength=0.1)

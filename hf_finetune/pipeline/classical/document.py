@@ -9,6 +9,8 @@ import torch
 
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt
+from hf_finetune.features.baselines import BASELINE, BASELINE_OF_IMAGES
+from hf_finetune.features.config import Classical
 from hf_finetune.features.skops_file import trusted_types
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
@@ -167,7 +169,13 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
         ),
         *few,
         *doubts.baseline_doubts(
-            evaluation.baselines,
+            _other_models(run, evaluation),
             remedy="other --classical.extractors or --classifier, or a network: leave out --method classical",
         ),
     )
+
+
+def _other_models(run: ClassicalRun, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return the baselines without the linear one where the run is of the same model."""
+    config, same = run.recipe.classical, (Classical(BASELINE), Classical(BASELINE_OF_IMAGES))
+    return {name: each for name, each in evaluation.baselines.items() if name != "linear" or config not in same}

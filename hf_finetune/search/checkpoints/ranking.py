@@ -204,7 +204,7 @@ def _out_of_fold(features_ND: np.ndarray, labels: Any, fold_N: np.ndarray, task:
         fitted = fold_N != fold
         # A regression needs two classes. All checkpoints lack these rows.
         if not task.has_classes or len(np.unique(labels[fitted])) > 1:
-            head = task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT))
+            head = task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT, explains=False))
             logits_NC = features_ND[~fitted] @ head.weight_CD.numpy().T + head.bias_C.numpy()
             scores_NC[~fitted] = task.training_scores(logits_NC)
     return scores_NC
