@@ -11,7 +11,7 @@ import pytest
 from helpers.small_runs import small_recipe, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
-from hf_finetune import Model, Recipe
+from hf_finetune import Chunk, Model, Recipe
 from hf_finetune.models.surgery.gather_mean import GatherMean
 from hf_finetune.pipeline import choose_pooling
 from hf_finetune.pipeline.run import prepare
@@ -60,6 +60,15 @@ def test_the_mean_must_be_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert prepare(recipe).recipe.model.surgery == (GatherMean(),)
     judged(monkeypatch, "worse")
     assert prepare(recipe).recipe.model.surgery == ()
+
+
+def test_chunks_have_a_head_that_reads_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is saved as encoder/ in any case, so that no layer gathers the mean."""
+    judged(monkeypatch, "better")
+    recipe = recipe_of(tmp_path)
+    assert recipe.data.kind == "text"
+    prepared = prepare(replace(recipe, data=replace(recipe.data, long=Chunk())))
+    assert (prepared.recipe.model.pooling, prepared.recipe.model.surgery) == ("mean", ())
 
 
 def test_all_processes_take_what_the_main_one_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,14 @@ def test_agreement_by_hand() -> None:
     assert Regression(("x",)).agreement(SCORES[:, :1], -SCORES[:, :1]) == pytest.approx(-1)
 
 
+def test_gain_of_log_loss_by_hand() -> None:
+    """The first row has 0.8 in place of 0.4, a gain of ln 2; the other one has the same."""
+    scores, others = np.array([[0.8, 0.2], [0.5, 0.5]]), np.array([[0.4, 0.6], [0.5, 0.5]])
+    gain = SingleLabel(("a", "b")).log_loss_gain(np.array([0, 1]), scores, others)
+    assert gain.value == pytest.approx(np.log(2) / 2)
+    assert MultiLabel(("a", "b")).log_loss_gain(scores, scores, others) is None
+
+
 @pytest.mark.parametrize("task", [SingleLabel(("a", "b")), MultiLabel(("a", "b")), Regression(("x",))])
 def test_scores_of_predictions_predict_them_again(task: SingleLabel | MultiLabel | Regression) -> None:
     predicted = task.predicted(SCORES[:, : len(task.labels)])
