@@ -116,7 +116,7 @@ def check_exportable(classifier: TrainedModel) -> None:
     """
     if isinstance(classifier.model, OnnxNetwork):
         raise InputError(f"{classifier.name}: it is exported already; name the folder of its run")
-    if isinstance(classifier.inputs, TextInputs) and classifier.inputs.long.counts == CHUNKS:
+    if isinstance(classifier.inputs, TextInputs) and classifier.inputs.long.shares == CHUNKS:
         raise InputError(
             f"{classifier.name}: it combines the chunks of a text, which one graph of a batch does not; train with "
             "--long sliding or truncate to export it"

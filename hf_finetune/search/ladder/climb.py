@@ -25,19 +25,30 @@ from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.modules import classification_layers
+from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
+from hf_finetune.pipeline.measure_costs import isolated
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import refuse_changes
-from hf_finetune.pipeline.run import finalize, load_input, set_aside, train_prepared, with_network
+from hf_finetune.pipeline.run import finalize, fit_dry, load_input, set_aside, train_prepared, with_network
 from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.choose import with_best_checkpoint
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
-from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, rows_in_time, scoring_of, with_rows
+from hf_finetune.search.ladder.costs import (
+    MEASURED_FROM_S,
+    MethodCosts,
+    RungCost,
+    Scoring,
+    measure_row,
+    scoring_of,
+    with_few_validated,
+    with_rows,
+)
 from hf_finetune.search.ladder.decisions import RungPlan
 from hf_finetune.search.ladder.folds import choose_folds, judging_rows, with_folds
 from hf_finetune.search.ladder.standing import Standing
@@ -51,6 +62,7 @@ from hf_finetune.search.ladder.state import (
     write_scores,
 )
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
+from hf_finetune.training.probe import KernelChoice
 from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.console import Progress, show_board
 from hf_finetune.utils.core_sharing import shared_cores
@@ -109,10 +121,10 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
 
 
 def _load(base: RecipeVariant, budget: Budget) -> RunInput:
-    """Load the input of all rungs. Without time for a network nothing is compared for it."""
+    """Load the input of all rungs. With little time what the head reads is not compared: the checkpoint decides."""
     recipe, features = base.for_rung("head").recipe, base.recipe.data.features
     with Progress("read the data and the checkpoint", quiet=True):
-        return load_input(recipe, features=features, compares=lambda: decisions.why_no_network(budget.left_s) is None)
+        return load_input(recipe, features=features, compares=lambda: budget.left_s >= MEASURED_FROM_S)
 
 
 def _refuse(base: RecipeVariant, launch: Launch) -> None:
@@ -160,6 +172,8 @@ class Climb:
     heads: tuple[FittedHead, ...] = ()
     """Those of the rung that the next ones start from."""
     costs: MethodCosts = field(default_factory=MethodCosts)
+    row_s: float | None = None
+    """Seconds to predict a row. None: not measured yet."""
 
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""
@@ -203,7 +217,10 @@ class Climb:
         if reason is not None and self.state.chosen is not None and self.state.find("head") is None:
             self.standing.record(RungRecord("head", reason))
             return
-        self._rung("head", "head", RungPlan("the first network"))
+        if self._goes_straight():
+            self._start_head()
+        else:
+            self._rung("head", "head", RungPlan("the first network"))
         if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
@@ -224,7 +241,7 @@ class Climb:
         is_resumed = begun.get("name") == name
         prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
         if method == "head" and self.state.folds is None:
-            rows = begun["rows"] if is_resumed else rows_in_time(prepared, self.budget.left_s)
+            rows = begun["rows"] if is_resumed else self._head_rows()
             prepared = with_rows(prepared, rows)
         rows = len(prepared.data.splits.train)
         self.standing.begin(begun if is_resumed else {"name": name, "epochs": plan.epochs, "rows": rows})
@@ -233,7 +250,7 @@ class Climb:
             evaluation = evaluate_validation(trained)
             scores_NC = trained.task.settled(evaluation.judged_split.scores_NC)
             write_scores(folder, scores_NC)
-            finish = partial(_finish, trained, evaluation)
+            finish = partial(_finish, trained, evaluation, self.budget)
             epochs = round(float(trained.trainer.state.epoch or 0), 3)
             self.standing.judge(name, scores_NC, folder, started=started, epochs=epochs, finish=finish)
             del finish
@@ -252,6 +269,34 @@ class Climb:
             variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
         return replace(run, encoded=self.encoded, start_heads=heads, is_noted=True)
+
+    def _goes_straight(self) -> bool:
+        """Whether the time is so short that a head is only the start of full fine-tuning."""
+        is_open = self.first is not None and self.state.find("head") is None and self.state.current is None
+        return (
+            is_open
+            and self._fine_tunes
+            and self.state.folds is None
+            and self._scoring.goes_straight(self.budget.left_s)
+        )
+
+    def _start_head(self) -> None:
+        """Fit a head to a few rows, from which full fine-tuning starts, and do not judge it."""
+        with isolated() as folder:
+            rows = self._head_rows()
+            prepared = with_few_validated(with_rows(self._prepare("head", RungPlan("")), rows))
+            self._keep(fit_dry(prepared, folder, KernelChoice(default_kernels(prepared))), folder)
+        self.standing.record(
+            RungRecord("head", "not judged: it is the start of full fine-tuning, which needs the time")
+        )
+        gc.collect()
+
+    @property
+    def _fine_tunes(self) -> bool:
+        return "full" in decisions.methods_of(self.base.recipe.search.preset)
+
+    def _head_rows(self) -> int:
+        return self._scoring.head_rows(self.budget.left_s, fine_tunes=self._fine_tunes)
 
     def _keep(self, trained: TrainedRun, folder: Path) -> None:
         """Keep what later rungs start from."""
@@ -307,14 +352,20 @@ class Climb:
 
     @property
     def _scoring(self) -> Scoring:
-        """What scoring costs, as the run of the head has measured it."""
+        """What scoring costs, as the run of the head has measured it; before that, as a few rows do."""
         head = self.state.find("head")
-        assert head is not None and head.folder is not None, "it is the first network"
-        result = read_json(self.state.folder / head.folder / "result.json", "start anew")
-        gate_s = result["time"].get("parity_s", self.loaded.context.startup_s)
-        return scoring_of(self.loaded.data.splits, 1 / result["throughput"]["predict_rows_per_s"], gate_s)
+        if head is not None and head.folder is not None:
+            result = read_json(self.state.folder / head.folder / "result.json", "start anew")
+            self.row_s = 1 / result["throughput"]["predict_rows_per_s"]
+        elif self.row_s is None:
+            assert self.first is not None, "nothing is trained yet"
+            with Progress("measure a row"):
+                self.row_s = measure_row(self.first)
+        return scoring_of(self.loaded, self.row_s)
 
 
-def _finish(trained: TrainedRun, evaluation: Evaluation, promoted: bool) -> None:
+def _finish(trained: TrainedRun, evaluation: Evaluation, budget: Budget, promoted: bool) -> None:
     """Save, and if it is promoted verify and document, the run of a rung."""
     (finalize if promoted else set_aside)(trained, evaluation)
+    # The gate is mostly imports, in a fresh process.
+    budget.exclude(trained.clock.seconds("parity_s"))

@@ -11,11 +11,10 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.data.labels import is_labeled, labels_of
-from hf_finetune.data.loading import Splits
 from hf_finetune.data.word_inputs import encoded_of
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.choose_kernels import default_kernels
-from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import predict
 from hf_finetune.pipeline.measure_costs import isolated, rows_of_steps, short_training, step_sizes, step_times
 from hf_finetune.pipeline.run import fit_dry
@@ -37,9 +36,18 @@ LEAST_EPOCHS = 0.25
 """A shorter training has seen too few rows to be worth its time."""
 TIMED_STEPS = 6
 """Steps that are timed, at evenly spaced quantiles of their size."""
-LEAST = {"full": 2.0, "lora": 1.5, "top": 0.2}
-"""The least that training on a row costs by a method, in predictions of a row: what costs more than that is not
-measured."""
+TRAINED_ROW, TRAINED_ROW_IN_HALF = 3.5, 1.8
+"""What training on a row costs at most, in predictions of a row in float32, by full fine-tuning; and in mixed
+precision."""
+MEASURED_FROM_S = 45.0
+"""With less time left, steps are not measured, which takes seconds: `TRAINED_ROW` is taken for full fine-tuning."""
+HEAD_SHARE = 0.1
+"""Share of the time that the features of a head take at most, where full fine-tuning follows it."""
+JUDGED_SHARE = 0.1
+"""Share of the time of training that judging a head takes at most."""
+LEAST = {"full": 0.6, "lora": 0.45, "top": 0.06}
+"""The least that training on a row costs by a method, as a share of what full fine-tuning usually costs. A method that
+does not fit even then is not measured."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class RungCost:
     before_s: float
     """Building, and caching of frozen layers."""
     after_s: float
-    """Saving, scoring, and the gate."""
+    """Saving and scoring."""
     steps: int
     """Optimizer steps of an epoch."""
     trainings: int = 1
@@ -69,24 +77,56 @@ class RungCost:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Seconds of what follows every training, measured on the head."""
+    """Seconds of what follows every training, measured on the head. The gate is outside the budget."""
 
     row_s: float
     """Predict a row."""
-    gate_s: float
     rows: dict[str, int]
     """Rows of each split."""
+    trained_row: float
+    """What training on a row costs, in predictions of a row."""
 
     @property
     def after_s(self) -> float:
-        """Score the validation and test rows, save, verify, and document."""
+        """Score the validation and test rows, save, and document."""
         scored = self.rows.get("validation", 0) + self.rows.get("test", 0)
-        return self.gate_s + scored * self.row_s + WRITE_S
+        return scored * self.row_s + WRITE_S
 
     def least(self, method: str) -> RungCost:
         """Return the least that a method can cost, without measuring it."""
+        return self._cost(LEAST[method] * self.trained_row, 0.0)
+
+    def usual(self) -> RungCost:
+        """Return what full fine-tuning costs, without measuring it."""
+        return self._cost(self.trained_row, BUILD_S)
+
+    def head_rows(self, left_s: float, *, fine_tunes: bool) -> int:
+        """Return how many training rows a head can have, whose features are to take no more than the time that is left.
+
+        Args:
+            fine_tunes: whether full fine-tuning may follow, to which most of the time then goes.
+        """
+        if math.isinf(left_s):
+            return self.rows["train"]
+        # The features of the validation rows are cached, too.
+        usable_s = left_s * (1 - RESERVE) - self.rows["validation"] * self.row_s - self.after_s
+        short_s = min(usable_s, max(HEAD_SHARE * left_s, LEAST_ROWS * self.row_s))
+        if fine_tunes and self.usual().epochs_within(usable_s - short_s) >= LEAST_EPOCHS:
+            usable_s = short_s
+        return min(self.rows["train"], max(LEAST_ROWS, int(usable_s / self.row_s)))
+
+    def goes_straight(self, left_s: float) -> bool:
+        """Whether a head is only the start of full fine-tuning, and not judged itself, which would take a part of the
+        time that training needs."""
+        judged_s = BUILD_S + self.rows["validation"] * self.row_s
+        training_s = left_s * (1 - RESERVE) - self.after_s - judged_s
+        return (
+            judged_s > JUDGED_SHARE * training_s and self.usual().epochs_within(left_s * (1 - RESERVE)) >= LEAST_EPOCHS
+        )
+
+    def _cost(self, trained_row: float, before_s: float) -> RungCost:
         train = self.rows["train"]
-        return RungCost(LEAST[method] * train * self.row_s, 0.0, self.after_s, max(1, train // 32))
+        return RungCost(trained_row * train * self.row_s, before_s, self.after_s, max(1, train // 32))
 
 
 @dataclass
@@ -98,7 +138,8 @@ class MethodCosts:
     def of(
         self, method: str, scoring: Scoring, prepared: Callable[[], Run], encoded: Dataset, *, left_s: float
     ) -> RungCost:
-        """Return the cost of a method; the least that it can be, where even that leaves no time for it.
+        """Return the cost of a method; the least that it can be, where even that leaves no time for it; the usual one
+        of full fine-tuning, where there is no time to measure it.
 
         Args:
             prepared: builds its run.
@@ -109,28 +150,20 @@ class MethodCosts:
             least = scoring.least(method)
             if not math.isinf(left_s) and least.epochs_within(left_s) < LEAST_EPOCHS:
                 return least
+            if method == "full" and left_s < MEASURED_FROM_S:
+                return scoring.usual()
             with Progress(f"measure {method}"):
                 self.measured[method] = measure(prepared(), encoded, scoring)
             gc.collect()
         return self.measured[method]
 
 
-def scoring_of(splits: Splits, row_s: float, gate_s: float) -> Scoring:
-    """Return what scoring these splits costs."""
-    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    return Scoring(row_s, gate_s, {name: len(rows) for name, rows in named.items() if rows is not None})
-
-
-def rows_in_time(run: Run, left_s: float) -> int:
-    """Return how many training rows a head can have, whose features are to take no more than the time that is left."""
+def scoring_of(run: Run | RunInput, row_s: float) -> Scoring:
+    """Return what scoring the splits of a run costs."""
     splits = run.data.splits
-    if math.isinf(left_s):
-        return len(splits.train)
-    with Progress("measure a row"):
-        scoring = scoring_of(splits, measure_row(run), run.context.startup_s)
-    # The features of the validation rows are cached, too.
-    usable_s = left_s * (1 - RESERVE) - len(splits.validation) * scoring.row_s - scoring.after_s
-    return min(len(splits.train), max(LEAST_ROWS, int(usable_s / scoring.row_s)))
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    trained_row = TRAINED_ROW if run.context.autocast is None else TRAINED_ROW_IN_HALF
+    return Scoring(row_s, {name: len(rows) for name, rows in named.items() if rows is not None}, trained_row)
 
 
 def with_rows(run: Run, rows: int) -> Run:
@@ -145,6 +178,13 @@ def with_rows(run: Run, rows: int) -> Run:
     part = splits.train.select(np.sort(chosen))
     fewer = run.variant(splits=replace(splits, train=part, fingerprint=f"{splits.fingerprint} {rows} rows"))
     return replace(fewer, all_splits=splits)
+
+
+def with_few_validated(run: Run) -> Run:
+    """Return a run on a few of its validation rows."""
+    splits = run.data.splits
+    few = splits.validation.select(range(min(VALIDATED_ROWS, len(splits.validation))))
+    return run.variant(splits=replace(splits, validation=few, test=None))
 
 
 def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
@@ -180,11 +220,9 @@ def measure_epoch(run: Run, encoded: Dataset) -> tuple[float, float, int]:
     epoch = step_batches(run, run.data.inputs.lengths(encoded))
     indices = rows_of_steps(run, encoded, epoch, TIMED_STEPS)
     few = short_training(run, run.data.splits.train.select(np.sort(indices)), num_train_epochs=1, max_steps=-1)
-    train, splits = replace(few.recipe.train, head_warm_start=False, max_time=None), few.data.splits
+    train = replace(few.recipe.train, head_warm_start=False, max_time=None)
     recipe = replace(few.recipe, train=train, batching=replace(few.recipe.batching, sampling="none"))
-    validation = splits.validation.select(range(min(VALIDATED_ROWS, len(splits.validation))))
-    few = few.variant(recipe=recipe, splits=replace(splits, validation=validation, test=None))
-    few = replace(few, encoded=None, start_heads=())
+    few = replace(with_few_validated(few.variant(recipe=recipe)), encoded=None, start_heads=())
     with isolated() as folder:
         trained = fit_dry(few, folder, KernelChoice(default_kernels(few)))
         times = np.diff([line["time"] for line in read_log(folder / LOG) if "loss" in line])
@@ -192,5 +230,5 @@ def measure_epoch(run: Run, encoded: Dataset) -> tuple[float, float, int]:
     few_lengths = None if lengths is None else lengths[encoded_of(encoded, np.sort(indices))]
     timed = step_times(few, times, trained.trainer.clock.loop.seconds, few_lengths)
     epoch_s = timed.total(step_sizes(run, epoch.step_rows(), lengths))
-    cache_s = trained.clock.seconds("cache_s") / len(indices) * (len(encoded) + len(splits.validation))
+    cache_s = trained.clock.seconds("cache_s") / len(indices) * (len(encoded) + len(run.data.splits.validation))
     return epoch_s, cache_s, epoch.steps

@@ -18,7 +18,7 @@ from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.out_of_fold import all_rows, folds_of
-from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, RungCost, measure_row
+from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, TRAINED_ROW, RungCost, measure_row
 from hf_finetune.search.ladder.decisions import FEW_ROWS
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
@@ -27,8 +27,6 @@ from hf_finetune.utils.durations import format_duration
 logger = logging.getLogger("hf_finetune.run")
 COUNTS = (5, 3)
 """Folds that are tried, the best estimate first."""
-TRAINED_ROW = 3.5
-"""What training on a row costs at most, in predictions of a row, by full fine-tuning."""
 
 
 @dataclass(frozen=True)
