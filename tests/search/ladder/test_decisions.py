@@ -46,10 +46,28 @@ def test_a_cheaper_method_goes_first_if_both_fit_and_alone_if_full_does_not() ->
     assert weigh("lora", slow.__getitem__, left_s=100, epochs=3).epochs == pytest.approx(2.73)
 
 
-def test_the_least_cost_of_a_method() -> None:
-    scoring = Scoring(0.01, 5.0, {"train": 1_000, "validation": 100, "test": 200})
-    assert scoring.after_s == 5 + 3 + 2
-    assert scoring.least("full").seconds(2) == pytest.approx(2 * 2 * 10 + 10)
+def test_the_cost_of_a_method_that_is_not_measured() -> None:
+    # 100 rows a second; training on a row costs 20 ms.
+    scoring = Scoring(0.01, {"train": 1_000, "validation": 100, "test": 200}, 2.0)
+    assert scoring.after_s == 3 + 2
+    assert scoring.least("full").seconds(2) == pytest.approx(2 * 0.6 * 20 + 5)
+    assert scoring.usual().seconds(2) == pytest.approx(1.5 + 2 * 20 + 5)
+
+
+def test_rows_of_a_head() -> None:
+    scoring = Scoring(0.01, {"train": 4_000, "validation": 100, "test": 200}, 2.0)
+    assert scoring.head_rows(math.inf, fine_tunes=True) == 4_000
+    # 100 s: a tenth for the features, as 80 s of training follow. Alone: 92 s, less the scoring, for all rows.
+    assert scoring.head_rows(100, fine_tunes=True) == 1_000 and scoring.head_rows(100, fine_tunes=False) == 4_000
+    # 27 s: a quarter of an epoch takes 20 s, and 6.5 s of other work, so that nothing follows.
+    assert scoring.head_rows(27, fine_tunes=True) == scoring.head_rows(27, fine_tunes=False) == 1_884
+    assert scoring.head_rows(1, fine_tunes=True) == 256
+
+
+def test_a_head_is_not_judged_where_that_takes_the_time_of_training() -> None:
+    scoring = Scoring(0.01, {"train": 4_000, "validation": 100, "test": 200}, 2.0)
+    assert scoring.goes_straight(30) and not scoring.goes_straight(60)
+    assert not scoring.goes_straight(20), "no time for fine-tuning"
 
 
 def test_a_head_is_preferred_where_few_rows_decide_nothing() -> None:
