@@ -50,7 +50,7 @@ from hf_finetune.search.ladder.costs import (
     with_rows,
 )
 from hf_finetune.search.ladder.decisions import RungPlan
-from hf_finetune.search.ladder.folds import choose_folds, judging_rows, with_folds
+from hf_finetune.search.ladder.folds import choose_folds, judging_rows, trainings_of, with_folds
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
@@ -144,6 +144,7 @@ def _with_folds(base: RecipeVariant, run: Run, budget: Budget, state: LadderStat
 
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
     task = run.data.task
+    methods = decisions.methods_of(base.recipe.search.preset)
     classical = 1 if task.has_words else len(classical_candidates(run.data.splits))
     return Standing(
         base.recipe.name,
@@ -153,7 +154,8 @@ def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state
         task,
         labels_of(judging_rows(run)),
         run.recipe.evaluate.resamples,
-        comparisons=classical + 1 + len(decisions.methods_of(base.recipe.search.preset)),
+        # With a budget full fine-tuning may come again.
+        comparisons=classical + 1 + len(methods) + ("full" in methods and not math.isinf(budget.seconds)),
     )
 
 
@@ -225,6 +227,7 @@ class Climb:
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
+        self._use_time_left()
 
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
         """Train by a method, judge it, and promote it if it is better, unless that is done."""
@@ -329,16 +332,26 @@ class Climb:
             logger.info("%s: %s", method, plan.reason)
             self._rung(method, method, plan)
 
+    def _use_time_left(self) -> None:
+        """Fine-tune again for longer, if full fine-tuning was shortened and has left the time for it."""
+        full = self.state.find("full")
+        if full is None or self.state.find("longer") or math.isinf(self.budget.left_s):
+            return
+        limit_s = (self.budget.left_s - self._scoring.after_s) / trainings_of(self.base.recipe.evaluate)
+        plan = decisions.longer(full, left_s=self.budget.left_s, epochs=self.base.recipe.train.epochs, limit_s=limit_s)
+        if plan is not None:
+            logger.info("longer: %s", plan.reason)
+            self._rung("longer", "full", plan)
+
     def _try_for_signal(self) -> None:
         """Fine-tune for a short time, which decides whether the climb goes on."""
         seconds = min(decisions.TRIAL_S, self.budget.left_s - self._scoring.after_s)
         if seconds < 1:
             return
-        evaluate = self.base.recipe.evaluate
-        trainings = 1 if evaluate.folds is None else evaluate.repeats * evaluate.folds + 1
         reason = f"nothing beats {self.state.rungs[0].name} so far: fine-tuning for {seconds:.0f} s decides"
         logger.info("%s", reason)
-        self._rung("trial", "full", RungPlan(reason, self.base.recipe.train.epochs, seconds / trainings))
+        limit_s = seconds / trainings_of(self.base.recipe.evaluate)
+        self._rung("trial", "full", RungPlan(reason, self.base.recipe.train.epochs, limit_s))
 
     def _cost(self, method: SingleMethod) -> RungCost:
         """Return the cost of a method, measured once, if it can be worth measuring at all."""
@@ -346,9 +359,10 @@ class Climb:
             splits, inputs = self.loaded.data.splits, self.loaded.data.inputs
             self.encoded = inputs.encode(splits.train), inputs.encode(splits.validation)
         prepared, scoring, splits = partial(self._prepare, method, RungPlan("")), self._scoring, self.loaded.data.splits
-        cost = self.costs.of(method, scoring, prepared, self.encoded[0], left_s=self.budget.left_s)
         train, rows = len(splits.train), len(splits.train) + len(splits.validation)
-        return with_folds(cost, self.base.recipe.evaluate, train=train, rows=rows, row_s=scoring.row_s)
+        evaluate, row_s = self.base.recipe.evaluate, scoring.row_s
+        folded = partial(with_folds, evaluate=evaluate, train=train, rows=rows, row_s=row_s)
+        return self.costs.of(method, scoring, prepared, self.encoded[0], left_s=self.budget.left_s, folded=folded)
 
     @property
     def _scoring(self) -> Scoring:

@@ -136,7 +136,14 @@ class MethodCosts:
     measured: dict[str, RungCost] = field(default_factory=dict)
 
     def of(
-        self, method: str, scoring: Scoring, prepared: Callable[[], Run], encoded: Dataset, *, left_s: float
+        self,
+        method: str,
+        scoring: Scoring,
+        prepared: Callable[[], Run],
+        encoded: Dataset,
+        *,
+        left_s: float,
+        folded: Callable[[RungCost], RungCost],
     ) -> RungCost:
         """Return the cost of a method; the least that it can be, where even that leaves no time for it; the usual one
         of full fine-tuning, where there is no time to measure it.
@@ -145,9 +152,10 @@ class MethodCosts:
             prepared: builds its run.
             encoded: training rows.
             left_s: seconds of the budget.
+            folded: adds the trainings of the folds to a cost, see `folds.with_folds`.
         """
         if method not in self.measured:
-            least = scoring.least(method)
+            least = folded(scoring.least(method))
             if not math.isinf(left_s) and least.epochs_within(left_s) < LEAST_EPOCHS:
                 return least
             if method == "full" and left_s < MEASURED_FROM_S:
@@ -155,7 +163,7 @@ class MethodCosts:
             with Progress(f"measure {method}"):
                 self.measured[method] = measure(prepared(), encoded, scoring)
             gc.collect()
-        return self.measured[method]
+        return folded(self.measured[method])
 
 
 def scoring_of(run: Run | RunInput, row_s: float) -> Scoring:

@@ -26,6 +26,8 @@ FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
 """Seconds that a head on frozen features takes at least, with its features, its gate and its card."""
+LONGER = 1.5
+"""Least number of times as many epochs for which full fine-tuning is repeated in the time that it has left."""
 TRIAL_S = 20.0
 """Seconds of training by which a climb without a signal so far decides whether to go on."""
 
@@ -80,6 +82,29 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.after_s) / mine.trainings)
     takes = f"{fitting:.3g} epochs, about {format_duration(mine.seconds(fitting))}"
     return RungPlan(takes if fitting == epochs else f"{takes}, which is the time that is left", fitting, limit_s)
+
+
+def longer(full: RungRecord, *, left_s: float, epochs: float, limit_s: float) -> RungPlan | None:
+    """Return how full fine-tuning is repeated for longer, by the time that it has taken.
+
+    None: it was not shortened, or there is no time for much more.
+
+    Args:
+        left_s: seconds of the budget.
+        epochs: those of the recipe.
+        limit_s: most seconds of a training.
+    """
+    if not full.epochs or full.epochs >= epochs or full.folder is None:
+        return None
+    fitting = min(epochs, full.epochs * left_s * (1 - RESERVE) / full.seconds)
+    if fitting < LONGER * full.epochs or limit_s < 1:
+        return None
+    return RungPlan(
+        f"{fitting:.3g} epochs, as {full.epochs:.3g} took {format_duration(full.seconds)} and "
+        f"{format_duration(left_s)} are left",
+        fitting,
+        limit_s,
+    )
 
 
 def _fitting(cost: RungCost, seconds: float, epochs: float) -> float:

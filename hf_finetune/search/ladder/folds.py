@@ -112,10 +112,15 @@ def with_folds(cost: RungCost, evaluate: Evaluate, *, train: int, rows: int, row
     """
     if evaluate.folds is None:
         return cost
-    trainings = evaluate.repeats * evaluate.folds + 1
+    trainings = trainings_of(evaluate)
     passes = (evaluate.repeats * (evaluate.folds - 1) + 1) * rows / train
     before_s = trainings * (cost.before_s + rows * row_s)
     return RungCost(cost.epoch_s * passes, before_s, cost.after_s, cost.steps, trainings)
+
+
+def trainings_of(evaluate: Evaluate) -> int:
+    """Return how often a rung trains."""
+    return 1 if evaluate.folds is None else evaluate.repeats * evaluate.folds + 1
 
 
 def constants_out_of_fold(task: Task, run: Run) -> dict[str, Baseline]:

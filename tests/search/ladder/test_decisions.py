@@ -12,6 +12,7 @@ from hf_finetune.search.ladder.decisions import (
     final_verdict,
     has_no_signal,
     is_preferred,
+    longer,
     starts_from_head,
     weigh,
     why_judged,
@@ -44,6 +45,17 @@ def test_a_cheaper_method_goes_first_if_both_fit_and_alone_if_full_does_not() ->
     assert weigh("lora", {"full": COSTS["full"]}.__getitem__, left_s=100, epochs=3).epochs is None
     slow = COSTS | {"full": RungCost(4_000.0, 2.0, 8.0, 100)}
     assert weigh("lora", slow.__getitem__, left_s=100, epochs=3).epochs == pytest.approx(2.73)
+
+
+def test_time_that_full_fine_tuning_has_left_is_used() -> None:
+    full = RungRecord("full", "why", "5-full", epochs=0.9, seconds=40)
+    again = longer(full, left_s=140, epochs=3, limit_s=30)
+    # 140 s, less the reserve of 8 %, at 40 s for 0.9 epochs.
+    assert again is not None and again.epochs == pytest.approx(2.898) and again.limit_s == 30
+    assert "as 0.9 took 40s and 2m20s are left" in again.reason
+    assert longer(full, left_s=60, epochs=3, limit_s=30) is None
+    assert longer(replace(full, epochs=3.0), left_s=500, epochs=3, limit_s=30) is None
+    assert longer(RungRecord("full", "left"), left_s=500, epochs=3, limit_s=30) is None
 
 
 def test_the_cost_of_a_method_that_is_not_measured() -> None:
