@@ -113,6 +113,16 @@ def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: 
 
 
 @pytest.mark.usefixtures("gate_here")
+def test_a_climb_that_ends_with_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is measured by the network that the head then trains."""
+    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    fast = replace(recipe(tmp_path), search=Search(preset="fast", budget="1h"))
+    document = run(fast, Launch(str(tmp_path / "auto")))
+    assert document is not None and [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head"]
+    assert document["ladder"]["chosen"] == "head" and document["rungs"][2]["preferred"]
+
+
+@pytest.mark.usefixtures("gate_here")
 def test_few_rows_are_judged_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rung predicts all rows by models that were not trained on them, and the result trains on all of them."""
     monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better"))

@@ -242,9 +242,11 @@ class Climb:
             return
         begun = self.state.current or {}
         is_resumed = begun.get("name") == name
-        prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
+        rows = None
         if method == "head" and self.state.folds is None:
             rows = begun["rows"] if is_resumed else self._head_rows()
+        prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
+        if rows is not None:
             prepared = with_rows(prepared, rows)
         rows = len(prepared.data.splits.train)
         self.standing.begin(begun if is_resumed else {"name": name, "epochs": plan.epochs, "rows": rows})

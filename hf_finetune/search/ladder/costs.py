@@ -159,7 +159,7 @@ class MethodCosts:
             if not math.isinf(left_s) and least.epochs_within(left_s) < LEAST_EPOCHS:
                 return least
             if method == "full" and left_s < MEASURED_FROM_S:
-                return scoring.usual()
+                return folded(scoring.usual())
             with Progress(f"measure {method}"):
                 self.measured[method] = measure(prepared(), encoded, scoring)
             gc.collect()
