@@ -22,6 +22,8 @@ from hf_finetune.utils.experimental import experimental_notes
 if TYPE_CHECKING:
     from hf_finetune.tasks.trained_pipeline import Trained
 
+Runtime = Literal["torch", "onnx"]
+
 
 @dataclass(frozen=True)
 class ClassifyJob:
@@ -35,7 +37,7 @@ class ClassifyJob:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Number format. auto: `evaluate` computes in float32. `predict` computes in bf16 where the hardware supports it
     natively, and repeats rows whose label could flip in float32."""
-    runtime: Literal["torch", "onnx"] = "torch"
+    runtime: Runtime = "torch"
     """What computes. onnx: ONNX Runtime, from onnx/ of the run, which `hf-finetune export` writes; MODEL may be the
     folder of an export, too."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
@@ -63,19 +65,21 @@ def load_trained_classifier(job: ClassifyJob) -> Trained:
     logger = logging.getLogger("hf_finetune")
     logger.setLevel(logging.INFO)  # no later message repeats the notes on the data
     with Progress("load the model", quiet=True):
-        name = job.model if job.runtime == "torch" else _exported(job.model)
+        name = model_of_runtime(job.model, job.runtime)
         classifier = load_finished(name, trust_remote_code=job.trust_remote_code, limits=job.limits)
     for note in experimental_notes(job, "--"):
         logger.info(note)
     return classifier
 
 
-def _exported(model: str) -> str:
-    """Return the folder of the export of a run.
+def model_of_runtime(model: str, runtime: Runtime) -> str:
+    """Return the folder that a runtime computes with: of onnx, the export of the run.
 
     Raises:
         InputError: there is none.
     """
+    if runtime == "torch":
+        return model
     from hf_finetune.models.onnx_network import is_exported
 
     folders = [Path(model).expanduser(), Path(model).expanduser() / "onnx"]

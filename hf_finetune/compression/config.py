@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from hf_finetune.utils.config import Positive
+from hf_finetune.utils.config import Count, Positive
 
 Numbers = Literal["float32", "int8"]
 FOLDERS: dict[Numbers, str] = {"float32": "onnx", "int8": "onnx-int8"}
@@ -21,8 +19,8 @@ class ExportOptions:
     weights: Numbers = "float32"
     """Number format of the matrix products. int8: dynamic quantization, weights by channel, activations by batch; what
     it loses on labeled rows is measured and limited by --max-loss."""
-    rows: Annotated[int, tyro.conf.arg(metavar="N")] = 512
-    """Rows on which the exported model is compared with the model, at most."""
+    rows: Count = 512
+    """Rows on which the exported model is compared with the model, at most, drawn at random."""
     max_loss: Positive = 0.5
     """Largest loss of int8 in points of the metric that judges the task: the exported model is refused if the paired
     difference on labeled rows is below it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
@@ -17,6 +18,8 @@ from hf_finetune.tasks.trained_pipeline import Trained
 from hf_finetune.utils.files import read_json
 
 REMEDY = "name rows by --data"
+MOST_READ = 20_000
+"""Rows of a source among which those to compare with are drawn, at most."""
 
 
 def export(
@@ -55,14 +58,14 @@ def _own_data(classifier: TrainedModel) -> SourceSplit:
 
 
 def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportOptions) -> Dataset:
-    """Return the first rows of a source, or of the data of the run: with labels if they have them.
+    """Return rows of a source, or of the data of the run: with labels if they have them.
 
     Raises:
         InputError: they cannot be read; or int8 is to be judged, and they have no labels.
     """
 
     def read(rows: SourceSplit, *, labeled: bool) -> Dataset:
-        return _first(read_parts(classifier, rows, labeled=labeled, progress="read rows"), options.rows)
+        return _drawn(read_parts(classifier, rows, labeled=labeled, progress="read rows"), options.rows)
 
     if source is None:
         return read(_own_data(classifier), labeled=True)
@@ -74,12 +77,14 @@ def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportO
         return read(source, labeled=False)
 
 
-def _first(parts: Iterator[Dataset], most: int) -> Dataset:
+def _drawn(parts: Iterator[Dataset], most: int) -> Dataset:
+    """Return rows that are drawn at random: in a sorted file the first ones are of one class."""
     taken: list[Dataset] = []
     for part in parts:
-        taken.append(part.select(range(min(len(part), most - sum(map(len, taken))))))
-        if sum(map(len, taken)) >= most:
+        taken.append(part)
+        if sum(map(len, taken)) >= MOST_READ:
             break
-    if sum(map(len, taken)) < 2:
+    rows = concatenate_datasets(taken)
+    if len(rows) < 2:
         raise InputError("export: expected two rows or more to compare with")
-    return concatenate_datasets(taken)
+    return rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:most]))

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from operator import ne
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -118,7 +119,7 @@ def _predict(
             scores_NC, unchanged_NC = scorer.score(rows)
             keys = [key.hex() for key in row_digests(rows.with_format("arrow")[:])] if digests else None
             taken = taken or _carried_columns(carried, classifier.task)
-            table = _predictions(classifier.task, rows, scores_NC, keys, taken)
+            table = predictions_table(classifier.task, rows, scores_NC, keys, taken)
             taken = {}
             if write is not None:
                 write(table)
@@ -168,12 +169,12 @@ def _within_limits(parts: Iterator[Dataset], carried: Carried, dropped: Sequence
         refuse(f"{row.place}, {row.reason}")
 
 
-def _predictions(
+def predictions_table(
     task: Task,
     rows: Dataset,
     scores_NC: Any,
-    digests: Sequence[str] | None,
-    carried: Mapping[str, pa.Array],
+    digests: Sequence[str] | None = None,
+    carried: Mapping[str, pa.Array] = MappingProxyType({}),
 ) -> pa.Table:
     """Return row, the `carried` columns of the input, predicted, with `digests` also digest, and further scores.
 
@@ -194,7 +195,7 @@ def _predictions(
 def _schema(task: Task, carried: Sequence[str], *, digests: bool) -> pa.Schema:
     empty: dict[str, pa.Array] = {name: pa.nulls(0) for name in carried}
     rows = Dataset.from_dict({"row": [], "text": [], "bounds": []})
-    return _predictions(task, rows, task.empty_scores(), [] if digests else None, empty).schema
+    return predictions_table(task, rows, task.empty_scores(), [] if digests else None, empty).schema
 
 
 def _carried_columns(carried: Carried | None, task: Task, *, warns: bool = False) -> dict[str, pa.Array]:

@@ -128,6 +128,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
         run,
         schema,
         search,
+        serve,
         train,
         verify,
     )
@@ -140,7 +141,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return parse
 
-    for module in (card, compare, doctor, evaluate, export, features, predict, push, recipes, schema, verify):
+    for module in (card, compare, doctor, evaluate, export, features, predict, push, recipes, schema, serve, verify):
         monkeypatch.setattr(module, "parse", ended(module.parse))
     for module, name in (
         (train, "parse_train"),

@@ -1,0 +1,110 @@
+"""Dynamic batching: rows of requests that wait at the same time are computed together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_finetune.inference.serving.config import ServeLimits
+
+
+class QueueFull(Exception):
+    """More rows wait than the limit allows."""
+
+
+@dataclass
+class Waiting:
+    """Rows of a request that wait for their predictions."""
+
+    rows: Any
+    answer: asyncio.Future[list[dict[str, Any]]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Batcher:
+    """Computes the rows of requests in one thread, those that wait together in one call.
+
+    Args:
+        compute: returns the predictions of the rows of several requests, a list for each.
+        seen: is called with the number of rows of every batch.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[list[Any]], list[list[dict[str, Any]]]],
+        limits: ServeLimits,
+        seen: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self.compute, self.limits, self.seen = compute, limits, seen
+        self.waiting: deque[Waiting] = deque()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self.arrived = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return sum(len(each.rows) for each in self.waiting)
+
+    def start(self) -> None:
+        """Begin to compute; within a running event loop."""
+        self.task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Answer what waits, and end."""
+        while self.waiting:
+            await asyncio.sleep(0.01)
+        assert self.task is not None, "it was started"
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+        self.thread.shutdown()
+
+    async def predict(self, rows: Any) -> list[dict[str, Any]]:
+        """Return the predictions of the rows of a request.
+
+        Raises:
+            QueueFull: too many rows wait.
+        """
+        if self.rows + len(rows) > self.limits.max_queue:
+            raise QueueFull
+        waiting = Waiting(rows)
+        self.waiting.append(waiting)
+        self.arrived.set()
+        return await waiting.answer
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.arrived.wait()
+            if self.rows < self.limits.max_batch and self.limits.max_wait:
+                await asyncio.sleep(self.limits.max_wait / 1000)
+            batch = self._take()
+            if not self.waiting:
+                self.arrived.clear()
+            self.seen(sum(len(each.rows) for each in batch))
+            try:
+                answers = await loop.run_in_executor(self.thread, self.compute, [each.rows for each in batch])
+            except Exception as error:  # one batch fails, the server goes on
+                for each in batch:
+                    if not each.answer.done():
+                        each.answer.set_exception(error)
+                continue
+            for each, answer in zip(batch, answers, strict=True):
+                if not each.answer.done():  # its client may be gone
+                    each.answer.set_result(answer)
+
+    def _take(self) -> list[Waiting]:
+        """Take requests from the queue: at least one, and no more rows than a batch has."""
+        batch = [self.waiting.popleft()]
+        count = len(batch[0].rows)
+        while self.waiting and count + len(self.waiting[0].rows) <= self.limits.max_batch:
+            batch.append(self.waiting.popleft())
+            count += len(batch[-1].rows)
+        return batch

@@ -1,0 +1,89 @@
+"""Rows of several requests in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from hf_finetune.inference.serving.batching import Batcher, QueueFull
+from hf_finetune.inference.serving.config import ServeLimits
+
+LIMITS = ServeLimits(max_batch=4, max_queue=6)
+
+
+class Network:
+    """Answers each row with itself, one call after another, each when `go` is set."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.go = threading.Event()
+
+    def __call__(self, parts: list[Any]) -> list[list[dict[str, Any]]]:
+        assert self.go.wait(10)
+        self.batches.append(parts)
+        if ["bad"] in parts:
+            raise RuntimeError("bad")
+        return [[{"predicted": row} for row in rows] for rows in parts]
+
+
+async def _requests(network: Network, *requests: list[str]) -> list[Any]:
+    """Send the requests while the first one is computed."""
+    batcher = Batcher(network, LIMITS)
+    batcher.start()
+    tasks = [asyncio.create_task(batcher.predict(requests[0]))]
+    await asyncio.sleep(0.05)
+    for rows in requests[1:]:
+        tasks.append(asyncio.create_task(batcher.predict(rows)))
+        await asyncio.sleep(0)
+    network.go.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    await batcher.stop()
+    return answers
+
+
+def test_rows_gather_while_others_are_computed() -> None:
+    network = Network()
+    answers = asyncio.run(_requests(network, ["a"], ["b", "c"], ["d"], ["e", "f"]))
+    assert [[row["predicted"] for row in rows] for rows in answers] == [["a"], ["b", "c"], ["d"], ["e", "f"]]
+    # Requests stay whole, in order, and no batch has more than four rows.
+    assert network.batches == [[["a"]], [["b", "c"], ["d"]], [["e", "f"]]]
+
+
+def test_a_full_queue() -> None:
+    answers = asyncio.run(_requests(Network(), ["a"], ["b"] * 4, ["c"] * 3, ["d"] * 2))
+    assert [type(each) for each in answers] == [list, list, QueueFull, list]
+
+
+def test_a_batch_that_fails() -> None:
+    answers = asyncio.run(_requests(Network(), ["a"], ["bad"], ["b"] * 4))
+    assert isinstance(answers[1], RuntimeError) and [len(answers[i]) for i in (0, 2)] == [1, 4]
+
+
+def test_a_request_larger_than_a_batch() -> None:
+    network = Network()
+    answers = asyncio.run(_requests(network, ["a"] * 5))
+    assert len(answers[0]) == 5 and network.batches == [[["a"] * 5]]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_client_that_is_gone(gone: bool) -> None:
+    async def run() -> list[Any]:
+        network = Network()
+        batcher = Batcher(network, LIMITS)
+        batcher.start()
+        first = asyncio.create_task(batcher.predict(["a"]))
+        second = asyncio.create_task(batcher.predict(["b"]))
+        await asyncio.sleep(0.05)
+        if gone:
+            second.cancel()
+        network.go.set()
+        answers = await asyncio.gather(first, second, return_exceptions=True)
+        await batcher.stop()
+        return answers
+
+    answers = asyncio.run(run())
+    assert answers[0] == [{"predicted": "a"}]
+    assert isinstance(answers[1], asyncio.CancelledError) if gone else answers[1] == [{"predicted": "b"}]
