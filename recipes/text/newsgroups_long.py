@@ -1,7 +1,7 @@
 """MiniLM on whole messages of 20 newsgroups, most of which are longer than 128 tokens: sliding windows.
 
-The mean of the windows' logits, weighted by their tokens, trains and predicts. The data are a folder with train and test
-files of the columns text and label.
+The mean of the windows' logits, weighted by their tokens, trains and predicts. The data are a folder with train and
+test files of the columns text and label.
 
 hf-finetune run newsgroups_long --data.path FOLDER
 hf-finetune run newsgroups_long --data.path FOLDER --long chunk --data.long.pooling attention
