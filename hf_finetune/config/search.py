@@ -20,6 +20,9 @@ class Search:
     candidates: Annotated[tuple[str, ...], flag("--candidates")] = ()
     """Checkpoints, Hub ids or folders, that method auto compares by cross-validated heads on their frozen features. The
     best one takes the place of model.checkpoint; a larger one only if it is better by a paired test."""
+    ensemble: Annotated[bool, flag("--ensemble")] = False
+    """At the end of method auto: if the mean of some of its models is better than the best one by a paired test, train
+    a network that learns from these models. It is the result if it is better, too."""
     seeds: Annotated[Count | None, flag("--seeds")] = None
     """Runs of the recipe that differ in train.seed: it and those after it. The result is the run of the first, with the
     mean and interval over rows and seeds. In `search augmentation`: pairs of final runs."""

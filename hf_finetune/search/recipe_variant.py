@@ -12,6 +12,7 @@ from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.config.search import Search
+from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.features.config import Classical
 from hf_finetune.models.config import Model
@@ -95,6 +96,13 @@ class RecipeVariant:
         """Return the variant that starts from another checkpoint."""
         model = replace(self.recipe.model, checkpoint=checkpoint, base_model=None, revision=None)
         return RecipeVariant(replace(self.recipe, model=model))
+
+    def with_teachers(self, teachers: tuple[str, ...]) -> RecipeVariant:
+        """Return the variant that learns from teachers, unless it does already."""
+        recipe = self.recipe
+        if isinstance(recipe.objective, Distill):
+            return self
+        return RecipeVariant(replace(recipe, objective=Distill(teacher=teachers, **vars(recipe.objective))))
 
     @property
     def climbs(self) -> bool:

@@ -53,6 +53,8 @@ def _refuse_fields_of_auto(recipe: Recipe) -> None:
             f"search.candidates: expected none with method {method}, got {', '.join(search.candidates)}: method auto "
             "compares them, and so does `hf-finetune rank`"
         )
+    if search.ensemble:
+        raise InputError(f"search.ensemble: expected false with method {method}, which trains one model")
     if search.budget is not None:
         raise InputError(
             f"search.budget: expected null with method {method}, got {search.budget!r}: only method auto has one; "

@@ -14,7 +14,7 @@ from hf_finetune import Classifier, InputError, Launch, Recipe, Search, StoppedB
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
-from hf_finetune.search.ladder import costs, decisions, folds, judgement, standing
+from hf_finetune.search.ladder import costs, decisions, ensemble, folds, judgement, standing
 from hf_finetune.search.ladder.costs import RungCost
 from hf_finetune.utils.manifest import Manifest
 
@@ -40,10 +40,11 @@ def recipe(tmp_path: Path) -> Recipe:
 
 @pytest.mark.usefixtures("gate_here")
 def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best model so far stays in DIR; no rung is repeated; another recipe is refused."""
+    """The best model so far stays in DIR; no rung is repeated; another recipe is refused. At the end a student learns
+    from what is found as an ensemble."""
     folder, auto = tmp_path / "auto", recipe(tmp_path)
     larger = str(tiny_text_checkpoint(tmp_path / "larger", num_hidden_layers=4))
-    search = replace(auto.search, candidates=(larger, auto.model.checkpoint))
+    search = replace(auto.search, candidates=(larger, auto.model.checkpoint), ensemble=True)
     auto = replace(auto, search=search, model=replace(auto.model, checkpoint=larger))
     begun: list[str] = []
     train_prepared = module.train_prepared
@@ -54,7 +55,9 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(module, "train_prepared", counted)
     monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
-    monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better", "no worse", "no worse"))
+    monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better", "no worse", "no worse", "better"))
+    monkeypatch.setattr(ensemble, "compare", judging("better"))
+    monkeypatch.setattr(ensemble, "select", lambda scores, _: ["linear", "top"])
     with monkeypatch.context() as patch:
         patch.setattr(module.Climb, "_weigh", _stopping_at_full(patch, module.Climb._weigh))
         with pytest.raises(StoppedBySignal, match=r"the best model so far \(top\) is in"):
@@ -71,16 +74,17 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     begun.clear()
     monkeypatch.setattr(choose, "rank", lambda *_, **__: pytest.fail("ranked again"))
     document = run(auto, Launch(str(folder), resume=True))
-    assert document is not None and begun == ["full"]
+    assert document is not None and begun == ["full", "full"]
     assert read(folder) == {name: value for name, value in document.items() if name != "folder"}
     assert UNFINISHED not in document and document["ladder"]["verdict"]
     rungs = {rung["name"]: rung for rung in document["rungs"]}
-    assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full"]
+    assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full", "student"]
     assert all(rung["folder"] and rung["metrics"]["accuracy"]["n"] == 6 for rung in rungs.values())
     chosen = next(rung for rung in reversed(document["rungs"]) if rung["promoted"])
     assert document["ladder"]["chosen"] == chosen["name"] and document["parity"]["reload"]["ok"]
-    assert chosen["name"] == "top" and (folder / "rungs" / "2-linear" / "classical" / "pipeline.skops").exists()
-    for rung in ("head", "top", "lora", "full"):
+    assert chosen["name"] == "student" and "pipeline.skops" in document["teacher"]["name"]
+    assert (folder / "rungs" / "2-linear" / "classical" / "pipeline.skops").exists()
+    for rung in ("head", "top", "lora", "full", "student"):
         assert (folder / "rungs" / rungs[rung]["folder"] / "model" / "config.json").exists()
     card, ranked = (folder / "README.md").read_text(), document["candidates"]
     assert "## What was tried" in card and "## Checkpoints compared" in card and "all-MiniLM" not in card

@@ -50,6 +50,7 @@ from hf_finetune.search.ladder.costs import (
     with_rows,
 )
 from hf_finetune.search.ladder.decisions import RungPlan
+from hf_finetune.search.ladder.ensemble import plan_student
 from hf_finetune.search.ladder.folds import choose_folds, judging_rows, trainings_of, with_folds
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
@@ -155,7 +156,11 @@ def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state
         labels_of(judging_rows(run)),
         run.recipe.evaluate.resamples,
         # With a budget full fine-tuning may come again.
-        comparisons=classical + 1 + len(methods) + ("full" in methods and not math.isinf(budget.seconds)),
+        comparisons=classical
+        + 1
+        + len(methods)
+        + ("full" in methods and not math.isinf(budget.seconds))
+        + 2 * base.recipe.search.ensemble,
     )
 
 
@@ -228,6 +233,11 @@ class Climb:
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
         self._use_time_left()
+        if self.base.recipe.search.ensemble and self.state.find("student") is None:
+            student = plan_student(self.standing, self.base, self.loaded, self._cost, self._scoring)
+            if student is not None:
+                inputs = student.base, student.loaded, self.standing, self.command, None
+                Climb(*inputs, encoded=self.encoded, heads=self.heads)._rung("student", "full", student.plan)
 
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
         """Train by a method, judge it, and promote it if it is better, unless that is done."""

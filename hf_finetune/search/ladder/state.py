@@ -32,7 +32,7 @@ class RungRecord:
     """A rung that was climbed or left."""
 
     name: str
-    """majority, linear, trees, histograms, head, trial (a short fine-tuning), top, lora, full or longer."""
+    """majority, linear, trees, histograms, head, trial (a short fine-tuning), top, lora, full, longer or student."""
     reason: str
     """What its verdict means, or why it was left."""
     folder: str | None = None

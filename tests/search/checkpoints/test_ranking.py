@@ -1,6 +1,7 @@
 """Candidates for a checkpoint: who is chosen, what is ranked, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ def test_what_has_no_candidates(tmp_path: Path) -> None:
     recipe = Recipe(name="a", data=TextData(path="x"), model=Model("m"), search=Search(candidates=("a", "b")))
     with pytest.raises(InputError, match=r"search\.candidates: expected none with method full, got a, b"):
         search.run(recipe)
+    with pytest.raises(InputError, match=r"search\.ensemble: expected false with method full"):
+        search.run(replace(recipe, search=Search(ensemble=True)))
     random = Recipe(
         name="a", data=TextData(path="x"), model=Model("m", from_config={}), method="auto", search=recipe.search
     )
