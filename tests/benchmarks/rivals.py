@@ -139,6 +139,13 @@ def stock_trainer(
         model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=len(labels))
         return Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer))
 
+    def trained(rows: Dataset, folder: str, **length: float) -> tuple[Trainer, float]:
+        started, trainer = time.time(), built(rows, folder, **length)
+        if deadline is not None:
+            trainer.add_callback(_stop_at(deadline))
+        trainer.train()
+        return trainer, time.time() - started
+
     rows, batch = encoded(train.text, labels=[labels.index(label) for label in train.label]), 32
     length: dict[str, float] = {"num_train_epochs": 3}
     with tempfile.TemporaryDirectory() as folder:
@@ -152,11 +159,16 @@ def stock_trainer(
                 sample = rows.select(np.concatenate([by_length[start : start + batch] for start in starts]))
                 passes = {"max_steps": max(2 * count, 6), "train_sampling_strategy": "sequential"}
                 step_s = _seconds_of_step(built(sample, folder, **passes), skipped=count)
-            length = {"max_steps": _steps(deadline.left, step_s, max(MOST_EPOCHS * epoch, FEWEST_STEPS))}
-        trainer = built(rows, folder, **length)
-        if deadline is not None:
-            trainer.add_callback(_stop_at(deadline))
-        trainer.train()
+            most = max(MOST_EPOCHS * epoch, FEWEST_STEPS)
+            length = {"max_steps": _steps(deadline.left, step_s, most)}
+        trainer, train_s = trained(rows, folder, **length)
+        for _ in range(3):
+            if deadline is None or length["max_steps"] == most or deadline.left < 0.1 * deadline.seconds:
+                break
+            # The measured steps were slower. This training is the measurement now.
+            deadline.end += train_s
+            length = {"max_steps": _steps(deadline.left, train_s / length["max_steps"], most)}
+            trainer, train_s = trained(rows, folder, **length)
     # group_by_length would reorder the predictions.
     trainer.args.train_sampling_strategy = "random"
 
