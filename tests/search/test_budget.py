@@ -3,6 +3,7 @@
 import pytest
 
 from hf_finetune.errors import InputError
+from hf_finetune.search.budget import Budget
 from hf_finetune.search.planning import affordable_trials
 from hf_finetune.utils.durations import format_duration, parse_duration
 
@@ -30,3 +31,11 @@ def test_affordable_trials() -> None:
     # 6 trials are 4 of 1 s and 2 of 5 s, 14 s in all; 7 would be 15 s.
     assert affordable_trials(halves, [1.0, 5.0], 14.5) == 6
     assert affordable_trials(halves, [1.0, 5.0], 1.5) == 0
+
+
+def test_a_budget_leaves_out_no_more_than_ten_seconds() -> None:
+    budget = Budget(60.0, used_s=30.0)
+    budget.exclude(6.0)
+    assert budget.used_s == pytest.approx(24, abs=0.5) and budget.excludable_s == 4
+    budget.exclude(6.0)
+    assert budget.used_s == pytest.approx(20, abs=0.5) and budget.excludable_s == 0

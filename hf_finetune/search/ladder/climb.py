@@ -387,7 +387,7 @@ class Climb:
             assert self.first is not None, "nothing is trained yet"
             with Progress("measure a row"):
                 self.row_s = measure_row(self.first)
-        return scoring_of(self.loaded, self.row_s)
+        return scoring_of(self.loaded, self.row_s, self.budget.excludable_s)
 
 
 def _finish(trained: TrainedRun, evaluation: Evaluation, budget: Budget, promoted: bool) -> None:

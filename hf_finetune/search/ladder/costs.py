@@ -77,7 +77,7 @@ class RungCost:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Seconds of what follows every training, measured on the head. The gate is outside the budget."""
+    """Seconds of what follows every training, measured on the head."""
 
     row_s: float
     """Predict a row."""
@@ -85,12 +85,14 @@ class Scoring:
     """Rows of each split."""
     trained_row: float
     """What training on a row costs, in predictions of a row."""
+    gate_s: float = 0.0
+    """The gate, as far as the budget counts it."""
 
     @property
     def after_s(self) -> float:
-        """Score the validation and test rows, save, and document."""
+        """Score the validation and test rows, save, verify, and document."""
         scored = self.rows.get("validation", 0) + self.rows.get("test", 0)
-        return scored * self.row_s + WRITE_S
+        return scored * self.row_s + WRITE_S + self.gate_s
 
     def least(self, method: str) -> RungCost:
         """Return the least that a method can cost, without measuring it."""
@@ -166,12 +168,17 @@ class MethodCosts:
         return folded(self.measured[method])
 
 
-def scoring_of(run: Run | RunInput, row_s: float) -> Scoring:
-    """Return what scoring the splits of a run costs."""
+def scoring_of(run: Run | RunInput, row_s: float, excludable_s: float) -> Scoring:
+    """Return what scoring the splits of a run costs.
+
+    Args:
+        excludable_s: see `Budget`. The gate starts a process, which imports as long as this one did.
+    """
     splits = run.data.splits
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     trained_row = TRAINED_ROW if run.context.autocast is None else TRAINED_ROW_IN_HALF
-    return Scoring(row_s, {name: len(rows) for name, rows in named.items() if rows is not None}, trained_row)
+    counts = {name: len(rows) for name, rows in named.items() if rows is not None}
+    return Scoring(row_s, counts, trained_row, max(0.0, run.context.startup_s - excludable_s))
 
 
 def with_rows(run: Run, rows: int) -> Run:

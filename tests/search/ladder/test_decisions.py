@@ -61,7 +61,7 @@ def test_time_that_full_fine_tuning_has_left_is_used() -> None:
 def test_the_cost_of_a_method_that_is_not_measured() -> None:
     # 100 rows a second; training on a row costs 20 ms.
     scoring = Scoring(0.01, {"train": 1_000, "validation": 100, "test": 200}, 2.0)
-    assert scoring.after_s == 3 + 2
+    assert scoring.after_s == 3 + 2 and replace(scoring, gate_s=4.0).after_s == 9
     assert scoring.least("full").seconds(2) == pytest.approx(2 * 0.6 * 20 + 5)
     assert scoring.usual().seconds(2) == pytest.approx(1.5 + 2 * 20 + 5)
 
