@@ -223,6 +223,6 @@ def recipe_from_plain(plain: Any) -> Recipe:
     """
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     plain = current(plain)
-    if isinstance(data := plain.get("data"), dict) and "long" in data:
+    if isinstance(plain, dict) and isinstance(data := plain.get("data"), dict) and "long" in data:
         plain = {**plain, "data": {**data, "long": with_weights(data["long"])}}
     return merge(blank, plain)

@@ -144,3 +144,9 @@ def test_an_import_in_a_notebook_is_quiet(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("importlib.import_module", imports)
     assert hf_finetune.__getattr__("train") == "hf_finetune.search.fine_tuning"
+
+
+@pytest.mark.parametrize("plain", [None, [], "a", 3])
+def test_what_is_no_recipe_is_refused(plain: object) -> None:
+    with pytest.raises(InputError):
+        recipe_from_plain(plain)
