@@ -90,7 +90,15 @@ class RecipeVariant:
         data = _replace(recipe.data, long=chosen.data.long) if chosen.data.kind == "text" else recipe.data
         # Settled for the rows: what the head reads, the number of epochs, and the size of a step.
         settled: dict[str, Any] = {"model": chosen.model, "train": chosen.train, "batching": chosen.batching}
+        settled["precision"] = chosen.precision
         return RecipeVariant(replace(recipe, data=data, **settled))
+
+    def with_float32(self, setting: Literal["highest", "medium"]) -> RecipeVariant:
+        """Return the variant with a setting of float32 matrix products where it has none: short runs measure none."""
+        precision = self.recipe.precision
+        if precision.float32_matmul != "auto":
+            return self
+        return RecipeVariant(replace(self.recipe, precision=replace(precision, float32_matmul=setting)))
 
     def with_checkpoint(self, checkpoint: str) -> RecipeVariant:
         """Return the variant that starts from another checkpoint."""

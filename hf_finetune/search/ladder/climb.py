@@ -63,6 +63,7 @@ from hf_finetune.search.ladder.state import (
     write_scores,
 )
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
+from hf_finetune.training.precision import fastest_exact_float32, settings_restored
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.console import Progress, show_board
@@ -78,6 +79,7 @@ logger = logging.getLogger("hf_finetune.run")
 DEFAULT_BUDGET = "5m"
 
 
+@settings_restored()
 @shared_cores()
 def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any]:
     """Climb the ladder within the budget of the recipe.
@@ -123,7 +125,8 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
 
 def _load(base: RecipeVariant, budget: Budget) -> RunInput:
     """Load the input of all rungs. With little time what the head reads is not compared: the checkpoint decides."""
-    recipe, features = base.for_rung("head").recipe, base.recipe.data.features
+    recipe = base.for_rung("head").with_float32(fastest_exact_float32()).recipe
+    features = base.recipe.data.features
     with Progress("read the data and the checkpoint", quiet=True):
         return load_input(recipe, features=features, compares=lambda: budget.left_s >= MEASURED_FROM_S)
 
@@ -298,7 +301,7 @@ class Climb:
     def _start_head(self) -> None:
         """Fit a head to a few rows, from which full fine-tuning starts, and do not judge it."""
         with isolated() as folder:
-            rows = self._head_rows()
+            rows = self._scoring.start_rows(self.budget.left_s)
             prepared = with_few_validated(with_rows(self._prepare("head", RungPlan("")), rows))
             self._keep(fit_dry(prepared, folder, KernelChoice(default_kernels(prepared))), folder)
         self.standing.record(

@@ -25,9 +25,9 @@ from hf_finetune.utils.console import Progress
 logger = logging.getLogger("hf_finetune.run")
 BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
-WARM_UP_ROWS, TIMED_ROWS, VALIDATED_ROWS = 16, 128, 32
-TIMED_PARTS = 4
-"""Parts of the timed rows, whose median is taken: what else runs on the cores comes and goes."""
+TIMED_ROWS, VALIDATED_ROWS = 128, 32
+TIMES = 2
+"""How often the rows are timed. The least counts: what else runs on the cores comes and goes."""
 LEAST_ROWS = 256
 """Fewest training rows of the head, whatever the budget."""
 RESERVE = 0.08
@@ -116,6 +116,10 @@ class Scoring:
         if fine_tunes and self.usual().epochs_within(usable_s - short_s) >= LEAST_EPOCHS:
             usable_s = short_s
         return min(self.rows["train"], max(LEAST_ROWS, int(usable_s / self.row_s)))
+
+    def start_rows(self, left_s: float) -> int:
+        """Return how many training rows a head has that is only a start."""
+        return min(self.rows["train"], max(LEAST_ROWS, int(HEAD_SHARE * left_s / self.row_s)))
 
     def goes_straight(self, left_s: float) -> bool:
         """Whether a head is only the start of full fine-tuning, and not judged itself, which would take a part of the
@@ -212,17 +216,26 @@ def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
 
 
 def measure_row(run: Run) -> float:
-    """Return the seconds to predict a row, from a few training rows; the network is not changed."""
-    rows, network = run.data.splits.train, run.model.network
-    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[: WARM_UP_ROWS + TIMED_ROWS])
-    predict(network, run, rows.select(drawn[:WARM_UP_ROWS]))
-    timed = drawn[WARM_UP_ROWS:] if len(drawn) > WARM_UP_ROWS else drawn
-    seconds = []
-    for part in np.array_split(timed, min(TIMED_PARTS, len(timed))):
+    """Return the seconds to predict a row among many, from a few training rows; the network is not changed."""
+    rows, network, inputs = run.data.splits.train, run.model.network, run.data.inputs
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TIMED_ROWS])
+    timed, seconds = rows.select(drawn), []
+    # At first kernels are made for each shape.
+    for _ in range(1 + TIMES):
         started = time.perf_counter()
-        predict(network, run, rows.select(part))
-        seconds.append((time.perf_counter() - started) / len(part))
-    return float(np.median(seconds))
+        predict(network, run, timed)
+        seconds.append((time.perf_counter() - started) / len(timed))
+    return min(seconds[1:]) * _share_of_tokens(inputs.lengths(inputs.encode(timed)), run.eval_batch_size)
+
+
+def _share_of_tokens(lengths: np.ndarray | None, batch_size: int) -> float:
+    """Return the share of tokens that are no padding in batches of rows sorted by length. Among many rows, a batch has
+    rows of about one length, and nearly no padding."""
+    if lengths is None or not len(lengths):
+        return 1.0
+    order = np.sort(lengths)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return float(lengths.sum() / sum(batch[-1] * len(batch) for batch in batches))
 
 
 def measure_epoch(run: Run, encoded: Dataset) -> tuple[float, float, int]:

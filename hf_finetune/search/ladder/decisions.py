@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hf_finetune.config.search import Preset
-from hf_finetune.search.ladder.costs import LEAST_EPOCHS, RESERVE, RungCost
+from hf_finetune.search.ladder.costs import LEAST_EPOCHS, MEASURED_FROM_S, RESERVE, RungCost
 from hf_finetune.search.ladder.judgement import Comparison
 from hf_finetune.search.ladder.state import LadderState, RungRecord
 from hf_finetune.search.recipe_variant import SingleMethod
@@ -68,6 +68,8 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     """
     usable_s = left_s * (1 - RESERVE)
     if method != "full":
+        if left_s < MEASURED_FROM_S:
+            return RungPlan("left: there is no time to measure it")
         full = cost("full")
         if _fitting(full, usable_s, epochs) >= min(LEAST_EPOCHS, epochs):
             room_s = usable_s - full.seconds(epochs)

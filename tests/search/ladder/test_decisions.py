@@ -3,10 +3,11 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.search.ladder.costs import RungCost, Scoring
+from hf_finetune.search.ladder.costs import RungCost, Scoring, _share_of_tokens
 from hf_finetune.search.ladder.decisions import (
     describe,
     final_verdict,
@@ -74,6 +75,12 @@ def test_rows_of_a_head() -> None:
     # 27 s: a quarter of an epoch takes 20 s, and 6.5 s of other work, so that nothing follows.
     assert scoring.head_rows(27, fine_tunes=True) == scoring.head_rows(27, fine_tunes=False) == 1_884
     assert scoring.head_rows(1, fine_tunes=True) == 256
+
+
+def test_padding_of_a_few_rows_is_not_that_of_many() -> None:
+    # Batches of two: 1 and 3, 5 and 10.
+    assert _share_of_tokens(np.array([10, 1, 5, 3]), 2) == pytest.approx(19 / 26)
+    assert _share_of_tokens(None, 2) == 1
 
 
 def test_a_head_is_not_judged_where_that_takes_the_time_of_training() -> None:
