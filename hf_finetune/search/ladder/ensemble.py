@@ -1,4 +1,4 @@
-"""An ensemble of rungs, and what teaches it to one network: the last rung, where it is asked for.
+"""An ensemble of rungs, and what teaches it to one network: the last rung, with `--ensemble`.
 
 No stock class holds several models, so an ensemble is no result. It is measured on the rows that judge; where it is
 better than the best rung, a student of its members, who teach their mean probabilities, is the next rung.
