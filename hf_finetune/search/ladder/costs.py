@@ -125,10 +125,11 @@ class Scoring:
         """Whether a head is only the start of full fine-tuning, and not judged itself, which would take a part of the
         time that training needs."""
         judged_s = BUILD_S + self.rows["validation"] * self.row_s
-        training_s = left_s * (1 - RESERVE) - self.after_s - judged_s
-        return (
-            judged_s > JUDGED_SHARE * training_s and self.usual().epochs_within(left_s * (1 - RESERVE)) >= LEAST_EPOCHS
-        )
+        usable_s = left_s * (1 - RESERVE)
+        if judged_s <= JUDGED_SHARE * (usable_s - self.after_s - judged_s):
+            return False
+        start_s = BUILD_S + (self.start_rows(left_s) + VALIDATED_ROWS) * self.row_s
+        return self.usual().epochs_within(usable_s - start_s) >= LEAST_EPOCHS
 
     def _cost(self, trained_row: float, before_s: float) -> RungCost:
         train = self.rows["train"]
