@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -126,6 +128,8 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
 def _load(base: RecipeVariant, budget: Budget) -> RunInput:
     """Load the input of all rungs. With little time what the head reads is not compared: the checkpoint decides."""
     recipe = base.for_rung("head").with_float32(fastest_exact_float32()).recipe
+    # What is computed before a training counts, too.
+    torch.set_float32_matmul_precision(recipe.precision.float32_matmul)
     features = base.recipe.data.features
     with Progress("read the data and the checkpoint", quiet=True):
         return load_input(recipe, features=features, compares=lambda: budget.left_s >= MEASURED_FROM_S)
@@ -214,6 +218,7 @@ class Climb:
     def _take_up(self) -> None:
         """Take up the rungs of a killed climb."""
         self.standing.take_up()
+        self.heads = read_heads(self.state.folder)
         for rung in self.state.rungs:
             if rung.folder is not None:
                 self.heads = read_heads(self.state.folder / rung.folder) or self.heads
@@ -231,7 +236,7 @@ class Climb:
             self._start_head()
         else:
             self._rung("head", "head", RungPlan("the first network"))
-        if decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
+        if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
@@ -239,8 +244,7 @@ class Climb:
         if self.base.recipe.search.ensemble and self.state.find("student") is None:
             student = plan_student(self.standing, self.base, self.loaded, self._cost, self._scoring)
             if student is not None:
-                inputs = student.base, student.loaded, self.standing, self.command, None
-                Climb(*inputs, encoded=self.encoded, heads=self.heads)._rung("student", "full", student.plan)
+                replace(self, base=student.base, loaded=student.loaded)._rung("student", "full", student.plan)
 
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
         """Train by a method, judge it, and promote it if it is better, unless that is done."""
@@ -290,20 +294,16 @@ class Climb:
 
     def _goes_straight(self) -> bool:
         """Whether the time is so short that a head is only the start of full fine-tuning."""
-        is_open = self.first is not None and self.state.find("head") is None and self.state.current is None
-        return (
-            is_open
-            and self._fine_tunes
-            and self.state.folds is None
-            and self._scoring.goes_straight(self.budget.left_s)
-        )
+        is_open = self.state.find("head") is None and self.state.current is None
+        may_be = is_open and self._fine_tunes and self.state.folds is None
+        return may_be and self._scoring.goes_straight(self.budget.left_s)
 
     def _start_head(self) -> None:
         """Fit a head to a few rows, from which full fine-tuning starts, and do not judge it."""
         with isolated() as folder:
             rows = self._scoring.start_rows(self.budget.left_s)
             prepared = with_few_validated(with_rows(self._prepare("head", RungPlan("")), rows))
-            self._keep(fit_dry(prepared, folder, KernelChoice(default_kernels(prepared))), folder)
+            self._keep(fit_dry(prepared, folder, KernelChoice(default_kernels(prepared))), self.state.folder)
         self.standing.record(
             RungRecord("head", "not judged: it is the start of full fine-tuning, which needs the time")
         )

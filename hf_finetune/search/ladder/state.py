@@ -2,6 +2,7 @@
 
 DIR/rungs/recipe.json           the record of the recipe with method auto
 DIR/rungs/ladder.json           the rungs that are done, and the seconds that were used
+DIR/rungs/heads.npz             classification layers that were fitted only as a start, and not judged
 DIR/rungs/N-NAME/               the run of a rung
 DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a constant nothing else
 DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rungs start
