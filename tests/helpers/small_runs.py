@@ -19,6 +19,7 @@ from helpers.checkpoints import load_classifier, load_image_processor, load_toke
 from helpers.ranks import run_in_two_processes
 from helpers.tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
@@ -212,3 +213,10 @@ def trained_by_two(folder: Path, trainer: Callable[..., ClassifierTrainer]) -> l
     script = OF_A_RANK.format(module=Path(module.__file__).stem, trainer=trainer.__name__)
     run_in_two_processes(script, folder, module.__file__, folder=folder)
     return [torch.load(folder / f"weights-{rank}.pt") for rank in range(2)]
+
+
+def change_tensor(path: Path, name: str) -> None:
+    """Change a tensor of a saved file a little."""
+    tensors = load_file(path)
+    tensors[name] += 0.01
+    save_file(tensors, path, metadata={"format": "pt"})
