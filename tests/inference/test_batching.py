@@ -68,13 +68,29 @@ def test_a_request_larger_than_a_batch() -> None:
     assert len(answers[0]) == 5 and network.batches == [[["a"] * 5]]
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_client_that_is_gone(gone: bool) -> None:
+def test_what_is_computed_at_the_end_is_answered() -> None:
     async def run() -> list[Any]:
         network = Network()
         batcher = Batcher(network, LIMITS)
         batcher.start()
+        task = asyncio.create_task(batcher.predict(["a"]))
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(0.05, network.go.set)
+        await batcher.stop()
+        return await asyncio.wait_for(task, 1)
+
+    assert asyncio.run(run()) == [{"predicted": "a"}]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_client_that_is_gone(gone: bool) -> None:
+    network = Network()
+
+    async def run() -> list[Any]:
+        batcher = Batcher(network, LIMITS)
+        batcher.start()
         first = asyncio.create_task(batcher.predict(["a"]))
+        await asyncio.sleep(0.05)
         second = asyncio.create_task(batcher.predict(["b"]))
         await asyncio.sleep(0.05)
         if gone:
@@ -87,3 +103,4 @@ def test_a_client_that_is_gone(gone: bool) -> None:
     answers = asyncio.run(run())
     assert answers[0] == [{"predicted": "a"}]
     assert isinstance(answers[1], asyncio.CancelledError) if gone else answers[1] == [{"predicted": "b"}]
+    assert network.batches == ([[["a"]]] if gone else [[["a"]], [["b"]]])

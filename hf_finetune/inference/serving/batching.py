@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +45,7 @@ class Batcher:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.arrived = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.stopping = False
 
     @property
     def rows(self) -> int:
@@ -57,13 +57,11 @@ class Batcher:
         self.task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Answer what waits, and end."""
-        while self.waiting:
-            await asyncio.sleep(0.01)
+        """Answer what waits or is computed, and end."""
         assert self.task is not None, "it was started"
-        self.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.task
+        self.stopping = True
+        self.arrived.set()
+        await self.task
         self.thread.shutdown()
 
     async def predict(self, rows: Any) -> list[dict[str, Any]]:
@@ -81,13 +79,15 @@ class Batcher:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while self.waiting or not self.stopping:
             await self.arrived.wait()
             if self.rows < self.limits.max_batch and self.limits.max_wait:
                 await asyncio.sleep(self.limits.max_wait / 1000)
             batch = self._take()
             if not self.waiting:
                 self.arrived.clear()
+            if not batch:  # they were canceled, or the server stops
+                continue
             self.seen(sum(len(each.rows) for each in batch))
             try:
                 answers = await loop.run_in_executor(self.thread, self.compute, [each.rows for each in batch])
@@ -101,10 +101,18 @@ class Batcher:
                     each.answer.set_result(answer)
 
     def _take(self) -> list[Waiting]:
-        """Take requests from the queue: at least one, and no more rows than a batch has."""
-        batch = [self.waiting.popleft()]
-        count = len(batch[0].rows)
-        while self.waiting and count + len(self.waiting[0].rows) <= self.limits.max_batch:
-            batch.append(self.waiting.popleft())
-            count += len(batch[-1].rows)
+        """Take the first request, and those after it that fit into its batch; requests that were canceled are dropped.
+
+        Returns:
+            Nothing if all of the queue were canceled.
+        """
+        batch, count = list[Waiting](), 0
+        while self.waiting:
+            first = self.waiting[0]
+            if batch and count + len(first.rows) > self.limits.max_batch:
+                break
+            self.waiting.popleft()
+            if not first.answer.done():
+                batch.append(first)
+                count += len(first.rows)
         return batch
