@@ -36,8 +36,6 @@ def serve(arguments: Sequence[str]) -> None:
     job = parse(ServeJob, arguments, "hf-finetune serve")
     with importing():
         from hf_finetune.inference.serving.run import serve as run_server
-        from hf_finetune.tasks.trained_pipeline import load_finished
 
     model = model_of_runtime(job.model, job.runtime)
-    load_finished(model)  # a wrong model is refused before a port is taken
     run_server(model, job.limits, host=job.host, port=job.port, workers=job.workers)

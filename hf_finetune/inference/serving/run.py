@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
 from hf_finetune.inference.serving.config import ServeLimits
+from hf_finetune.tasks.trained_pipeline import load_finished
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -27,7 +28,7 @@ def serve(model: str, limits: ServeLimits, *, host: str, port: int, workers: int
     """Serve a classifier until a signal stops it: requests that were taken are answered first.
 
     Raises:
-        InputError: the extra `serve` is not installed.
+        InputError: the extra `serve` is not installed, or there is no such model. No port is taken then.
     """
     try:
         import fastapi  # noqa: F401
@@ -36,13 +37,18 @@ def serve(model: str, limits: ServeLimits, *, host: str, port: int, workers: int
     except ImportError as error:
         raise InputError(f"serve: it needs the package {error.name}; pip install 'hf_finetune[serve]'") from None
     os.environ[SETTINGS] = json.dumps({"model": model, "limits": asdict(limits)})
+    application: FastAPI | str = "hf_finetune.inference.serving.run:app"
+    if workers == 1:
+        application = app()
+    else:
+        load_finished(model)  # a wrong model is refused here; a worker that fails on it would be started for ever
     with tempfile.TemporaryDirectory(prefix="hf_finetune_metrics_") as folder:
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         logger.info("serving %s on http://%s:%d with %d worker(s); ctrl-C stops", model, host, port, workers)
         uvicorn.run(
-            "hf_finetune.inference.serving.run:app",
-            factory=True,
+            application,
+            factory=workers > 1,
             host=host,
             port=port,
             workers=workers,
@@ -55,7 +61,6 @@ def serve(model: str, limits: ServeLimits, *, host: str, port: int, workers: int
 def app() -> FastAPI:
     """Return the application of this process, see `SETTINGS`."""
     from hf_finetune.inference.serving.app import build_app
-    from hf_finetune.tasks.trained_pipeline import load_finished
 
     settings = json.loads(os.environ[SETTINGS])
     return build_app(load_finished(settings["model"]), ServeLimits(**settings["limits"]))
