@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.inputs import Rows, columns_of, without_votes
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating
@@ -83,7 +83,7 @@ def _example(classifier: TrainedModel, rows: Dataset) -> dict[str, Any]:
     """Return the tensors of two rows of several lengths, with an attention mask."""
     inputs = classifier.inputs
     encoded = inputs.encode_in_memory(rows.select(range(2)))
-    batch = dict(inputs.collate(Rows(encoded, columns_of(inputs, labels=False)).__getitems__([0, 1])))
+    batch = without_votes(inputs.collate(Rows(encoded, columns_of(inputs, labels=False)).__getitems__([0, 1])))
     batch.pop(WORD_PLACES, None)
     if "input_ids" in batch:
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.inputs import Rows, columns_of, without_votes
 from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.tasks.trained_model import TrainedModel
 
@@ -31,7 +31,8 @@ def latency(classifier: TrainedModel, rows: Dataset) -> list[dict[str, Any]]:
     found = []
     for size in BATCHES:
         starts = range(0, max(len(encoded) - size + 1, 1), size)
-        batches = [inputs.collate(encoded.__getitems__(range(s, min(s + size, len(encoded))))) for s in starts]
+        groups = (encoded.__getitems__(range(s, min(s + size, len(encoded)))) for s in starts)
+        batches = [without_votes(inputs.collate(group)) for group in groups]
         seconds = _seconds(classifier, batches)
         percentiles = np.percentile(seconds, (50, 95, 99)) * 1000
         names = ("p50_ms", "p95_ms", "p99_ms")

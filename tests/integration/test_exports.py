@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from hf_finetune.compression import export as exporting
 from hf_finetune.compression import graph
 from hf_finetune.compression.config import ExportOptions
 from hf_finetune.compression.export import export_rows
+from hf_finetune.data.long.config import MARK
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 
@@ -74,6 +76,21 @@ def test_a_family(family: str, tmp_path: Path) -> None:
     gate = exported.document["gate"]
     assert gate["example"]["ok"] and gate["max_abs_difference"] < 1e-5 and gate["label_agreement"] == 1
     assert not list(tmp_path.glob(".*")), "nothing half-written"
+
+
+def test_windows_of_long_texts(tmp_path: Path) -> None:
+    classifier_of("bert", tmp_path)
+    for name, fields in (
+        ("config", {MARK: {"type": "Sliding", "stride": 2}}),
+        ("tokenizer_config", {"model_max_length": 8}),
+    ):
+        path = tmp_path / "model" / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    classifier = load_trained(str(tmp_path / "model"))
+    rows = rows_of(classifier)
+    assert max(map(len, classifier.inputs.encode(rows)["input_ids"])) > 8
+    document = export_rows(classifier, rows, tmp_path / "onnx").document
+    assert document["gate"]["max_abs_difference"] < 1e-5 and document["latency"]["onnx"]
 
 
 def test_int8(tmp_path: Path) -> None:
