@@ -408,13 +408,15 @@ class Classifier:
             self.__init__(load_finished(str(folder), limits=state["limits"]))  # type: ignore[misc]
 
     def _files(self) -> dict[str, Path]:
-        """Return the files of the classifier by their path in its folder."""
-        parts = [self.folder / part for part in PARTS if (self.folder / part).is_dir()]
+        """Return the files of the classifier by their path in its folder; of an export its own, not the run's."""
+        is_export = isinstance(self._trained, TrainedModel) and isinstance(self._trained.model, OnnxNetwork)
+        folder = self._trained.files["config.json"].parent if is_export else self.folder
+        parts = [folder / part for part in PARTS if (folder / part).is_dir()]
         files = [path for part in parts for path in part.rglob("*") if path.is_file()]
-        files += [self.folder / name for name in (*DOCUMENTS, HEAD_FILE)]
-        if not (self.folder / "model").is_dir():
-            files += [path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        return {path.relative_to(self.folder).as_posix(): path for path in files if path.is_file()}
+        files += [folder / name for name in (*DOCUMENTS, HEAD_FILE)]
+        if not (folder / "model").is_dir():
+            files += [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        return {path.relative_to(folder).as_posix(): path for path in files if path.is_file()}
 
     def _scorer(self, precision: Precision, batch_size: int | None, *, reverse_complement: bool) -> AnyScorer:
         with python_session():

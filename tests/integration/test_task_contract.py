@@ -20,6 +20,7 @@ from hf_finetune import Hub
 from hf_finetune.cli import main
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.hub.push import push
+from hf_finetune.models.onnx_network import is_exported
 from hf_finetune.pipeline import push as pipeline_push
 
 FLAGS = ["--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100", "--train.learning-rate", "3e-3"]
@@ -130,6 +131,8 @@ def test_every_door(
         command("export", run, "--data", data, "--no-latency")
         command("predict", run, data, "--runtime", "onnx", "--output", tmp_path / "onnx.parquet")
         tables.append(pq.read_table(tmp_path / "onnx.parquet").to_pandas())
+        hf_finetune.Classifier.load(run / "onnx").save(tmp_path / "saved-export")
+        assert is_exported(tmp_path / "saved-export"), "no copy of the run's own model"
     else:
         with pytest.raises(InputError, match="chunks of a text"):
             command("export", run, "--data", data)
