@@ -49,12 +49,12 @@ def _own_data(classifier: TrainedModel) -> SourceSplit:
     folder = run_folder(classifier.files)
     try:
         data = read_json(folder / "recipe.json", REMEDY)["recipe"]["data"]
-        path = str(data["path"])
-    except (OSError, LookupError, TypeError, InputError):
+        source = SourceSplit(str(data["path"]), config_name=data.get("config_name"), revision=data.get("revision"))
+    except (OSError, LookupError, TypeError, AttributeError, InputError):
         raise InputError(f"{classifier.name}: no recipe.json names its data; {REMEDY}") from None
-    if path.startswith("memory:"):
+    if source.path.startswith("memory:"):
         raise InputError(f"{classifier.name}: it was trained on a table in memory; {REMEDY}")
-    return SourceSplit(path)
+    return source
 
 
 def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportOptions) -> Dataset:
