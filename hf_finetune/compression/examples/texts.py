@@ -42,7 +42,14 @@ def answers(texts: list) -> list:
         ]
     if values.ndim == 3:
         rows = zip(tokenizer.encode_batch(texts), values.argmax(-1), strict=True)
-        return [list(zip(row.tokens, [labels[i] for i in ids], strict=True)) for row, ids in rows]
+        return [
+            [
+                (token, labels[i])
+                for token, i, special in zip(row.tokens, ids, row.special_tokens_mask, strict=True)
+                if not special
+            ]
+            for row, ids in rows
+        ]
     return [labels[i] for i in values.argmax(-1)]
 
 
