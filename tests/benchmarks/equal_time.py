@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from book import Book, Failed, read
 from few_labels import CHECKPOINT, points
-from rivals import draw
+from rivals import draw, read_split
 
 from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, paired_scores, verdict
 
@@ -87,8 +87,7 @@ def labels_by(run: Path, data: Path) -> list[str]:
     """The label of each test row, by the model of a run."""
     from hf_finetune import Classifier
 
-    texts = list(pd.read_csv(data / "test.csv", dtype=str).text)
-    return list(map(str, Classifier.load(run).predict(texts)))
+    return list(map(str, Classifier.load(run).predict(list(read_split(data, "test").text))))
 
 
 def rival(data: Path, seed: int, seconds: float, flags: list[str], *, side: str) -> dict[str, Any]:
