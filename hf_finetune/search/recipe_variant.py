@@ -106,10 +106,14 @@ class RecipeVariant:
         return RecipeVariant(replace(self.recipe, model=model))
 
     def with_teachers(self, teachers: tuple[str, ...]) -> RecipeVariant:
-        """Return the variant that learns from teachers, unless it does already."""
+        """Return the variant that learns from teachers.
+
+        Raises:
+            InputError: the recipe has one already.
+        """
         recipe = self.recipe
         if isinstance(recipe.objective, Distill):
-            return self
+            raise InputError("the recipe has a teacher of its own")
         return RecipeVariant(replace(recipe, objective=Distill(teacher=teachers, **vars(recipe.objective))))
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_finetune import Hub, InputError, Mixup, Model, Recipe, Search, Supervised, SwapWords, TextData, run
+from hf_finetune import Distill, Hub, InputError, Mixup, Model, Recipe, Search, Supervised, SwapWords, TextData, run
 from hf_finetune.config.rules import check, unused_options
 from hf_finetune.features.config import BoostedTrees, Classical
 from hf_finetune.search.recipe_variant import RecipeVariant
@@ -33,6 +33,14 @@ def test_variants_of_rungs() -> None:
     limited = RecipeVariant(replace(AUTO, train=replace(AUTO.train, max_time="10s")))
     assert limited.for_rung("full", seconds=12.6).recipe.train.max_time == "10s"
     assert limited.for_rung("full", seconds=4.2).recipe.train.max_time == "4s"
+
+
+def test_a_student_has_no_other_teacher() -> None:
+    """It would be full fine-tuning again, under the name of an ensemble that it does not learn from."""
+    student = RecipeVariant(AUTO).with_teachers(("a", "b"))
+    assert student.recipe.objective == Distill(teacher=("a", "b"), mix=(Mixup(),))
+    with pytest.raises(InputError, match="teacher of its own"):
+        student.with_teachers(("c",))
 
 
 def test_a_classical_rung_keeps_nothing_of_a_network() -> None:
