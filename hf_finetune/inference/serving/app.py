@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -22,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from hf_finetune.data.config import DEFAULT_LIMITS
+from hf_finetune.data.image_decoding import reason_of
 from hf_finetune.errors import InputError
 from hf_finetune.inference.parts import read_inputs
 from hf_finetune.inference.prediction import predictions_table
@@ -29,6 +30,8 @@ from hf_finetune.inference.scoring import scorer_of
 from hf_finetune.inference.serving.batching import Batcher, QueueFull
 from hf_finetune.inference.serving.config import SERVE_LIMITS, ServeLimits
 from hf_finetune.tasks.trained_pipeline import Trained
+
+logger = logging.getLogger("hf_finetune")
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the histogram of batches."""
@@ -136,6 +139,7 @@ async def _respond(answer: Awaitable[list[dict[str, Any]]], measured: Measured) 
     except Refused as refused:
         status, content, headers = refused.status, {"error": str(refused)}, refused.headers
     except Exception as error:  # of one batch
+        logger.exception("a request failed")
         status, content = 500, {"error": f"{type(error).__name__}: the rows could not be computed"}
     measured.requests.labels(status).inc()
     measured.seconds.observe(time.perf_counter() - started)
@@ -241,10 +245,11 @@ def _image(given: Any) -> Any:
     Raises:
         Refused: it is none.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         content = given if isinstance(given, bytes) else base64.b64decode(given, validate=True)
         return Image.open(io.BytesIO(content))
-    except (binascii.Error, TypeError, ValueError, OSError, UnidentifiedImageError):
-        raise Refused(422, "inputs: expected an image (JPEG, PNG, ...), in JSON in base64") from None
+    except (TypeError, ValueError, OSError, Image.DecompressionBombError) as error:
+        reason = reason_of(error)
+        raise Refused(422, f"inputs: expected an image (JPEG, PNG, ...), in JSON in base64: {reason}") from None

@@ -1,0 +1,40 @@
+"""Images of requests that cannot be read."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from hf_finetune.inference.serving.app import Refused, _image
+
+
+def _png(side: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("1", (side, side)).save(content, "PNG")
+    return content.getvalue()
+
+
+PIXELS = _png(14_000)
+
+
+def test_an_image() -> None:
+    assert _image(_png(4)).size == _image(base64.b64encode(_png(4)).decode()).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"GIF", "unknown format"),
+        ("?", "base64"),
+        (1, "bytes-like"),
+        (PIXELS, "more than 178,956,970 pixels"),
+    ],
+    ids=["format", "base64", "number", "pixels"],
+)
+def test_what_is_no_image_is_refused(content: object, reason: str) -> None:
+    with pytest.raises(Refused, match=reason) as refused:
+        _image(content)
+    assert refused.value.status == 422
