@@ -293,8 +293,8 @@ class Climb:
         return replace(run, encoded=self.encoded, start_heads=heads, is_noted=True)
 
     def _goes_straight(self) -> bool:
-        """Whether the time is so short that a head is only the start of full fine-tuning."""
-        is_open = self.state.find("head") is None and self.state.current is None
+        """Whether there is a model, and so little time that a head is only the start of full fine-tuning."""
+        is_open = self.state.chosen is not None and self.state.find("head") is None and self.state.current is None
         may_be = is_open and self._fine_tunes and self.state.folds is None
         return may_be and self._scoring.goes_straight(self.budget.left_s)
 
