@@ -1,0 +1,98 @@
+"""The steps of compression: what pruning and quantization implement, and what `compress` chains.
+
+A candidate of `compress` is a chain: steps on the network, one after the other in memory, and a format that writes it.
+Each is a frozen dataclass (`configclass`), whose repr goes into result.json and the card.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import Dataset
+
+from hf_finetune.tasks.trained_model import TrainedModel
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Canonical rows that steps and formats may read. No candidate is ever judged by one of them."""
+
+    train: Dataset
+    """Labeled rows, by which a step trains: those of the training split, or of the part that is drawn for it."""
+    calibration: Dataset
+    """Some of them, drawn at random: for importance scores, least squares and the ranges of activations."""
+    seed: int = 0
+    seconds: float | None = None
+    """Most seconds of a step that trains. None: no limit but its own."""
+
+
+class Step(ABC):
+    """A change of the network or of its tokenizer: pruning, distillation from the unpruned self."""
+
+    name: ClassVar[str]
+    """In tables and names of folders, of one or two words: `vocabulary`, `feed-forward`."""
+    lossy: ClassVar[bool] = True
+    """Whether logits of any text may change. False: they have to be equal within `parity.TOLERANCE`."""
+
+    @abstractmethod
+    def refusal(self, classifier: TrainedModel) -> str | None:
+        """Return why the step does not apply, as the end of a sentence: `it classifies images, which have no
+        vocabulary`. None: it applies."""
+
+    @abstractmethod
+    def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
+        """Return the changed classifier: `replace(classifier, model=..., inputs=...)`. The given one stays as it is.
+
+        The model keeps its class of transformers if its config can express the change.
+
+        Raises:
+            InputError: it does not apply for a reason that only the rows show. The candidate is left out, the reason
+                is in the report.
+        """
+
+
+class Format(ABC):
+    """How the end of a chain is stored and computed: safetensors or ONNX, in which number format."""
+
+    name: ClassVar[str]
+    """In tables and names of folders: `float32`, `onnx-int8`."""
+    lossy: ClassVar[bool]
+    """Whether logits differ by more than the rounding of float32."""
+
+    @abstractmethod
+    def refusal(self, classifier: TrainedModel) -> str | None:
+        """Return why the classifier cannot be written, as `Step.refusal`. None: it can."""
+
+    @abstractmethod
+    def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
+        """Write all files of the artifact to a new, empty folder, which `load_trained` reads.
+
+        Raises:
+            InputError: a package is missing, or a library cannot write this network.
+        """
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A candidate: steps in their order, and the format."""
+
+    steps: tuple[Step, ...]
+    format: Format
+
+    @property
+    def name(self) -> str:
+        """`vocabulary+feed-forward+onnx-int8`: its name in tables, and that of its folder."""
+        return "+".join(each.name for each in (*self.steps, self.format))
+
+    @property
+    def lossy(self) -> bool:
+        """Whether logits may change."""
+        return self.format.lossy or any(step.lossy for step in self.steps)
+
+    def refusal(self, classifier: TrainedModel) -> str | None:
+        """Return why the chain does not apply to the source, by the first part that does not. None: it applies."""
+        reasons = (each.refusal(classifier) for each in (*self.steps, self.format))
+        return next((reason for reason in reasons if reason is not None), None)
