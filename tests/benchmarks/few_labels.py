@@ -1,13 +1,13 @@
 """Few rows: ours, the tuned stock Trainer on all rows, a probe on frozen features, and SetFit, paired by seed and row.
 
     python tests/benchmarks/few_labels.py measure DATA_FOLDER --rows 500 --seeds 0 1 2 --output few.jsonl \
-        [--sides ours before trainer probe setfit] [--flags "--method lora"]
+        [--sides ours before trainer probe setfit] [--rates 1e-4 3e-4] [--flags "--method lora"]
     python tests/benchmarks/few_labels.py table few.jsonl
 
 DATA_FOLDER holds train and test (csv or parquet) with the columns text and label. A seed draws `--rows` training rows, or
 `--per-class` of each class, and is the seed of the training; the 600 test rows are the same for all. `before` is ours
-with the first token, three epochs and the epoch of the best accuracy. The Trainer trains on all rows and keeps its last
-weights; ours holds a tenth back. Training is on one thread, and `cpu_s` is processor time, test rows excluded. A command
+with the first token, three epochs and the epoch of the best accuracy. The Trainer trains on all rows with each
+of `--rates` and keeps its last weights; ours holds a tenth back. Training is on one thread, and `cpu_s` is processor time, test rows excluded. A command
 that is given again goes on where it stopped. For every epoch of ours the file has `curve`: its accuracy on validation and
 test rows, by which `table` compares rules that choose the epoch.
 """
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from book import Book, read
-from rivals import SIDES, Fitted, draw, read_split
+from rivals import SIDES, Fitted, draw, read_split, stock_trainer
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation.intervals import Interval
@@ -96,21 +96,26 @@ def rival(data: Path, seed: int, *, fit: Callable[..., Fitted]) -> dict[str, Any
 def measure(options: argparse.Namespace) -> None:
     """One line a side and seed."""
     logging.getLogger("hf_finetune").setLevel(logging.ERROR)
-    sides: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-        "ours": partial(ours, flags=options.flags),
-        "before": partial(ours, flags=f"{BEFORE} {options.flags}"),
-        **{name: partial(rival, fit=fit) for name, fit in SIDES.items()},
-    }
+    sides: dict[str, Callable[[Path, int], dict[str, Any]]] = {}
+    for side in options.sides:
+        if side in ("ours", "before"):
+            flags = options.flags if side == "ours" else f"{BEFORE} {options.flags}"
+            sides[side] = partial(ours, flags=flags)
+        elif side == "trainer":
+            fits = {rate: partial(stock_trainer, rate=float(rate)) for rate in options.rates}
+            sides |= {f"trainer {rate}": partial(rival, fit=fit) for rate, fit in fits.items()}
+        else:
+            sides[side] = partial(rival, fit=SIDES[side])
     book = Book(options.output)
     size = f"{options.rows} rows" if options.per_class is None else f"{options.per_class} a class"
     for seed in options.seeds:
         drawn = draw(options.folder, options.rows, options.per_class, seed, TEST_ROWS)
-        for side in options.sides:
+        for side, fit in sides.items():
             key = {"data": options.folder.name, "size": size, "seed": seed, "side": side, "flags": options.flags}
             with tempfile.TemporaryDirectory() as folder:
                 for name, rows in zip(("train", "test"), drawn, strict=True):
                     rows.to_csv(Path(folder) / f"{name}.csv", index=False)
-                book.measure(key, partial(sides[side], Path(folder), seed))
+                book.measure(key, partial(fit, Path(folder), seed))
 
 
 def table(path: Path) -> None:
@@ -169,6 +174,7 @@ def main() -> None:
     size.add_argument("--per-class", type=int)
     measuring.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     measuring.add_argument("--sides", nargs="+", default=["ours", "before", "trainer", "probe"])
+    measuring.add_argument("--rates", nargs="+", default=["1e-4"])
     measuring.add_argument("--flags", default="", help="of ours and before")
     measuring.add_argument("--output", type=Path, required=True)
     commands.add_parser("table").add_argument("file", type=Path)
