@@ -81,19 +81,36 @@ def export_rows(
     _check_output(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial, Progress("export", quiet=True):
-        _write_files(classifier, partial)
-        float_bytes = _write_graph(classifier, rows, partial / GRAPH_FILE, options.weights)
-        document = _describe(classifier, partial, options.weights)
-        write_json(partial / EXPORT_FILE, document)
+        document = write_export(classifier, rows, partial, options.weights)
         exported = load_trained(str(partial), limits=classifier.limits)
         lossy = options.weights == "int8"
         found = compare_exported(classifier, exported, partial, rows, lossy=lossy)
         refuse(found, max_loss=options.max_loss if lossy else None)
-        document |= {"gate": found.to_dict(), "bytes": {"torch": float_bytes, "onnx": document["graph_bytes"]}}
+        document |= {"gate": found.to_dict()}
         if options.latency:
             document["latency"] = {"torch": latency(classifier, rows), "onnx": latency(exported, rows)}
         write_json(partial / EXPORT_FILE, document)
     return Exported(folder, document)
+
+
+def write_export(classifier: TrainedModel, rows: Dataset, folder: Path, weights: Numbers) -> dict[str, Any]:
+    """Write the files of an export to a new folder, without comparing anything.
+
+    Args:
+        rows: two at least, with which the graph is traced.
+
+    Returns:
+        The content of export.json.
+
+    Raises:
+        InputError: see `graph.write_graph`.
+    """
+    _write_files(classifier, folder)
+    float_bytes = _write_graph(classifier, rows, folder / GRAPH_FILE, weights)
+    document = _describe(classifier, folder, weights)
+    document |= {"bytes": {"torch": float_bytes, "onnx": document["graph_bytes"]}}
+    write_json(folder / EXPORT_FILE, document)
+    return document
 
 
 def _write_graph(classifier: TrainedModel, rows: Dataset, path: Path, weights: Numbers) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from datasets import Dataset
 
@@ -24,6 +24,8 @@ class StepRows:
     """Labeled rows, by which a step trains: those of the training split, or of the part that is drawn for it."""
     calibration: Dataset
     """Some of them, drawn at random: for importance scores, least squares and the ranges of activations."""
+    source: TrainedModel
+    """The classifier before all steps: the teacher of one that trains."""
     seed: int = 0
     seconds: float | None = None
     """Most seconds of a step that trains. None: no limit but its own."""
@@ -61,6 +63,8 @@ class Format(ABC):
     """In tables and names of folders: `float32`, `onnx-int8`."""
     lossy: ClassVar[bool]
     """Whether logits differ by more than the rounding of float32."""
+    part: ClassVar[Literal["model", "onnx"]]
+    """What it writes: model/ (or encoder/), in the folder of a run; or the content of its onnx/."""
 
     @abstractmethod
     def refusal(self, classifier: TrainedModel) -> str | None:
@@ -69,6 +73,9 @@ class Format(ABC):
     @abstractmethod
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
         """Write all files of the artifact to a new, empty folder, which `load_trained` reads.
+
+        Args:
+            classifier: as loaded from its files, which are those to copy: steps were applied and saved before.
 
         Raises:
             InputError: a package is missing, or a library cannot write this network.

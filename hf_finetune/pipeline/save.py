@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from hf_finetune.data import provenance
 from hf_finetune.data.dropped_rows import write_dropped
-from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.long.config import MARK
+from hf_finetune.models.checkpoint_config import Task as HubTask
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import save_head
 from hf_finetune.models.heads.stock import fold
@@ -81,16 +82,23 @@ def save_artifacts(network: nn.Module, run: Run, folder: Path, task: Task) -> li
     _mark_data(network, run, task)
     if isinstance(network, CustomHeadClassifier):
         if not network.folds:
-            with replacing(folder / "encoder") as path:
-                encoder(network).save_pretrained(path)
-                run.data.inputs.save(path)
-            save_head(network, folder / HEAD_FILE, run.hub_task)
-            return [Artifact("reload", folder / "encoder", head=folder / HEAD_FILE)]
+            return [save_network(network, run.data.inputs, folder, run.hub_task)]
         network = fold(encoder(network), network.spec, network.head)
+    return [save_network(network, run.data.inputs, folder, run.hub_task), *artifacts]
+
+
+def save_network(network: PreTrainedModel, inputs: Inputs, folder: Path, task: HubTask) -> Artifact:
+    """Write model/; or encoder/ and head.safetensors of a head that no stock class has."""
+    if isinstance(network, CustomHeadClassifier):
+        with replacing(folder / "encoder") as path:
+            encoder(network).save_pretrained(path)
+            inputs.save(path)
+        save_head(network, folder / HEAD_FILE, task)
+        return Artifact("reload", folder / "encoder", head=folder / HEAD_FILE)
     with replacing(folder / "model") as path:
         network.save_pretrained(path)
-        run.data.inputs.save(path)
-    return [Artifact("reload", folder / "model"), *artifacts]
+        inputs.save(path)
+    return Artifact("reload", folder / "model")
 
 
 def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Artifact:

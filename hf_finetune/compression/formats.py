@@ -1,0 +1,77 @@
+"""The formats in which `compress` stores a network: safetensors, and ONNX in float32 or dynamic int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from transformers import PreTrainedModel
+
+from hf_finetune.compression.export import check_exportable, write_export
+from hf_finetune.compression.steps import Format, StepRows
+from hf_finetune.errors import InputError
+from hf_finetune.pipeline.save import save_network
+from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.utils.config import configclass
+
+
+@configclass
+class Safetensors(Format):
+    """Weights in float32, which plain transformers loads."""
+
+    name = "float32"
+    lossy = False
+    part = "model"
+
+    def refusal(self, classifier: TrainedModel) -> str | None:
+        """Refuse adapters that are not merged."""
+        is_adapter = any(name.startswith("adapter/") for name in classifier.files)
+        return "its adapter cannot be merged" if is_adapter else None
+
+    def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
+        """Write model/, or encoder/ and head.safetensors."""
+        network = cast(PreTrainedModel, classifier.model)
+        save_network(network, classifier.inputs, folder, classifier.task.hub_task(classifier.kind))
+
+
+@configclass
+class Onnx(Format):
+    """A graph in float32, for ONNX Runtime."""
+
+    name = "onnx"
+    lossy = False
+    part = "onnx"
+
+    def refusal(self, classifier: TrainedModel) -> str | None:
+        """Refuse what has no graph of its own."""
+        return graph_refusal(classifier)
+
+    def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
+        """Write what `hf-finetune export` does."""
+        write_export(classifier, rows.calibration, folder, "float32")
+
+
+@configclass
+class OnnxInt8(Format):
+    """A graph whose matrix products are of int8: weights by channel, activations scaled by batch."""
+
+    name = "onnx-int8"
+    lossy = True
+    part = "onnx"
+
+    def refusal(self, classifier: TrainedModel) -> str | None:
+        """Refuse what has no graph of its own."""
+        return graph_refusal(classifier)
+
+    def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
+        """Write what `hf-finetune export --weights int8` does."""
+        write_export(classifier, rows.calibration, folder, "int8")
+
+
+def graph_refusal(classifier: TrainedModel) -> str | None:
+    """Return why a classifier has no graph of its own, without its name. None: it has one."""
+    try:
+        check_exportable(classifier)
+    except InputError as error:
+        return str(error).removeprefix(f"{classifier.name}: ")
+    return None
