@@ -1,7 +1,8 @@
 """Method auto and its rivals at equal wall-clock time, paired by seed and row.
 
     python tests/benchmarks/equal_time.py measure DATA_FOLDER --seconds 30 120 --seeds 0 --output equal.jsonl \
-        [--rows 1500 | --per-class 8] [--sides ours linear probe trainer setfit] [--rates 1e-4 3e-4] [--test-rows 2000]
+        [--rows 1500 | --per-class 8] [--sides ours linear probe trainer setfit] [--rates 1e-4 3e-4] [--test-rows 2000] \
+        [--python PYTHON_OF_AUTOGLUON]
     python tests/benchmarks/equal_time.py table FILE ...
     python tests/benchmarks/equal_time.py plot FILE ... --to docs/equal_time.svg
 
@@ -23,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,12 @@ Lines = dict[int, dict[str, Any]]
 """Measurements of a side by seed."""
 
 
-def process(command: list[str], seconds: float, **environment: str) -> tuple[str, float]:
+def process(command: list[str], seconds: float, python: str = sys.executable, **environment: str) -> tuple[str, float]:
     """Run Python; return what it printed, and the seconds of the process."""
     started = time.time()
     limit, environment = 3 * seconds + 300, {**os.environ, **environment}
     try:
-        done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, timeout=limit, env=environment
-        )
+        done = subprocess.run([python, *command], capture_output=True, text=True, timeout=limit, env=environment)
     except subprocess.TimeoutExpired:
         raise Failed(f"did not end within {limit:.0f} s") from None
     if done.returncode != 0:
@@ -90,12 +88,12 @@ def labels_by(run: Path, data: Path) -> list[str]:
     return list(map(str, Classifier.load(run).predict(list(read_split(data, "test").text))))
 
 
-def rival(data: Path, seed: int, seconds: float, flags: list[str], *, side: str) -> dict[str, Any]:
+def rival(
+    data: Path, seed: int, seconds: float, flags: list[str], *, side: str, python: str = sys.executable
+) -> dict[str, Any]:
     """Run a side of rivals.py."""
-    if side == "autogluon" and find_spec("autogluon") is None:
-        raise Failed("not installed")
     options = ["--seconds", f"{seconds:g}", "--seed", str(seed), *flags]
-    printed, _ = process([str(RIVALS), side, str(data), CHECKPOINT, *options], seconds)
+    printed, _ = process([str(RIVALS), side, str(data), CHECKPOINT, *options], seconds, python)
     return json.loads(printed.splitlines()[-1])
 
 
@@ -109,7 +107,8 @@ def measure(options: argparse.Namespace) -> None:
             for rate in options.rates:
                 sides[f"trainer {rate}"] = partial(rival, side=side, flags=["--rate", rate])
         else:
-            sides[side] = partial(rival, side=side, flags=[])
+            python = options.python if side == "autogluon" else sys.executable
+            sides[side] = partial(rival, side=side, flags=[], python=python)
     book = Book(options.output)
     size = "whole" if options.rows is None else f"{options.rows} rows"
     size = size if options.per_class is None else f"{options.per_class} a class"
@@ -270,6 +269,7 @@ def main() -> None:
     measuring.add_argument("--sides", nargs="+", default=["ours", "linear", "probe", "trainer"])
     measuring.add_argument("--rates", nargs="+", default=["1e-4", "3e-4"])
     measuring.add_argument("--test-rows", type=int, default=2000)
+    measuring.add_argument("--python", default=sys.executable, help="of AutoGluon, which needs versions of its own")
     measuring.add_argument("--flags", default="", help="of ours")
     measuring.add_argument("--output", type=Path, required=True)
     for name in ("table", "plot"):

@@ -4,12 +4,12 @@
         [--sides ours before trainer probe setfit] [--rates 1e-4 3e-4] [--flags "--method lora"]
     python tests/benchmarks/few_labels.py table few.jsonl
 
-DATA_FOLDER holds train and test (csv or parquet) with the columns text and label. A seed draws `--rows` training rows, or
-`--per-class` of each class, and is the seed of the training; the 600 test rows are the same for all. `before` is ours
-with the first token, three epochs and the epoch of the best accuracy. The Trainer trains on all rows with each
-of `--rates` and keeps its last weights; ours holds a tenth back. Training is on one thread, and `cpu_s` is processor time, test rows excluded. A command
-that is given again goes on where it stopped. For every epoch of ours the file has `curve`: its accuracy on validation and
-test rows, by which `table` compares rules that choose the epoch.
+DATA_FOLDER holds train and test (csv or parquet) with the columns text and label. A seed draws `--rows` training rows,
+or `--per-class` of each class, and is the seed of the training; the 600 test rows are the same for all. `before` is
+ours with the first token, three epochs and the epoch of the best accuracy. The Trainer trains on all rows with each of
+`--rates` and keeps its last weights; ours holds a tenth back. Training is on one thread, and `cpu_s` is processor time,
+test rows excluded. A command that is given again goes on where it stopped. For every epoch of ours the file has
+`curve`: its accuracy on validation and test rows, by which `table` compares rules that choose the epoch.
 """
 
 import argparse

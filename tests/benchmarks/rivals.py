@@ -205,7 +205,7 @@ def setfit(train: pd.DataFrame, checkpoint: str, seed: int, deadline: Deadline |
 
 
 def autogluon(train: pd.DataFrame, checkpoint: str, seed: int, deadline: Deadline | None = None) -> Fitted:
-    """AutoGluon MultiModal with the same checkpoint, if it is installed. It was not run here."""
+    """AutoGluon MultiModal with the same checkpoint and its own time limit."""
     from autogluon.multimodal import MultiModalPredictor
 
     predictor = MultiModalPredictor(label="label", path=tempfile.mkdtemp(), verbosity=0)
