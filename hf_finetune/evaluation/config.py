@@ -50,6 +50,10 @@ class Evaluate:
     """Repeats of the folds, each with other parts. Metrics and their intervals are means over the repeats."""
     group: Annotated[str | None, flag("--group")] = None
     """Column of the data; rows of one value, such as an author, are in one fold."""
+    fold_temperature: bool = True
+    """Divide the classification layer by the temperature that minimizes the log loss of the validation rows, or of all
+    rows out of fold, where a paired test on them finds it lower. The saved model's probabilities become calibrated, and
+    its labels stay the same. For one class a row."""
     constrained_decoding: bool = False
     """Predict the most likely tags of a sentence of which each may follow the one before (Viterbi), for words with BIO
     or BIOES tags. It is stored with the model, and `predict` and `evaluate` do so, too. False: the most likely tag of

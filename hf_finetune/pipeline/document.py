@@ -58,6 +58,8 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
             checks,
             resamples=run.recipe.evaluate.resamples,
         ),
+        # Null: none was fitted.
+        "temperature_scaling": _temperature(trained, evaluation),
         **standalone(trained.network, trained.folder),
         "data": _data(run, trained.setup.encoded.truncation),
         # Null: the recipe does not use the technique.
@@ -241,6 +243,13 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
     )
     # Null: not searched.
     return {**report, "layer_maps": trained.setup.record.layer_maps}
+
+
+def _temperature(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
+    if trained.temperature is None:
+        return None
+    judged, is_test = evaluation.judged_split, evaluation.judged == "test"
+    return trained.temperature.to_dict(trained.task, judged.labels, judged.logits_NC, is_test=is_test)
 
 
 def _out_of_fold(trained: TrainedRun) -> Section | None:

@@ -51,6 +51,7 @@ from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, predict, save_predictions
 from hf_finetune.pipeline.fit_head import fit_head
+from hf_finetune.pipeline.fold_temperature import calibrated, fits_temperature, fold
 from hf_finetune.pipeline.load_data import load_data, load_splits
 from hf_finetune.pipeline.origin import find_origin
 from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, on_all_rows
@@ -172,10 +173,21 @@ def _train(prepared: Run, folder: Path, record: RunRecord, trackers: RunTrackers
         raise StoppedBySignal("stopped by a signal; --resume continues from the last checkpoint") from None
     if pretraining is not None:
         trained.clock.record("pretrain_s", pretraining.seconds)
-    if predicted is not None and trained.task.calibrates:
-        calibrated = trained.task.calibrated(predicted.labels, trained.task.training_scores(predicted.logits_RNC[0]))
-        trained = replace(trained, task=calibrated)
-    return replace(trained, pretraining=pretraining, out_of_fold=predicted)
+    return _settled(replace(trained, pretraining=pretraining), predicted)
+
+
+def _settled(trained: TrainedRun, predicted: OutOfFold | None) -> TrainedRun:
+    """Settle thresholds or a temperature by out-of-fold predictions; without folds return the run as it is."""
+    if predicted is None:
+        return trained
+    task = trained.task
+    if task.calibrates:
+        task = task.calibrated(predicted.labels, task.training_scores(predicted.logits_RNC[0]))
+    temperature = None
+    if fits_temperature(trained.run):
+        predicted, temperature = calibrated(task, predicted)
+        fold(temperature, trained.network)
+    return replace(trained, task=task, temperature=temperature, out_of_fold=predicted)
 
 
 def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run, OutOfFold | None]:

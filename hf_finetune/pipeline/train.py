@@ -10,13 +10,14 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArgumen
 
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.labels import labels_of
-from hf_finetune.data.word_inputs import word_counts
+from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.distillation.cache.logits import WordLogits
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
 from hf_finetune.pipeline.build_hooks import build_hooks
 from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.fold_temperature import Temperature, fit_temperature, fits_temperature, fold
 from hf_finetune.pipeline.optimization import shortcuts, trainer_arguments, update_rule
 from hf_finetune.pipeline.out_of_fold import OutOfFold
 from hf_finetune.pipeline.pretrain import Pretraining
@@ -54,6 +55,8 @@ class TrainedRun:
     """With what the validation rows settled."""
     gain: dict[str, Any] | None = None
     """Paired difference to the start, see `start_weights`. None: its head was not fitted."""
+    temperature: Temperature | None = None
+    """None: none was fitted."""
     pretraining: Pretraining | None = None
     """None: the run was not pretrained."""
     out_of_fold: OutOfFold | None = None
@@ -89,11 +92,12 @@ def _classifier_arguments(run: Run, checkpoints: Path, *, saving: bool = True) -
     return trainer_arguments(run, checkpoints, metric=run.metric, greater_is_better=better, saving=saving)
 
 
-def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | None]:
+def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | None, Temperature | None]:
     """Take all training steps.
 
     Returns:
-        The trainer, the task with what the validation rows settle, and the gain over the start, see `TrainedRun`.
+        The trainer, the task with what the validation rows settle, the gain over the start, and the temperature, see
+        `TrainedRun`.
 
     Raises:
         StoppedBySignal: after a checkpoint.
@@ -111,21 +115,28 @@ def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | No
         with setup.clock.measure("train_s"):
             train_until_stopped(trainer, setup.resume_from, SaveInterval.of(setup.run.recipe.train))
             gain = keep_better_start(setup, trainer)
-            task = _finish_task(setup, trainer)
+            task, temperature = _finish_task(setup, trainer)
     finally:
         bar.close()
         setup.rows.close()
     _record_seconds(setup, trainer)
-    return trainer, task, gain
+    return trainer, task, gain, temperature
 
 
-def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> Task:
-    """Settle thresholds by the validation rows, and fold the scale of targets into the network."""
-    task, rows = setup.run.data.task, setup.rows.validation
-    if task.calibrates:
-        task = task.calibrated(labels_of(rows), task.training_scores(trainer.logits(rows)))
+def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> tuple[Task, Temperature | None]:
+    """Settle thresholds or a temperature by the validation rows, and fold the temperature, or the scale of targets,
+    into the network. With folds all rows settle the temperature, later."""
+    task, rows, temperature = setup.run.data.task, setup.rows.validation, None
+    fits = fits_temperature(setup.run) and setup.run.recipe.evaluate.folds is None and not setup.dry_run
+    if task.calibrates or fits:
+        labels, logits_NC = (by_row(rows, each) for each in (labels_of(rows), trainer.logits(rows)))
+        if task.calibrates:
+            task = task.calibrated(labels, task.training_scores(logits_NC))
+        if fits:
+            temperature = fit_temperature(task, labels, logits_NC)
+            fold(temperature, trainer.trained_model())
     task.finish(trainer.trained_model())
-    return task
+    return task, temperature
 
 
 def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:

@@ -105,6 +105,8 @@ class Task(ABC):
     """What the labels name, for messages: classes, tags or target."""
     activation: ClassVar[Activation] = "softmax"
     """How logits become predictions, which says how two predictions of a row are compared."""
+    rescales: ClassVar[bool] = False
+    """Whether logits may be divided by a temperature, which changes no label."""
     always_used: ClassVar[tuple[str, ...]] = ()
     """Recipe fields that have an effect with this task also where `config.rules` says that they have none."""
     refuses: ClassVar[Mapping[str, str]] = {}

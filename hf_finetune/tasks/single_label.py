@@ -38,6 +38,7 @@ class SingleLabel(Task):
     constant = "the most frequent class"
     outputs = "classes"
     has_classes = True
+    rescales = True
     has_rare = True
     per_class_noun = "class"
     model_noun = "classifier"

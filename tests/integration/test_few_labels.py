@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.small_runs import small_recipe, text_rows
+from pyarrow.parquet import read_table
 from safetensors.torch import load_file
 
 from hf_finetune import InputError, Launch
 from hf_finetune.data.loading import Splits
 from hf_finetune.pipeline import run as run_module
 from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.fold_temperature import Temperature
 from hf_finetune.pipeline.run import prepare, run
 
 
@@ -25,8 +27,9 @@ def test_training_that_harms_is_undone(tmp_path: Path, caplog: pytest.LogCapture
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     data = replace(recipe.data, validation_fraction=0.3)
     train = replace(recipe.train, learning_rate=1.0, keep_checkpoints=True)
+    options = replace(recipe.evaluate, fold_temperature=False)
     folder = tmp_path / "run"
-    result = run(replace(recipe, data=data, train=train), Launch(str(folder)))
+    result = run(replace(recipe, data=data, train=train, evaluate=options), Launch(str(folder)))
     assert result is not None
     assert result["head"]["fitted"] and result["head"]["gain_of_training"]["verdict"] == "worse"
     assert result["best"]["weights"] == "start" and result["best"]["step"] == 0
@@ -74,6 +77,7 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
     assert result["throughput"]["predict_rows_per_s"] > 2 * 2 * 60 / section["seconds"]
     mean = sum(np.average(of_folds) for of_folds in section["accuracy"]) / 2
     assert result["metrics"]["validation"]["accuracy"]["value"] == pytest.approx(mean, abs=0.05)
+    assert result["temperature_scaling"]["rows"] == 60
     assert result["best"] == {"step": result["steps"], "weights": "last"} and result["head"]["gain_of_training"] is None
     assert result["baselines"]["linear"]["difference"]["n"] == 60
     card = (folder / "README.md").read_text()
@@ -92,3 +96,23 @@ def test_impossible_folds_are_refused(options: dict, message: str, tmp_path: Pat
     recipe = small_recipe(tmp_path)
     with pytest.raises(InputError, match=message):
         prepare(replace(recipe, evaluate=replace(recipe.evaluate, **options)))
+
+
+def test_a_folded_temperature_reaches_all_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model and adapter pass their gates with it, and predict the labels of the run without it, less sure of them."""
+    recipe = replace(small_recipe(tmp_path), method="lora")
+    monkeypatch.setattr(Temperature, "is_folded", True)
+    tables = []
+    for folds in (False, True):
+        folder = tmp_path / str(folds)
+        options = replace(recipe.evaluate, fold_temperature=folds)
+        result = run(replace(recipe, evaluate=options), Launch(str(folder)))
+        assert result is not None and result["parity"]["reload"]["ok"] and result["parity"]["adapter"]["ok"]
+        tables.append(read_table(folder / "predictions.parquet").to_pandas())
+    scaling, (plain, divided) = result["temperature_scaling"], tables
+    assert (plain["predicted"] == divided["predicted"]).all()
+    odds = [np.log(table["p:good"] / table["p:bad"]) for table in tables]
+    np.testing.assert_allclose(odds[0], scaling["temperature"] * odds[1], rtol=1e-3, atol=1e-4)
+    assert scaling["after"]["log_loss"] <= scaling["before"]["log_loss"]
+    assert scaling["after"]["log_loss"] == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-4)
+    assert "The logits are divided by a temperature of" in (folder / "README.md").read_text()

@@ -26,10 +26,10 @@ import torch
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models.modules import classification_layers
 from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
+from hf_finetune.pipeline.fold_temperature import trained_heads
 from hf_finetune.pipeline.measure_costs import isolated
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
@@ -324,10 +324,7 @@ class Climb:
         start = trained.setup.record.head
         if trained.run.recipe.effective_method != "head" or start is None:
             return
-        self.heads = tuple(
-            FittedHead(layer.weight.detach().float().cpu(), layer.bias.detach().float().cpu(), start.explained)
-            for layer in classification_layers(trained.network)
-        )
+        self.heads = trained_heads(trained.network, trained.temperature, start.explained)
         write_heads(folder, self.heads)
 
     # Decisions
