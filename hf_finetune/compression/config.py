@@ -1,11 +1,13 @@
-"""What `export` writes."""
+"""What `export` and `compress` write."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from hf_finetune.utils.config import Count, Positive
+from hf_finetune.utils.config import Count, Duration, Positive, configclass
+from hf_finetune.utils.config_errors import Check
 
 Numbers = Literal["float32", "int8"]
 FOLDERS: dict[Numbers, str] = {"float32": "onnx", "int8": "onnx-int8"}
@@ -29,3 +31,35 @@ class ExportOptions:
 
 
 EXPORT_OPTIONS = ExportOptions()
+
+
+def is_milliseconds(text: str) -> bool:
+    """Return whether `milliseconds` reads the text."""
+    return re.fullmatch(r"\d+(\.\d+)?ms", text) is not None and float(text[:-2]) > 0
+
+
+Milliseconds = Annotated[str, Check(is_milliseconds, "a time such as 5ms")]
+
+
+@configclass
+class CompressOptions:
+    """What a compressed classifier may lose, and what it has to reach."""
+
+    latency: Milliseconds | None = None
+    """Most milliseconds of a row alone, the forward pass, at the 95th percentile: 5ms. Default: no limit."""
+    max_loss: Positive = 0.5
+    """Largest loss in points of the metric that judges the task, on the rows that choose."""
+    target: Literal["cpu"] = "cpu"
+    """Where it will run. The latency is measured on this machine."""
+    budget: Duration | None = None
+    """Most time for all candidates: 10m. What there is no time for is left out, and named. Default: no limit."""
+    rows: Count = 4000
+    """Validation rows that choose, and test rows of the final number, at most."""
+
+    @property
+    def latency_ms(self) -> float | None:
+        """`latency` as a number."""
+        return None if self.latency is None else float(self.latency[:-2])
+
+
+COMPRESS_OPTIONS = CompressOptions()

@@ -19,17 +19,16 @@ from hf_finetune.compression.latency import latency
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.long.chunk import CHUNKS
 from hf_finetune.errors import InputError
-from hf_finetune.models.onnx_network import EXPORT_FILE, GRAPH_FILE, OnnxNetwork
+from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.artifacts import EXAMPLE_FILE, EXPORT_FILE, GRAPH_FILE, HEAD_FILE
 from hf_finetune.utils.console import Progress, table
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.messages import counted
 
-EXAMPLE_FILE = "example.py"
 EXAMPLES = Path(examples.__file__).parent
 
 

@@ -83,7 +83,7 @@ def compare_exported(
         float(np.abs(found_NC - expected_NC).max()),
         TOLERANCE * size,
         task.agreement(scores_NC, task.settled(others_NC)),
-        _check_example(folder, exported if lossy else model, few, size),
+        check_example(folder, exported if lossy else model, few, size),
         task.compare(labels_of(rows), scores_NC, task.settled(others_NC)) if "label" in rows.column_names else None,
         float(np.abs(flat(scores_NC) - flat(others_NC)).mean()),
     )
@@ -120,7 +120,7 @@ def refuse(comparison: Comparison, *, max_loss: float | None) -> None:
         )
 
 
-def _check_example(folder: Path, network: TrainedModel, rows: Dataset, size: float) -> Check:
+def check_example(folder: Path, network: TrainedModel, rows: Dataset, size: float) -> Check:
     """Compare the logits of example.py, row by row in a fresh process, with those of a classifier."""
     inputs = network.inputs.truncating() if isinstance(network.inputs, TextInputs) else network.inputs
     encoded = inputs.encode(rows)

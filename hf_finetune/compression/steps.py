@@ -55,6 +55,10 @@ class Step(ABC):
                 is in the report.
         """
 
+    def row_passes(self, rows: StepRows) -> int:
+        """Return its cost as a number of rows whose logits are computed, for the estimate of the time."""
+        return 2 * len(rows.calibration)
+
 
 class Format(ABC):
     """How the end of a chain is stored and computed: safetensors or ONNX, in which number format."""
@@ -92,7 +96,7 @@ class Chain:
     @property
     def name(self) -> str:
         """`vocabulary+feed-forward+onnx-int8`: its name in tables, and that of its folder."""
-        return "+".join(each.name for each in (*self.steps, self.format))
+        return "+".join([*(step.name for step in self.steps), self.format.name])
 
     @property
     def lossy(self) -> bool:
@@ -101,5 +105,5 @@ class Chain:
 
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Return why the chain does not apply to the source, by the first part that does not. None: it applies."""
-        reasons = (each.refusal(classifier) for each in (*self.steps, self.format))
+        reasons = [*(step.refusal(classifier) for step in self.steps), self.format.refusal(classifier)]
         return next((reason for reason in reasons if reason is not None), None)

@@ -132,3 +132,38 @@ def anytime_curve(rungs: Sequence[Mapping[str, Any]], metric: str) -> Draw:
         axes.margins(x=0.06, y=0.14)
 
     return draw
+
+
+def pareto_chart(section: Mapping[str, Any]) -> Draw:
+    """Return what draws the metric of compressed candidates against their rate, with the area of a point as its size.
+
+    Full points are those of which no other is better in everything; the line joins them.
+
+    Args:
+        section: `compression` of result.json.
+    """
+    metric, best = section["metric"], set(section["front"])
+    shown = [each for each in section["candidates"] if metric in each["metrics"] and each["rows_per_s"]]
+    largest = max((each["bytes"] for each in shown), default=1)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for each in shown:
+            score, x = each["metrics"][metric], each["rows_per_s"]
+            color = COLORS[0] if each["name"] in best else GRAY
+            errors = np.maximum([[score["value"] - score["low"]], [score["high"] - score["value"]]], 0)
+            axes.errorbar([x], [score["value"]], errors, fmt="none", color=color, capsize=3, linewidth=1)
+            area = 160 * each["bytes"] / largest
+            fill = color if each["name"] in best else "none"
+            axes.scatter([x], [score["value"]], s=max(area, 6), color=fill, edgecolors=color, zorder=3)
+            mark_name = printable(each["name"]) + (" (chosen)" if each["name"] == section["chosen"] else "")
+            place: Any = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "size": 7}
+            axes.annotate(mark_name, (x, score["high"]), **place)
+        axes.set(
+            xlabel="rows per second, from input to label",
+            ylabel=f"{metric} (rows that choose)",
+            title="Candidates: area is the size of the files",
+        )
+        axes.margins(x=0.12, y=0.16)
+
+    return draw

@@ -21,7 +21,15 @@ from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.eval_results import eval_results_file
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import RESTORE, read_documents
-from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, CLASSICAL_FILE, HEAD_FILE, PIPELINE_FILE, artifacts_in
+from hf_finetune.utils.artifacts import (
+    ADAPTER_WITHOUT_BASE,
+    CLASSICAL_FILE,
+    EXPORT_FILE,
+    GRAPH_FILE,
+    HEAD_FILE,
+    PIPELINE_FILE,
+    artifacts_in,
+)
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.manifest import LOADED_FROM_ROOT, Manifest
 
@@ -38,7 +46,7 @@ NEVER_PUSHED = {
 }
 """Patterns of file and folder names, by what they are."""
 ALWAYS_PUSHED = ("README.md", "result.json", "recipe.json")
-OF_ARTIFACTS = (*LOADED_FROM_ROOT, PIPELINE_FILE, CLASSICAL_FILE)
+OF_ARTIFACTS = (*LOADED_FROM_ROOT, PIPELINE_FILE, CLASSICAL_FILE, GRAPH_FILE, EXPORT_FILE)
 """Names of files of artifacts."""
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 SECRET_PATTERN = re.compile(

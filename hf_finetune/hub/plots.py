@@ -14,6 +14,7 @@ TITLES = {
     "learning_rate": "Learning rate",
     "pretraining_curves": "Learning curves of the continued pretraining",
     "ladder": "Quality against time, rung by rung",
+    "compression": "What compression cost and gave",
 }
 """Titles of the plots by name."""
 FILES = tuple(f"{FOLDER}/{name}.{format}" for name in TITLES for format in FORMATS)

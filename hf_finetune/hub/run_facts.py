@@ -147,6 +147,11 @@ class RunFacts:
         return self.result["method"] == "classical"
 
     @cached_property
+    def is_graph(self) -> bool:
+        """Whether the model is a graph of ONNX."""
+        return "onnx" in self.result.get("artefacts", ())
+
+    @cached_property
     def example_table(self) -> dict[str, list[Any]]:
         """A row that the pipeline of method classical reads, by column; of images, the path of one."""
         columns = self.data.get("columns", {})

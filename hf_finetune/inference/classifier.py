@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.augmentation.test_time import BOTH_STRANDS
-from hf_finetune.compression.config import ExportOptions, Numbers
+from hf_finetune.compression.config import CompressOptions, ExportOptions, Numbers
 from hf_finetune.compression.export import Exported
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
@@ -25,6 +25,8 @@ from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.ragged import Ragged, join
 from hf_finetune.data.word_inputs import by_row
 from hf_finetune.errors import InputError
+from hf_finetune.inference.compressing.report import Compressed
+from hf_finetune.inference.compressing.run import compress
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.exporting import export
 from hf_finetune.inference.python_inputs import is_single, noting_texts, rows_of, source_of
@@ -39,7 +41,7 @@ from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
 from hf_finetune.tasks.trained_pipeline import Trained, load_finished
 from hf_finetune.training.warm_start import NotOfRows, head_features
-from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.messages import counted
 
@@ -361,6 +363,47 @@ class Classifier:
             with source_of(data, columns, DEFAULT_LIMITS, kind=self._trained.kind, split=None) as source:
                 return export(self._trained, source, output, options)
 
+    def compress(
+        self,
+        folder: str | Path | None = None,
+        *,
+        data: Any = None,
+        text: str | None = None,
+        text_pair: str | None = None,
+        image: str | None = None,
+        label: str | Sequence[str] | None = None,
+        latency: str | None = None,
+        max_loss: float = 0.5,
+        budget: str | None = None,
+        rows: int = 4000,
+        resume: bool = False,
+    ) -> Compressed:
+        """Prune and quantize the classifier, and write the fastest candidate within the limits.
+
+        Args:
+            folder: None: compressed/ in the folder of the run.
+            data: labeled rows, which are split as those of the run. None: the data of the run.
+            text, text_pair, image, label: columns of the data, see `evaluate`.
+            latency, max_loss, budget, rows: see `CompressOptions`.
+            resume: go on with an unfinished compression in the folder.
+
+        Examples:
+            >>> compressed = clf.compress("small", data=frame, max_loss=5.0)
+            >>> small = Classifier.load(compressed.folder)
+
+        Raises:
+            InputError, GateError: see `compressing.run.compress`.
+        """
+        labels = label if isinstance(label, str | None) else tuple(label)
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
+        options = CompressOptions(latency=latency, max_loss=max_loss, budget=budget, rows=rows)
+        output = None if folder is None else Path(folder).expanduser()
+        with python_session():
+            if data is None:
+                return compress(self._trained, None, output, options, resume=resume)
+            with source_of(data, columns, DEFAULT_LIMITS, kind=self._trained.kind) as source:
+                return compress(self._trained, source, output, options, resume=resume)
+
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, revision: str | None = None, create_pr: bool = False
     ) -> str:
@@ -409,9 +452,11 @@ class Classifier:
 
     def _files(self) -> dict[str, Path]:
         """Return the files of the classifier by their path in its folder; of an export its own, not the run's."""
-        is_export = isinstance(self._trained, TrainedModel) and isinstance(self._trained.model, OnnxNetwork)
-        folder = self._trained.files["config.json"].parent if is_export else self.folder
-        parts = [folder / part for part in PARTS if (folder / part).is_dir()]
+        is_graph = isinstance(self._trained, TrainedModel) and isinstance(self._trained.model, OnnxNetwork)
+        # The graph of a compressed run is its result.
+        is_result = "onnx" in artifacts_in(self.folder)
+        folder = self._trained.files["config.json"].parent if is_graph and not is_result else self.folder
+        parts = [folder / part for part in (*PARTS, *(["onnx"] if is_result else [])) if (folder / part).is_dir()]
         files = [path for part in parts for path in part.rglob("*") if path.is_file()]
         files += [folder / name for name in (*DOCUMENTS, HEAD_FILE)]
         if not (folder / "model").is_dir():

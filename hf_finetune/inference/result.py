@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.compression_report import compression_text
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.report import (
     PLURALS,
@@ -285,6 +286,7 @@ class Result:
         if rungs := self.document.get("rungs"):
             verdict = wrapped(self.document["ladder"]["verdict"], indent=0)
             parts.append(f"{rungs_table(rungs, self._task.judged_by)}\n{verdict}")
+        parts += [compression_text(section)] if (section := self.document.get("compression")) else []
         parts += [wrapped(seeds["summary"], indent=0)] if (seeds := self.document.get("seeds")) else []
         parts += [doubts_text(doubts)] if doubts else []
         return "\n\n".join(parts)
@@ -299,21 +301,21 @@ class Result:
         """Return the tables and the learning curves for a notebook."""
         models = self._models()
         rows = [[name, *(_cell(row.get(name)) for row in models)] for name in self.metrics.get(self.split, {})]
-        parts = [f"<p><b>{escape(self._title)}</b></p>", _html_table(["", *(row["name"] for row in models)], rows)]
+        parts = [f"<p><b>{escape(self._title)}</b></p>", html_table(["", *(row["name"] for row in models)], rows)]
         if classes := self._of_split("per_class"):
             counts = PLURALS[self._task.counted]
             columns = {"precision": "precision", "recall": "recall", "f1": "f1", "support": counts}
             rows = [[label, *(_cell(classes[label].get(name)) for name in columns)] for label in worst_classes(classes)]
             header = [self._task.per_class_noun, *columns.values()]
-            parts.append(_html_table(header, rows[:MOST_SHOWN]))
+            parts.append(html_table(header, rows[:MOST_SHOWN]))
             if others := rows[MOST_SHOWN:]:
                 summary = f"{counted(len(others), 'other')} with a higher F1"
-                parts.append(f"<details><summary>{summary}</summary>{_html_table(header, others)}</details>")
+                parts.append(f"<details><summary>{summary}</summary>{html_table(header, others)}</details>")
         if targets := self.per_target:
             rows = [
                 [name, *(_cell(each.get(name)) for each in targets.values())] for name in next(iter(targets.values()))
             ]
-            parts.append(_html_table(["target", *targets], rows))
+            parts.append(html_table(["target", *targets], rows))
         if self.doubts:
             items = (
                 f"<li>{escape(d.get('message', ''))} <i>{escape(d.get('remedy', ''))}</i></li>"
@@ -348,7 +350,8 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _html_table(header: list[str], rows: list[list[str]]) -> str:
+def html_table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table of HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"

@@ -13,7 +13,7 @@ from hf_finetune.models import checkpoint_files as files
 from hf_finetune.models.checkpoint_files import BIN, SAFETENSORS, Stored
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.efficientnet_lite import efficientnet_lite0
-from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, PIPELINE_FILE, artifacts_in
+from hf_finetune.utils.artifacts import ADAPTER_FILE, GRAPH_FILE, HEAD_FILE, PIPELINE_FILE, artifacts_in
 from hf_finetune.utils.embedded import IMAGE_CHECKPOINT, IMAGE_REMEDY, REMEDY, TEXT_CHECKPOINT, installed_checkpoint
 from hf_finetune.utils.files import ScratchFolder
 from hf_finetune.utils.hub_requests import cause_of, download, download_failure, first_line, is_unreachable
@@ -161,6 +161,8 @@ def _locate(found: FoundCheckpoint, need_weights: bool) -> tuple[str, Path]:
         raise InputError(
             f"{name}: a pipeline of scikit-learn, the result of method classical; expected a network: name a checkpoint"
         )
+    if "onnx" in artifacts:
+        raise InputError(f"{name}: a graph of ONNX, the result of compress; expected a network: name the run before it")
     if list(artifacts) == ["adapter"]:
         remedy = "start from the checkpoint that it adapts, or from a run with model/ or encoder/"
         raise InputError(f"{name}: a run whose adapter could not be merged; expected a complete model: {remedy}")
@@ -196,8 +198,8 @@ def find_checkpoint(
         folder = _download(name, revision, patterns + BIN_FILES)
     if not (folder / "config.json").is_file():
         # The repository of a run without model/.
-        parts = [f"{part}/{pattern}" for part in ("encoder", "adapter", "classical") for pattern in patterns]
-        parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}", f"classical/{PIPELINE_FILE}"]
+        parts = [f"{part}/{pattern}" for part in ("encoder", "adapter", "classical", "onnx") for pattern in patterns]
+        parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}", f"classical/{PIPELINE_FILE}", f"onnx/{GRAPH_FILE}"]
         folder = _download(name, revision, parts, too_deep="*/*/*")
     return FoundCheckpoint(name, folder, folder.name)
 
@@ -255,7 +257,7 @@ def check_files(name: str, folder: Path, commit: str | None, need_weights: bool 
     manifest = Manifest.find(folder)
     if manifest is None:
         return
-    weights = [*SAFETENSORS_FILES, ADAPTER_FILE, HEAD_FILE, PIPELINE_FILE] if need_weights else []
+    weights = [*SAFETENSORS_FILES, ADAPTER_FILE, HEAD_FILE, PIPELINE_FILE, GRAPH_FILE] if need_weights else []
     if commit is None:
         manifest.check(["*"] if need_weights else PLAIN_FILES)
         return

@@ -13,13 +13,12 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.artifacts import EXPORT_FILE, GRAPH_FILE
 from hf_finetune.utils.messages import one_line
 
 if TYPE_CHECKING:
     import onnxruntime
 
-GRAPH_FILE, EXPORT_FILE = "model.onnx", "export.json"
-"""The graph, and what is known of it: see `compression.export`."""
 INSTALL = "pip install 'hf_finetune[onnx]'"
 
 

@@ -13,6 +13,7 @@ from hf_finetune.evaluation.plots import (
     confusion_counts,
     confusion_matrix,
     confusion_size,
+    pareto_chart,
     reliability_diagram,
 )
 from hf_finetune.hub.plots import FOLDER
@@ -53,6 +54,7 @@ def draw_plots(folder: Path, facts: RunFacts, only: Collection[str] | None = Non
         "learning_rate": _learning_rate,
         "pretraining_curves": _pretraining_curves,
         "ladder": _ladder,
+        "compression": _compression,
     }
     if only is not None:
         charts = {name: chart for name, chart in charts.items() if name in only}
@@ -94,6 +96,11 @@ def _ladder(folder: Path, facts: RunFacts) -> Chart | None:
     metric = facts.task.judged_by
     rungs = [rung for rung in facts.result.get("rungs") or () if metric in rung["metrics"]]
     return (anytime_curve(rungs, metric), (WIDTH, HEIGHT)) if rungs else None
+
+
+def _compression(folder: Path, facts: RunFacts) -> Chart | None:
+    section = facts.result.get("compression")
+    return (pareto_chart(section), (WIDTH, HEIGHT)) if section else None
 
 
 def _training_log(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.classical.parity import compare_pulled
-from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline, load_finished, refuse_local_checkpoints
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 from hf_finetune.utils.sequences import LETTERS
@@ -41,6 +41,9 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
         local = finished
         rows = _probe_rows(local)
         kind = next(iter(artifacts_in(folder)))
+        if kind == "onnx":
+            parity.refuse_failed({"pull": _compare_graphs(finished, pulled, rows)})
+            return
         head = pulled / HEAD_FILE if kind == "encoder" else None
         artifacts = [] if kind == "adapter" else [parity.Artifact("pull", sent[kind], head=head)]
         if kind == "adapter" or ("adapter" in sent and has_named_base):
@@ -80,6 +83,13 @@ def push_if_asked(folder: Path, hub: Hub) -> None:
         raise PushError(f"{error}; {again}") from None
     except KeyboardInterrupt:
         raise StoppedBySignal(f"the push was stopped by a signal; {again}") from None
+
+
+def _compare_graphs(local: TrainedModel, pulled: Path, rows: Dataset) -> parity.Check:
+    """Compare a pulled graph with that of the run."""
+    graphs = local, load_trained(str(pulled))
+    logits = [parity.reference_logits(each.model, each.inputs, each.inputs.encode(rows)) for each in graphs]
+    return parity.compare(logits[1], logits[0], parity.TOLERANCE * local.task.logit_size(logits[0]))
 
 
 def _pulled_adapter(folder: Path, pulled: Path, *, on_named_base: bool) -> parity.Artifact:

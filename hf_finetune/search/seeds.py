@@ -29,11 +29,11 @@ from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import evaluate_validation
 from hf_finetune.pipeline.out_of_fold import all_rows
+from hf_finetune.pipeline.promotion import promote, write_result
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.run import finalize, load_input, train_prepared, with_network
 from hf_finetune.pipeline.run_folder import UNFINISHED, is_finished, output_folder, owned_folder
 from hf_finetune.pipeline.train import TrainedRun
-from hf_finetune.search.ladder.promotion import promote, write_result
 from hf_finetune.search.ladder.state import read_scores, write_scores
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task

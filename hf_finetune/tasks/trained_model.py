@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -21,6 +21,7 @@ from hf_finetune.errors import GateError, InputError
 from hf_finetune.models.checkpoint import (
     FoundCheckpoint,
     LocalCheckpoint,
+    check_files,
     find_checkpoint,
     inspect_checkpoint,
     settings_files,
@@ -34,7 +35,7 @@ from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.onnx_network import EXPORT_FILE, GRAPH_FILE, OnnxNetwork, is_exported
+from hf_finetune.models.onnx_network import OnnxNetwork, is_exported
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.tasks.base import Task
@@ -42,7 +43,7 @@ from hf_finetune.tasks.choose import saved_task
 from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
+from hf_finetune.utils.artifacts import EXPORT_FILE, GRAPH_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import short
 from hf_finetune.utils.sequences import SequenceKind
@@ -138,6 +139,9 @@ def load_trained(
         limits = _raised(limits, found)
     if (adapter := unmerged_adapter(found, limits)) is not None:
         return _load_with_adapter(checkpoint, adapter, trust_remote_code, limits)
+    if (onnx := artifacts_in(found.folder).get("onnx")) is not None:
+        check_files(checkpoint, found.folder, found.commit)
+        return _load_exported(checkpoint, replace(found, folder=onnx), limits)
     if is_exported(found.folder):
         return _load_exported(checkpoint, found, limits)
     local = inspect_checkpoint(found, trust_remote_code=trust_remote_code, limits=limits)

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-ArtifactKind = Literal["model", "encoder", "adapter", "classical"]
+ArtifactKind = Literal["model", "encoder", "adapter", "classical", "onnx"]
 HEAD_FILE = "head.safetensors"
 PIPELINE_FILE, CLASSICAL_FILE = "pipeline.skops", "classical.json"
 """A pipeline of scikit-learn, and what it reads of a row."""
+GRAPH_FILE, EXPORT_FILE = "model.onnx", "export.json"
+"""A graph, and what is known of it: see `compression.export`."""
+EXAMPLE_FILE = "example.py"
+"""A program that runs the graph: not of the model, and never pushed."""
 ADAPTER_FILE = "adapter_model.safetensors"
 # The message of a refusal, when a run is planned and when it is pushed.
 ADAPTER_WITHOUT_BASE = (
@@ -20,7 +24,8 @@ def artifacts_in(folder: Path) -> dict[ArtifactKind, Path]:
 
     model: a stock classifier, in model/ or, in a repository, at the root. encoder: a stock encoder, with
     head.safetensors beside its folder, where no stock class can hold both. adapter: a PEFT adapter of the base
-    checkpoint, by itself where it cannot be merged. classical: a pipeline of scikit-learn.
+    checkpoint, by itself where it cannot be merged. classical: a pipeline of scikit-learn. onnx: a graph, where it is
+    the result itself, and not an export of another artifact.
     """
     artifacts: dict[ArtifactKind, Path] = {}
     for candidate in (folder, folder / "model"):
@@ -33,4 +38,6 @@ def artifacts_in(folder: Path) -> dict[ArtifactKind, Path]:
     for candidate in (folder, folder / "classical"):
         if (candidate / PIPELINE_FILE).is_file() and (candidate / CLASSICAL_FILE).is_file():
             artifacts["classical"] = candidate
+    if not artifacts and (folder / "onnx" / EXPORT_FILE).is_file():
+        artifacts["onnx"] = folder / "onnx"
     return artifacts

@@ -15,13 +15,13 @@ from typing import Any, Literal, Self, cast, get_args
 
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.artifacts import EXAMPLE_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import printable
 
 logger = logging.getLogger("hf_finetune")
 
-Part = Literal["model", "encoder", "adapter", "classical"]
+Part = Literal["model", "encoder", "adapter", "classical", "onnx"]
 """Folder of an artifact; head.safetensors belongs to encoder/."""
 State = Literal["ok", "changed", "missing", "added"]
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -64,7 +64,7 @@ class Manifest:
         is_artifact = (resolved.parent / "result.json").is_file() or (
             (resolved.parent / "recipe.json").is_file() and not (resolved / "recipe.json").is_file()
         )
-        if resolved.name in get_args(Part) and is_artifact:
+        if resolved.name in _parts(resolved.parent) and is_artifact:
             run, part = resolved.parent, cast(Part, resolved.name)
         # Without a recipe.json, result.json may be a file of another program.
         is_run = (run / "recipe.json").is_file()
@@ -219,14 +219,24 @@ def _part_of(file: str) -> str:
 
 def _files_in_folders(run: Path) -> Iterator[str]:
     """Yield the paths of the files of the artifacts, except hidden ones and an artifact's own README.md."""
-    for part in get_args(Part):
+    for part in _parts(run):
         for path in sorted((run / part).rglob("*")):
             relative = path.relative_to(run / part)
             is_hidden = any(name.startswith(".") for name in relative.parts)
-            if not is_hidden and str(relative) != "README.md" and (path.is_symlink() or not path.is_dir()):
+            if (
+                not is_hidden
+                and str(relative) not in ("README.md", EXAMPLE_FILE)
+                and (path.is_symlink() or not path.is_dir())
+            ):
                 yield f"{part}/{relative.as_posix()}"
     if (run / HEAD_FILE).exists():
         yield HEAD_FILE
+
+
+def _parts(run: Path) -> tuple[str, ...]:
+    """Return the names of the folders that may hold artifacts: onnx/ is one only where it is the result itself."""
+    parts = get_args(Part)
+    return parts if "onnx" in artifacts_in(run) else tuple(part for part in parts if part != "onnx")
 
 
 @cache

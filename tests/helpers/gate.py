@@ -37,3 +37,20 @@ def run_here(replace=setattr) -> None:
     """
     for module in (parity, classical_parity):
         replace(module, "load_in_fresh_process", _here)
+
+
+def measure_here(replace=setattr) -> None:
+    """What `compress` measures in processes of their own is measured in this one, and for a moment only.
+
+    Args:
+        replace: as `setattr`, or a monkeypatch's.
+    """
+    from hf_finetune.inference.compressing import measure, measuring
+
+    def measured(self: measuring.Measurements, models: list[Path], threads: list[int]) -> dict:
+        job: measure.Job = {"models": [*map(str, models)], "rows": str(self.rows), "threads": [1], "output": ""}
+        return measure.run(job)
+
+    replace(measuring.Measurements, "_run", measured)
+    replace(measure, "RATE_S", 0.0)
+    replace(measure, "LATENCY_S", 0.02)

@@ -30,6 +30,7 @@ def table(count: int, seed: int) -> pd.DataFrame:
 def set_up() -> dict[str, Any]:
     """Write the checkpoint and reviews.csv to the working directory; return the names that examples use."""
     gate.run_here()
+    gate.measure_here()
     tiny_text_checkpoint(CHECKPOINT, max_position_embeddings=512)
     frame, test_frame = table(180, 0), table(40, 1)
     frame.to_csv("reviews.csv", index=False)

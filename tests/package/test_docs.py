@@ -115,6 +115,7 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     from hf_finetune.cli import (
         card,
         compare,
+        compress,
         doctor,
         evaluate,
         export,
@@ -141,7 +142,21 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return parse
 
-    for module in (card, compare, doctor, evaluate, export, features, predict, push, recipes, schema, serve, verify):
+    for module in (
+        card,
+        compare,
+        compress,
+        doctor,
+        evaluate,
+        export,
+        features,
+        predict,
+        push,
+        recipes,
+        schema,
+        serve,
+        verify,
+    ):
         monkeypatch.setattr(module, "parse", ended(module.parse))
     for module, name in (
         (train, "parse_train"),

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.evaluation.report import rungs_table
+from hf_finetune.pipeline.promotion import promote, write_result
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.ranking import Ranking
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.judgement import Comparison, compare
-from hf_finetune.search.ladder.promotion import promote, write_result
 from hf_finetune.search.ladder.state import LadderState, RungRecord, read_scores
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.console import show_board

@@ -1,4 +1,4 @@
-"""Put the best rung so far in place of the result: DIR has what its run has, and the rungs."""
+"""Put one of several runs in place of the result: the best rung of a climb, or the chosen compressed candidate."""
 
 import os
 import shutil
@@ -13,24 +13,33 @@ from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.utils.files import atomic_file, discard, read_json, write_json, write_text
 
-PARTS = ("model", "adapter", "encoder", "classical", PLOTS)
+PARTS = ("model", "adapter", "encoder", "classical", "onnx", PLOTS)
 FILES = ("head.safetensors", "predictions.parquet", "trained_on.npy", "log.jsonl", "dropped.csv", "recipe.json")
 
 
 def promote(rung: Path, folder: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Link the files of a rung's run into the folder of the climb, and write its result and card there.
+    """Link the files of a run into another folder, and write its result and card there.
 
-    A kill in between leaves the model of one rung, whole, without a result.json that would belong to another.
+    A kill in between leaves the model of one run, whole, without a result.json that would belong to another.
 
     Args:
-        rung: folder of its run.
-        folder: of the climb.
-        sections: what the result has beside that of the rung.
+        rung: folder of the run.
+        folder: of the climb, or of the compression.
+        sections: what the result has beside that of the run.
 
     Returns:
         The content of result.json.
     """
     (folder / "result.json").unlink(missing_ok=True)
+    link_files(rung, folder)
+    result = {**read_json(rung / "result.json", "train again"), **sections}
+    write_json(folder / "result.json", result)
+    write_text(folder / "README.md", render_card(RunFacts.read(folder)))
+    return result
+
+
+def link_files(rung: Path, folder: Path) -> None:
+    """Link the files of a run into another folder, where they replace those of another run."""
     for part in PARTS:
         if (rung / part).is_dir():
             with replacing(folder / part) as new:
@@ -44,20 +53,19 @@ def promote(rung: Path, folder: Path, sections: Mapping[str, Any]) -> dict[str, 
                 _link(str(rung / name), str(new_file))
         else:
             (folder / name).unlink(missing_ok=True)
-    result = {**read_json(rung / "result.json", "train again"), **sections}
-    write_json(folder / "result.json", result)
-    write_text(folder / "README.md", render_card(RunFacts.read(folder)))
-    return result
 
 
-def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """Draw the plot of a finished climb, and write its card and result.json again.
+def write_result(folder: Path, result: dict[str, Any], plot: str = "ladder") -> dict[str, Any]:
+    """Draw the plot of a finished climb or compression, and write its card and result.json again.
+
+    Args:
+        plot: its name, see `hub.plots.TITLES`.
 
     Returns:
         The content of result.json.
     """
     facts = RunFacts(RunFacts.read(folder).recipe, result)
-    drawn = draw_plots(folder, facts, only=("ladder",))
+    drawn = draw_plots(folder, facts, only=(plot,))
     write_plots(folder, drawn)
     result["plots"] = list(dict.fromkeys([*result.get("plots", ()), *drawn]))
     write_text(folder / "README.md", render_card(facts))

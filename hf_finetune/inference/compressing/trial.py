@@ -1,0 +1,151 @@
+"""Try a candidate: build it, store it, judge it by its gate, and measure it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_finetune.compression.formats import Safetensors
+from hf_finetune.compression.steps import Chain, Step
+from hf_finetune.errors import GateError, InputError
+from hf_finetune.inference.compressing.gate import Gate
+from hf_finetune.inference.compressing.measuring import Measurements
+from hf_finetune.inference.compressing.rows import CompressRows
+from hf_finetune.inference.compressing.state import CANDIDATES, HOLDS, SOURCE, Candidate
+from hf_finetune.pipeline.run_folder import replacing
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
+from hf_finetune.utils.files import discard
+from hf_finetune.utils.plain import short_repr
+
+FLOAT = Safetensors()
+
+
+@dataclass
+class Trials:
+    """Tries candidates, in a folder each."""
+
+    source: TrainedModel
+    rows: CompressRows
+    folder: Path
+    """Of the compression."""
+    gate: Gate
+    measurements: Measurements
+
+    def measure_source(self) -> Candidate:
+        """Measure the classifier that is compressed."""
+        started = time.perf_counter()
+        folder = run_folder(self.source.files)
+        found = self.measurements.of(folder)
+        size = _size([*self.source.files.values(), *_weights(self.source)])
+        return Candidate(
+            SOURCE,
+            "source",
+            "what is compressed",
+            metrics=self.gate.source_metrics,
+            bytes=size,
+            latency=tuple(found.pop("latency")),
+            seconds=round(time.perf_counter() - started, 2),
+            **_taken(found),
+        )
+
+    def run(self, chain: Chain, seconds: float | None) -> Candidate:
+        """Try a candidate. Its folder stays if its gate holds, and for the steps that continue from it.
+
+        Args:
+            seconds: most of a step that trains. None: no limit but its own.
+        """
+        started = time.perf_counter()
+        described = tuple(short_repr(each) for each in (*chain.steps, chain.format))
+        try:
+            network = self._network(chain.steps, seconds)
+            network_NC = self.gate.logits_NC if not chain.steps else self.gate.reference(network)
+            folder = self.place(chain)
+            if not folder.is_dir():
+                with replacing(folder) as partial:
+                    target = partial if chain.format.part == "model" else partial / chain.format.part
+                    target.mkdir(exist_ok=True)
+                    chain.format.write(network, replace(self.rows.steps, seconds=seconds), target)
+            candidate = self.load(folder)
+            judgement = self.gate.judge(candidate, network_NC, lossy=chain.lossy, exact=not chain.format.lossy)
+        except InputError as error:
+            return Candidate(chain.name, "left", str(error), described, seconds=time.perf_counter() - started)
+        except GateError as error:
+            return Candidate(chain.name, "refused", str(error), described, seconds=time.perf_counter() - started)
+        found, refusal = self.measurements.of(folder), judgement.gate["refusal"]
+        return Candidate(
+            chain.name,
+            "kept" if refusal is None else "refused",
+            refusal or HOLDS,
+            described,
+            judgement.metrics,
+            judgement.difference,
+            judgement.gate,
+            _size(path for path in folder.rglob("*") if path.is_file()),
+            tuple(found.pop("latency")),
+            seconds=round(time.perf_counter() - started, 2),
+            **_taken(found),
+        )
+
+    def load(self, folder: Path) -> TrainedModel:
+        """Return a stored candidate."""
+        return load_trained(str(folder), limits=self.source.limits)
+
+    def place(self, chain: Chain) -> Path:
+        """Return the folder of a candidate."""
+        return self.folder / CANDIDATES / chain.name
+
+    def remove_refused(self, kept: set[str]) -> None:
+        """Remove the folders of all candidates but these."""
+        for folder in (self.folder / CANDIDATES).iterdir():
+            if folder.name not in kept:
+                discard(folder)
+
+    def _network(self, steps: tuple[Step, ...], seconds: float | None) -> TrainedModel:
+        """Return the network after steps, as it is loaded from its files.
+
+        Raises:
+            InputError: see `Step.apply`.
+            GateError: what is loaded does not compute what was saved.
+        """
+        if not steps:
+            return self.source
+        folder = self.place(Chain(steps, FLOAT))
+        if folder.is_dir():
+            return self.load(folder)
+        before = self._network(steps[:-1], seconds)
+        changed = steps[-1].apply(before, replace(self.rows.steps, seconds=seconds))
+        expected_NC = self.gate.reference(changed)
+        with replacing(folder) as partial:
+            FLOAT.write(changed, self.rows.steps, partial)
+            loaded = self.load(partial)
+            far = float(np.abs(self.gate.reference(loaded) - expected_NC).max())
+            if not far <= self.gate.tolerance:
+                raise GateError(
+                    f"what was stored does not compute what the network does: logits differ by {far:.3g} on "
+                    f"{len(expected_NC)} rows, at most {self.gate.tolerance:.3g} are allowed"
+                )
+        return self.load(folder)
+
+
+def _taken(found: dict[str, Any]) -> dict[str, Any]:
+    names = ("rows_per_s", "format", "cold_start_s", "peak_rss_mb", "alone")
+    return {name: found[name] for name in names}
+
+
+def _weights(classifier: TrainedModel) -> list[Path]:
+    folder = classifier.files["config.json"].parent
+    return [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx")]
+
+
+def _size(files: Any) -> int:
+    """Return the bytes of files that exist."""
+    size = 0
+    for path in files:
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size

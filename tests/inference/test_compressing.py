@@ -1,0 +1,119 @@
+"""The state of a compression, and what it reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.compression_report import compression_text, final_text
+from hf_finetune.inference.compressing.report import Compressed
+from hf_finetune.inference.compressing.state import HOLDS, Candidate, State
+
+SETTINGS = {"source": "ab", "data": "cd", "rows": 4000}
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 400}
+
+
+def latency(p95_ms: float) -> tuple[dict[str, Any], ...]:
+    """Of one thread and of two, each with batches of a row and of 32."""
+    return tuple(
+        {"batch_size": size, "threads": threads, "calls": 9, "p50_ms": 1.0, "p95_ms": p95_ms * size / threads}
+        for threads in (1, 2)
+        for size in (1, 32)
+    )
+
+
+def candidate(name: str = "onnx-int8", lost: float = 0.002, refusal: str | None = None) -> Candidate:
+    return Candidate(
+        name,
+        "kept" if refusal is None else "refused",
+        refusal or HOLDS,
+        ("OnnxInt8()",),
+        {"accuracy": interval(0.9 - lost)},
+        {"metric": "accuracy", **interval(-lost)},
+        {"rows": 512, "refusal": refusal},
+        25_000_000,
+        latency(6.0),
+        130.0,
+        final={"metrics": {"accuracy": interval(0.9)}, "difference": {"metric": "accuracy", **interval(-0.001)}},
+    )
+
+
+SOURCE = Candidate("source", "source", "", (), {"accuracy": interval(0.9)}, None, {}, 90_000_000, latency(9.0), 100.0)
+SECTION: dict[str, Any] = {
+    "chosen": "onnx-int8",
+    "metric": "accuracy",
+    "source_format": "bf16",
+    "front": ["source", "onnx-int8"],
+    "rows": {"choosing": 400, "final": 800, "final_is_test": True},
+    "speedup": {"value": 1.3, "low": 1.25, "high": 1.34},
+    "smaller": 3.6,
+    "candidates": [
+        *(each.to_dict() for each in (SOURCE, candidate(), candidate("onnx", 0.02).within(0.5))),
+        Candidate("vocabulary+float32", "left", "it classifies images, which have no vocabulary").to_dict(),
+    ],
+}
+
+
+def test_a_verdict_follows_the_limit() -> None:
+    assert candidate().within(0.5).verdict == "kept"
+    refused = candidate(lost=0.008).within(0.5)
+    assert (refused.verdict, refused.reason) == ("refused", "loses 0.80 points, more than 0.5")
+    assert refused.within(1.0) == candidate(lost=0.008), "a resumed compression may allow more"
+    assert candidate(refusal="logits differ").within(100).verdict == "refused", "the gate of logits has no limit"
+    assert candidate(lost=float("nan")).within(100).verdict == "refused"
+    assert SOURCE.within(0.5) == SOURCE
+
+
+def test_the_latency_is_that_of_all_threads() -> None:
+    assert candidate().p95_ms == 3.0 and candidate().point.loss == pytest.approx(0.2)
+
+
+def test_a_state_is_read_again(tmp_path: Path) -> None:
+    state = State(tmp_path, SETTINGS, [SOURCE, candidate()], 12.0)
+    state.put(candidate(lost=0.1))
+    state.save()
+    again = State.read(tmp_path, SETTINGS)
+    assert again == state and [each.name for each in again.candidates] == ["source", "onnx-int8"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {**SETTINGS, "data": "other"}}, "begun with another data"),
+        ({"chosen": "onnx-int8"}, "is finished, there is nothing to resume"),
+        ({"candidates": [{"name": 1}]}, "damaged; start anew in another --output"),
+    ],
+)
+def test_another_state_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    State(tmp_path, SETTINGS, [SOURCE]).save()
+    path = tmp_path / "compression.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        State.read(tmp_path, SETTINGS)
+
+
+def test_the_text_shows_all_candidates() -> None:
+    text = compression_text(SECTION, width=120)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["source", "0.900", "[0.890,", "0.910]", "100", "4.50", "90.0", "front"] in lines
+    assert ["onnx-int8", "-0.20", "[-1.20,", "+0.80]", "130", "3.00", "25.0", "chosen"] in lines
+    assert "onnx: refused: loses 2.00 points, more than 0.5" in text
+    assert "vocabulary+float32: left: it classifies images, which have no vocabulary" in text
+    assert final_text(SECTION) == (
+        "onnx-int8: 1.30 [1.25, 1.34] times the rows per second of the source by predict (bf16), 3.60 times smaller, "
+        "accuracy -0.10 points [-1.10, +0.90] on 800 test rows"
+    )
+
+
+def test_a_notebook_shows_html(tmp_path: Path) -> None:
+    compressed = Compressed(tmp_path, SECTION)
+    html = compressed._repr_html_()
+    assert html.startswith("<table>") and html.count("<tr>") == 5 and "1.30 [1.25, 1.34] times" in html
+    assert compressed.chosen in compressed.candidates and str(compressed) == repr(compressed)

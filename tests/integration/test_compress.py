@@ -1,0 +1,114 @@
+"""`compress`: candidates, gates, the card and what predict takes; stopped and resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import gate
+from helpers.small_runs import small_recipe, text_rows
+
+import hf_finetune
+from hf_finetune import Classifier
+from hf_finetune.cli.main import main_command
+from hf_finetune.compression import formats
+from hf_finetune.compression.steps import Chain, StepRows
+from hf_finetune.errors import GateError, InputError
+from hf_finetune.inference.compressing import run as compressing
+from hf_finetune.tasks.trained_model import TrainedModel
+
+
+class Permuted(formats.Safetensors):
+    """What writes a network whose head is permuted."""
+
+    name = "permuted"
+
+    def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
+        layer = classifier.model.classifier
+        kept = layer.weight.data.clone(), layer.bias.data.clone()
+        layer.weight.data, layer.bias.data = kept[0].roll(1, 0), kept[1].roll(1, 0)
+        super().write(classifier, rows, folder)
+        layer.weight.data, layer.bias.data = kept
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a finished run; what is measured is measured in this process."""
+    gate.run_here(monkeypatch.setattr)
+    gate.measure_here(monkeypatch.setattr)
+    recipe = small_recipe(tmp_path)
+    for name, count in (("validation", 40), ("test", 60)):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["text", "label"])
+            lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(count, seed=len(name)))
+    data = replace(recipe.data, validation=str(tmp_path / "validation.csv"), test=str(tmp_path / "test.csv"))
+    hf_finetune.run(replace(recipe, data=data), hf_finetune.Launch(str(tmp_path / "run")))
+    return tmp_path / "run"
+
+
+def with_chains(monkeypatch: pytest.MonkeyPatch, *formats_: formats.Format) -> None:
+    monkeypatch.setattr(compressing, "chains_of", lambda classifier: tuple(Chain((), each) for each in formats_))
+
+
+def test_candidates_and_their_gates(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with_chains(monkeypatch, formats.OnnxInt8(), formats.Safetensors(), Permuted())
+    # A candidate is lost to a signal, and not tried again after it.
+    tried: list[str] = []
+    run_one = compressing.Trials.run
+
+    def stopping(self: compressing.Trials, chain: Chain, seconds: float | None) -> compressing.Candidate:
+        tried.append(chain.name)
+        if tried == ["onnx-int8", "float32"]:
+            raise KeyboardInterrupt
+        return run_one(self, chain, seconds)
+
+    monkeypatch.setattr(compressing.Trials, "run", stopping)
+    with pytest.raises(SystemExit) as stop:
+        main_command(["compress", str(run), "--max-loss", "100"])
+    folder = run / "compressed"
+    assert stop.value.code == 3 and "stopped; 2 candidates of 4 in" in capsys.readouterr().err
+    assert Classifier.load(folder / "candidates" / "onnx-int8").predict("a good film") in ("bad", "good")
+    with pytest.raises(SystemExit) as stop:
+        main_command(["compress", str(run)])
+    assert stop.value.code == 2 and "continue by --resume" in capsys.readouterr().err
+
+    main_command(["compress", str(run), "--max-loss", "100", "--resume", "--json"])
+    section = json.loads(capsys.readouterr().out)
+    assert tried == ["onnx-int8", "float32", "float32", "permuted"], "what was finished is not tried again"
+    verdicts = {each["name"]: each["verdict"] for each in section["candidates"]}
+    assert verdicts == {"source": "source", "onnx-int8": "kept", "float32": "kept", "permuted": "refused"}
+    permuted = section["candidates"][3]
+    assert "what was stored does not compute what the network does" in permuted["reason"]
+    # Rows that are training rows, too, do not count.
+    assert section["rows"] == {"choosing": 39, "final": 57, "final_is_test": True}
+    assert section["candidates"][1]["final"]["difference"]["n"] == 57 and section["smaller"] > 0
+
+    # The chosen one is the result of a run like any other.
+    result = json.loads((folder / "result.json").read_text())
+    assert result["compression"]["chosen"] == section["chosen"] and result["rows"]["test"] == 57
+    card = (folder / "README.md").read_text()
+    assert "## Compression" in card and "| permuted |" in card and "![What compression cost and gave]" not in card
+    classifier = Classifier.load(folder)
+    assert classifier.predict("a good film") in ("bad", "good") and "times the rows per second" in str(
+        classifier.result
+    )
+    assert not (folder / "candidates" / "permuted").exists() and not list(folder.glob("**/.*"))
+    main_command(["verify", str(folder)])
+    main_command(["compare", str(run), str(folder)])
+    assert "shared rows of the test split" in capsys.readouterr().out
+    with pytest.raises(InputError, match="finished, there is nothing to resume"):
+        Classifier.load(run).compress(resume=True)
+
+
+def test_nothing_within_the_limits(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_chains(monkeypatch, formats.Safetensors())
+    classifier = Classifier.load(run)
+    message = r"within `max_loss=0.5` and a latency of 0.0001ms: the closest is float32 \(0.00 points lost, p95 .* ms\)"
+    with pytest.raises(GateError, match=message):
+        classifier.compress(run / "small", latency="0.0001ms")
+    assert not (run / "small" / "result.json").exists()
+    assert classifier.compress(run / "small", resume=True).chosen == "float32"
