@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.config.search import Search
     from hf_finetune.search.checkpoints.rank import rank_checkpoints
     from hf_finetune.search.fine_tuning import train
+    from hf_finetune.search.plan_recipe import plan
     from hf_finetune.search.run import run
 
 __all__ = [  # noqa: RUF022
@@ -90,7 +91,8 @@ __all__ = [  # noqa: RUF022
     "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapPair", "SwapWords", "TWEMOJI_LICENSE", "TextCounts",
     "TextData", "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "Truncate",
     "VarianceThreshold", "WordOverlap", "WordTfidf", "bbc_headlines", "bbc_news", "compare_runs", "efficientnet_lite0",
-    "extract_features", "main", "minilm", "paired_difference", "rank_checkpoints", "run", "train", "twemoji", "verdict",
+    "extract_features", "main", "minilm", "paired_difference", "plan", "rank_checkpoints", "run", "train", "twemoji",
+    "verdict",
 ]
 # isort: on
 # fmt: on
@@ -107,6 +109,7 @@ _HOMES = {
     "extract_features": "hf_finetune.inference.feature_table",
     "main": "hf_finetune.cli.main",
     "paired_difference": "hf_finetune.evaluation.paired",
+    "plan": "hf_finetune.search.plan_recipe",
     "rank_checkpoints": "hf_finetune.search.checkpoints.rank",
     "run": "hf_finetune.search.run",
     "train": "hf_finetune.search.fine_tuning",

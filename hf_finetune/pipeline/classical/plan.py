@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_finetune.data.loading import Splits
 from hf_finetune.pipeline.classical.run import fit_classical_run
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.load_data import load_splits
@@ -59,7 +60,41 @@ def plan_classical(run: ClassicalRun) -> ClassicalPlan:
         InputError: whatever would stop the run.
     """
     start_s, splits = seconds_since_start(), run.splits
-    rows = {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())}
+    measured = measure_classical(run)
+    return ClassicalPlan(
+        name=run.recipe.name,
+        rows=row_counts(splits),
+        labels=len(splits.labels),
+        outputs=run.task.outputs,
+        columns=splits.named_columns,
+        notes=[*splits.notes, *run.notes],
+        model=measured.model,
+        measured_rows=measured.rows,
+        estimate={
+            "fit_s": round(measured.fit_s, 2),
+            # The gate starts a process of its own.
+            "total_s": round(2 * start_s + measured.fit_s + measured.evaluate_s, 2),
+            **memory(torch.device("cpu")),
+        },
+        environment=hardware(torch.device("cpu"), 1),
+    )
+
+
+@dataclass(frozen=True)
+class ClassicalCosts:
+    """Seconds of a run of method classical, estimated from a part of its rows."""
+
+    model: str
+    rows: int
+    """Training rows that were fitted."""
+    fit_s: float
+    evaluate_s: float
+    """With the baselines."""
+
+
+def measure_classical(run: ClassicalRun) -> ClassicalCosts:
+    """Fit a part of the rows of a run, and estimate the seconds of all."""
+    splits, rows = run.splits, row_counts(run.splits)
     measured, small = min(rows["train"], MOST_ROWS), splits
     if measured < rows["train"]:
         small = load_splits(replace(run.recipe.data, rows_per_class=None, max_train_rows=measured))
@@ -72,21 +107,9 @@ def plan_classical(run: ClassicalRun) -> ClassicalPlan:
     train_s = fitted.clock.seconds("train_s")
     # The baselines are fitted to the training rows, and score the others.
     evaluate_s = (time.perf_counter() - started - train_s) * sum(rows.values()) / (measured + len(scored))
-    fit_s = train_s * rows["train"] / measured
-    return ClassicalPlan(
-        name=run.recipe.name,
-        rows=rows,
-        labels=len(splits.labels),
-        outputs=run.task.outputs,
-        columns=splits.named_columns,
-        notes=[*splits.notes, *run.notes],
-        model=fitted.trained.fitted.name,
-        measured_rows=measured,
-        estimate={
-            "fit_s": round(fit_s, 2),
-            # The gate starts a process of its own.
-            "total_s": round(2 * start_s + fit_s + evaluate_s, 2),
-            **memory(torch.device("cpu")),
-        },
-        environment=hardware(torch.device("cpu"), 1),
-    )
+    return ClassicalCosts(fitted.trained.fitted.name, measured, train_s * rows["train"] / measured, evaluate_s)
+
+
+def row_counts(splits: Splits) -> dict[str, int]:
+    """Return the rows of each split."""
+    return {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())}

@@ -62,10 +62,10 @@ def climb_classical(standing: Standing, base: RecipeVariant, run: Run, *, comman
         return
     for name, config in classical_candidates(splits).items():
         if standing.state.find(name) is None:
-            _rung(standing, name, _of_seconds(base.for_classical(config), splits), command=command)
+            _rung(standing, name, classical_run(base.for_classical(config), splits), command=command)
 
 
-def _of_seconds(variant: RecipeVariant, splits: Splits) -> ClassicalRun:
+def classical_run(variant: RecipeVariant, splits: Splits) -> ClassicalRun:
     """Return the run on as many labeled training rows as a linear model is fitted to in seconds; with folds on all."""
     if variant.recipe.evaluate.folds is not None:
         return ClassicalRun(variant.recipe, splits)

@@ -96,10 +96,10 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         InputError, TrainingError, GateError, PushError: see `search.run.run`.
         StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
     """
-    _refuse(base, launch)
+    refuse(base, launch)
     budget = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start())
     base, ranking = with_best_checkpoint(base, launch, limit_s=budget.left_s)
-    loaded = _load(base, budget)
+    loaded = load(base, budget)
     chosen = base.with_choices(RecipeVariant(loaded.context.recipe))
     first = with_network(loaded)
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        chosen, first = _with_folds(chosen, first, budget, state)
+        chosen, first = with_judges(chosen, first, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
         ladder = Climb(chosen, loaded, standing, command, first)
         del first
@@ -125,7 +125,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
     return {**result, "folder": str(folder.path)}
 
 
-def _load(base: RecipeVariant, budget: Budget) -> RunInput:
+def load(base: RecipeVariant, budget: Budget) -> RunInput:
     """Load the input of all rungs. With little time what the head reads is not compared: the checkpoint decides."""
     recipe = base.for_rung("head").with_float32(fastest_exact_float32()).recipe
     # What is computed before a training counts, too.
@@ -135,13 +135,18 @@ def _load(base: RecipeVariant, budget: Budget) -> RunInput:
         return load_input(recipe, features=features, compares=lambda: budget.left_s >= MEASURED_FROM_S)
 
 
-def _refuse(base: RecipeVariant, launch: Launch) -> None:
+def refuse(base: RecipeVariant, launch: Launch) -> None:
+    """Refuse what no climb can have.
+
+    Raises:
+        InputError: several processes, or an output folder that is in use.
+    """
     if launch.num_processes not in (None, 1):
         raise InputError(f"--num-processes {launch.num_processes}: expected 1 with method auto")
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
 
 
-def _with_folds(base: RecipeVariant, run: Run, budget: Budget, state: LadderState) -> tuple[RecipeVariant, Run]:
+def with_judges(base: RecipeVariant, run: Run, budget: Budget, state: LadderState) -> tuple[RecipeVariant, Run]:
     """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows."""
     if not state.rungs:
         methods = decisions.methods_of(base.recipe.search.preset)

@@ -1,0 +1,114 @@
+"""What a climb would do: its rungs, and what each would take, decided as the climb itself decides. Nothing is trained.
+
+What only results decide stays open: a rung is left where nothing has a signal, and full fine-tuning that took less time
+than expected is repeated for longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hf_finetune.search.ladder import decisions
+from hf_finetune.search.ladder.costs import BUILD_S, VALIDATED_ROWS, RungCost, Scoring
+from hf_finetune.search.recipe_variant import SingleMethod
+
+
+@dataclass(frozen=True)
+class PlannedRung:
+    """A rung of a planned climb."""
+
+    name: str
+    reason: str
+    """What it does, or why it is left."""
+    seconds: float | None = None
+    """None: it is left."""
+    ends_s: float | None = None
+    """Seconds of the climb at its end."""
+    epochs: float | None = None
+
+
+@dataclass
+class PlannedClock:
+    """The time of a planned climb."""
+
+    budget_s: float
+    used_s: float
+    rungs: list[PlannedRung] = field(default_factory=list)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.budget_s - self.used_s
+
+    def climb(self, name: str, seconds: float, reason: str, *, epochs: float | None = None) -> None:
+        """Add a rung that is climbed."""
+        self.used_s += seconds
+        self.rungs.append(PlannedRung(name, reason, round(seconds, 1), round(self.used_s, 1), epochs))
+
+    def leave(self, name: str, reason: str) -> None:
+        """Add a rung that is left."""
+        self.rungs.append(PlannedRung(name, reason))
+
+
+@dataclass(frozen=True)
+class NetworkCosts:
+    """What the networks of a climb cost."""
+
+    scoring: Scoring
+    of: Callable[[SingleMethod], RungCost]
+    """Measures a method."""
+    head_s: Callable[[int], float]
+    """Seconds of the rung of the head, by its number of training rows."""
+    folds: int | None
+    """None: the validation rows judge."""
+
+
+def foresee(
+    clock: PlannedClock,
+    classical: Mapping[str, float],
+    costs: NetworkCosts,
+    methods: Sequence[SingleMethod],
+    *,
+    epochs: float,
+    ensemble: bool = False,
+) -> None:
+    """Add the rungs of a climb to its clock.
+
+    Args:
+        classical: seconds of each model without a network.
+        methods: see `decisions.methods_of`.
+        epochs: those of the recipe.
+        ensemble: whether a student of the rungs may be the last one.
+    """
+    for name, seconds in classical.items():
+        clock.climb(name, seconds, "a model after seconds")
+    reason = decisions.why_no_network(clock.left_s)
+    if reason is not None and classical:
+        clock.leave("head", reason)
+        return
+    _add_head(clock, costs, fine_tunes="full" in methods, may_be_start=bool(classical))
+    for method in methods:
+        left_s, started = clock.left_s, time.perf_counter()
+        plan = decisions.weigh(method, costs.of, left_s=left_s, epochs=epochs)
+        # The climb measures its costs, too.
+        clock.used_s += time.perf_counter() - started
+        if plan.epochs is None:
+            clock.leave(method, plan.reason)
+        else:
+            clock.climb(method, costs.of(method).seconds(plan.epochs), plan.reason, epochs=round(plan.epochs, 3))
+    if ensemble:
+        clock.leave("student", "only if the mean of some rungs is better than the best one, and time is left")
+
+
+def _add_head(clock: PlannedClock, costs: NetworkCosts, *, fine_tunes: bool, may_be_start: bool) -> None:
+    scoring, train = costs.scoring, costs.scoring.rows["train"]
+    if may_be_start and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
+        rows = scoring.start_rows(clock.left_s)
+        seconds = BUILD_S + (rows + VALIDATED_ROWS) * scoring.row_s
+        clock.climb("head", seconds, f"only the start of full fine-tuning, on {rows:,} rows: it is not judged")
+        return
+    rows = train if costs.folds is not None else scoring.head_rows(clock.left_s, fine_tunes=fine_tunes)
+    part = "" if rows >= train else f" of {rows:,} of {train:,} rows"
+    clock.climb("head", costs.head_s(rows), f"a linear head on frozen features{part}")

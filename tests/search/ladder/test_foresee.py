@@ -1,0 +1,70 @@
+"""What a climb would do, by costs that a person can add, and on real rows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from helpers.small_runs import text_rows
+from helpers.tiny import tiny_text_checkpoint
+
+import hf_finetune
+from hf_finetune.errors import InputError
+from hf_finetune.search.ladder.costs import RungCost, Scoring
+from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, foresee
+from hf_finetune.search.recipe_variant import SingleMethod
+
+METHODS: tuple[SingleMethod, ...] = ("top", "lora", "full")
+COSTS = {"full": RungCost(40.0, 2.0, 8.0, 100), "lora": RungCost(30.0, 2.0, 8.0, 100), "top": RungCost(3, 12, 8, 100)}
+SCORING = Scoring(0.01, {"train": 1000, "validation": 100}, 3.5)
+
+
+def planned(budget_s: float, *, folds: int | None = None, **options: Any) -> dict[str, Any]:
+    clock = PlannedClock(budget_s, 10.0)
+    costs = NetworkCosts(SCORING, COSTS.__getitem__, lambda rows: 5 + rows * 0.01, folds)
+    foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3, **options)
+    return {rung.name: rung for rung in clock.rungs} | {"clock": clock}
+
+
+def test_rungs_follow_each_other_within_the_budget() -> None:
+    rungs = planned(1000)
+    assert [rungs[name].ends_s for name in ("linear", "head", "top", "lora", "full")] == [14, 29, 58, 158, 288]
+    assert rungs["full"].epochs == 3 and rungs["clock"].left_s == pytest.approx(712, abs=0.1)
+    # Without a limit all are climbed.
+    assert all(planned(math.inf)[name].seconds for name in COSTS)
+
+
+def test_what_is_left_has_its_reason() -> None:
+    rungs = planned(100, ensemble=True)
+    assert "full fine-tuning needs the time" in rungs["lora"].reason and rungs["lora"].seconds is None
+    assert rungs["full"].epochs < 3 and rungs["full"].ends_s <= 100
+    assert "mean of some rungs is better" in rungs["student"].reason
+    short = planned(16)
+    assert short["head"].seconds is None and "a network takes 5 s at least" in short["head"].reason
+
+
+def test_a_head_may_be_only_a_start_but_not_with_folds() -> None:
+    scoring = Scoring(0.01, {"train": 1000, "validation": 1000}, 3.5)
+    for folds, word in ((None, "only the start"), (3, "a linear head on frozen features")):
+        clock = PlannedClock(60, 10.0)
+        costs = NetworkCosts(scoring, COSTS.__getitem__, lambda rows: 5.0, folds)
+        foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3)
+        assert clock.rungs[1].reason.startswith(word)
+
+
+def test_a_plan_of_method_auto_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tiny_text_checkpoint(tmp_path / "bert")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    frame = pd.DataFrame([{"text": row["text"], "label": ("bad", "good")[row["label"]]} for row in text_rows(120)])
+    options: dict[str, Any] = {"model": checkpoint, "max_length": 16, "method": "auto"}
+    plan = hf_finetune.plan(frame, budget="10m", **options)
+    assert not list(folder.iterdir())
+    assert [rung.name for rung in plan.rungs] == ["linear", "head", "top", "lora", "full"]
+    assert plan.rungs[-1].epochs and plan.estimate["total_s"] == pytest.approx(plan.rungs[-1].ends_s, abs=1)
+    assert plan.judged_by == "all 120 rows, in 5 folds" and plan.budget_s == 600
+    assert "rung    seconds  ends at" in str(plan) and "of 10m" in str(plan)
+    with pytest.raises(InputError, match="budgt: no such keyword, did you mean 'budget'"):
+        hf_finetune.plan(frame, budgt="10m", **options)
