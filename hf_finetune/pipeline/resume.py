@@ -23,7 +23,8 @@ MAY_CHANGE = frozenset(
     {
         *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
         "objective.teacher",
-        *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.max_time", "train.report_to"),
+        *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.max_time", "train.fit_schedule"),
+        "train.report_to",
         *(f"model.{field.name}" for field in fields(CheckpointLimits)),
     }
 )

@@ -142,7 +142,7 @@ def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> tuple[Task, Tem
 def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
     run, rows, teacher, checkpoints = setup.run, setup.rows, setup.teacher, setup.folder / "checkpoints"
     averaging, patience = run.recipe.averaging, run.recipe.train.early_stopping_patience
-    limit = run.recipe.train.max_time
+    limit = None if run.recipe.train.max_time is None else TimeLimit(parse_duration(run.recipe.train.max_time))
     unpadded = isinstance(rows.inputs, TextInputs) and trains_unpadded(run.context, rows.inputs, run.model.network)
     arguments = _classifier_arguments(run, checkpoints, saving=not setup.dry_run)
     parts = TrainingSetup(
@@ -167,8 +167,9 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
             SparseValidation(run.recipe.train.validate_every),
             *setup.trackers.callbacks(TRAIN),
             *([EarlyStoppingCallback(patience)] if patience else []),
-            *([] if limit is None else [TimeLimit(parse_duration(limit))]),
+            *([] if limit is None else [limit]),
         ),
+        elapsed=(lambda: limit.share) if limit is not None and run.recipe.train.fit_schedule else None,
     )
     if teacher is None:
         return ClassifierTrainer(setup.network, arguments, parts)

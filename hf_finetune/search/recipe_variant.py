@@ -160,16 +160,16 @@ class RecipeVariant:
             seconds: most seconds of training, unless the recipe's own limit is shorter. None: no other limit.
         """
         recipe = self.for_one_run.recipe
-        limit = recipe.train.max_time
+        train, limit = recipe.train, recipe.train.max_time
         if seconds is not None and (limit is None or seconds < parse_duration(limit)):
-            limit = f"{max(1, round(seconds))}s"
+            train = replace(train, max_time=f"{max(1, round(seconds))}s", fit_schedule=True)
         changes: dict[str, Any] = {
             "method": method,
             # Only classical models read further columns.
             "data": _replace(recipe.data, features=()),
             "lora": recipe.lora if method == "lora" else Lora(),
             "hub": replace(recipe.hub, repo_id=None),
-            "train": replace(recipe.train, max_time=limit),
+            "train": train,
         }
         if method == "top" and GatherMean() in recipe.model.surgery:
             # It comes on top of the layers that train.

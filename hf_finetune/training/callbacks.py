@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.training.distributed import in_any_process
+from hf_finetune.training.distributed import largest
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.files import named_errors, sync, write_text
 
@@ -73,6 +73,8 @@ class TimeLimit(TrainerCallback):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.share = 0.0
+        """Of the time that has passed at the end of the last step, the same in all processes."""
         self._started = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
@@ -81,8 +83,8 @@ class TimeLimit(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """End training if the time is over in any process."""
-        (is_over,) = in_any_process(args, time.monotonic() - self._started >= self.seconds)
-        control.should_training_stop |= is_over
+        self.share = largest(args, (time.monotonic() - self._started) / max(self.seconds, 1e-9))
+        control.should_training_stop |= self.share >= 1
 
 
 class LogLines(TrainerCallback):

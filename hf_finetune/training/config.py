@@ -86,6 +86,8 @@ class Train:
     max_time: Annotated[Duration | None, flag("--max-time")] = None
     """Stop training when it has taken so long, whatever steps are left: 90s, 10m, 1h30m. The learning-rate schedule is
     that of all steps. A resumed run has as long again. None: no limit."""
+    fit_schedule: bool = False
+    """Let the learning-rate schedule end with max_time, where not all steps fit into it."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
     report_to: Annotated[TrackerNames, tyro.conf.arg(aliases=["--report-to"], metavar="NAME,NAME,...")] = ()

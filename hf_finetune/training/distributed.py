@@ -24,6 +24,15 @@ def in_any_process(args: TrainingArguments, *facts: bool) -> list[bool]:
     return [bool(count) for count in counts.tolist()]
 
 
+def largest(args: TrainingArguments, value: float) -> float:
+    """Return the largest value of all processes."""
+    if args.world_size == 1:
+        return value
+    values = torch.tensor(value, dtype=torch.float32, device=args.device)
+    torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+    return float(values)
+
+
 @contextmanager
 def plain_peer_errors() -> Iterator[None]:
     """Raise a lost connection as a TrainingError, in place of the communication library's traceback.

@@ -188,6 +188,7 @@ LOSS = (
 CONFLICTS = (*OPTIM, *AVERAGING, *REGULARIZE, *BATCHING, *LOSS)
 BALANCED = "batching.sampling balanced draws as many rows of every class"
 UNUSED = (
+    Unused("train.fit_schedule", "there is no train.max_time", lambda r: r.train.max_time is None),
     Unused(
         "objective.class_weights",
         BALANCED,

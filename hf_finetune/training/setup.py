@@ -146,3 +146,6 @@ class TrainingSetup:
     them."""
     callbacks: tuple[TrainerCallback, ...] = ()
     """Progress bar, log and early stopping."""
+    elapsed: Callable[[], float] | None = None
+    """Share of its time that the training has taken, with which the learning-rate schedule ends. None: with the
+    steps."""

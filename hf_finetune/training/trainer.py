@@ -145,6 +145,7 @@ class ClassifierTrainer(Trainer):
                 optimizer or self.optimizer,
                 num_training_steps,
                 greater_is_better=bool(self.args.greater_is_better),
+                elapsed=self.setup.elapsed,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler

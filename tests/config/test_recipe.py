@@ -19,6 +19,7 @@ OURS = {
     "save_every",
     "keep_checkpoints",
     "max_time",
+    "fit_schedule",
     "extra",
 }
 

@@ -33,6 +33,8 @@ def test_variants_of_rungs() -> None:
     limited = RecipeVariant(replace(AUTO, train=replace(AUTO.train, max_time="10s")))
     assert limited.for_rung("full", seconds=12.6).recipe.train.max_time == "10s"
     assert limited.for_rung("full", seconds=4.2).recipe.train.max_time == "4s"
+    # The schedule ends with the time of a rung; with the user's own limit it is that of all steps.
+    assert full.train.fit_schedule and not limited.for_rung("full", seconds=12.6).recipe.train.fit_schedule
 
 
 def test_a_student_has_no_other_teacher() -> None:

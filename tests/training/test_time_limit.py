@@ -12,3 +12,4 @@ def test_training_stops_when_the_time_is_over(tmp_path) -> None:
         limit.on_train_begin(arguments, state, control)
         limit.on_step_end(arguments, state, control)
         assert control.should_training_stop is stops
+        assert (limit.share >= 1) is stops and limit.share > 0

@@ -18,6 +18,7 @@ from hf_finetune.features.config import BoostedTrees, Classical, ColorHistogram,
 from hf_finetune.pipeline.classical.run import finalize_classical, fit_classical_run, set_aside_classical
 from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.pipeline.run_folder import is_finished
+from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.folds import constants_out_of_fold
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import RungRecord, read_scores, write_scores
@@ -62,7 +63,8 @@ def climb_classical(standing: Standing, base: RecipeVariant, run: Run, *, comman
         return
     for name, config in classical_candidates(splits).items():
         if standing.state.find(name) is None:
-            _rung(standing, name, classical_run(base.for_classical(config), splits), command=command)
+            variant, ensembles = base.for_classical(config), base.recipe.search.ensemble
+            _rung(standing, name, classical_run(variant, splits), command=command, ensembles=ensembles)
 
 
 def classical_run(variant: RecipeVariant, splits: Splits) -> ClassicalRun:
@@ -85,7 +87,7 @@ def _measure(standing: Standing, name: str, scores_NC: object, *, started: float
         standing.judge(name, scores_NC, folder, started=started, title=title, is_model=False)
 
 
-def _rung(standing: Standing, name: str, run: ClassicalRun, *, command: str | None) -> None:
+def _rung(standing: Standing, name: str, run: ClassicalRun, *, command: str | None, ensembles: bool) -> None:
     started = time.perf_counter()
     folder = standing.state.folder / standing.state.next_folder(name)
     if is_finished(folder):
@@ -108,4 +110,7 @@ def _rung(standing: Standing, name: str, run: ClassicalRun, *, command: str | No
         else:
             set_aside_classical(fitted, folder, evaluation, command=command)
 
-    standing.judge(name, settled_NC, folder, started=started, title=fitted.trained.fitted.name, finish=finish)
+    # A student reads its teachers from the disk.
+    later = decisions.writes_later(standing.budget.left_s) and not ensembles
+    title = fitted.trained.fitted.name
+    standing.judge(name, settled_NC, folder, started=started, title=title, finish=finish, later=later)

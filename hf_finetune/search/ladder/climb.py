@@ -26,15 +26,13 @@ import torch
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
-from hf_finetune.pipeline.measure_costs import isolated
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import refuse_changes
-from hf_finetune.pipeline.run import finalize, fit_dry, load_input, set_aside, train_prepared, with_network
+from hf_finetune.pipeline.run import finalize, load_input, set_aside, train_prepared, with_network
 from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.budget import Budget
@@ -48,7 +46,6 @@ from hf_finetune.search.ladder.costs import (
     Scoring,
     measure_row,
     scoring_of,
-    with_few_validated,
     with_rows,
 )
 from hf_finetune.search.ladder.decisions import RungPlan
@@ -66,14 +63,13 @@ from hf_finetune.search.ladder.state import (
 )
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 from hf_finetune.training.precision import fastest_exact_float32, settings_restored
-from hf_finetune.training.probe import KernelChoice
 from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.console import Progress, show_board
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import seconds_since_start
 from hf_finetune.utils.exit_status import notes_afterwards
-from hf_finetune.utils.files import read_json
+from hf_finetune.utils.files import discard, read_json
 from hf_finetune.utils.messages import listed
 from hf_finetune.utils.plain import to_plain
 
@@ -120,7 +116,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
             try:
                 result = ladder.run()
             except (KeyboardInterrupt, StoppedBySignal):
-                raise StoppedBySignal(standing.describe_stop()) from None
+                raise StoppedBySignal(standing.stop()) from None
     push_if_asked(folder.path, base.recipe.hub)
     return {**result, "folder": str(folder.path)}
 
@@ -157,8 +153,11 @@ def with_judges(base: RecipeVariant, run: Run, budget: Budget, state: LadderStat
 
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
     task = run.data.task
-    methods = decisions.methods_of(base.recipe.search.preset)
+    search = base.recipe.search
     classical = 1 if task.has_words else len(classical_candidates(run.data.splits))
+    methods = decisions.methods_within(search.preset, budget.left_s)
+    # More where a resumed climb has a larger budget.
+    state.comparisons = max(state.comparisons, classical + 1 + len(methods) + 2 * search.ensemble)
     return Standing(
         base.recipe.name,
         folder,
@@ -167,12 +166,6 @@ def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state
         task,
         labels_of(judging_rows(run)),
         run.recipe.evaluate.resamples,
-        # With a budget full fine-tuning may come again.
-        comparisons=classical
-        + 1
-        + len(methods)
-        + ("full" in methods and not math.isinf(budget.seconds))
-        + 2 * base.recipe.search.ensemble,
     )
 
 
@@ -223,7 +216,6 @@ class Climb:
     def _take_up(self) -> None:
         """Take up the rungs of a killed climb."""
         self.standing.take_up()
-        self.heads = read_heads(self.state.folder)
         for rung in self.state.rungs:
             if rung.folder is not None:
                 self.heads = read_heads(self.state.folder / rung.folder) or self.heads
@@ -234,18 +226,17 @@ class Climb:
 
     def _climb_networks(self) -> None:
         reason = decisions.why_no_network(self.budget.left_s)
-        if reason is not None and self.state.chosen is not None and self.state.find("head") is None:
+        if reason is not None and self.standing.has_model and self.state.find("head") is None:
             self.standing.record(RungRecord("head", reason))
             return
         if self._goes_straight():
-            self._start_head()
+            self.standing.record(RungRecord("head", decisions.STRAIGHT))
         else:
             self._rung("head", "head", RungPlan("the first network"))
         if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
-        self._use_time_left()
         if self.base.recipe.search.ensemble and self.state.find("student") is None:
             student = plan_student(self.standing, self.base, self.loaded, self._cost, self._scoring)
             if student is not None:
@@ -264,6 +255,9 @@ class Climb:
             return
         begun = self.state.current or {}
         is_resumed = begun.get("name") == name
+        if not is_resumed:
+            # What came before it was not written before a kill, and is other.
+            discard(folder)
         rows = None
         if method == "head" and self.state.folds is None:
             rows = begun["rows"] if is_resumed else self._head_rows()
@@ -292,27 +286,16 @@ class Climb:
         if plan.epochs is not None:
             variant = variant.with_length(plan.epochs)
         heads = self.heads
-        if heads and not decisions.starts_from_head(self.state, heads[0].explained):
+        if not decisions.starts_from_head(self.state, heads[0].explained if heads else None):
             variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
         return replace(run, encoded=self.encoded, start_heads=heads, is_noted=True)
 
     def _goes_straight(self) -> bool:
-        """Whether there is a model, and so little time that a head is only the start of full fine-tuning."""
-        is_open = self.state.chosen is not None and self.state.find("head") is None and self.state.current is None
+        """Whether there is a model, and so little time that full fine-tuning needs it all."""
+        is_open = self.standing.has_model and self.state.find("head") is None and self.state.current is None
         may_be = is_open and self._fine_tunes and self.state.folds is None
         return may_be and self._scoring.goes_straight(self.budget.left_s)
-
-    def _start_head(self) -> None:
-        """Fit a head to a few rows, from which full fine-tuning starts, and do not judge it."""
-        with isolated() as folder:
-            rows = self._scoring.start_rows(self.budget.left_s)
-            prepared = with_few_validated(with_rows(self._prepare("head", RungPlan("")), rows))
-            self._keep(fit_dry(prepared, folder, KernelChoice(default_kernels(prepared))), self.state.folder)
-        self.standing.record(
-            RungRecord("head", "not judged: it is the start of full fine-tuning, which needs the time")
-        )
-        gc.collect()
 
     @property
     def _fine_tunes(self) -> bool:
@@ -348,17 +331,6 @@ class Climb:
         else:
             logger.info("%s: %s", method, plan.reason)
             self._rung(method, method, plan)
-
-    def _use_time_left(self) -> None:
-        """Fine-tune again for longer, if full fine-tuning was shortened and has left the time for it."""
-        full = self.state.find("full")
-        if full is None or self.state.find("longer") or math.isinf(self.budget.left_s):
-            return
-        limit_s = (self.budget.left_s - self._scoring.after_s) / trainings_of(self.base.recipe.evaluate)
-        plan = decisions.longer(full, left_s=self.budget.left_s, epochs=self.base.recipe.train.epochs, limit_s=limit_s)
-        if plan is not None:
-            logger.info("longer: %s", plan.reason)
-            self._rung("longer", "full", plan)
 
     def _try_for_signal(self) -> None:
         """Fine-tune for a short time, which decides whether the climb goes on."""

@@ -26,8 +26,7 @@ FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
 """Seconds that a head on frozen features takes at least, with its features, its gate and its card."""
-LONGER = 1.5
-"""Least number of times as many epochs for which full fine-tuning is repeated in the time that it has left."""
+STRAIGHT = "left: full fine-tuning needs the time"
 TRIAL_S = 20.0
 """Seconds of training by which a climb without a signal so far decides whether to go on."""
 
@@ -38,14 +37,29 @@ class RungPlan:
 
     reason: str
     epochs: float | None = None
-    """None: it is left."""
+    """Of its recipe. None: it is left."""
     limit_s: float | None = None
     """Most seconds of training. None: no limit."""
+    expected: float = 0.0
+    """Epochs that the time holds, by its cost."""
 
 
 def methods_of(preset: Preset | None) -> tuple[SingleMethod, ...]:
     """Return the methods that are weighed after the head, the cheapest first."""
     return METHODS[preset or "best"]
+
+
+def methods_within(preset: Preset | None, left_s: float) -> tuple[SingleMethod, ...]:
+    """Return those of `methods_of` that a climb may train, which is to be known before the first comparison: only full
+    fine-tuning is not measured where there is no time for it."""
+    methods = methods_of(preset)
+    return tuple(method for method in methods if method == "full" or left_s >= MEASURED_FROM_S)
+
+
+def writes_later(left_s: float) -> bool:
+    """Whether a classical model is written at the end, unless a network is better: with little time, the seconds that
+    its file, its figures and its gate take are a share of what training has."""
+    return LEAST_NETWORK_S <= left_s < MEASURED_FROM_S
 
 
 def why_no_network(left_s: float) -> str | None:
@@ -81,32 +95,11 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     if fitting < min(LEAST_EPOCHS, epochs):
         need_s, left = mine.seconds(min(LEAST_EPOCHS, epochs)), format_duration(max(left_s, 1))
         return RungPlan(f"left: it would take {format_duration(need_s)} at least, and {left} are left")
-    limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.after_s) / mine.trainings)
+    limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.before_s - mine.after_s) / mine.trainings)
     takes = f"{fitting:.3g} epochs, about {format_duration(mine.seconds(fitting))}"
-    return RungPlan(takes if fitting == epochs else f"{takes}, which is the time that is left", fitting, limit_s)
-
-
-def longer(full: RungRecord, *, left_s: float, epochs: float, limit_s: float) -> RungPlan | None:
-    """Return how full fine-tuning is repeated for longer, by the time that it has taken.
-
-    None: it was not shortened, or there is no time for much more.
-
-    Args:
-        left_s: seconds of the budget.
-        epochs: those of the recipe.
-        limit_s: most seconds of a training.
-    """
-    if not full.epochs or full.epochs >= epochs or full.folder is None:
-        return None
-    fitting = min(epochs, full.epochs * left_s * (1 - RESERVE) / full.seconds)
-    if fitting < LONGER * full.epochs or limit_s < 1:
-        return None
-    return RungPlan(
-        f"{fitting:.3g} epochs, as {full.epochs:.3g} took {format_duration(full.seconds)} and "
-        f"{format_duration(left_s)} are left",
-        fitting,
-        limit_s,
-    )
+    # Where the estimate is wrong, the limit and its schedule hold.
+    reason = takes if fitting == epochs else f"{takes}, which is the time that is left"
+    return RungPlan(reason, epochs, limit_s, fitting)
 
 
 def _fitting(cost: RungCost, seconds: float, epochs: float) -> float:
@@ -154,11 +147,18 @@ def has_no_signal(state: LadderState, explained: float | None) -> bool:
     return is_constant and explained is not None and explained < LEAST_EXPLAINED
 
 
-def starts_from_head(state: LadderState, explained: float) -> bool:
-    """Return whether the rungs after the head start from its layer: it beats the constant, or frozen features explain
-    something. One that says nothing would tie the network to the wrong features."""
+def starts_from_head(state: LadderState, explained: float | None) -> bool:
+    """Return whether the rungs after the head start from a fitted layer: it beats the constant, or frozen features
+    explain something. One that says nothing would tie the network to the wrong features. Where there was no time for
+    the head, there is none for another fit.
+
+    Args:
+        explained: by the layer of the head. None: it has none, and a rung fits its own.
+    """
     head = state.find("head")
-    return explained >= LEAST_EXPLAINED or (head is not None and head.is_better)
+    if head is not None and head.reason == STRAIGHT:
+        return False
+    return explained is None or explained >= LEAST_EXPLAINED or (head is not None and head.is_better)
 
 
 def final_verdict(state: LadderState) -> str:

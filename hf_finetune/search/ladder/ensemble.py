@@ -28,7 +28,7 @@ from hf_finetune.search.ladder.state import RungRecord
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 
 logger = logging.getLogger("hf_finetune.run")
-NETWORKS = ("head", "top", "lora", "full", "longer")
+NETWORKS = ("head", "top", "lora", "full")
 PIPELINE = "classical/pipeline.skops"
 
 
@@ -61,9 +61,8 @@ def find_ensemble(standing: Standing, splits: Splits) -> Ensemble:
     if len(chosen) < 2:
         return Ensemble(f"left: no mean with another model has a lower loss than {chosen[0]}")
     mean_NC = np.mean([scores[name] for name in chosen], axis=0)
-    found = compare(
-        task, labels, mean_NC, standing.scores[best.name], against=best.name, comparisons=standing.comparisons
-    )
+    best_NC = standing.scores[best.name]
+    found = compare(task, labels, mean_NC, best_NC, against=best.name, comparisons=state.comparisons_left)
     difference, names = found.difference, " + ".join(chosen)
     gain = f"{task.judged_by} {difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
     if found.verdict != "better":

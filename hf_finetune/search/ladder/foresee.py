@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hf_finetune.search.ladder import decisions
-from hf_finetune.search.ladder.costs import BUILD_S, VALIDATED_ROWS, RungCost, Scoring
+from hf_finetune.search.ladder.costs import RungCost, Scoring
 from hf_finetune.search.recipe_variant import SingleMethod
 
 
@@ -88,7 +88,7 @@ def foresee(
     if reason is not None and classical:
         clock.leave("head", reason)
         return
-    _add_head(clock, costs, fine_tunes="full" in methods, may_be_start=bool(classical))
+    _add_head(clock, costs, fine_tunes="full" in methods, has_model=bool(classical))
     for method in methods:
         left_s, started = clock.left_s, time.perf_counter()
         plan = decisions.weigh(method, costs.of, left_s=left_s, epochs=epochs)
@@ -97,17 +97,15 @@ def foresee(
         if plan.epochs is None:
             clock.leave(method, plan.reason)
         else:
-            clock.climb(method, costs.of(method).seconds(plan.epochs), plan.reason, epochs=round(plan.epochs, 3))
+            clock.climb(method, costs.of(method).seconds(plan.expected), plan.reason, epochs=round(plan.expected, 3))
     if ensemble:
         clock.leave("student", "only if the mean of some rungs is better than the best one, and time is left")
 
 
-def _add_head(clock: PlannedClock, costs: NetworkCosts, *, fine_tunes: bool, may_be_start: bool) -> None:
+def _add_head(clock: PlannedClock, costs: NetworkCosts, *, fine_tunes: bool, has_model: bool) -> None:
     scoring, train = costs.scoring, costs.scoring.rows["train"]
-    if may_be_start and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
-        rows = scoring.start_rows(clock.left_s)
-        seconds = BUILD_S + (rows + VALIDATED_ROWS) * scoring.row_s
-        clock.climb("head", seconds, f"only the start of full fine-tuning, on {rows:,} rows: it is not judged")
+    if has_model and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
+        clock.leave("head", decisions.STRAIGHT)
         return
     rows = train if costs.folds is not None else scoring.head_rows(clock.left_s, fine_tunes=fine_tunes)
     part = "" if rows >= train else f" of {rows:,} of {train:,} rows"

@@ -25,6 +25,15 @@ from hf_finetune.utils.files import read_json, read_object
 logger = logging.getLogger("hf_finetune.run")
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A rung whose model is not written yet: a killed climb fits it again."""
+
+    name: str
+    finish: Callable[[bool], None]
+    """See `Standing.judge`."""
+
+
 @dataclass
 class Standing:
     """The rungs that were judged, on the disk and in memory."""
@@ -40,12 +49,17 @@ class Standing:
     labels: Any
     """Of the rows that judge."""
     resamples: int
-    comparisons: int
-    """Those of the whole climb."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Settled scores of the rows that judge, by rung."""
     ranking: Ranking | None = None
     """Of the candidates for the checkpoint. None: there was one."""
+    pending: Pending | None = None
+    """The model that becomes the result if no other one does. None: it is on the disk."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model to use, or one that is only to be written."""
+        return self.state.chosen is not None or self.pending is not None
 
     def take_up(self) -> None:
         """Take up the rungs of a killed climb: their scores, and the result that a kill kept from its place."""
@@ -71,6 +85,7 @@ class Standing:
         epochs: float | None = None,
         is_model: bool = True,
         finish: Callable[[bool], None] | None = None,
+        later: bool = False,
     ) -> None:
         """Compare a rung with the best one before it, finish its run, and promote it if it is better.
 
@@ -80,14 +95,15 @@ class Standing:
             title, epochs: of its model.
             is_model: whether it can be the result.
             finish: saves the run of the rung: whole, if it is promoted. None: it is saved, or there is none.
+            later: finish it at the end, if no other model is better.
         """
         comparison = self._compare(scores_NC)
         preferred = decisions.is_preferred(name, comparison)
         is_better = comparison is None or comparison.verdict == "better"
         # The first model that can be saved is the result whatever its verdict.
-        promoted = is_model and (is_better or preferred or self.state.chosen is None)
+        promoted = is_model and (is_better or preferred or not self.has_model)
         if finish is not None:
-            finish(promoted)
+            promoted = self._finish(Pending(name, finish), promoted, later=later)
         record = RungRecord(
             name,
             decisions.why_judged(comparison, preferred=preferred),
@@ -106,12 +122,34 @@ class Standing:
         if promoted:
             promote(folder, self.folder, self.sections(unfinished=True))
 
+    def _finish(self, model: Pending, promoted: bool, *, later: bool) -> bool:
+        """Save the run of a rung, or put that off, and return whether it is the result on the disk."""
+        if not later:
+            model.finish(promoted)
+        if promoted:
+            self.pending = model if later else None
+        return promoted and not later
+
+    def write_pending(self) -> None:
+        """Write the model that is the result so far, if it is not on the disk yet."""
+        if (pending := self.pending) is None:
+            return
+        started = time.perf_counter()
+        pending.finish(True)
+        self.pending = None
+        number, rung = next((n, rung) for n, rung in enumerate(self.state.rungs) if rung.name == pending.name)
+        assert rung.folder is not None, "it was fitted"
+        seconds, ended_s = rung.seconds + time.perf_counter() - started, round(self.budget.used_s, 2)
+        self.state.rungs[number] = replace(rung, promoted=True, seconds=round(seconds, 2), ended_s=ended_s)
+        self.save()
+        promote(self.state.folder / rung.folder, self.folder, self.sections(unfinished=True))
+
     def _compare(self, scores_NC: Any) -> Comparison | None:
         """Compare scores with those of the best rung so far. None: it is the first."""
         if (best := self.state.best) is None:
             return None
-        others_NC = self.scores[best.name]
-        return compare(self.task, self.labels, scores_NC, others_NC, against=best.name, comparisons=self.comparisons)
+        others_NC, comparisons = self.scores[best.name], self.state.comparisons_left
+        return compare(self.task, self.labels, scores_NC, others_NC, against=best.name, comparisons=comparisons)
 
     def _metrics(self, scores_NC: Any) -> dict[str, Any]:
         intervals = self.task.intervals(self.labels, scores_NC, resamples=self.resamples)
@@ -134,7 +172,7 @@ class Standing:
     def save(self) -> None:
         """Save the state with the time that was used."""
         self.state.used_s = self.budget.used_s
-        self.state.save()
+        self.state.save(before=None if self.pending is None else self.pending.name)
 
     def sections(self, *, unfinished: bool = False) -> dict[str, Any]:
         """Return what result.json has beside the sections of the chosen rung."""
@@ -157,6 +195,7 @@ class Standing:
 
     def end(self) -> dict[str, Any]:
         """Write the result of the whole climb, and return the content of result.json."""
+        self.write_pending()
         self.save()
         result = read_json(self.folder / "result.json", "start anew")
         result.pop(UNFINISHED, None)
@@ -164,8 +203,9 @@ class Standing:
         logger.info("%s", result["ladder"]["verdict"])
         return result
 
-    def describe_stop(self) -> str:
-        """Say what a stopped climb leaves."""
+    def stop(self) -> str:
+        """Write the best model so far, if it is not yet, and say what a stopped climb leaves."""
+        self.write_pending()
         if (chosen := self.state.chosen) is None:
             return "stopped before there was a model; --resume goes on from there"
         return f"stopped; the best model so far ({chosen.name}) is in {self.folder}; --resume goes on from there"

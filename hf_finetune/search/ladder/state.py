@@ -2,7 +2,6 @@
 
 DIR/rungs/recipe.json           the record of the recipe with method auto
 DIR/rungs/ladder.json           the rungs that are done, and the seconds that were used
-DIR/rungs/heads.npz             classification layers that were fitted only as a start, and not judged
 DIR/rungs/N-NAME/               the run of a rung
 DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a constant nothing else
 DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rungs start
@@ -11,6 +10,7 @@ DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rung
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +33,7 @@ class RungRecord:
     """A rung that was climbed or left."""
 
     name: str
-    """majority, linear, trees, histograms, head, trial (a short fine-tuning), top, lora, full, longer or student."""
+    """majority, linear, trees, histograms, head, trial (a short fine-tuning), top, lora, full or student."""
     reason: str
     """What its verdict means, or why it was left."""
     folder: str | None = None
@@ -78,6 +78,15 @@ class LadderState:
     """`name` and `epochs` of a rung that was begun."""
     folds: int | None = None
     """In how many folds all rows judge. None: the validation rows do."""
+    comparisons: int = 0
+    """Those of the whole climb, by which the level of the paired tests is divided."""
+
+    @property
+    def comparisons_left(self) -> int:
+        """By how many the level of the next test is divided: a comparison that has found a better model leaves its
+        share of the level to the others, which keeps the level of all together (Holm, 1979)."""
+        proven = sum(rung.comparison is not None and rung.is_better for rung in self.rungs)
+        return max(1, self.comparisons - proven)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -94,17 +103,24 @@ class LadderState:
             raise InputError(f"{path}: schema {plain.get('schema')}, expected {SCHEMA}; {remedy}")
         try:
             rungs = [RungRecord(**rung) for rung in plain["rungs"]]
-            return cls(folder, rungs, float(plain["seconds"]), plain["current"], plain.get("folds"))
+            known = plain.get("folds"), plain.get("comparisons", 0)
+            return cls(folder, rungs, float(plain["seconds"]), plain["current"], *known)
         except (LookupError, TypeError, ValueError):
             raise InputError(f"{path}: damaged; {remedy}") from None
 
-    def save(self) -> None:
-        """Write ladder.json."""
+    def save(self, *, before: str | None = None) -> None:
+        """Write ladder.json.
+
+        Args:
+            before: name of the first rung that is left out, as it is not on the disk yet. None: all are written.
+        """
+        rungs = list(itertools.takewhile(lambda rung: rung.name != before, self.rungs))
         plain = {
             "schema": SCHEMA,
             "seconds": round(self.used_s, 2),
-            "rungs": [asdict(rung) for rung in self.rungs],
+            "rungs": [asdict(rung) for rung in rungs],
             "folds": self.folds,
+            "comparisons": self.comparisons,
             "current": self.current,
         }
         write_json(self.folder / FILE, plain)

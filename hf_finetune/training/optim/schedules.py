@@ -144,18 +144,26 @@ class RateSchedule(lr_scheduler.LambdaLR):
 
 
 def scheduler(
-    schedule: ResolvedSchedule, optimizer: torch.optim.Optimizer, steps: int, *, greater_is_better: bool
+    schedule: ResolvedSchedule,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    greater_is_better: bool,
+    elapsed: Callable[[], float] | None = None,
 ) -> RateSchedule:
     """Build the schedule of an optimizer whose groups have their peak rates.
 
     Args:
         steps: optimizer steps of the whole run.
         greater_is_better: whether a greater validation metric is better, for reduce_lr_on_plateau.
+        elapsed: share of the time of the run that has passed. The schedule is then at least so far. None: the steps
+            alone count.
     """
     table = factors(schedule, steps)
 
     def factor(step: int) -> float:
-        return table[min(step, steps)]
+        reached = step if elapsed is None else max(step, round(elapsed() * steps))
+        return table[min(reached, steps)]
 
     if schedule.name == "reduce_lr_on_plateau":
         return WarmPlateau(optimizer, factor, schedule, greater_is_better=greater_is_better)

@@ -1,21 +1,20 @@
-"""What a climb computes before its first rung, and what a killed one takes up."""
+"""What a climb computes before its first rung, and when its models are written."""
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from helpers.small_runs import small_recipe
 
 from hf_finetune import Model, Recipe, TextData
-from hf_finetune.pipeline.context import RunInput
-from hf_finetune.pipeline.run import prepare
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder import climb as module
-from hf_finetune.search.ladder.climb import Climb
-from hf_finetune.search.ladder.state import LadderState
+from hf_finetune.search.ladder import standing as standing_module
+from hf_finetune.search.ladder.standing import Standing
+from hf_finetune.search.ladder.state import LadderState, RungRecord
 from hf_finetune.search.recipe_variant import RecipeVariant
+from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.training import precision
 from hf_finetune.training.precision import settings_restored
 
@@ -31,19 +30,60 @@ def test_rows_are_read_with_the_float32_of_the_recipe(
     recipe = Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto")
     recipe = replace(recipe, precision=replace(recipe.precision, float32_matmul=setting))
     with settings_restored():
-        assert module._load(RecipeVariant(recipe), Budget(30)) == switched
+        assert module.load(RecipeVariant(recipe), Budget(30)) == switched
 
 
-def test_a_killed_climb_takes_up_the_head_that_was_only_a_start(tmp_path: Path) -> None:
-    """No rung has it, and another fit would be of other rows."""
-    base = RecipeVariant(replace(small_recipe(tmp_path), method="head"))
-    first = prepare(base.recipe)
-    state = LadderState(tmp_path / "rungs")
-    state.folder.mkdir()
-    standing = SimpleNamespace(state=state, budget=Budget(30), record=state.rungs.append, take_up=lambda: None)
-    inputs = base, RunInput(first.context, first.data), standing, None
-    killed, resumed = Climb(*inputs, first), Climb(*inputs, None)
-    killed._start_head()
-    resumed._take_up()
-    assert [rung.folder for rung in state.rungs] == [None]
-    assert torch.equal(resumed.heads[0].weight_CD, killed.heads[0].weight_CD)
+def labels_and_scores(right: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of 100 rows, and scores of a model that is right on the first ones."""
+    labels = np.arange(100) % 2
+    return labels, np.eye(2)[np.where(np.arange(100) < right, labels, 1 - labels)]
+
+
+@pytest.fixture
+def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standing:
+    """Of a climb whose constant is judged."""
+    monkeypatch.setattr(standing_module, "promote", lambda *_: None)
+    labels, scores = labels_and_scores(50)
+    state = LadderState(tmp_path / "rungs", comparisons=3)
+    standing = Standing("a", tmp_path, Budget(30), state, SingleLabel(("bad", "good")), labels, 100)
+    standing.judge("majority", scores, tmp_path / "rungs" / "1-majority", started=0.0, is_model=False)
+    return standing
+
+
+def later(standing: Standing, right: int) -> list[bool]:
+    """Judge a linear model that is written later, and return what its `finish` is called with."""
+    called: list[bool] = []
+    scores, folder = labels_and_scores(right)[1], standing.state.folder / "2-linear"
+    standing.judge("linear", scores, folder, started=0.0, finish=called.append, later=True)
+    return called
+
+
+def test_a_model_that_stays_the_best_is_written_at_the_end_and_by_a_killed_climb_fitted_again(
+    standing: Standing,
+) -> None:
+    called = later(standing, 90)
+    assert called == [] and standing.has_model and standing.state.chosen is None
+    standing.record(RungRecord("head", "left"))
+    # A worse network is no model to keep in its place.
+    network: list[bool] = []
+    scores = labels_and_scores(60)[1]
+    standing.judge("full", scores, standing.state.folder / "3-full", started=0.0, finish=network.append)
+    assert network == [False] and standing.state.best is standing.state.find("linear")
+    assert [rung.name for rung in LadderState.read(standing.state.folder).rungs] == ["majority"]
+    standing.write_pending()
+    assert called == [True] and standing.state.chosen is standing.state.find("linear")
+    assert LadderState.read(standing.state.folder).rungs == standing.state.rungs
+    standing.write_pending()
+    assert called == [True]
+
+
+def test_a_model_that_another_one_beats_is_not_written(standing: Standing) -> None:
+    called, network = later(standing, 75), []
+    scores = labels_and_scores(98)[1]
+    standing.judge("full", scores, standing.state.folder / "3-full", started=0.0, finish=network.append)
+    standing.write_pending()
+    assert (called, network) == ([], [True])
+    assert [rung.promoted for rung in standing.state.rungs] == [False, False, True]
+    # The constant and the linear model are beaten: one comparison of three is left.
+    assert standing.state.rungs[2].comparison["comparisons"] == 2 and standing.state.comparisons_left == 1
+    assert LadderState.read(standing.state.folder).rungs == standing.state.rungs

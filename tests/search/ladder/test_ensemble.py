@@ -31,7 +31,7 @@ def standing_of(*rungs: tuple[str, np.ndarray], folds: int | None = None, labels
     state = LadderState(Path("rungs"), records)
     state.folds = folds
     task = SingleLabel(("bad", "good"))
-    return Standing("a", Path(), Budget(9.0), state, task, labels, 100, 5, scores=dict(rungs))
+    return Standing("a", Path(), Budget(9.0), state, task, labels, 100, scores=dict(rungs))
 
 
 def scores_of(labels_N: np.ndarray, wrong: slice, doubt: float) -> np.ndarray:

@@ -44,9 +44,9 @@ def test_what_is_left_has_its_reason() -> None:
     assert short["head"].seconds is None and "a network takes 5 s at least" in short["head"].reason
 
 
-def test_a_head_may_be_only_a_start_but_not_with_folds() -> None:
+def test_a_head_may_be_left_for_full_fine_tuning_but_not_with_folds() -> None:
     scoring = Scoring(0.01, {"train": 1000, "validation": 1000}, 3.5)
-    for folds, word in ((None, "only the start"), (3, "a linear head on frozen features")):
+    for folds, word in ((None, "left: full fine-tuning needs the time"), (3, "a linear head on frozen features")):
         clock = PlannedClock(60, 10.0)
         costs = NetworkCosts(scoring, COSTS.__getitem__, lambda rows: 5.0, folds)
         foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3)

@@ -56,6 +56,19 @@ def rates(optimizer: torch.optim.Optimizer, schedule: Any, steps: int = STEPS) -
     return result
 
 
+def test_a_schedule_ends_with_the_time_where_not_all_steps_fit() -> None:
+    """Of 40 steps by the clock of the run, whatever their number: its half is at half of the time."""
+    share, optimizer = 0.0, two_groups()
+    timed = scheduler(made("linear", 0), optimizer, STEPS, greater_is_better=True, elapsed=lambda: share)
+    found = []
+    for share in (0.0, 0.25, 0.5, 1.0, 1.2):  # noqa: B007 - read by `elapsed`
+        optimizer.step()
+        timed.step()
+        found.append(optimizer.param_groups[0]["lr"] / RATE)
+    # The first of 40 steps is further than no time.
+    assert found == pytest.approx([1 - 1 / 40, 0.75, 0.5, 0, 0])
+
+
 def ours(resolved: ResolvedSchedule) -> list[list[float]]:
     optimizer = two_groups()
     return rates(optimizer, scheduler(resolved, optimizer, STEPS, greater_is_better=True))
