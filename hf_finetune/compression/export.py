@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import EsmTokenizer
 
 from hf_finetune.compression import examples
 from hf_finetune.compression.config import EXPORT_OPTIONS, FOLDERS, ExportOptions, Numbers
 from hf_finetune.compression.gate import compare_exported, refuse
 from hf_finetune.compression.graph import quantize, write_graph
 from hf_finetune.compression.latency import latency
+from hf_finetune.compression.letter_tokenizer import letter_tokenizer
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.data.long.chunk import CHUNKS
+from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.onnx_network import OnnxNetwork
+from hf_finetune.models.peft.adapters import CONFIG_FILE as ADAPTER_CONFIG
+from hf_finetune.pipeline.parity import plain_settings
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
 from hf_finetune.utils import hashing
@@ -132,18 +136,12 @@ def check_exportable(classifier: TrainedModel) -> None:
     """
     if isinstance(classifier.model, OnnxNetwork):
         raise InputError(f"{classifier.name}: it is exported already; name the folder of its run")
-    if isinstance(classifier.inputs, TextInputs) and classifier.inputs.long.shares == CHUNKS:
-        raise InputError(
-            f"{classifier.name}: it combines the chunks of a text, which one graph of a batch does not; train with "
-            "--long sliding or truncate to export it"
-        )
-    if isinstance(classifier.inputs, TextInputs) and not (classifier.files.get("tokenizer.json") or Path()).is_file():
+    inputs = classifier.inputs
+    if isinstance(inputs, TextInputs) and not (inputs.tokenizer.is_fast or isinstance(inputs.tokenizer, EsmTokenizer)):
         raise InputError(
             f"{classifier.name}: no tokenizer.json, by which tokenizers reads its texts without transformers; "
             "use it through transformers"
         )
-    if any(name.startswith("adapter/") for name in classifier.files):
-        raise InputError(f"{classifier.name}: its adapter cannot be merged into one graph; train with another method")
 
 
 def _check_output(folder: Path) -> None:
@@ -152,10 +150,17 @@ def _check_output(folder: Path) -> None:
 
 
 def _write_files(classifier: TrainedModel, folder: Path) -> None:
-    """Copy the files of the config, and of the tokenizer or image processor, and the example."""
-    for name, path in classifier.files.items():
-        if name != HEAD_FILE and path.suffix != ".py":
-            shutil.copyfile(path, folder / name)
+    """Copy the files of the config, and of the tokenizer or image processor, and the example.
+
+    Those of an adapter take the place of those of its base checkpoint.
+    """
+    for _, path in sorted(classifier.files.items(), key=lambda each: each[0].startswith("adapter/")):
+        if path.name not in (HEAD_FILE, ADAPTER_CONFIG) and path.suffix != ".py":
+            shutil.copyfile(path, folder / path.name)
+    if isinstance(classifier.inputs, TextInputs) and not (folder / "tokenizer.json").is_file():
+        tokenizer = classifier.inputs.tokenizer
+        fast = letter_tokenizer(tokenizer) if isinstance(tokenizer, EsmTokenizer) else tokenizer.backend_tokenizer
+        fast.save(str(folder / "tokenizer.json"))
     shutil.copyfile(EXAMPLES / f"{classifier.kind}s.py", folder / EXAMPLE_FILE)
 
 
@@ -177,5 +182,6 @@ def _describe(classifier: TrainedModel, folder: Path, weights: Numbers) -> dict[
         tokenizer = inputs.tokenizer
         padding = {"pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token}
         padding |= {"pad_type_id": tokenizer.pad_token_type_id, "direction": tokenizer.padding_side}
-        document |= {"max_length": inputs.max_length, "padding": padding}
+        long = None if isinstance(inputs, WordInputs) else plain_settings(inputs)
+        document |= {"max_length": inputs.max_length, "padding": padding, "long": long}
     return document

@@ -6,8 +6,6 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +14,27 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.compression import run_example
+from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
 from hf_finetune.data.word_inputs import PLACES, by_row
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
-from hf_finetune.pipeline.parity import TOLERANCE, Check, compare, plain_rows, reference_logits, rows_to_load
+from hf_finetune.pipeline.parity import (
+    TOLERANCE,
+    Check,
+    compare,
+    load_in_fresh_process,
+    plain_rows,
+    reference_logits,
+    rows_to_load,
+)
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import exact_float32
 
 EXAMPLE_ROWS = 16
 """Rows of the fresh process."""
-# Imports the example as a module, so that what is compared is what the user runs.
-RUN_EXAMPLE = """
-import json, sys
-import numpy as np
-sys.path.insert(0, sys.argv[1])
-import example
-rows = [tuple(r) if isinstance(r, list) else r for r in json.load(open(sys.argv[2], encoding="utf-8"))]
-np.savez(sys.argv[3], *[example.logits([row])[0] for row in rows])
-"""
 
 
 @dataclass(frozen=True)
@@ -122,33 +120,24 @@ def refuse(comparison: Comparison, *, max_loss: float | None) -> None:
 
 def check_example(folder: Path, network: TrainedModel, rows: Dataset, size: float) -> Check:
     """Compare the logits of example.py, row by row in a fresh process, with those of a classifier."""
-    inputs = network.inputs.truncating() if isinstance(network.inputs, TextInputs) else network.inputs
+    inputs = network.inputs
     encoded = inputs.encode(rows)
     # One row a batch: int8 scales the activations of a batch together.
     batches = Rows(encoded, columns_of(inputs, labels=False))
     with exact_float32():
         expected_NC = predict_logits(network.model, batches, inputs.collate, batch_size=1)
     with tempfile.TemporaryDirectory(prefix="hf_finetune_export_") as name:
-        place = Path(name)
-        plain = plain_rows(rows_to_load(rows, encoded), place)
+        job = Path(name) / "job.json"
+        plain = plain_rows(rows_to_load(rows, encoded), job.parent)
         given = [
             row.get("image") or ([row["text"], row["text_pair"]] if "text_pair" in row else row["text"])
             for row in plain
         ]
-        (place / "rows.json").write_text(json.dumps(given))
-        command = [
-            sys.executable,
-            "-P",
-            "-c",
-            RUN_EXAMPLE,
-            str(folder),
-            str(place / "rows.json"),
-            str(place / "logits.npz"),
-        ]
-        child = subprocess.run(command, capture_output=True, text=True)
-        if child.returncode:
-            return Check(ok=False, error=(child.stderr.strip().splitlines()[-1:] or ["no output"])[0])
-        with np.load(place / "logits.npz") as archive:
+        job.write_text(json.dumps({"folder": str(folder.resolve()), "rows": given}))
+        error = load_in_fresh_process(job, run_example.__file__)
+        if error is not None:
+            return Check(ok=False, error=error)
+        with np.load(job.with_suffix(".npz")) as archive:
             logits = [archive[key] for key in archive.files]
     if PLACES in encoded.column_names:
         logits = [each[row["places"]] for each, row in zip(logits, plain, strict=True)]

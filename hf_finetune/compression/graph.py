@@ -12,15 +12,19 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import nn
 
-from hf_finetune.data.inputs import Rows, columns_of, without_votes
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of, without_votes
+from hf_finetune.data.long.chunk import CHUNKS
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.onnx_network import INSTALL
+from hf_finetune.models.peft.adapters import merge, mergeable
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.messages import one_line, silenced
 
@@ -57,7 +61,10 @@ def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
     example = _example(classifier, rows)
     any_size = torch.export.Dim.DYNAMIC
     free = {name: {0: any_size} if name == "pixel_values" else {0: any_size, 1: any_size} for name in example}
-    network = LogitsAlone(classifier.model)
+    model = classifier.model
+    if isinstance(model, PeftModel) and mergeable(model):
+        model = merge(model)
+    network = LogitsAlone(model)
     try:
         with evaluating(network), torch.no_grad(), _quiet():
             program = torch.onnx.export(
@@ -73,17 +80,31 @@ def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
             )
     except Exception as error:  # whatever torch, onnxscript or the model's own code raise
         raise InputError(
-            f"{classifier.name}: torch cannot write its graph: {one_line(error)}; use it through transformers"
+            f"{classifier.name}: torch cannot write its graph: {one_line(_root(error))}; use it through transformers"
         ) from None
     assert program is not None, "it is None without dynamo alone"
     program.save(str(path), external_data=False)
 
 
+def _root(error: Exception) -> Exception:
+    """Return the first cause: the exporter's own message is advice to its developers."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
 def _example(classifier: TrainedModel, rows: Dataset) -> dict[str, Any]:
-    """Return the tensors of two rows of several lengths, with an attention mask."""
+    """Return the tensors of two rows of several lengths, with an attention mask.
+
+    The first row has several chunks where chunks are combined: torch takes a size of 1 for one that is fixed.
+    """
     inputs = classifier.inputs
     encoded = inputs.encode_in_memory(rows.select(range(2)))
-    batch = without_votes(inputs.collate(Rows(encoded, columns_of(inputs, labels=False)).__getitems__([0, 1])))
+    columns = Rows(encoded, columns_of(inputs, labels=False)).__getitems__([0, 1])
+    if isinstance(inputs, TextInputs) and inputs.long.shares == CHUNKS:
+        copies = inputs.max_length // len(columns["input_ids"][0]) + 1
+        columns = {name: [np.tile(first, copies), second] for name, (first, second) in columns.items()}
+    batch = without_votes(inputs.collate(columns))
     batch.pop(WORD_PLACES, None)
     if "input_ids" in batch:
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))

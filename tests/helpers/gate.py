@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from hf_finetune.compression import gate as export_gate
+from hf_finetune.compression import run_example
 from hf_finetune.hub import plain_loading
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.classical import parity as classical_parity
@@ -13,6 +15,8 @@ from hf_finetune.training.precision import exact_float32
 
 
 def _here(job: Path, script: str = plain_loading.__file__) -> None:
+    if Path(script) == Path(run_example.__file__):
+        return run_example.main(job)
     if Path(script) != Path(plain_loading.__file__):
         from hf_finetune.hub import plain_classical  # skops takes seconds to import
 
@@ -35,7 +39,7 @@ def run_here(replace=setattr) -> None:
     Args:
         replace: as `setattr`, or a monkeypatch's.
     """
-    for module in (parity, classical_parity):
+    for module in (parity, classical_parity, export_gate):
         replace(module, "load_in_fresh_process", _here)
 
 

@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, tiny_esm_checkpoint, tiny_image_checkpoint, tiny_text_checkpoint
+from peft import get_peft_config
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    EsmTokenizer,
     ViTImageProcessor,
 )
 
@@ -26,7 +29,15 @@ from hf_finetune.compression.config import ExportOptions
 from hf_finetune.compression.export import export_rows
 from hf_finetune.data.long.config import MARK
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.models.config import Model
+from hf_finetune.models.heads.custom import with_head
+from hf_finetune.models.heads.head_file import save_head
+from hf_finetune.models.loading import Loaded
+from hf_finetune.models.modules import encoder
+from hf_finetune.models.peft.adapters import add_adapter, save_adapter
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
+
+pytestmark = pytest.mark.usefixtures("gate_here")
 
 QUICK = ExportOptions(latency=False)
 TEXTS = ["a good film", "the plot of this movie is not good at all", "bad", "we like the game and the team of the year"]
@@ -78,19 +89,67 @@ def test_a_family(family: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "nothing half-written"
 
 
-def test_windows_of_long_texts(tmp_path: Path) -> None:
-    classifier_of("bert", tmp_path)
+@pytest.mark.parametrize("way", [{"type": "Sliding", "stride": 2}, {"type": "HeadTail"}, {"type": "Chunk"}])
+def test_long_texts(way: dict[str, Any], tmp_path: Path) -> None:
+    """The example reads them as the model does; chunks are combined by attention, after a GRU over their tokens."""
+    model = classifier_of("bert", tmp_path).model
+    folder = tmp_path / "model"
+    if way == {"type": "Chunk"}:
+        folder = tmp_path / "run" / "encoder"
+        custom = with_head(Loaded(model, (), ()), Model(checkpoint="x", head="gru"), "attention").model
+        with torch.no_grad():
+            for weight in (custom.chunk_pooling.query, *custom.head.parameters()):
+                weight.normal_()
+        save_head(custom, tmp_path / "run" / "head.safetensors", "text-classification")
+        encoder(custom).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tmp_path / "encoder").save_pretrained(folder)
     for name, fields in (
-        ("config", {MARK: {"type": "Sliding", "stride": 2}}),
+        ("config", {MARK: way}),
         ("tokenizer_config", {"model_max_length": 8}),
     ):
-        path = tmp_path / "model" / f"{name}.json"
+        path = folder / f"{name}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    classifier = load_trained(str(tmp_path / "model"))
+    classifier = load_trained(str(folder if folder.parent == tmp_path else folder.parent))
     rows = rows_of(classifier)
-    assert max(map(len, classifier.inputs.encode(rows)["input_ids"])) > 8
-    document = export_rows(classifier, rows, tmp_path / "onnx").document
-    assert document["gate"]["max_abs_difference"] < 1e-5 and document["latency"]["onnx"]
+    lengths = [*map(len, classifier.inputs.encode(rows)["input_ids"])]
+    assert max(lengths) == 8 if way["type"] == "HeadTail" else max(lengths) > 8
+    gate = export_rows(classifier, rows, tmp_path / "onnx", QUICK).document["gate"]
+    assert gate["max_abs_difference"] < 1e-5 and gate["example"]["ok"]
+
+
+@pytest.mark.parametrize("kind", ["LORA", "PROMPT_TUNING"])
+def test_an_adapter_alone(kind: str, tmp_path: Path) -> None:
+    """LoRA is merged, a prompt becomes a part of the graph."""
+    source = classifier_of("distilbert", tmp_path)
+    config = get_peft_config({"peft_type": kind, "num_virtual_tokens": 3} if "PROMPT" in kind else {"peft_type": kind})
+    adapted = add_adapter(source.model, config, ("classifier",))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name or "prompt" in name:
+                weight.normal_()
+    save_adapter(adapted, tmp_path / "run" / "adapter")
+    saved = source.model.config
+    saved.save_pretrained(tmp_path / "run" / "adapter")
+    AutoTokenizer.from_pretrained(tmp_path / "encoder").save_pretrained(tmp_path / "run" / "adapter")
+    classifier = load_trained(str(tmp_path / "run"))
+    exported = export_rows(classifier, rows_of(classifier), tmp_path / "onnx", QUICK)
+    assert exported.document["gate"]["max_abs_difference"] < 1e-5
+    assert not (exported.folder / "adapter_config.json").exists()
+    assert b"lora_A" not in (exported.folder / "model.onnx").read_bytes()
+
+
+def test_proteins(tmp_path: Path) -> None:
+    """ESM has no tokenizer.json: the export has."""
+    folder = tiny_esm_checkpoint(tmp_path / "esm")
+    config = AutoConfig.from_pretrained(folder, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(folder, config=config).save_pretrained(tmp_path / "model")
+    EsmTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "model")
+    texts = ["MKTAYIAKQR", "MKV", "ACDEFGHIKLMNPQRSTVWY", "MWWX-"]
+    exported = export_rows(
+        load_trained(str(tmp_path / "model")), Dataset.from_dict({"text": texts}), tmp_path / "onnx", QUICK
+    )
+    assert exported.document["gate"]["example"]["ok"] and (exported.folder / "tokenizer.json").is_file()
 
 
 def test_int8(tmp_path: Path) -> None:
@@ -106,7 +165,6 @@ def test_int8(tmp_path: Path) -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.strip() in {f"a good film: {name}" for name in classifier.labels}
 
-    # The same rows, labeled by what the model says, so that every change is a loss.
     graph_file = tmp_path / "onnx" / "model.onnx"
     graph_file.write_bytes(graph_file.read_bytes() + b" ")
     with pytest.raises(GateError, match="not the file that was written"):

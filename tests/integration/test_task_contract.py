@@ -18,7 +18,7 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 import hf_finetune
 from hf_finetune import Hub
 from hf_finetune.cli import main
-from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.errors import StoppedBySignal
 from hf_finetune.hub.push import push
 from hf_finetune.models.onnx_network import is_exported
 from hf_finetune.pipeline import push as pipeline_push
@@ -127,15 +127,11 @@ def test_every_door(
         pd.read_csv(tmp_path / "p.csv"),
         pq.read_table(tmp_path / "p.parquet").to_pandas(),
     ]
-    if case.standalone:
-        command("export", run, "--data", data, "--no-latency")
-        command("predict", run, data, "--runtime", "onnx", "--output", tmp_path / "onnx.parquet")
-        tables.append(pq.read_table(tmp_path / "onnx.parquet").to_pandas())
-        hf_finetune.Classifier.load(run / "onnx").save(tmp_path / "saved-export")
-        assert is_exported(tmp_path / "saved-export"), "no copy of the run's own model"
-    else:
-        with pytest.raises(InputError, match="chunks of a text"):
-            command("export", run, "--data", data)
+    command("export", run, "--data", data, "--no-latency")
+    command("predict", run, data, "--runtime", "onnx", "--output", tmp_path / "onnx.parquet")
+    tables.append(pq.read_table(tmp_path / "onnx.parquet").to_pandas())
+    hf_finetune.Classifier.load(run / "onnx").save(tmp_path / "saved-export")
+    assert is_exported(tmp_path / "saved-export"), "no copy of the run's own model"
     columns = {*expected.columns} - {"split", "label"}
     assert all(columns <= {*each.columns} and len(each) == 40 for each in tables)
     of_python = classifier.predict(pd.read_parquet(data) if kind == "text" else data)

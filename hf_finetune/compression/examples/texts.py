@@ -9,25 +9,60 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 FOLDER = Path(__file__).parent
 SETTINGS = json.loads((FOLDER / "export.json").read_text(encoding="utf-8"))
+MOST, LONG = SETTINGS["max_length"], SETTINGS["long"] or {}
 session = onnxruntime.InferenceSession(str(FOLDER / "model.onnx"))
 tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
-tokenizer.enable_truncation(SETTINGS["max_length"])
-tokenizer.enable_padding(**SETTINGS["padding"])
+
+
+def windows(text: str | tuple[str, str]) -> list:
+    """Return what is read of a text, or of a pair (first, second): one window, or several of a long text."""
+    if isinstance(text, str) and "head" in LONG:
+        tokenizer.no_truncation()
+        first, last = tokenizer.encode(text), tokenizer.encode(text)
+        if len(first) > MOST:
+            first.truncate(LONG["head"])
+            last.truncate(MOST - LONG["head"], direction="left")
+            first = Encoding.merge([first, last], growing_offsets=False)
+        return [first]
+    tokenizer.enable_truncation(MOST, stride=LONG.get("stride", 0))
+    if not isinstance(text, str):
+        return [tokenizer.encode(*text)]
+    encoded = tokenizer.encode(text)
+    return [encoded, *encoded.overflowing][: LONG.get("most", 1)]
+
+
+def shares_of(texts: list) -> np.ndarray:
+    """Return how much each window counts in its text: shape (N, most windows), else 0."""
+    weights = np.zeros((len(texts), max(map(len, texts))), np.float32)
+    for row, read in zip(weights, texts, strict=True):
+        row[: len(read)] = [sum(each.attention_mask) if LONG.get("by_tokens") else 1 for each in read]
+    return weights / weights.sum(1, keepdims=True)
 
 
 def logits(texts: list) -> np.ndarray:
     """Return the logits of texts, or of pairs (first, second): shape (N, classes); of words (N, tokens, tags)."""
-    encoded = tokenizer.encode_batch(texts)
+    read = [windows(text) for text in texts]
+    rows, shares = [window for text in read for window in text], shares_of(read)
+    longest = max(len(row.ids) for row in rows)
+    for row in rows:
+        row.pad(longest, **SETTINGS["padding"])
     columns = {
-        "input_ids": [each.ids for each in encoded],
-        "attention_mask": [each.attention_mask for each in encoded],
-        "token_type_ids": [each.type_ids for each in encoded],
+        "input_ids": np.array([row.ids for row in rows], np.int64),
+        "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
+        "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
+        "chunks": shares,
     }
-    return session.run(None, {i.name: np.array(columns[i.name], np.int64) for i in session.get_inputs()})[0]
+    names = [each.name for each in session.get_inputs()]
+    values = session.run(None, {name: columns[name] for name in names})[0]
+    if len(rows) == len(texts) or "chunks" in names:
+        return values
+    # The prediction of a long text is the mean of its windows.
+    parts = np.split(values, np.cumsum([len(text) for text in read])[:-1])
+    return np.stack([share[: len(part)] @ part for share, part in zip(shares, parts, strict=True)])
 
 
 def answers(texts: list) -> list:
@@ -41,15 +76,13 @@ def answers(texts: list) -> list:
             [name for name, p in zip(labels, row, strict=True) if p >= 0] for row in 1 / (1 + np.exp(-values)) - cuts
         ]
     if values.ndim == 3:
-        rows = zip(tokenizer.encode_batch(texts), values.argmax(-1), strict=True)
-        return [
-            [
-                (token, labels[i])
-                for token, i, special in zip(row.tokens, ids, row.special_tokens_mask, strict=True)
-                if not special
-            ]
-            for row, ids in rows
-        ]
+        found = []
+        for text, tags in zip(texts, values.argmax(-1), strict=True):
+            (row,) = windows(text)
+            row.pad(len(tags), **SETTINGS["padding"])
+            tokens = zip(row.tokens, tags, row.special_tokens_mask, strict=True)
+            found.append([(token, labels[tag]) for token, tag, special in tokens if not special])
+        return found
     return [labels[i] for i in values.argmax(-1)]
 
 

@@ -115,9 +115,10 @@ def padded_chunks(vectors_WD: torch.Tensor, shares_BK: torch.Tensor) -> torch.Te
         vectors_WD: of all chunks, those of a row one after the other.
         shares_BK: how much each counts in its row; 0 where a row has no more chunks.
     """
-    padded_BKD = vectors_WD.new_zeros(*shares_BK.shape, vectors_WD.shape[1])
-    padded_BKD[shares_BK > 0] = vectors_WD
-    return padded_BKD
+    is_chunk_BK = shares_BK > 0
+    # Read by numbers, not written by the mask, whose number of chunks no graph of ONNX knows beforehand.
+    numbers_BK = (is_chunk_BK.flatten().cumsum(0) - 1).clamp(min=0).view(shares_BK.shape)
+    return vectors_WD[numbers_BK].masked_fill(~is_chunk_BK[:, :, None], 0)
 
 
 def last_states(last_BTD: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None, last_layers: int) -> torch.Tensor:

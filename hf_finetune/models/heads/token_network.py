@@ -3,16 +3,22 @@
 Legend: B rows, T tokens, D width of the hidden states, H width of the network's states.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hf_finetune.models.family import TokenNetworkKind
 
+BEHIND = 2**30
+"""Beyond the places of all tokens."""
 KERNEL = 3
 """Tokens that a filter of the convolution reads."""
 RECURRENT: dict[TokenNetworkKind, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 GATES: dict[TokenNetworkKind, int] = {"gru": 3, "lstm": 4}
+ONNX_GATES: dict[TokenNetworkKind, list[int]] = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2]}
+"""Number in torch of each gate of ONNX."""
 NAMES: dict[TokenNetworkKind, str] = {"gru": "a GRU", "lstm": "an LSTM", "convolution": "a convolution"}
 
 
@@ -51,8 +57,9 @@ class TokenNetwork(nn.Module):
         with torch.autocast(states_BTD.device.type, enabled=False):
             read_BTD = states_BTD.to(dtype)
             if mask_BT is not None:
-                # Padding goes to the end, where it is on the left.
-                order_BT = mask_BT.int().argsort(dim=1, descending=True, stable=True)
+                # Padding goes to the end, where it is on the left. No two keys are equal: graphs have no stable sort.
+                places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+                order_BT = (places_T + (mask_BT == 0) * BEHIND).argsort(dim=1)
                 mask_BT = mask_BT.gather(1, order_BT)
                 read_BTD = read_BTD.gather(1, order_BT[:, :, None].expand_as(read_BTD)) * mask_BT[:, :, None]
             return self._apply_layer(read_BTD, mask_BT).to(states_BTD.dtype), mask_BT
@@ -62,8 +69,34 @@ class TokenNetwork(nn.Module):
             return torch.relu(self.layer(states_BTD.transpose(1, 2))).transpose(1, 2)
         if mask_BT is None:
             return self.layer(states_BTD)[0]
+        if torch.compiler.is_exporting():
+            return self._apply_in_graph(states_BTD, mask_BT)
         packed = pack_padded_sequence(states_BTD, mask_BT.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(self.layer(packed)[0], batch_first=True, total_length=states_BTD.shape[1])[0]
+
+    def _apply_in_graph(self, states_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Return the same states by the operation of ONNX, as torch's is exported for one number of tokens alone."""
+        layer, width = self.layer, self.width // 2
+        assert not isinstance(layer, nn.Conv1d), "only recurrent layers pack rows"
+
+        def weights(kind: str) -> torch.Tensor:
+            """Return the weights of both directions, with the gates in the order of ONNX."""
+            ways = [getattr(layer, f"{kind}_l0{way}").unflatten(0, (-1, width)) for way in ("", "_reverse")]
+            return torch.stack([way[ONNX_GATES[self.kind]].flatten(0, 1) for way in ways])
+
+        biases = torch.cat([weights("bias_ih"), weights("bias_hh")], 1)
+        attributes: dict[str, Any] = {"direction": "bidirectional", "hidden_size": width}
+        if self.kind == "gru":
+            attributes["linear_before_reset"] = 1  # as torch computes its new gate
+        rows, tokens = mask_BT.shape
+        states_T2BH = torch.onnx.ops.symbolic(
+            self.kind.upper(),
+            [states_BTD.transpose(0, 1), weights("weight_ih"), weights("weight_hh"), biases, mask_BT.sum(1).int()],
+            attributes,
+            dtype=states_BTD.dtype,
+            shape=(tokens, 2, rows, width),
+        )
+        return states_T2BH.permute(2, 0, 1, 3).flatten(2)
 
 
 def token_network_of(kind: TokenNetworkKind, features: int, weights: dict[str, torch.Tensor]) -> TokenNetwork:
