@@ -84,9 +84,10 @@ class LadderState:
     @property
     def comparisons_left(self) -> int:
         """By how many the level of the next test is divided: a comparison that has found a better model leaves its
-        share of the level to the others, which keeps the level of all together (Holm, 1979)."""
-        proven = sum(rung.comparison is not None and rung.is_better for rung in self.rungs)
-        return max(1, self.comparisons - proven)
+        share of the level to the others, which keeps the level of all together (Holm, 1979). So does a rung that was
+        left for want of time, which no result has decided."""
+        free = sum(rung.folder is None or (rung.comparison is not None and rung.is_better) for rung in self.rungs)
+        return max(1, self.comparisons - free)
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -84,6 +84,6 @@ def test_a_model_that_another_one_beats_is_not_written(standing: Standing) -> No
     standing.write_pending()
     assert (called, network) == ([], [True])
     assert [rung.promoted for rung in standing.state.rungs] == [False, False, True]
-    # The constant and the linear model are beaten: one comparison of three is left.
+    # The linear model has beaten the constant, the network both: one comparison of three is left.
     assert standing.state.rungs[2].comparison["comparisons"] == 2 and standing.state.comparisons_left == 1
     assert LadderState.read(standing.state.folder).rungs == standing.state.rungs

@@ -134,8 +134,11 @@ def test_a_comparison_that_is_proven_leaves_its_level_to_the_others(tmp_path) ->
     assert state.comparisons_left == 3
     state.rungs.append(record("linear", "better"))
     assert state.comparisons_left == 2
-    state.rungs += [record("head", "worse"), RungRecord("lora", "left")]
+    state.rungs.append(record("head", "worse"))
     assert state.comparisons_left == 2
+    # No result has decided that there is no time for it.
+    state.rungs.append(RungRecord("lora", "left"))
+    assert state.comparisons_left == 1
     assert methods_within("best", 44) == methods_within("good", 60) == ("full",)
     assert methods_within(None, 60) == ("top", "lora", "full") and methods_within("fast", 60) == ()
 
