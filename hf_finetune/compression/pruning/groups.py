@@ -1,0 +1,82 @@
+"""Prune groups of inputs of linear layers: choose those that remain, and solve for their weights.
+
+Legend: N inputs, M that remain, G groups of them, D outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hf_finetune.compression.pruning.calibration import Batch, read_inputs
+from hf_finetune.compression.pruning.config import Importance
+from hf_finetune.compression.pruning.importance import group_scores
+from hf_finetune.compression.pruning.linear import augmented_weight, keep_inputs, with_weights
+from hf_finetune.compression.pruning.reconstruction import InputProducts, best_groups, solved_weights
+
+RIDGE = 1e-4
+"""Damping of least squares, as a share of the mean square of the inputs."""
+
+
+@dataclass(frozen=True)
+class GroupPruning:
+    """How groups of inputs are chosen, and the weights of those that remain."""
+
+    importance: Importance
+    reconstruct: bool
+    """Solve for the weights of the inputs that remain by least squares on calibration rows. False: as they were."""
+
+    def scores(
+        self, model: nn.Module, batches: Sequence[Batch], layers: Sequence[nn.Linear], groups: Sequence[int]
+    ) -> list[torch.Tensor | None]:
+        """Return the importance of each group of inputs of each layer, shapes (G,). None: it follows from products.
+
+        `magnitude` is that of the weights that read the group alone.
+        """
+        match self.importance:
+            case "reconstruction":
+                return [None] * len(layers)
+            case "magnitude":
+                sizes = zip(layers, groups, strict=True)
+                return [x.weight.detach().cpu().unflatten(1, (number, -1)).norm(dim=(0, 2)) for x, number in sizes]
+            case score:
+                return [*group_scores(model, batches, layers, groups, score)]
+
+    def prune(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        layer: nn.Linear,
+        keep: int,
+        *,
+        groups: int,
+        scores_G: torch.Tensor | None,
+    ) -> tuple[nn.Linear, torch.Tensor]:
+        """Return a layer that reads the best groups of its inputs, and the indices of these inputs, shape (M,).
+
+        Args:
+            model: the network of the layer, with what is below it as it will be.
+            keep: number of groups that remain.
+            scores_G: see `scores`.
+        """
+        size = layer.in_features // groups
+        products = _products(model, batches, layer) if self.reconstruct or scores_G is None else None
+        if scores_G is None:
+            assert products is not None
+            kept_G = best_groups(augmented_weight(layer), products, keep, groups=groups, size=size)
+        else:
+            kept_G = scores_G.topk(keep).indices.sort().values
+        kept_M = (kept_G[:, None] * size + torch.arange(size)).flatten()
+        if products is None or not self.reconstruct:
+            return keep_inputs(layer, kept_M), kept_M
+        with_bias = torch.cat([kept_M, torch.arange(layer.in_features, len(products))])
+        return with_weights(layer, solved_weights(augmented_weight(layer), products, with_bias)), kept_M
+
+
+def _products(model: nn.Module, batches: Sequence[Batch], layer: nn.Linear) -> torch.Tensor:
+    products = InputProducts(layer)
+    read_inputs(model, batches, layer, products.add)
+    return products.damped(RIDGE)
