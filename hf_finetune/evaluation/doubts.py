@@ -16,6 +16,7 @@ from hf_finetune.utils.messages import counted, listed, plural
 
 Name = Literal[
     "never_predicted",
+    "only_baseline_finds",
     "missing_class",
     "few_rows",
     "no_better_than_baseline",
@@ -171,24 +172,34 @@ def few_rows(
 
 
 def baseline_doubts(baselines: Mapping[str, Mapping[str, Any]], *, remedy: str) -> tuple[Doubt, ...]:
-    """Return a doubt for each baseline that the model does not beat by the paired test.
+    """Return a doubt for each baseline that the model does not beat by the paired test, and for each that finds classes
+    which the model never predicts.
 
     Args:
         baselines: the section of result.json.
     """
     doubts = []
     for key, baseline in baselines.items():
-        difference = baseline["difference"]
+        difference, title = baseline["difference"], key
+        if key != baseline["name"]:
+            title = f"{key} baseline ({baseline['name']})"
+        if alone := baseline.get("finds_alone"):
+            doubts.append(_only_baseline_finds(title, alone))
         if difference["verdict"] == "better":
             continue
         worse = difference["verdict"] == "worse"
-        title = key if key == baseline["name"] else f"{key} baseline ({baseline['name']})"
         message = (
             f"{'worse than' if worse else 'not shown to be better than'} the {title}: {points(difference)} on the same "
             f"{counted(difference['n'], 'row')}"
         )
         doubts.append(Doubt("worse_than_baseline" if worse else "no_better_than_baseline", message, remedy))
     return tuple(doubts)
+
+
+def _only_baseline_finds(title: str, alone: Mapping[str, Mapping[str, int]]) -> Doubt:
+    shown = listed([f"{_quoted(label)} ({each['right']:,} of {each['rows']:,})" for label, each in alone.items()])
+    message = f"the {title} finds what this model never predicts: {shown}"
+    return Doubt("only_baseline_finds", message, "label more such rows, or take that model: --method classical")
 
 
 def start_doubts(gain: Mapping[str, Any] | None) -> tuple[Doubt, ...]:

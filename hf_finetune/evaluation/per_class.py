@@ -89,3 +89,17 @@ def _f1(jaccard: Interval | None) -> Interval | None:
         return None
     value, low, high = (2 * j / (1 + j) for j in (jaccard.value, jaccard.low, jaccard.high))
     return Interval(value, low, high, jaccard.n)
+
+
+def finds_alone(scores: Sequence[ClassScores], others: Sequence[ClassScores]) -> dict[str, dict[str, int]]:
+    """Return the classes that a model never predicts and another one finds, with their `rows` and how many of these the
+    other one has `right`.
+
+    Args:
+        scores, others: those of both on the same rows, in the same order.
+    """
+    found = {}
+    for mine, other in zip(scores, others, strict=True):
+        if not mine.predicted and other.recall is not None and other.recall.value > 0:
+            found[mine.label] = {"rows": other.support, "right": round(other.recall.value * other.support)}
+    return found

@@ -23,7 +23,7 @@ from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval, mean_interval
 from hf_finetune.evaluation.logits import predict_logits
-from hf_finetune.evaluation.per_class import ClassScores
+from hf_finetune.evaluation.per_class import ClassScores, finds_alone
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.out_of_fold import OutOfFold
@@ -198,8 +198,10 @@ class Scoring:
         for key, baseline in fitted.items():
             scores_NC = baseline.scores_NC
             intervals = self.task.intervals(judged.labels, scores_NC, resamples=self.config.resamples)
+            alone = finds_alone(judged.per_class, self.task.per_class(judged.labels, scores_NC))
             found[key] = {
                 "name": baseline.name,
+                **({"finds_alone": alone} if alone else {}),
                 **{metric: intervals[metric].to_dict() for metric in task.summary if metric in intervals},
                 "difference": task.compare(judged.labels, judged.scores_NC, scores_NC),
             }

@@ -12,7 +12,7 @@ from hf_finetune.data.truncation import Truncation
 from hf_finetune.evaluation import doubts
 from hf_finetune.evaluation.doubts import Doubt, Training
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.per_class import per_class
+from hf_finetune.evaluation.per_class import finds_alone, per_class
 from hf_finetune.evaluation.report import doubts_text
 
 NAMES = ("bad", "good", "neutral")
@@ -117,6 +117,20 @@ def test_a_baseline_that_is_not_beaten(verdict: str, name: str) -> None:
         "the linear baseline (tfidf+logistic): +0.4 points of accuracy [-1.2, +2.0] on the same 500 rows"
     )
     assert doubts.baseline_doubts(baseline("better"), remedy="r") == ()
+
+
+def test_what_only_a_baseline_finds() -> None:
+    mine, linear = (per_class([0, 0, 1, 2, 2], predicted, NAMES) for predicted in ([0] * 5, [0, 0, 0, 2, 0]))
+    alone = finds_alone(mine, linear)
+    assert alone == {NAMES[2]: {"rows": 2, "right": 1}}
+    found = baseline("better")
+    found["linear"]["finds_alone"] = alone
+    (doubt,) = doubts.baseline_doubts(found, remedy="r")
+    name = NAMES[2]
+    assert doubt.name == "only_baseline_finds" and doubt.remedy.endswith("--method classical")
+    assert doubt.message == (
+        f"the linear baseline (tfidf+logistic) finds what this model never predicts: '{name}' (1 of 2)"
+    )
 
 
 def test_truncated_texts() -> None:
