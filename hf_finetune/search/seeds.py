@@ -23,7 +23,6 @@ from scipy.special import stdtrit
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import Ragged
-from hf_finetune.errors import InputError
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.pipeline.context import Run, RunInput
@@ -41,6 +40,7 @@ from hf_finetune.utils.console import Progress
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import read_json
+from hf_finetune.utils.launched import refuse_processes
 from hf_finetune.utils.messages import listed
 
 logger = logging.getLogger("hf_finetune.run")
@@ -63,8 +63,7 @@ def run_seeds(
     Raises:
         InputError, TrainingError, StoppedBySignal, GateError, PushError: see `search.run.run`.
     """
-    if launch.num_processes not in (None, 1):
-        raise InputError(f"--num-processes {launch.num_processes}: expected 1 with several seeds")
+    refuse_processes("several seeds", launch.num_processes)
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
     with Progress("read the data and the checkpoint", quiet=True):
         loaded = load_input(base.recipe)

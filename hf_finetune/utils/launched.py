@@ -1,4 +1,4 @@
-"""The processes of a launched run end with their launcher."""
+"""The processes of a launched run: they end with their launcher, and some runs cannot have several."""
 
 import ctypes
 import os
@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 import time
+
+from hf_finetune.errors import InputError
 
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 """Variable with the process id of our launcher, for the processes that it starts."""
@@ -48,3 +50,17 @@ def _watch(launcher: int, seconds: float = 1.0) -> None:
     while _runs(launcher):
         time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def refuse_processes(what: str, requested: int | None) -> None:
+    """Refuse several processes, whether they are requested or a launcher has started this one among them.
+
+    Args:
+        what: the option that needs a single process, for the message.
+
+    Raises:
+        InputError: there are several.
+    """
+    processes = max(requested or 1, int(os.environ.get("WORLD_SIZE", "1")))
+    if processes > 1:
+        raise InputError(f"--num-processes {processes}: expected 1 with {what}")

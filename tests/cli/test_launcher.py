@@ -17,7 +17,7 @@ from helpers.forks import Child
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from hf_finetune.cli.launcher import launch
-from hf_finetune.errors import TrainingError
+from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.utils import launched
 
 
@@ -150,3 +150,15 @@ def test_under_nohup_the_launcher_ignores_a_closed_terminal(monkeypatch: pytest.
     finally:
         signal.signal(signal.SIGHUP, before)
     assert os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] == "SIGTERM,SIGINT,SIGQUIT"
+
+
+@pytest.mark.parametrize(("requested", "started"), [(2, None), (None, "2")])
+def test_what_needs_one_process_refuses_several(
+    requested: int | None, started: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that another launcher has started, such as `accelerate launch`."""
+    launched.refuse_processes("method auto", 1)
+    if started is not None:
+        monkeypatch.setenv("WORLD_SIZE", started)
+    with pytest.raises(InputError, match="--num-processes 2: expected 1 with method auto"):
+        launched.refuse_processes("method auto", requested)

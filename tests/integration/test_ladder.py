@@ -3,14 +3,18 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.hub_server import HubServer
 from helpers.small_runs import small_recipe, stop_after
 from helpers.tiny import tiny_text_checkpoint
 
-from hf_finetune import Classifier, InputError, Launch, Recipe, Search, StoppedBySignal, run
+from hf_finetune import Classifier, Hub, InputError, Launch, Recipe, Search, StoppedBySignal, run
+from hf_finetune.hub.push import push
+from hf_finetune.pipeline import push as push_run
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
@@ -39,8 +43,8 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best model so far stays in DIR; no rung is repeated; another recipe is refused. At the end a student learns
+def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
+    """The best model so far stays in DIR, for predict and push; no rung is repeated; another recipe is refused. At the end a student learns
     from what is found as an ensemble."""
     folder, auto = tmp_path / "auto", recipe(tmp_path)
     larger = str(tiny_text_checkpoint(tmp_path / "larger", num_hidden_layers=4))
@@ -66,6 +70,11 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     result = read(folder)
     assert result[UNFINISHED] and result["method"] == "top" and Manifest.of(folder).hashes == result["artifacts"]
     assert Classifier.load(str(folder)).predict(["good"])[0] in ("bad", "good")
+    with monkeypatch.context() as patch:
+        hub.connect(patch, tmp_path / "home")
+        patch.setattr(push_run, "push", partial(push, endpoint=hub.endpoint))
+        # It pulls, and compares bytes and logits.
+        push_run.push_run(folder, Hub(repo_id="tester/stopped"))
     assert [rung["name"] for rung in result["rungs"]][:3] == ["majority", "linear", "head"]
     with pytest.raises(InputError, match=r"train\.seed: the run in"):
         run(replace(auto, train=replace(auto.train, seed=7)), Launch(str(folder), resume=True))

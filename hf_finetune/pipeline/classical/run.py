@@ -17,7 +17,6 @@ from hf_finetune.data import provenance
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
-from hf_finetune.errors import InputError
 from hf_finetune.features.classical import fit_classical
 from hf_finetune.pipeline.classical.document import document
 from hf_finetune.pipeline.classical.parity import verify
@@ -34,6 +33,7 @@ from hf_finetune.utils import environment
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import write_json
+from hf_finetune.utils.launched import refuse_processes
 from hf_finetune.utils.messages import silenced
 from hf_finetune.utils.plain import to_plain
 
@@ -53,8 +53,7 @@ def run_classical(run: ClassicalRun, launch: Launch, *, command: str | None = No
         GateError: the saved pipeline does not reproduce the scores.
         PushError: see `push_if_asked`.
     """
-    if launch.num_processes not in (None, 1):
-        raise InputError(f"--num-processes {launch.num_processes}: expected 1 with method classical")
+    refuse_processes("method classical", launch.num_processes)
     with owned_folder(run.recipe.name, launch.output, resume=launch.resume) as folder:
         path = folder.path
         if folder.is_unfinished:

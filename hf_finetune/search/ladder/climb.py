@@ -25,7 +25,7 @@ import torch
 
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
-from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
@@ -70,6 +70,7 @@ from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import seconds_since_start
 from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import discard, read_json
+from hf_finetune.utils.launched import refuse_processes
 from hf_finetune.utils.messages import listed
 from hf_finetune.utils.plain import to_plain
 
@@ -137,8 +138,7 @@ def refuse(base: RecipeVariant, launch: Launch) -> None:
     Raises:
         InputError: several processes, or an output folder that is in use.
     """
-    if launch.num_processes not in (None, 1):
-        raise InputError(f"--num-processes {launch.num_processes}: expected 1 with method auto")
+    refuse_processes("method auto", launch.num_processes)
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
 
 
