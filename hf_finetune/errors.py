@@ -19,6 +19,10 @@ class InputError(RunError, ValueError):
     exit_status = 2
 
 
+class NoLabels(InputError):
+    """The rows have no labels, and none were named."""
+
+
 class TrainingError(RunError, RuntimeError):
     """Training cannot continue, for example because the loss is NaN or the disk is full.
 

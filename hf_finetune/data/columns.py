@@ -8,7 +8,7 @@ from typing import Any, Literal
 from hf_finetune.data.config import FEATURE, Kind
 from hf_finetune.data.readers.conll_file import SUFFIXES as CONLL
 from hf_finetune.data.readers.table import Column
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, NoLabels
 from hf_finetune.utils.messages import did_you_mean, plural, quoted
 
 PAIRS = (
@@ -259,7 +259,8 @@ class _Choice:
         is_csv = self.place.lower().endswith((".csv", ".tsv"))
         no_header = is_csv and not known.intersection(column.lower() for column in self.columns)
         header = "; the first line must name the columns" if no_header else ""
-        return InputError(f"{self.place}: {problem}; name it by {_FLAGS[name]} COL{header}")
+        kind = NoLabels if name == "label" else InputError
+        return kind(f"{self.place}: {problem}; name it by {_FLAGS[name]} COL{header}")
 
 
 def _content(cells: Iterable[Any]) -> Literal["text", "class", "id"]:

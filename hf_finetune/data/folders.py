@@ -17,7 +17,7 @@ from hf_finetune.data.readers.fasta_file import FastaFile
 from hf_finetune.data.readers.saved_dataset import is_saved_dataset, saved_splits
 from hf_finetune.data.readers.several_columns import label_columns
 from hf_finetune.data.readers.table import Reader
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, NoLabels
 from hf_finetune.utils.messages import listed
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -47,7 +47,7 @@ def read_folder(root: Path, kind: Kind | None, labeled: bool, source: Source) ->
         return classes
     if flat := find_classes(root, kind, source, flat=True):
         if labeled:
-            raise InputError(
+            raise NoLabels(
                 f"{root}: its files have no class; expected one sub-folder per class, holding the class's files"
             )
         return Layout({"train": Split("train", (flat,))})

@@ -28,7 +28,7 @@ from hf_finetune.data.split_selection import note_inferred, split_to_read
 from hf_finetune.data.targets.base import Targets
 from hf_finetune.data.targets.choose import check_label_kind, targets_of
 from hf_finetune.data.targets.multi_label import MultiLabel
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, NoLabels
 from hf_finetune.utils.messages import Notes
 from hf_finetune.utils.sequences import SequenceReader
 
@@ -123,7 +123,7 @@ def _split_and_columns(
         columns.pop("label", None)
     note_inferred(columns, requested, {}, Notes())
     if need_label and not has_labels(split, columns["label"]):
-        raise InputError(
+        raise NoLabels(
             f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
         )
     return split, columns

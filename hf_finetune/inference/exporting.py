@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.compression.export import Exported, check_exportable, export_rows
 from hf_finetune.data.config import SourceSplit
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, NoLabels
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
 from hf_finetune.tasks.trained_pipeline import Trained
@@ -71,7 +71,7 @@ def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportO
         return read(_own_data(classifier), labeled=True)
     try:
         return read(source, labeled=True)
-    except InputError as error:
+    except NoLabels as error:
         if options.weights == "int8":
             raise InputError(f"{error}; int8 is judged by labeled rows") from None
         return read(source, labeled=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +51,34 @@ def test_rows_gather_while_others_are_computed() -> None:
     assert [[row["predicted"] for row in rows] for rows in answers] == [["a"], ["b", "c"], ["d"], ["e", "f"]]
     # Requests stay whole, in order, and no batch has more than four rows.
     assert network.batches == [[["a"]], [["b", "c"], ["d"]], [["e", "f"]]]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_only_rows_that_gathered_wait_for_more(full: bool) -> None:
+    """A request that comes to an idle server is computed at once; those after it wait, unless they fill a batch."""
+
+    async def run() -> tuple[float, float]:
+        network, limits = Network(), replace(LIMITS, max_wait=300.0)
+        batcher, clock = Batcher(network, limits), asyncio.get_running_loop().time
+        batcher.start()
+        network.go.set()
+        started = clock()
+        await batcher.predict(["a"])
+        alone = clock() - started
+        network.go.clear()
+        tasks = [asyncio.create_task(batcher.predict(["a"]))]
+        await asyncio.sleep(0.02)
+        tasks += [asyncio.create_task(batcher.predict(["b"])) for _ in range(4 if full else 1)]
+        await asyncio.sleep(0.02)
+        started = clock()
+        network.go.set()
+        await asyncio.gather(*tasks)
+        together = clock() - started
+        await batcher.stop()
+        return alone, together
+
+    alone, together = asyncio.run(run())
+    assert alone < 0.2 and (together < 0.2) is full
 
 
 def test_a_full_queue() -> None:

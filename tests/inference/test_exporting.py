@@ -7,7 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.data.config import SourceSplit
+from hf_finetune.errors import InputError
 from hf_finetune.inference import exporting
 
 
@@ -17,3 +21,28 @@ def test_the_data_of_a_run_on_the_hub(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     classifier: Any = SimpleNamespace(name="run", files={"config.json": tmp_path / "config.json"})
     assert exporting._own_data(classifier) == SourceSplit("nyu-mll/glue", config_name="sst2", revision="main")
+
+
+def test_only_rows_without_labels_are_read_without_them(tmp_path: Path) -> None:
+    classifier: Any = SimpleNamespace(
+        kind="text",
+        labels=("bad", "good"),
+        label_values={},
+        label_separator=None,
+        sequence=None,
+        pairs=False,
+        columns={"text": "text", "label": "label"},
+        task=SimpleNamespace(name="single-label"),
+    )
+
+    def rows(content: str, options: ExportOptions = EXPORT_OPTIONS) -> list[str]:
+        (tmp_path / "rows.csv").write_text(content)
+        return exporting._rows(classifier, SourceSplit(str(tmp_path / "rows.csv")), options).column_names
+
+    assert "label" in rows("text,label\na film,good\na plot,bad\n")
+    assert "label" not in rows("text\na film\na plot\n")
+    with pytest.raises(InputError, match="int8 is judged by labeled rows"):
+        rows("text\na film\na plot\n", ExportOptions("int8"))
+    # A label that is wrong is the user's mistake.
+    with pytest.raises(InputError, match="'god'"):
+        rows("text,label\na film,god\na plot,bad\n")

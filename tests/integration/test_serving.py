@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,12 @@ def test_clients_bodies_and_the_end(run: Path) -> None:
         ):
             found, content = call(port, "POST", "/predict", body)
             assert found == status and message in content["error"], (body, content)
-        with socket.create_connection(("127.0.0.1", port)) as slow:
-            slow.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
-            assert slow.recv(100).startswith(b"HTTP/1.1 408")
+        with ExitStack() as opened:
+            slow = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(50)]
+            for each in slow:
+                each.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            assert call(port, "POST", "/predict", {"inputs": texts[0]})[0] == 200, "others are answered meanwhile"
+            assert all(each.recv(100).startswith(b"HTTP/1.1 408") for each in slow)
         described = call(port, "GET", "/openapi.json")[1]
         assert "/predict" in described["paths"] and call(port, "GET", "/health")[1]["labels"]
         assert_page_predicts(port)

@@ -33,6 +33,8 @@ from hf_finetune.tasks.trained_pipeline import Trained
 
 logger = logging.getLogger("hf_finetune")
 
+AT_ONCE = 16_000
+"""Bytes of a body that is read at once, in about a millisecond; others are read in a thread, as images are."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the histogram of batches."""
 INPUTS = {
@@ -156,7 +158,11 @@ async def _answer(request: Request, service: _Service, batcher: Batcher, limits:
         body = await asyncio.wait_for(_body(request, limits.max_body), limits.body_timeout)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {limits.body_timeout:g} s", connection="close") from None
-    rows = service.read(request.headers.get("content-type", ""), body, limits.max_rows)
+    content = request.headers.get("content-type", "")
+    if len(body) <= AT_ONCE and service.classifier.kind == "text":
+        rows = service.read(content, body, limits.max_rows)
+    else:  # other requests are answered meanwhile
+        rows = await asyncio.to_thread(service.read, content, body, limits.max_rows)
     try:
         return await batcher.predict(rows)
     except QueueFull:

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Batcher:
         self.compute, self.limits, self.seen = compute, limits, seen
         self.waiting: deque[Waiting] = deque()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        self.arrived = asyncio.Event()
+        self.arrived, self.full = asyncio.Event(), asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.stopping = False
 
@@ -61,6 +62,7 @@ class Batcher:
         assert self.task is not None, "it was started"
         self.stopping = True
         self.arrived.set()
+        self.full.set()
         await self.task
         self.thread.shutdown()
 
@@ -75,30 +77,45 @@ class Batcher:
         waiting = Waiting(rows)
         self.waiting.append(waiting)
         self.arrived.set()
+        if self.rows >= self.limits.max_batch:
+            self.full.set()
         return await waiting.answer
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+        gathered = False
         while self.waiting or not self.stopping:
             await self.arrived.wait()
-            if self.rows < self.limits.max_batch and self.limits.max_wait:
-                await asyncio.sleep(self.limits.max_wait / 1000)
+            if gathered:  # else nothing was computed, and what arrives is computed at once
+                await self._gather()
             batch = self._take()
             if not self.waiting:
                 self.arrived.clear()
-            if not batch:  # they were canceled, or the server stops
-                continue
-            self.seen(sum(len(each.rows) for each in batch))
-            try:
-                answers = await loop.run_in_executor(self.thread, self.compute, [each.rows for each in batch])
-            except Exception as error:  # one batch fails, the server goes on
-                for each in batch:
-                    if not each.answer.done():
-                        each.answer.set_exception(error)
-                continue
-            for each, answer in zip(batch, answers, strict=True):
-                if not each.answer.done():  # its client may be gone
-                    each.answer.set_result(answer)
+            if batch:  # empty if they were canceled, or the server stops
+                await self._answer(batch)
+            gathered = bool(self.waiting)
+
+    async def _answer(self, batch: list[Waiting]) -> None:
+        """Compute a batch. If it fails, its requests do, and the server goes on."""
+        self.seen(sum(len(each.rows) for each in batch))
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.run_in_executor(self.thread, self.compute, [each.rows for each in batch])
+        except Exception as error:
+            for each in batch:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+            return
+        for each, answer in zip(batch, answers, strict=True):
+            if not each.answer.done():  # its client may be gone
+                each.answer.set_result(answer)
+
+    async def _gather(self) -> None:
+        """Wait for more rows until a batch is full, at most `max_wait`."""
+        if self.rows >= self.limits.max_batch or self.stopping or not self.limits.max_wait:
+            return
+        self.full.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.full.wait(), self.limits.max_wait / 1000)
 
     def _take(self) -> list[Waiting]:
         """Take the first request, and those after it that fit into its batch; requests that were canceled are dropped.

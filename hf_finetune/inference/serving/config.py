@@ -14,8 +14,8 @@ class ServeLimits:
     max_batch: Count = 32
     """Rows that are computed together, of several requests. 1: each request by itself."""
     max_wait: NonNegative = 0.0
-    """Milliseconds for which rows wait for others before they are computed. 0: rows gather only while others are
-    computed."""
+    """Milliseconds at most for which rows that gathered while others were computed wait for more. What arrives while
+    nothing is computed never waits. 0: rows gather only while others are computed."""
     max_queue: Count = 1024
     """Rows that wait at most. A request beyond them is answered with status 429."""
     max_rows: Count = 256
