@@ -6,12 +6,14 @@ hf-finetune run emoji_auto --budget 10m --preset best
 
 from hf_finetune import (
     TWEMOJI_LICENSE,
+    Batching,
     Hub,
     ImageData,
     Model,
     Recipe,
     ResizeImage,
     Search,
+    Train,
     efficientnet_lite0,
     main,
     twemoji,
@@ -32,6 +34,9 @@ def recipe() -> Recipe:
         # An emoji has 72 pixels: 96 take a fifth of the time of 224.
         model=Model(checkpoint=efficientnet_lite0(), surgery=(ResizeImage(size=96),)),
         method="auto",
+        # As in quickstart_image, chosen on validation rows.
+        train=Train(learning_rate=3e-4, num_train_epochs=4),
+        batching=Batching(rows_per_step=32),
         search=Search(budget="3m"),
         hub=Hub(license="apache-2.0"),
     )

@@ -1,7 +1,6 @@
 """What a climb would do: its rungs, and what each would take, decided as the climb itself decides. Nothing is trained.
 
-What only results decide stays open: a rung is left where nothing has a signal, and full fine-tuning that took less time
-than expected is repeated for longer.
+What only results decide stays open: a rung is left where nothing has a signal.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hf_finetune.search.ladder.judgement import Comparison, compare
 from hf_finetune.search.ladder.state import LadderState, RungRecord, read_scores
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.console import show_board
-from hf_finetune.utils.files import read_json, read_object
+from hf_finetune.utils.files import discard, read_json, read_object
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -157,6 +157,9 @@ class Standing:
 
     def record(self, record: RungRecord) -> None:
         """Save a rung that is done or left, and show it."""
+        if record.folder is None:
+            # It may have begun before a kill.
+            discard(self.state.folder / self.state.next_folder(record.name))
         self.state.rungs.append(record)
         self.state.current = None
         self.save()

@@ -87,3 +87,10 @@ def test_a_model_that_another_one_beats_is_not_written(standing: Standing) -> No
     # The linear model has beaten the constant, the network both: one comparison of three is left.
     assert standing.state.rungs[2].comparison["comparisons"] == 2 and standing.state.comparisons_left == 1
     assert LadderState.read(standing.state.folder).rungs == standing.state.rungs
+
+
+def test_what_began_before_a_kill_and_is_left_leaves_no_folder(standing: Standing) -> None:
+    begun = standing.state.folder / "2-top"
+    begun.mkdir()
+    standing.record(RungRecord("top", "left: there is no time"))
+    assert not begun.exists() and (standing.state.folder / "ladder.json").exists()
