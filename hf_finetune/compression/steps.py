@@ -7,9 +7,9 @@ Each is a frozen dataclass (`configclass`), whose repr goes into result.json and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from datasets import Dataset
 
@@ -38,6 +38,12 @@ class Step(ABC):
     """In tables and names of folders, of one or two words: `vocabulary`, `feed-forward`."""
     lossy: ClassVar[bool] = True
     """Whether logits of any text may change. False: they have to be equal within `parity.TOLERANCE`."""
+
+    @property
+    def label(self) -> str:
+        """The name, with the numbers of its fields that are not the default ones: `layers-3`."""
+        changed = [getattr(self, f.name) for f in fields(cast(Any, self)) if getattr(self, f.name) != f.default]
+        return "-".join([self.name, *(f"{value:g}" for value in changed if isinstance(value, int | float))])
 
     @abstractmethod
     def refusal(self, classifier: TrainedModel) -> str | None:
@@ -96,7 +102,7 @@ class Chain:
     @property
     def name(self) -> str:
         """`vocabulary+feed-forward+onnx-int8`: its name in tables, and that of its folder."""
-        return "+".join([*(step.name for step in self.steps), self.format.name])
+        return "+".join([*(step.label for step in self.steps), self.format.name])
 
     @property
     def lossy(self) -> bool:
