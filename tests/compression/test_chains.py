@@ -1,0 +1,55 @@
+"""The candidates of `compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    ViTImageProcessor,
+)
+
+from hf_finetune.compression.chains import chains_of
+from hf_finetune.compression.formats import OnnxInt8, Safetensors
+from hf_finetune.compression.pruning.layers import PruneLayers
+from hf_finetune.compression.steps import Chain
+from hf_finetune.tasks.trained_model import TrainedModel, load_trained
+
+
+def classifier(folder: Path, *, image: bool) -> TrainedModel:
+    encoder = (tiny_image_checkpoint if image else tiny_text_checkpoint)(folder / "encoder", num_hidden_layers=4)
+    names = {0: "low", 1: "high"}
+    config = AutoConfig.from_pretrained(encoder, id2label=names, label2id={name: i for i, name in names.items()})
+    auto = AutoModelForImageClassification if image else AutoModelForSequenceClassification
+    auto.from_pretrained(encoder, config=config).save_pretrained(folder / "model")
+    (ViTImageProcessor if image else AutoTokenizer).from_pretrained(encoder).save_pretrained(folder / "model")
+    return load_trained(str(folder / "model"))
+
+
+def test_texts_are_pruned_in_all_ways(tmp_path: Path) -> None:
+    trained = classifier(tmp_path, image=False)
+    names = [chain.name for chain in chains_of(trained)]
+    assert names[:3] == [
+        "onnx-int8",
+        "vocabulary+onnx-int8",
+        "vocabulary+feed-forward+layers-2+distill+onnx-int8",
+    ]
+    assert len(names) == len(set(names)) and all(chain.refusal(trained) is None for chain in chains_of(trained))
+
+
+def test_images_have_no_vocabulary(tmp_path: Path) -> None:
+    trained = classifier(tmp_path, image=True)
+    reasons = {chain.name: chain.refusal(trained) for chain in chains_of(trained)}
+    assert reasons["feed-forward+layers-2+distill+onnx-int8"] is None
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    assert refused == {"vocabulary+float32": "it classifies images, which have no vocabulary"}
+
+
+def test_a_name_says_what_differs_from_the_default() -> None:
+    assert Chain((PruneLayers(),), Safetensors()).name == "layers+float32"
+    assert Chain((PruneLayers(drop=3),), OnnxInt8()).name == "layers-3+onnx-int8"
+    assert Chain((), Safetensors()).lossy is False and Chain((PruneLayers(),), Safetensors()).lossy
