@@ -22,6 +22,9 @@ METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
 """What each preset trains after the head. Without a preset: all that there is time for."""
 LEAST_EXPLAINED = 0.01
 """Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
+START_EXPLAINED = 0.2
+"""A head that explains less starts no other rung, unless it is better than the rungs before it: the network would first
+have to leave the wrong features. It is the default of any fine-tuning, see `warm_start.default_fit`."""
 FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
@@ -148,9 +151,9 @@ def has_no_signal(state: LadderState, explained: float | None) -> bool:
 
 
 def starts_from_head(state: LadderState, explained: float | None) -> bool:
-    """Return whether the rungs after the head start from a fitted layer: it beats the constant, or frozen features
-    explain something. One that says nothing would tie the network to the wrong features. Where there was no time for
-    the head, there is none for another fit.
+    """Return whether the rungs after the head start from a fitted layer: it is better than the rungs before it, or
+    frozen features explain enough. One that says little ties the network to the wrong features. Where there was no time
+    for the head, there is none for another fit.
 
     Args:
         explained: by the layer of the head. None: it has none, and a rung fits its own.
@@ -158,7 +161,7 @@ def starts_from_head(state: LadderState, explained: float | None) -> bool:
     head = state.find("head")
     if head is not None and head.reason == STRAIGHT:
         return False
-    return explained is None or explained >= LEAST_EXPLAINED or (head is not None and head.is_better)
+    return explained is None or explained >= START_EXPLAINED or (head is not None and head.is_better)
 
 
 def final_verdict(state: LadderState) -> str:

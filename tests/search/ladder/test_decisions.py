@@ -110,7 +110,7 @@ def test_verdicts(tmp_path) -> None:
     state.rungs.append(record("head", "no worse", promoted=True))
     assert has_no_signal(state, 0.001) and not has_no_signal(state, 0.2) and not has_no_signal(state, None)
     assert final_verdict(state).startswith("no signal: none of linear, head is better than majority")
-    assert not starts_from_head(state, 0.001) and starts_from_head(state, 0.1)
+    assert not starts_from_head(state, 0.15) and starts_from_head(state, 0.25)
     state.rungs[1] = record("linear", "better", title="tfidf+logistic")
     assert "nothing beats the linear model (tfidf+logistic)" in final_verdict(state)
     state.rungs.append(record("full", "better", promoted=True))
