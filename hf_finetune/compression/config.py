@@ -28,6 +28,8 @@ class ExportOptions:
     difference on labeled rows is below it."""
     latency: bool = True
     """Measure the latency of both on rows of the data: batches of one row and of 32."""
+    docker: bool = False
+    """Also write a Dockerfile, by which an image serves the exported model over HTTP."""
 
 
 EXPORT_OPTIONS = ExportOptions()

@@ -14,6 +14,7 @@ from transformers import EsmTokenizer
 
 from hf_finetune.compression import examples
 from hf_finetune.compression.config import EXPORT_OPTIONS, FOLDERS, ExportOptions, Numbers
+from hf_finetune.compression.docker import write_dockerfile
 from hf_finetune.compression.gate import compare_exported, refuse
 from hf_finetune.compression.graph import quantize, write_graph
 from hf_finetune.compression.latency import latency
@@ -93,6 +94,8 @@ def export_rows(
         if options.latency:
             document["latency"] = {"torch": latency(classifier, rows), "onnx": latency(exported, rows)}
         write_json(partial / EXPORT_FILE, document)
+        if options.docker:
+            write_dockerfile(partial)
     return Exported(folder, document)
 
 

@@ -336,6 +336,7 @@ class Classifier:
         rows: int = 512,
         max_loss: float = 0.5,
         latency: bool = True,
+        docker: bool = False,
     ) -> Exported:
         """Write the classifier as ONNX, with its tokenizer or image processor and an example, and verify it.
 
@@ -343,7 +344,7 @@ class Classifier:
             folder: None: onnx/, or onnx-int8/, in the folder of the run.
             data: rows to compare with. None: the data of the run.
             text, text_pair, image, label: columns of the data, see `evaluate`.
-            weights, rows, max_loss, latency: see `ExportOptions`.
+            weights, rows, max_loss, latency, docker: see `ExportOptions`.
 
         Examples:
             >>> exported = clf.export("onnx", data=frame, latency=False)
@@ -355,7 +356,7 @@ class Classifier:
         """
         labels = label if isinstance(label, str | None) else tuple(label)
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
-        options = ExportOptions(weights, rows, max_loss, latency)
+        options = ExportOptions(weights, rows, max_loss, latency, docker)
         output = None if folder is None else Path(folder).expanduser()
         with python_session():
             if data is None:

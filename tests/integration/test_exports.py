@@ -155,11 +155,12 @@ def test_proteins(tmp_path: Path) -> None:
 def test_int8(tmp_path: Path) -> None:
     classifier = classifier_of("bert", tmp_path)
     rows = rows_of(classifier, labels=True)
-    options = ExportOptions("int8", max_loss=100, latency=True)
+    options = ExportOptions("int8", max_loss=100, latency=True, docker=True)
     document = export_rows(classifier, rows, tmp_path / "onnx", options).document
     assert 0 < document["gate"]["max_abs_difference"] < 0.5 and document["gate"]["example"]["ok"]
     assert document["bytes"]["onnx"] < document["bytes"]["torch"]
     assert {*document["latency"]} == {"torch", "onnx"} and document["latency"]["onnx"][0]["p50_ms"] > 0
+    assert {"Dockerfile", ".dockerignore"} <= {path.name for path in (tmp_path / "onnx").iterdir()}
     # The example is a program of its own.
     command = [sys.executable, tmp_path / "onnx" / "example.py", "a good film"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
