@@ -111,10 +111,12 @@ def _fitting(cost: RungCost, seconds: float, epochs: float) -> float:
 
 def is_preferred(name: str, comparison: Comparison | None) -> bool:
     """Return whether a head on frozen features takes the place of a classical model without a proof: with few rows no
-    test can decide, and a pretrained network knows words that they lack."""
+    test can decide, and a pretrained network knows words that they lack. Rows that speak against it, by half of what
+    would prove it worse, outweigh that: its checkpoint may never have seen such text."""
     if name != "head" or comparison is None or comparison.verdict in ("better", "worse"):
         return False
-    return comparison.difference.n < FEW_ROWS
+    difference = comparison.difference
+    return difference.n < FEW_ROWS and difference.value + difference.high > 0
 
 
 def why_judged(comparison: Comparison | None, *, preferred: bool = False) -> str:

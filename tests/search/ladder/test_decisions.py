@@ -97,6 +97,8 @@ def test_a_head_is_preferred_where_few_rows_decide_nothing() -> None:
     )
     assert is_preferred("head", few) and not is_preferred("head", many) and not is_preferred("full", few)
     assert not is_preferred("head", replace(few, verdict="worse"))
+    # As English features of 106 sequences of DNA, against letters counted.
+    assert not is_preferred("head", replace(few, difference=Interval(-0.094, -0.192, 0.007, 106)))
     assert why_judged(few, preferred=True).startswith("50 rows are too few to prove it better than linear")
 
 
