@@ -12,7 +12,7 @@ class Point:
 
     name: str
     loss: float
-    """Points lost on the rows that choose, against the source; below 0 it gains."""
+    """Points lost on the rows that choose, against the source, with a standard error."""
     rows_per_s: float
     latency_ms: float
     """95th percentile of one row."""

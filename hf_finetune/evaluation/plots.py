@@ -148,17 +148,18 @@ def pareto_chart(section: Mapping[str, Any]) -> Draw:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for each in shown:
+        for number, each in enumerate(shown, 1):
             score, x = each["metrics"][metric], each["rows_per_s"]
             color = COLORS[0] if each["name"] in best else GRAY
             errors = np.maximum([[score["value"] - score["low"]], [score["high"] - score["value"]]], 0)
             axes.errorbar([x], [score["value"]], errors, fmt="none", color=color, capsize=3, linewidth=1)
-            area = 160 * each["bytes"] / largest
+            area = max(160 * each["bytes"] / largest, 6)
+            name = f"{number}  {printable(each['name'])}{' (chosen)' * (each['name'] == section['chosen'])}"
             fill = color if each["name"] in best else "none"
-            axes.scatter([x], [score["value"]], s=max(area, 6), color=fill, edgecolors=color, zorder=3)
-            mark_name = printable(each["name"]) + (" (chosen)" if each["name"] == section["chosen"] else "")
-            place: Any = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "size": 7}
-            axes.annotate(mark_name, (x, score["high"]), **place)
+            axes.scatter([x], [score["value"]], s=area, color=fill, edgecolors=color, zorder=3, label=name)
+            place: Any = {"xytext": (4, 4), "textcoords": "offset points", "size": 8}
+            axes.annotate(str(number), (x, score["value"]), **place)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7)
         axes.set(
             xlabel="rows per second, from input to label",
             ylabel=f"{metric} (rows that choose)",

@@ -100,7 +100,7 @@ def _ladder(folder: Path, facts: RunFacts) -> Chart | None:
 
 def _compression(folder: Path, facts: RunFacts) -> Chart | None:
     section = facts.result.get("compression")
-    return (pareto_chart(section), (WIDTH, HEIGHT)) if section else None
+    return (pareto_chart(section), TALL) if section else None
 
 
 def _training_log(path: Path) -> list[dict[str, Any]]:

@@ -96,6 +96,7 @@ class Gate:
             "max_abs_difference": far,
             "stored": stored,
             "tolerance": self.tolerance,
+            "lossy": lossy,
             "label_agreement": self.task.agreement(scores_NC, settled_NC),
             "score_shift": float(np.abs(flat(scores_NC) - flat(self.scores_NC)).mean()),
         }

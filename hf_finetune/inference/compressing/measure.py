@@ -6,6 +6,7 @@ A process of its own has the memory of one classifier, and starts cold.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -40,8 +41,6 @@ def run(job: Job) -> dict[str, Any]:
 
     from hf_finetune.inference.scoring import Scorer
     from hf_finetune.tasks.trained_model import load_trained
-    from hf_finetune.training.precision import default_device
-    from hf_finetune.utils.environment import memory
 
     disable_progress_bars()
     torch.set_num_threads(job["threads"][-1])
@@ -55,8 +54,16 @@ def run(job: Job) -> dict[str, Any]:
     started = {"cold_start_s": round(time.time() - psutil.Process().create_time(), 2)}
     scorer = Scorer(classifier, "auto")
     rates = list(_rates(scorer, rows))
-    found = {**started, **memory(default_device()), "rows_per_s": round(float(np.median(rates)), 1)}
+    found = {**started, "peak_rss_mb": peak_rss_mb(), "rows_per_s": round(float(np.median(rates)), 1)}
     return {**found, "format": scorer.report()["precision"]["format"], "latency": _latencies(model, rows, job)}
+
+
+def peak_rss_mb() -> float:
+    """Return the peak memory of this process. `getrusage` would count that of the process which started it, too."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return round(psutil.Process().memory_info().rss / 1e6, 1)
+    return round(int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) * 1024 / 1e6, 1)
 
 
 def _rates(scorer: Any, rows: Any) -> Iterator[float]:

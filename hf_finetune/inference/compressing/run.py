@@ -270,6 +270,7 @@ class Compression:
                     document(source_folder, place, loaded, final, self.rows, evaluation)
                 self.state.put(final)
                 bar.update()
+        self._refuse_final(chosen)
         speedup = self.trials.measurements.speedup(source_folder, self.folder / CANDIDATES / chosen)
         self.trials.remove_refused({each.name for each in kept})
         section = {**self._section(chosen), "speedup": speedup}
@@ -283,6 +284,27 @@ class Compression:
         self.state.chosen = chosen
         self.state.save()
         return Compressed(self.folder, section)
+
+    def _refuse_final(self, chosen: str) -> None:
+        """Refuse a choice that certainly loses too much on the rows that did not choose.
+
+        Raises:
+            GateError: naming the next ones.
+        """
+        final, limit = self._found(chosen).final, self.options.max_loss
+        assert final is not None, "it was kept"
+        value, low, high = (100 * final["difference"][name] for name in ("value", "low", "high"))
+        if high >= -limit:
+            return
+        self.state.save()
+        others = [each for each in self.state.candidates if each.verdict == "kept" and each.name != chosen]
+        fastest = sorted(others, key=lambda each: -each.rows_per_s)[:2]
+        lost = f"{-value:.2f} points (difference {value:+.2f} [{low:+.2f}, {high:+.2f}])"
+        raise GateError(
+            f"compress: {chosen} was within --max-loss {limit:g} on the rows that choose, and loses {lost} on "
+            f"{counted(len(self.rows.final), 'other row')}; the next ones in {self.folder / CANDIDATES}: "
+            f"{' and '.join(each.name for each in fastest) or 'none'}"
+        )
 
     def _found(self, name: str) -> Candidate:
         candidate = self.state.find(name)

@@ -20,6 +20,8 @@ SOURCE = "source"
 """Name of the classifier that is compressed, among the candidates."""
 Verdict = Literal["source", "kept", "refused", "left"]
 HOLDS = "the gate holds"
+NORMAL = 1.96
+"""Standard errors from a value to a bound of its interval."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,25 @@ class Candidate:
 
     @property
     def point(self) -> Point:
-        """What the choice sees."""
-        loss = 0.0 if self.difference is None else -100 * self.difference["value"]
+        """What the choice sees: the loss with a standard error, as the best of several is measured too good.
+
+        What may not change a logit loses nothing.
+        """
+        loss = 0.0
+        if self.difference is not None and self.gate.get("lossy", True):
+            value, low = self.difference["value"], self.difference["low"]
+            loss = -100 * (value - (value - low) / NORMAL)
         return Point(self.name, loss, self.rows_per_s, self.p95_ms, self.bytes)
 
     def within(self, max_loss: float) -> Candidate:
         """Return it with the verdict that its loss has by this limit, in points. What the gate refuses stays so."""
         if self.verdict == "source" or not self.is_measured or self.gate.get("refusal") is not None:
             return self
+        loss, lost = self.point.loss, 0.0 if self.difference is None else -100 * self.difference["value"]
         # Not `loss > max_loss`: NaN must fail.
-        if not self.point.loss <= max_loss:
-            return replace(
-                self, verdict="refused", reason=f"loses {self.point.loss:.2f} points, more than {max_loss:g}"
-            )
+        if not loss <= max_loss:
+            why = f"loses {lost:z.2f} points, {loss:z.2f} with a standard error, more than {max_loss:g}"
+            return replace(self, verdict="refused", reason=why)
         return replace(self, verdict="kept", reason=HOLDS)
 
     def to_dict(self) -> dict[str, Any]:
