@@ -58,6 +58,11 @@ class CompressOptions:
     rows: Count = 4000
     """Validation rows that choose, and test rows of the final number, at most."""
 
+    steps: str | None = None
+    """Steps to apply one after the other, in place of trying several chains: `vocabulary,feed-forward=0.3,distill`.
+    Others are heads, layers=2, hidden-width=0.25 and zero-weights. The number is the share that is removed; or that of
+    layers, of epochs, or of unused tokens that remain."""
+
     @property
     def latency_ms(self) -> float | None:
         """`latency` as a number."""

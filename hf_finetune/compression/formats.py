@@ -8,6 +8,7 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from hf_finetune.compression.export import check_exportable, write_export
+from hf_finetune.compression.pruning.networks import why_not_stock
 from hf_finetune.compression.steps import Format, StepRows
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.save import save_network
@@ -30,6 +31,8 @@ class Safetensors(Format):
 
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
         """Write model/, or encoder/ and head.safetensors."""
+        if (why := why_not_stock(classifier.model)) is not None:
+            raise InputError(f"only a graph stores it: {why}")
         network = cast(PreTrainedModel, classifier.model)
         save_network(network, classifier.inputs, folder, classifier.task.hub_task(classifier.kind))
 

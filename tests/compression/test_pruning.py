@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import load_classifier
@@ -15,6 +16,8 @@ from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, t
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_finetune.compression.pruning import allocation
+from hf_finetune.compression.pruning.allocation import allocate
 from hf_finetune.compression.pruning.config import Importance
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.heads import PruneHeads
@@ -195,8 +198,9 @@ def test_what_pruning_refuses(tmp_path: Path) -> None:
 
     assert why(PruneLayers(drop=3), "bert") == "it has 3 layers, of which 2 can be dropped at most"
     assert why(PruneLayers(), "albert") == "the layers of albert share their weights"
-    assert why(PruneHiddenWidth(width=30), "bert") == "expected fewer than 32 and a multiple of the 4 heads, got 30"
-    assert why(PruneHiddenWidth(width=16), "bert") is None
+    assert why(PruneHiddenWidth(share=0.05), "bert") == "expected fewer than 32 and a multiple of the 4 heads, got 32"
+    assert why(PruneHiddenWidth(), "bert") is None
+    assert str(why(PruneHiddenWidth(), "swin")).endswith("got swin; leave it out")
     assert str(why(PruneHeads(), "regnet")).endswith("got regnet")
 
 
@@ -208,3 +212,21 @@ def test_zero_weights_save_bytes_only_where_they_are_compressed(tmp_path: Path) 
     assert zeros / size == pytest.approx(0.75, abs=0.001)
     assert sum(p.numel() for p in sparse.parameters()) == sum(p.numel() for p in model.parameters())
     assert compressed_bytes(sparse) < 0.7 * compressed_bytes(model)
+
+
+def test_time_is_saved_where_it_costs_least() -> None:
+    """Two layers, three widths of 4, 2 and 1 ms: the second layer gives for little what the first one would not."""
+    errors, milliseconds = np.array([[0.0, 9.0, 10.0], [0.0, 1.0, 1.0]]), [4.0, 2.0, 1.0]
+    assert allocate(errors, milliseconds, 8.0) == [0, 0]
+    assert allocate(errors, milliseconds, 5.0) == [0, 2]
+    # The narrowest width of the first layer saves more for its error than the middle one.
+    assert allocate(errors, milliseconds, 4.0) == [2, 2]
+    assert allocate(errors, milliseconds, 0.5) == [2, 2]
+
+
+def test_neurons_without_effect_go_from_their_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "feed_forward_ms", lambda hidden, neurons: float(neurons))
+    model = network(tmp_path, "bert")
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight.zero_()
+    assert allocation.AllocateFeedForward(share=0.25).widths(model, batches(model)) == (64, 16, 64)

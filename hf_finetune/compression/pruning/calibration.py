@@ -1,6 +1,6 @@
 """Batches of calibration rows, and what a layer reads of them.
 
-Legend: B rows, T tokens, N features.
+Legend: B rows, T tokens, N features, C classes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Rows, columns_of, without_votes
 from hf_finetune.evaluation.logits import TOKENS, batches_by_tokens, evaluating, to_device
@@ -85,3 +86,10 @@ def real_tokens(values_BTN: torch.Tensor, mask_BT: torch.Tensor | None) -> torch
     if mask_BT is None or values_BTN.ndim != 3 or len(values_BTN) != len(mask_BT):
         return values_BTN.flatten(0, -2)
     return values_BTN[mask_BT[:, : values_BTN.shape[1]].to(values_BTN.device).bool()]
+
+
+@torch.no_grad()
+def logits_of(model: PreTrainedModel, batches: Sequence[Batch]) -> torch.Tensor:
+    """Return the logits of all rows, or words, in the order of the batches, (rows, C)."""
+    with evaluating(model), exact_float32():
+        return torch.cat([model(**to_device(batch, model.device)).logits.float().cpu() for batch in batches])

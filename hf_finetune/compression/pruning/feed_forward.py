@@ -94,6 +94,8 @@ class PruneFeedForward(Step):
         method = GroupPruning(self.importance, self.reconstruct)
         scores = method.scores(model, batches, downs, [down.in_features for down in downs])
         for name, down, width, scores_N in zip(names, downs, widths, scores, strict=True):
+            if width == down.in_features:
+                continue
             up = submodule(model, f"{name}.{network.up}", nn.Linear)
             if self.importance == "magnitude":
                 scores_N = _magnitude(up, down, network.gates)
@@ -121,6 +123,14 @@ class PruneFeedForward(Step):
         before *= config.hidden_size if family.feed_forward.width == "mlp_ratio" else 1
         width = self.widths[0] if self.widths else max(1, round(before * (1 - self.share)))
         ResizeFeedForward(width=width).update_config(config)
+
+
+def widths_of(model: PreTrainedModel) -> tuple[int, ...]:
+    """Return the number of neurons of each layer, bottom to top."""
+    network = family_of(model.config).feed_forward
+    assert network is not None, "see refusal"
+    names = layer_names(model, model.state_dict())
+    return tuple(submodule(model, f"{name}.{network.down}", nn.Linear).in_features for name in names)
 
 
 def _magnitude(up: nn.Linear, down: nn.Linear, gates: int) -> torch.Tensor:

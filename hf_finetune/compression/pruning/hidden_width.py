@@ -6,7 +6,7 @@ import copy
 from dataclasses import replace
 from typing import cast
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.compression.pruning.networks import why_no_layers
 from hf_finetune.compression.steps import Step, StepRows
@@ -16,7 +16,7 @@ from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.modules import without_adapter
 from hf_finetune.models.surgery.hidden_width import NarrowHidden
 from hf_finetune.tasks.trained_model import TrainedModel
-from hf_finetune.utils.config import Count, configclass
+from hf_finetune.utils.config import OpenFraction, configclass
 
 
 @configclass
@@ -28,8 +28,8 @@ class PruneHiddenWidth(Step):
     """
 
     name = "hidden-width"
-    width: Count
-    """Features of a token that remain: a multiple of the number of attention heads."""
+    share: OpenFraction = 0.25
+    """Share of the features of a token that is removed, rounded to whole features of each attention head."""
 
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse networks that have no single width, or not this one."""
@@ -39,7 +39,7 @@ class PruneHiddenWidth(Step):
         if isinstance(model, CustomHeadClassifier):
             return "its head is none of transformers', which builds the network again with fewer features"
         try:
-            NarrowHidden(width=self.width).update_config(copy.deepcopy(model.config))
+            self._surgery(model.config).update_config(copy.deepcopy(model.config))
         except InputError as error:
             return str(error).removeprefix("model.surgery: NarrowHidden: ")
         return None
@@ -50,6 +50,14 @@ class PruneHiddenWidth(Step):
 
     def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
         """Return the narrower classifier."""
-        model = NarrowHidden(width=self.width)(cast(PreTrainedModel, classifier.model))
+        model = cast(PreTrainedModel, classifier.model)
+        model = self._surgery(model.config)(model)
         narrow_to_first_token(model)
         return replace(classifier, model=model)
+
+    def _surgery(self, config: PreTrainedConfig) -> NarrowHidden:
+        """Return the operation, which refuses families without one width."""
+        fields = config.to_dict()
+        heads = fields.get("num_attention_heads") or 1
+        width = fields.get("hidden_size") or heads
+        return NarrowHidden(width=heads * max(1, round(width * (1 - self.share) / heads)))

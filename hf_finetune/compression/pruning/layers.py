@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.pruning.calibration import Batch, calibration_batches, real_tokens
+from hf_finetune.compression.pruning.calibration import Batch, calibration_batches, logits_of, real_tokens
 from hf_finetune.compression.pruning.networks import why_no_layers
 from hf_finetune.compression.steps import Step, StepRows
 from hf_finetune.errors import InputError
@@ -75,7 +75,7 @@ class PruneLayers(Step):
         Raises:
             InputError: no further layer can be dropped.
         """
-        expected = _logits(model, batches)
+        expected = logits_of(model, batches)
         for _ in range(self.drop):
             if not (candidates := _droppable(model)):
                 raise InputError("layers: no further layer can be dropped; drop fewer")
@@ -89,7 +89,7 @@ class PruneLayers(Step):
             changes = layer_changes(model, batches)
             return without_layer(model, min(candidates, key=lambda number: changes[number]))
         smaller = [without_layer(model, number) for number in candidates]
-        return min(smaller, key=lambda each: float((_logits(each, batches) - expected).square().mean()))
+        return min(smaller, key=lambda each: float((logits_of(each, batches) - expected).square().mean()))
 
 
 def without_layer(model: PreTrainedModel, number: int) -> PreTrainedModel:
@@ -138,10 +138,3 @@ def _droppable(model: PreTrainedModel) -> list[int]:
         return True
 
     return [number for number in range(depth_of(model.config)) if is_possible(number)]
-
-
-@torch.no_grad()
-def _logits(model: PreTrainedModel, batches: Sequence[Batch]) -> torch.Tensor:
-    """Return the logits of all rows, or words, (rows, C)."""
-    with evaluating(model), exact_float32():
-        return torch.cat([model(**to_device(batch, model.device)).logits.float().cpu() for batch in batches])

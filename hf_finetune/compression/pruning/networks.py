@@ -6,6 +6,7 @@ import copy
 from typing import cast
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -31,6 +32,8 @@ def why_not_stock(model: nn.Module) -> str | None:
 
     Networks of another number of neurons or heads in each layer are such. They can be exported.
     """
+    if isinstance(model, PeftModel):
+        return "its adapter is not merged"
     network = cast(PreTrainedModel, model)
     part = encoder(network) if isinstance(network, CustomHeadClassifier) else network
     with torch.device("meta"):

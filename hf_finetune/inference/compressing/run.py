@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_finetune.compression.chains import chains_of
 from hf_finetune.compression.config import COMPRESS_OPTIONS, CompressOptions
+from hf_finetune.compression.named_steps import chains_of_steps, named_steps
 from hf_finetune.compression.pareto import alternatives, choose, front
 from hf_finetune.compression.steps import Chain
 from hf_finetune.data.config import Source
@@ -70,7 +71,7 @@ def compress(
     """
     if not isinstance(classifier, TrainedModel) or "config.json" not in classifier.files:
         raise InputError(f"{classifier.name}: a pipeline of scikit-learn; expected a network, which can be compressed")
-    chains = _applicable(classifier)
+    chains = _applicable(classifier, options.steps)
     folder = output or run_folder(classifier.files) / FOLDER
     _check_folder(folder, resume=resume)
     rows = load_rows(classifier, source, options)
@@ -78,6 +79,7 @@ def compress(
         "source": _weights_hash(classifier),
         "data": rows.splits.fingerprint,
         "rows": options.rows,
+        **({} if options.steps is None else {"steps": options.steps}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -87,13 +89,13 @@ def compress(
         return Compression(classifier, rows, options, state, chains).run()
 
 
-def _applicable(classifier: TrainedModel) -> tuple[Chain, ...]:
-    """Return the chains of a classifier, those that apply first.
+def _applicable(classifier: TrainedModel, steps: str | None) -> tuple[Chain, ...]:
+    """Return the chains of a classifier, or those of the named steps.
 
     Raises:
-        InputError: none applies.
+        InputError: none applies, or a step is not known.
     """
-    chains = chains_of(classifier)
+    chains = chains_of(classifier) if steps is None else chains_of_steps(named_steps(steps))
     reasons = [chain.refusal(classifier) for chain in chains]
     if all(reason is not None for reason in reasons):
         raise InputError(f"{classifier.name}: it cannot be compressed: {reasons[0]}")

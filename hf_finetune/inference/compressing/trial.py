@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_finetune.compression.formats import Safetensors
+from hf_finetune.compression.pruning.networks import why_not_stock
 from hf_finetune.compression.steps import Chain, Step
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.inference.compressing.gate import Gate
 from hf_finetune.inference.compressing.measuring import Measurements
 from hf_finetune.inference.compressing.rows import CompressRows
 from hf_finetune.inference.compressing.state import CANDIDATES, HOLDS, SOURCE, Candidate
+from hf_finetune.models.checkpoint import settings_files
+from hf_finetune.models.modules import without_adapter
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
-from hf_finetune.utils.files import discard
+from hf_finetune.utils.files import ScratchFolder, discard
 from hf_finetune.utils.plain import short_repr
 
 FLOAT = Safetensors()
@@ -35,6 +38,9 @@ class Trials:
     """Of the compression."""
     gate: Gate
     measurements: Measurements
+    unsaved: dict[tuple[Step, ...], TrainedModel] = field(default_factory=dict)
+    """Networks that no class of transformers builds, and only a graph stores, by their steps."""
+    scratch: ScratchFolder = field(default_factory=ScratchFolder)
 
     def measure_source(self) -> Candidate:
         """Measure the classifier that is compressed."""
@@ -117,8 +123,13 @@ class Trials:
         folder = self.place(Chain(steps, FLOAT))
         if folder.is_dir():
             return self.load(folder)
+        if steps in self.unsaved:
+            return self.unsaved[steps]
         before = self._network(steps[:-1], seconds)
         changed = steps[-1].apply(before, replace(self.rows.steps, seconds=seconds))
+        if why_not_stock(changed.model) is not None:
+            self.unsaved[steps] = _with_settings(changed, self.scratch.path / folder.name)
+            return self.unsaved[steps]
         expected_NC = self.gate.reference(changed)
         with replacing(folder) as partial:
             FLOAT.write(changed, self.rows.steps, partial)
@@ -130,6 +141,13 @@ class Trials:
                     f"{len(expected_NC)} rows, at most {self.gate.tolerance:.3g} are allowed"
                 )
         return self.load(folder)
+
+
+def _with_settings(classifier: TrainedModel, folder: Path) -> TrainedModel:
+    """Return a classifier with the files of its config and of its tokenizer or image processor, without weights."""
+    classifier.inputs.save(folder)
+    without_adapter(classifier.model).config.save_pretrained(folder)
+    return replace(classifier, files=settings_files(folder))
 
 
 def _taken(found: dict[str, Any]) -> dict[str, Any]:
