@@ -34,7 +34,7 @@ class ExportJob:
     """Folder of a run or of a model, or a Hub id."""
     rows_: Annotated[ExportRows, tyro.conf.arg(name="")] = ExportRows()
     output: str | None = None
-    """Folder to write. Default: onnx/, or onnx-int8/, in the folder of the run."""
+    """Folder to write. Default: onnx/, or onnx- and the format of the weights, in the folder of the run."""
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = EXPORT_OPTIONS
     limits: Annotated[CheckpointLimits, tyro.conf.arg(name="model")] = CHECKPOINT_LIMITS
     """Limits on the model. A run on this machine has those that it was trained with, too."""

@@ -6,12 +6,41 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from hf_finetune.utils.config import Count, Duration, Positive, configclass
+from hf_finetune.utils.config import Count, CountOrZero, Duration, OpenFraction, Positive, configclass
 from hf_finetune.utils.config_errors import Check
 
-Numbers = Literal["float32", "int8"]
-FOLDERS: dict[Numbers, str] = {"float32": "onnx", "int8": "onnx-int8"}
+Numbers = Literal["float32", "float16", "int8", "int8-static", "int8-weights", "int4-weights"]
+FOLDERS: dict[Numbers, str] = {
+    "float32": "onnx",
+    "float16": "onnx-float16",
+    "int8": "onnx-int8",
+    "int8-static": "onnx-int8-static",
+    "int8-weights": "onnx-int8-weights",
+    "int4-weights": "onnx-int4-weights",
+}
 """Folder in that of the run, by the format of the weights."""
+Calibration = Literal["min-max", "percentile", "entropy"]
+
+
+@dataclass(frozen=True)
+class QuantizationOptions:
+    """How the matrix products are rounded."""
+
+    calibration: Calibration = "min-max"
+    """Range of each activation of int8-static: of all values, of 99.99% of them, or the one that keeps most of their
+    distribution."""
+    smooth: OpenFraction | None = None
+    """SmoothQuant of int8 and int8-static: how much of the spread of the inputs' channels moves to the weights; 0.5 is
+    usual. Default: none."""
+    float_layers: CountOrZero = 0
+    """Linear layers that stay in float32: those that change the logits most if they alone are rounded, measured by
+    a sweep over all."""
+    rows: Count = 128
+    """Calibration rows of the three, at most, none of which judges the result: training rows of the run, or of
+    --data what is left."""
+
+
+QUANTIZATION_OPTIONS = QuantizationOptions()
 
 
 @dataclass(frozen=True)
@@ -19,17 +48,19 @@ class ExportOptions:
     """What is exported, and by which rows it is compared with the model."""
 
     weights: Numbers = "float32"
-    """Number format of the matrix products. int8: dynamic quantization, weights by channel, activations by batch; what
-    it loses on labeled rows is measured and limited by --max-loss."""
+    """Number format of the matrix products. int8: weights by channel, activations scaled by batch; int8-static:
+    activations with a fixed scale; int8-weights, int4-weights: weights in blocks of 32, activations in float32;
+    float16: both. What they lose on labeled rows is measured and limited by --max-loss."""
     rows: Count = 512
     """Rows on which the exported model is compared with the model, at most, drawn at random."""
     max_loss: Positive = 0.5
-    """Largest loss of int8 in points of the metric that judges the task: the exported model is refused if the paired
-    difference on labeled rows is below it."""
+    """Largest loss of another format than float32, in points of the metric that judges the task: the exported model is
+    refused if the paired difference on labeled rows is below it."""
     latency: bool = True
     """Measure the latency of both on rows of the data: batches of one row and of 32."""
     docker: bool = False
     """Also write a Dockerfile, by which an image serves the exported model over HTTP."""
+    quantization: QuantizationOptions = QUANTIZATION_OPTIONS
 
 
 EXPORT_OPTIONS = ExportOptions()

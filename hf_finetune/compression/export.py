@@ -16,9 +16,10 @@ from hf_finetune.compression import examples
 from hf_finetune.compression.config import EXPORT_OPTIONS, FOLDERS, ExportOptions, Numbers
 from hf_finetune.compression.docker import write_dockerfile
 from hf_finetune.compression.gate import compare_exported, refuse
-from hf_finetune.compression.graph import quantize, write_graph
+from hf_finetune.compression.graph import write_graph
 from hf_finetune.compression.latency import latency
 from hf_finetune.compression.letter_tokenizer import letter_tokenizer
+from hf_finetune.compression.quantization.quantize import check_options, quantize
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
@@ -68,28 +69,34 @@ class Exported:
 
 @shared_cores()
 def export_rows(
-    classifier: TrainedModel, rows: Dataset, output: Path | None = None, options: ExportOptions = EXPORT_OPTIONS
+    classifier: TrainedModel,
+    rows: Dataset,
+    output: Path | None = None,
+    options: ExportOptions = EXPORT_OPTIONS,
+    calibration: Dataset | None = None,
 ) -> Exported:
     """Export a classifier to a folder that ONNX Runtime runs, and compare it with the classifier.
 
     Args:
-        rows: canonical rows to compare with, two at least; with labels for int8.
-        output: folder. None: onnx/ or onnx-int8/ in that of the run. One of an earlier export is replaced.
+        rows: canonical rows to compare with, two at least; with labels for all formats but float32.
+        output: folder. None: see `FOLDERS`, in that of the run. One of an earlier export is replaced.
+        calibration: other canonical rows, for the options of quantization that need some. None: `rows`.
 
     Raises:
         InputError: the classifier has no graph, a package is missing, or `output` holds other files.
         GateError: the exported classifier does not compute what the classifier does, or loses too much. Nothing is
             written.
     """
+    check_options(options)
     folder = output or run_folder(classifier.files) / FOLDERS[options.weights]
     _check_output(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial, Progress("export", quiet=True):
-        document = write_export(classifier, rows, partial, options.weights)
+        document = write_export(classifier, rows if calibration is None else calibration, partial, options)
         exported = load_trained(str(partial), limits=classifier.limits)
-        lossy = options.weights == "int8"
+        lossy = options.weights != "float32"
         found = compare_exported(classifier, exported, partial, rows, lossy=lossy)
-        refuse(found, max_loss=options.max_loss if lossy else None)
+        refuse(found, options.weights, max_loss=options.max_loss if lossy else None)
         document |= {"gate": found.to_dict()}
         if options.latency:
             document["latency"] = {"torch": latency(classifier, rows), "onnx": latency(exported, rows)}
@@ -99,36 +106,40 @@ def export_rows(
     return Exported(folder, document)
 
 
-def write_export(classifier: TrainedModel, rows: Dataset, folder: Path, weights: Numbers) -> dict[str, Any]:
+def write_export(
+    classifier: TrainedModel, rows: Dataset, folder: Path, options: ExportOptions = EXPORT_OPTIONS
+) -> dict[str, Any]:
     """Write the files of an export to a new folder, without comparing anything.
 
     Args:
-        rows: two at least, with which the graph is traced.
+        rows: two at least, with which the graph is traced, and which calibrate quantization.
 
     Returns:
         The content of export.json.
 
     Raises:
-        InputError: see `graph.write_graph`.
+        InputError: see `graph.write_graph` and `quantization.quantize`.
     """
     _write_files(classifier, folder)
-    float_bytes = _write_graph(classifier, rows, folder / GRAPH_FILE, weights)
-    document = _describe(classifier, folder, weights)
-    document |= {"bytes": {"torch": float_bytes, "onnx": document["graph_bytes"]}}
+    report, float_bytes = _write_graph(classifier, rows, folder / GRAPH_FILE, options)
+    document = _describe(classifier, folder, options.weights)
+    document |= {"quantization": report, "bytes": {"torch": float_bytes, "onnx": document["graph_bytes"]}}
     write_json(folder / EXPORT_FILE, document)
     return document
 
 
-def _write_graph(classifier: TrainedModel, rows: Dataset, path: Path, weights: Numbers) -> int:
-    """Write the graph, and return the bytes of the one in float32."""
-    if weights == "float32":
+def _write_graph(
+    classifier: TrainedModel, rows: Dataset, path: Path, options: ExportOptions
+) -> tuple[dict[str, Any] | None, int]:
+    """Write the graph, and return how it was quantized, and the bytes of the one in float32."""
+    if options.weights == "float32":
         write_graph(classifier, rows, path)
-        return path.stat().st_size
+        return None, path.stat().st_size
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         whole = Path(name) / GRAPH_FILE
         write_graph(classifier, rows, whole)
-        quantize(whole, path)
-        return whole.stat().st_size
+        report = quantize(classifier, whole, path, options, rows)
+        return report, whole.stat().st_size
 
 
 def check_exportable(classifier: TrainedModel) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
+from hf_finetune.compression.config import ExportOptions
 from hf_finetune.compression.export import check_exportable, write_export
 from hf_finetune.compression.pruning.networks import why_not_stock
 from hf_finetune.compression.steps import Format, StepRows
@@ -51,7 +52,7 @@ class Onnx(Format):
 
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
         """Write what `hf-finetune export` does."""
-        write_export(classifier, rows.calibration, folder, "float32")
+        write_export(classifier, rows.calibration, folder)
 
 
 @configclass
@@ -68,7 +69,7 @@ class OnnxInt8(Format):
 
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
         """Write what `hf-finetune export --weights int8` does."""
-        write_export(classifier, rows.calibration, folder, "int8")
+        write_export(classifier, rows.calibration, folder, ExportOptions("int8"))
 
 
 def graph_refusal(classifier: TrainedModel) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.compression import run_example
+from hf_finetune.compression.config import Numbers
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
@@ -87,10 +88,11 @@ def compare_exported(
     )
 
 
-def refuse(comparison: Comparison, *, max_loss: float | None) -> None:
+def refuse(comparison: Comparison, weights: Numbers, *, max_loss: float | None) -> None:
     """Refuse an exported classifier.
 
     Args:
+        weights: the number format of its matrix products.
         max_loss: in points; the rows then have labels. None: float32, whose logits must be equal.
 
     Raises:
@@ -112,9 +114,9 @@ def refuse(comparison: Comparison, *, max_loss: float | None) -> None:
     if not lost <= max_loss:
         low, high = (100 * comparison.difference[bound] for bound in ("low", "high"))
         raise GateError(
-            f"export: int8 loses {lost:.2f} points of {comparison.difference['metric']} on {comparison.rows} rows "
-            f"(difference {-lost:+.2f} [{low:+.2f}, {high:+.2f}]), more than --max-loss {max_loss:g}; export float32, "
-            "or allow more"
+            f"export: {weights} loses {lost:.2f} points of {comparison.difference['metric']} on {comparison.rows} rows "
+            f"(difference {-lost:+.2f} [{low:+.2f}, {high:+.2f}]), more than --max-loss {max_loss:g}; keep the most "
+            "sensitive layers in float32 by --quantization.float-layers 4, export float32, or allow more"
         )
 
 

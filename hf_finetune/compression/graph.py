@@ -66,7 +66,7 @@ def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
         model = merge(model)
     network = LogitsAlone(model)
     try:
-        with evaluating(network), torch.no_grad(), _quiet():
+        with evaluating(network), torch.no_grad(), quiet_export():
             program = torch.onnx.export(
                 network,
                 (),
@@ -112,29 +112,8 @@ def _example(classifier: TrainedModel, rows: Dataset) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Silence the exporters, which print their steps and warn of their own internals."""
     with warnings.catch_warnings(), silenced(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-def quantize(source: Path, target: Path) -> None:
-    """Write a graph whose matrix products are of int8: dynamic quantization, weights by channel.
-
-    Args:
-        source: the graph in float32, in a folder for temporary files.
-
-    Raises:
-        InputError: ONNX Runtime's quantization fails.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = source.with_name("prepared.onnx")
-    try:
-        with _quiet():
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_dynamic(str(prepared), str(target), per_channel=True, weight_type=QuantType.QInt8)
-    except Exception as error:  # of many classes
-        raise InputError(f"{source}: ONNX Runtime cannot quantize it: {one_line(error)}") from None

@@ -16,7 +16,13 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.augmentation.test_time import BOTH_STRANDS
-from hf_finetune.compression.config import CompressOptions, ExportOptions, Numbers
+from hf_finetune.compression.config import (
+    QUANTIZATION_OPTIONS,
+    CompressOptions,
+    ExportOptions,
+    Numbers,
+    QuantizationOptions,
+)
 from hf_finetune.compression.export import Exported
 from hf_finetune.config.recipe import Hub
 from hf_finetune.data import provenance
@@ -337,14 +343,15 @@ class Classifier:
         max_loss: float = 0.5,
         latency: bool = True,
         docker: bool = False,
+        quantization: QuantizationOptions = QUANTIZATION_OPTIONS,
     ) -> Exported:
         """Write the classifier as ONNX, with its tokenizer or image processor and an example, and verify it.
 
         Args:
-            folder: None: onnx/, or onnx-int8/, in the folder of the run.
+            folder: None: onnx/, or onnx- and the format of the weights, in the folder of the run.
             data: rows to compare with. None: the data of the run.
             text, text_pair, image, label: columns of the data, see `evaluate`.
-            weights, rows, max_loss, latency, docker: see `ExportOptions`.
+            weights, rows, max_loss, latency, docker, quantization: see `ExportOptions`.
 
         Examples:
             >>> exported = clf.export("onnx", data=frame, latency=False)
@@ -356,7 +363,7 @@ class Classifier:
         """
         labels = label if isinstance(label, str | None) else tuple(label)
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
-        options = ExportOptions(weights, rows, max_loss, latency, docker)
+        options = ExportOptions(weights, rows, max_loss, latency, docker, quantization)
         output = None if folder is None else Path(folder).expanduser()
         with python_session():
             if data is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.compression.export import Exported, check_exportable, export_rows
+from hf_finetune.compression.quantization.quantize import check_options, needs_rows
 from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.duplicates import row_digests
 from hf_finetune.errors import InputError, NoLabels
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
@@ -32,7 +35,7 @@ def export(
 
     Args:
         source: rows to compare with. None: the data of the run.
-        output: folder. None: onnx/ or onnx-int8/ in that of the run.
+        output: folder. None: see `compression.config.FOLDERS`, in that of the run.
 
     Raises:
         InputError: the classifier has no graph, or the rows cannot be read.
@@ -41,7 +44,10 @@ def export(
     if not isinstance(classifier, TrainedModel):
         raise InputError(f"{classifier.name}: a pipeline of scikit-learn, which has no graph; expected a network")
     check_exportable(classifier)
-    return export_rows(classifier, _rows(classifier, source, options), output, options)
+    check_options(options)
+    rows = _rows(classifier, source, options)
+    calibration = _calibration_rows(classifier, source, rows, options) if needs_rows(options) else None
+    return export_rows(classifier, rows, output, options, calibration)
 
 
 def _own_data(classifier: TrainedModel) -> SourceSplit:
@@ -61,7 +67,7 @@ def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportO
     """Return rows of a source, or of the data of the run: with labels if they have them.
 
     Raises:
-        InputError: they cannot be read; or int8 is to be judged, and they have no labels.
+        InputError: they cannot be read; or rounded weights are to be judged, and they have no labels.
     """
 
     def read(rows: SourceSplit, *, labeled: bool) -> Dataset:
@@ -72,9 +78,40 @@ def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportO
     try:
         return read(source, labeled=True)
     except NoLabels as error:
-        if options.weights == "int8":
-            raise InputError(f"{error}; int8 is judged by labeled rows") from None
+        if options.weights != "float32":
+            raise InputError(f"{error}; {options.weights} is judged by labeled rows") from None
         return read(source, labeled=False)
+
+
+def _calibration_rows(
+    classifier: TrainedModel, source: SourceSplit | None, judged: Dataset, options: ExportOptions
+) -> Dataset:
+    """Return rows without those that judge: of the training split of the run's data, or of the source.
+
+    Raises:
+        InputError: none are left.
+    """
+    most = options.quantization.rows + len(judged)
+
+    def read(rows: SourceSplit) -> Dataset:
+        return _drawn(read_parts(classifier, rows, labeled=False, progress="read calibration rows"), most)
+
+    if source is not None:
+        rows = read(source)
+    else:
+        own = _own_data(classifier)
+        try:
+            rows = read(replace(own, split="train"))
+        except InputError:  # its splits have other names
+            rows = read(own)
+    known, keys = (row_digests(each.with_format("arrow")[:]) for each in (judged, rows))
+    judges = set(known)
+    free = [index for index, key in enumerate(keys) if key not in judges][: options.quantization.rows]
+    if len(free) < 2:
+        raise InputError(
+            f"--rows {options.rows}: it leaves no rows for calibration; compare by fewer, or name more by --data"
+        )
+    return rows.select(free)
 
 
 def _drawn(parts: Iterator[Dataset], most: int) -> Dataset:

@@ -25,7 +25,7 @@ from transformers import (
 
 from hf_finetune.compression import export as exporting
 from hf_finetune.compression import graph
-from hf_finetune.compression.config import ExportOptions
+from hf_finetune.compression.config import ExportOptions, QuantizationOptions
 from hf_finetune.compression.export import export_rows
 from hf_finetune.data.long.config import MARK
 from hf_finetune.errors import GateError, InputError
@@ -170,6 +170,32 @@ def test_int8(tmp_path: Path) -> None:
     graph_file.write_bytes(graph_file.read_bytes() + b" ")
     with pytest.raises(GateError, match="not the file that was written"):
         load_trained(str(tmp_path / "onnx"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "chosen", "largest"),
+    [
+        ("int8-static", {"smooth": 0.5, "float_layers": 2}, 0.2),
+        ("int8-static", {"calibration": "percentile"}, 0.2),
+        ("int8-static", {"calibration": "entropy"}, 0.4),
+        ("int8-weights", {}, 0.02),
+        ("int4-weights", {}, 0.3),
+        ("float16", {}, 0.01),
+    ],
+)
+def test_a_number_format(weights: str, chosen: dict[str, object], largest: float, tmp_path: Path) -> None:
+    classifier = classifier_of("bert", tmp_path)
+    options = ExportOptions(weights, quantization=QuantizationOptions(**chosen))  # type: ignore[arg-type]
+    (tmp_path / "onnx").mkdir()
+    document = exporting.write_export(classifier, rows_of(classifier), tmp_path / "onnx", options)
+    report, sizes = document["quantization"], document["bytes"]
+    assert sizes["onnx"] < sizes["torch"] and len(report.get("float_layers", ())) == chosen.get("float_layers", 0)
+    batch = dict(classifier.inputs.tokenizer(TEXTS, padding=True, return_tensors="pt"))  # type: ignore[union-attr]
+    with torch.no_grad():
+        expected, found = (
+            each(**batch).logits for each in (classifier.model, load_trained(str(tmp_path / "onnx")).model)
+        )
+    assert 0 < (found - expected).abs().max() < largest * expected.abs().max()
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
