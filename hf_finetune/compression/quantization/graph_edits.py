@@ -64,7 +64,7 @@ def split_residual_sums(graph: onnx.GraphProto) -> None:
 def round_embeddings(graph: onnx.GraphProto) -> None:
     """Store embedding tables in int8, each row with a scale of its own.
 
-    ONNX Runtime gives a table one scale. On movie, that alone was most of what int8 changed of MiniLM's logits.
+    ONNX Runtime gives a table one scale.
     """
     from onnx import helper, numpy_helper
 

@@ -74,12 +74,15 @@ def quantize(
     prepared = source.with_name("prepared.onnx")
     try:
         with quiet_export():
+            after = _after_the_encoder(classifier.model)
             names = _prepare(classifier, source, prepared, batches, options)
             if chosen.float_layers:
                 found = sensitivities(classifier.model, batches)
-                report["sensitivity"] = {name: round(value, 4) for name, value in found.items() if name in names}
+                report["sensitivity"] = {
+                    name: round(value, 4) for name, value in found.items() if name in names - after
+                }
                 report["float_layers"] = [*report["sensitivity"]][: chosen.float_layers]
-            exclude = {*report.get("float_layers", ()), *_after_the_encoder(classifier.model)}
+            exclude = {*report.get("float_layers", ()), *after}
             method(prepared, target, batches, sorted(exclude & names))
     except Exception as error:  # of many classes
         raise InputError(f"{classifier.name}: ONNX Runtime cannot quantize it: {one_line(error)}") from None
@@ -129,5 +132,6 @@ def _prepare(
         round_embeddings(model.graph)
     if options.quantization.smooth is not None:
         smooth(model.graph, largest_inputs(classifier.model, batches), options.quantization.smooth)
+    del model.graph.value_info[:]  # those of before; what is quantized is found by its inferred type
     onnx.save(onnx.shape_inference.infer_shapes(model), target)
     return {node.name for node, _ in products(model.graph)}
