@@ -64,7 +64,7 @@ def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
     model = classifier.model
     if isinstance(model, PeftModel) and mergeable(model):
         model = merge(model)
-    network = LogitsAlone(model)
+    network = LogitsAlone(model).train(model.training)  # the mode that is restored
     try:
         with evaluating(network), torch.no_grad(), quiet_export():
             program = torch.onnx.export(
