@@ -349,8 +349,7 @@ class Classifier:
 
         Args:
             folder: None: onnx/, or onnx- and the format of the weights, in the folder of the run.
-            data: rows to compare with. None: the data of the run.
-            text, text_pair, image, label: columns of the data, see `evaluate`.
+            data, text, text_pair, image, label: rows to compare with, see `evaluate`. None: the data of the run.
             weights, rows, max_loss, latency, docker, quantization: see `ExportOptions`.
 
         Examples:
