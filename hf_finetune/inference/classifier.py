@@ -338,19 +338,18 @@ class Classifier:
         text_pair: str | None = None,
         image: str | None = None,
         label: str | Sequence[str] | None = None,
-        weights: Numbers = "float32",
+        weights: Numbers | tuple[Numbers, QuantizationOptions] = "float32",
         rows: int = 512,
         max_loss: float = 0.5,
         latency: bool = True,
         docker: bool = False,
-        quantization: QuantizationOptions = QUANTIZATION_OPTIONS,
     ) -> Exported:
         """Write the classifier as ONNX, with its tokenizer or image processor and an example, and verify it.
 
         Args:
             folder: None: onnx/, or onnx- and the format of the weights, in the folder of the run.
             data, text, text_pair, image, label: rows to compare with, see `evaluate`. None: the data of the run.
-            weights, rows, max_loss, latency, docker, quantization: see `ExportOptions`.
+            weights, rows, max_loss, latency, docker: see `ExportOptions`; weights with its `quantization`, or alone.
 
         Examples:
             >>> exported = clf.export("onnx", data=frame, latency=False)
@@ -362,7 +361,8 @@ class Classifier:
         """
         labels = label if isinstance(label, str | None) else tuple(label)
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
-        options = ExportOptions(weights, rows, max_loss, latency, docker, quantization)
+        numbers, quantization = weights if isinstance(weights, tuple) else (weights, QUANTIZATION_OPTIONS)
+        options = ExportOptions(numbers, rows, max_loss, latency, docker, quantization)
         output = None if folder is None else Path(folder).expanduser()
         with python_session():
             if data is None:
