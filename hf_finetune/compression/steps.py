@@ -37,7 +37,7 @@ class Step(ABC):
     name: ClassVar[str]
     """In tables and names of folders, of one or two words: `vocabulary`, `feed-forward`."""
     lossy: ClassVar[bool] = True
-    """Whether logits of any text may change. False: they have to be equal within `parity.TOLERANCE`."""
+    """Whether logits of any text may change. False: they have to be equal within `pipeline.parity.TOLERANCE`."""
 
     @property
     def label(self) -> str:

@@ -30,6 +30,7 @@ ALWAYS_SHOWN = (
     "data.rows_per_class",
 )
 # A field added later does not change the cards of earlier runs.
+ADDED_LATER = ("train.fit_schedule",)
 SHOWN_IF_NOT_DEFAULT = (
     "lora.",
     "objective.",
@@ -96,7 +97,10 @@ def _recipe_fields(run: RunFacts) -> dict[str, Any]:
         for name, value in fields.items()
         if value is not None
         and not name.startswith(NEVER_SHOWN)
-        and (name.startswith(ALWAYS_SHOWN) or (name.startswith(SHOWN_IF_NOT_DEFAULT) and value != default.get(name)))
+        and (
+            (name.startswith(ALWAYS_SHOWN) and name not in ADDED_LATER)
+            or (name.startswith((*SHOWN_IF_NOT_DEFAULT, *ADDED_LATER)) and value != default.get(name))
+        )
     }
     return shown | {f"train.{name}": value for name, value in sorted(train.extra.items()) if "token" not in name}
 

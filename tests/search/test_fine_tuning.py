@@ -38,7 +38,17 @@ def test_names_that_programs_rely_on() -> None:
         actual = " ".join(f"{marks.get(parameter.kind, '')}{parameter.name}" for parameter in parameters)
         assert actual == expected, function.__qualname__
     public = {name for name in vars(Classifier) if not name.startswith("_")}
-    assert public == {"load", "predict", "predict_proba", "evaluate", "embed", "export", "save", "push_to_hub"}
+    assert public == {
+        "load",
+        "predict",
+        "predict_proba",
+        "evaluate",
+        "embed",
+        "compress",
+        "export",
+        "save",
+        "push_to_hub",
+    }
     sections = {"name", "checkpoint", "method", "seed", "labels", "rows", "split", "metrics", "baselines", "per_class"}
     sections |= {"per_target", "doubts", "parity", "time", "throughput", "notes", "document", "folder", "plots"} | {
         "rungs"

@@ -24,7 +24,7 @@ LEAST_EXPLAINED = 0.01
 """Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
 START_EXPLAINED = 0.2
 """A head that explains less starts no other rung, unless it is better than the rungs before it: the network would first
-have to leave the wrong features. It is the default of any fine-tuning, see `warm_start.default_fit`."""
+have to leave the wrong features. It is the default of any fine-tuning, see `training.warm_start.default_fit`."""
 FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
