@@ -107,9 +107,9 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        chosen, first = with_judges(chosen, first, budget, state)
+        chosen, first, row_s = with_judges(chosen, first, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
-        ladder = Climb(chosen, loaded, standing, command, first)
+        ladder = Climb(chosen, loaded, standing, command, first, row_s=row_s)
         del first
         with plain_disk_errors(folder.path):
             for place in (each for each in (folder.path, folder.path / FOLDER) if not (each / "recipe.json").exists()):
@@ -142,13 +142,17 @@ def refuse(base: RecipeVariant, launch: Launch) -> None:
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
 
 
-def with_judges(base: RecipeVariant, run: Run, budget: Budget, state: LadderState) -> tuple[RecipeVariant, Run]:
-    """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows."""
+def with_judges(
+    base: RecipeVariant, run: Run, budget: Budget, state: LadderState
+) -> tuple[RecipeVariant, Run, float | None]:
+    """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows, and the seconds
+    to predict a row if they were measured for that."""
+    row_s = None
     if not state.rungs:
         methods = decisions.methods_of(base.recipe.search.preset)
-        state.folds = choose_folds(base, run, budget.left_s, fine_tunes="full" in methods)
+        state.folds, row_s = choose_folds(base, run, budget.left_s, fine_tunes="full" in methods)
     recipe = RecipeVariant(run.recipe).with_folds(state.folds).recipe
-    return base.with_folds(state.folds), run.variant(recipe=recipe)
+    return base.with_folds(state.folds), run.variant(recipe=recipe), row_s
 
 
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:

@@ -26,8 +26,11 @@ logger = logging.getLogger("hf_finetune.run")
 BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
 TIMED_ROWS, VALIDATED_ROWS = 128, 32
-TIMES = 2
-"""How often the rows are timed. The least counts: what else runs on the cores comes and goes."""
+TIMES, MOST_TIMED_S = 2, 1.5
+"""How often the rows are timed, if the first passes took no longer. The least counts: what else runs on the cores comes
+and goes."""
+PASSES = 3.0
+"""What training on a row costs, in passes of its precision, by which the features of a head are computed, too."""
 LEAST_ROWS = 256
 """Fewest training rows of the head, whatever the budget."""
 RESERVE = 0.08
@@ -117,11 +120,12 @@ class Scoring:
         if math.isinf(left_s):
             return self.rows["train"]
         # The features of the validation rows are cached, too.
-        usable_s = left_s * (1 - RESERVE) - self.rows["validation"] * self.row_s - self.after_s
-        short_s = min(usable_s, max(HEAD_SHARE * left_s, LEAST_ROWS * self.row_s))
+        feature_s = min(1.0, self.trained_row / PASSES) * self.row_s
+        usable_s = left_s * (1 - RESERVE) - self.rows["validation"] * feature_s - self.after_s
+        short_s = min(usable_s, max(HEAD_SHARE * left_s, LEAST_ROWS * feature_s))
         if fine_tunes and self._fine_tunes_within(usable_s - short_s):
             usable_s = short_s
-        return min(self.rows["train"], max(LEAST_ROWS, int(usable_s / self.row_s)))
+        return min(self.rows["train"], max(LEAST_ROWS, int(usable_s / feature_s)))
 
     def goes_straight(self, left_s: float) -> bool:
         """Whether full fine-tuning comes without a head before it, whose features, fit and judgement would take a part
@@ -227,13 +231,14 @@ def measure_row(run: Run) -> float:
     """Return the seconds to predict a row among many, from a few training rows; the network is not changed."""
     rows, network, inputs = run.data.splits.train, run.model.network, run.data.inputs
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TIMED_ROWS])
-    timed, seconds = rows.select(drawn), []
+    timed, seconds = rows.select(drawn), list[float]()
     # At first kernels are made for each shape.
-    for _ in range(1 + TIMES):
+    while len(seconds) <= TIMES and sum(seconds) <= MOST_TIMED_S:
         started = time.perf_counter()
         predict(network, run, timed)
-        seconds.append((time.perf_counter() - started) / len(timed))
-    return min(seconds[1:]) * _share_of_tokens(inputs.lengths(inputs.encode(timed)), run.eval_batch_size)
+        seconds.append(time.perf_counter() - started)
+    share = _share_of_tokens(inputs.lengths(inputs.encode(timed)), run.eval_batch_size)
+    return share * min(seconds[1:] or seconds) / len(timed)
 
 
 def _share_of_tokens(lengths: np.ndarray | None, batch_size: int) -> float:

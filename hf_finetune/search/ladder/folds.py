@@ -58,8 +58,9 @@ class FoldTimes:
         return COUNTS[-1] if self.head_s(COUNTS[-1]) <= left_s * (1 - RESERVE) else None
 
 
-def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bool) -> int | None:
-    """Return in how many folds the rungs are judged, and say why. None: the validation rows judge.
+def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bool) -> tuple[int | None, float | None]:
+    """Return in how many folds the rungs are judged, and say why, and the seconds to predict a row if that decided it.
+    None: the validation rows judge.
 
     Args:
         run: the prepared one of the head.
@@ -69,9 +70,9 @@ def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bo
     named, splits = base.recipe.evaluate.folds, run.data.splits
     validation = len(splits.validation)
     if named is not None or validation >= FEW_ROWS or "validation" not in splits.held_out:
-        return named
+        return named, None
     if run.data.task.has_words or run.context.processes > 1 or not base.can_have_folds:
-        return None
+        return None, None
     epochs = base.recipe.train.num_train_epochs
     assert epochs is not None, "settled for these rows"
     row_s = 0.0 if math.isinf(left_s) else measure_row(run)
@@ -91,7 +92,7 @@ def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bo
         )
     else:
         logger.info("%s: all %d rows judge, in %d folds; the result trains on all of them", few, times.rows, folds)
-    return folds
+    return folds, row_s or None
 
 
 def _can_be(run: Run, variant: RecipeVariant) -> bool:

@@ -92,7 +92,7 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     loaded = load(base, budget)
     base, first = base.with_choices(RecipeVariant(loaded.context.recipe)), with_network(loaded)
     with silenced():
-        base, first = with_judges(base, first, budget, LadderState(Path()))
+        base, first, _ = with_judges(base, first, budget, LadderState(Path()))
     clock = PlannedClock(budget.seconds, budget.used_s)
     if candidates and not math.isinf(clock.left_s):
         clock.climb("candidates", PART_OF_BUDGET * clock.left_s, "probes on frozen features of each, at most")
