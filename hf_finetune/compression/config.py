@@ -51,8 +51,9 @@ class ExportOptions:
     """Number format of the matrix products. int8: weights by channel, activations scaled by batch; int8-static:
     activations with a fixed scale; int8-weights, int4-weights: weights in blocks of 32, activations in float32;
     float16: both. What they lose on labeled rows is measured and limited by --max-loss."""
-    rows: Count = 512
-    """Rows on which the exported model is compared with the model, at most, drawn at random."""
+    rows: Count | None = None
+    """Rows on which the exported model is compared with the model, at most, drawn at random. None: 512 in float32, and
+    4,000 in another format, as the loss on 512 rows is uncertain by more than `max_loss`."""
     max_loss: Positive = 0.5
     """Largest loss of another format than float32, in points of the metric that judges the task: the exported model is
     refused if the paired difference on labeled rows is below it."""
@@ -61,6 +62,11 @@ class ExportOptions:
     docker: bool = False
     """Also write a Dockerfile, by which an image serves the exported model over HTTP."""
     quantization: QuantizationOptions = QUANTIZATION_OPTIONS
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that are compared, at most."""
+        return self.rows or (512 if self.weights == "float32" else 4000)
 
 
 EXPORT_OPTIONS = ExportOptions()

@@ -339,7 +339,7 @@ class Classifier:
         image: str | None = None,
         label: str | Sequence[str] | None = None,
         weights: Numbers | tuple[Numbers, QuantizationOptions] = "float32",
-        rows: int = 512,
+        rows: int | None = None,
         max_loss: float = 0.5,
         latency: bool = True,
         docker: bool = False,

@@ -71,7 +71,8 @@ def _rows(classifier: TrainedModel, source: SourceSplit | None, options: ExportO
     """
 
     def read(rows: SourceSplit, *, labeled: bool) -> Dataset:
-        return _drawn(read_parts(classifier, rows, labeled=labeled, progress="read rows"), options.rows)
+        parts = read_parts(classifier, rows, labeled=labeled, progress="read rows")
+        return _drawn(parts, options.most_rows, half=options.rows is None and needs_rows(options))
 
     if source is None:
         return read(_own_data(classifier), labeled=True)
@@ -109,13 +110,17 @@ def _calibration_rows(
     free = [index for index, key in enumerate(keys) if key not in judges][: options.quantization.rows]
     if len(free) < 2:
         raise InputError(
-            f"--rows {options.rows}: it leaves no rows for calibration; compare by fewer, or name more by --data"
+            f"--rows {options.most_rows}: it leaves no rows for calibration; compare by fewer, or name more by --data"
         )
     return rows.select(free)
 
 
-def _drawn(parts: Iterator[Dataset], most: int) -> Dataset:
-    """Return rows that are drawn at random: in a sorted file the first ones are of one class."""
+def _drawn(parts: Iterator[Dataset], most: int, *, half: bool = False) -> Dataset:
+    """Return rows that are drawn at random: in a sorted file the first ones are of one class.
+
+    Args:
+        half: leave at least half of them, for calibration.
+    """
     taken: list[Dataset] = []
     for part in parts:
         taken.append(part)
@@ -124,4 +129,5 @@ def _drawn(parts: Iterator[Dataset], most: int) -> Dataset:
     rows = concatenate_datasets(taken)
     if len(rows) < 2:
         raise InputError("export: expected two rows or more to compare with")
+    most = min(most, len(rows) // 2) if half else most
     return rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:most]))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.data.config import SourceSplit
@@ -46,3 +47,13 @@ def test_only_rows_without_labels_are_read_without_them(tmp_path: Path) -> None:
     # A label that is wrong is the user's mistake.
     with pytest.raises(InputError, match="'god'"):
         rows("text,label\na film,god\na plot,bad\n")
+
+
+def test_rounded_weights_are_judged_by_more_rows_which_leave_some_for_calibration() -> None:
+    assert (ExportOptions().most_rows, ExportOptions("int8").most_rows, ExportOptions("int8", 9).most_rows) == (
+        512,
+        4000,
+        9,
+    )
+    parts = [Dataset.from_dict({"text": list("abcdef")})]
+    assert len(exporting._drawn(iter(parts), 4000)) == 6 and len(exporting._drawn(iter(parts), 4000, half=True)) == 3
