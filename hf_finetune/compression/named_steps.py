@@ -21,7 +21,7 @@ STEPS: dict[str, tuple[type[Step], str]] = {
     "feed-forward-by-layer": (AllocateFeedForward, "share"),
     "heads": (PruneHeads, "share"),
     "layers": (PruneLayers, "drop"),
-    "hidden-width": (PruneHiddenWidth, "width"),
+    "hidden-width": (PruneHiddenWidth, "share"),
     "zero-weights": (ZeroWeights, "share"),
     "distill": (Distill, "epochs"),
 }

@@ -32,7 +32,10 @@ from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 def test_names_and_numbers() -> None:
     steps = named_steps("vocabulary, feed-forward=0.3,layers=2")
     assert steps == (TrimVocabulary(), PruneFeedForward(share=0.3), PruneLayers(drop=2))
-    assert all(named_steps(name)[0].name == name for name in STEPS)
+    for name, (kind, field) in STEPS.items():
+        number = 2 if name in ("vocabulary", "layers", "distill") else 0.3
+        assert named_steps(name) == (kind(),) and kind.name == name
+        assert getattr(named_steps(f"{name}={number}")[0], field) == number
     assert {chain.steps for chain in chains_of_steps(steps)} == {steps}
 
 
