@@ -159,7 +159,7 @@ def test_int8(tmp_path: Path) -> None:
     rows = rows_of(classifier, labels=True)
     options = ExportOptions("int8", max_loss=100, latency=True, docker=True)
     document = export_rows(classifier, rows, tmp_path / "onnx", options).document
-    assert 0 < document["gate"]["max_abs_difference"] < 0.5 and document["gate"]["example"]["ok"]
+    assert 0 < document["gate"]["max_abs_difference"] < 0.03 and document["gate"]["example"]["ok"]
     assert document["bytes"]["onnx"] < document["bytes"]["torch"]
     assert {*document["latency"]} == {"torch", "onnx"} and document["latency"]["onnx"][0]["p50_ms"] > 0
     assert {"Dockerfile", ".dockerignore"} <= {path.name for path in (tmp_path / "onnx").iterdir()}
@@ -175,7 +175,7 @@ def test_int8(tmp_path: Path) -> None:
 
 
 def test_number_formats(tmp_path: Path) -> None:
-    """Random weights suffer more from rounding than trained ones, so only a wrong graph is found by the logits."""
+    """Each rounds the logits, by no more than four times what was measured: less than a wrong graph changes them."""
     classifier = classifier_of("bert", tmp_path)
     rows, whole, path = rows_of(classifier), tmp_path / "whole.onnx", tmp_path / "rounded.onnx"
     graph.write_graph(classifier, rows, whole)
@@ -184,13 +184,13 @@ def test_number_formats(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = classifier.model(**batch).logits
     formats: list[tuple[Numbers, QuantizationOptions, float]] = [
-        ("int8", QuantizationOptions(smooth=0.5, float_layers=2), 1.0),
-        ("int8-static", QuantizationOptions(), 1.0),
-        ("int8-static", QuantizationOptions(calibration="percentile"), 1.0),
-        ("int8-static", QuantizationOptions(calibration="entropy"), 1.0),
-        ("int8-weights", QuantizationOptions(), 0.1),
-        ("int4-weights", QuantizationOptions(), 1.0),
-        ("float16", QuantizationOptions(), 0.01),
+        ("int8", QuantizationOptions(smooth=0.5, float_layers=2), 0.05),
+        ("int8-static", QuantizationOptions(), 0.05),
+        ("int8-static", QuantizationOptions(calibration="percentile"), 0.05),
+        ("int8-static", QuantizationOptions(calibration="entropy"), 0.05),
+        ("int8-weights", QuantizationOptions(), 0.008),
+        ("int4-weights", QuantizationOptions(), 0.2),
+        ("float16", QuantizationOptions(), 0.003),
     ]
     for weights, chosen, largest in formats:
         report = quantize(classifier, whole, path, ExportOptions(weights, quantization=chosen), rows)
