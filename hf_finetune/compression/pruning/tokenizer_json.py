@@ -43,7 +43,9 @@ def token_ids(document: Document) -> dict[str, int]:
 
 
 def safe_ids(document: Document) -> set[int]:
-    """Return the ids that have to remain so that every text still has known tokens.
+    """Return the ids that have to remain so that what is known stays known.
+
+    A character that is no token by itself can still become unknown, where a text is split at another place.
 
     They are the added (special) and the first tokens, the unknown one, single characters and bytes, whether they begin
     a word or continue it, and pieces with a character that is no token by itself.
