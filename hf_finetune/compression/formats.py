@@ -7,7 +7,7 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.config import ExportOptions
+from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.compression.export import check_exportable, write_export
 from hf_finetune.compression.pruning.networks import why_not_stock
 from hf_finetune.compression.steps import Format, StepRows
@@ -45,37 +45,25 @@ class Onnx(Format):
     name = "onnx"
     lossy = False
     part = "onnx"
+    options = EXPORT_OPTIONS
 
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse what has no graph of its own."""
-        return graph_refusal(classifier)
+        try:
+            check_exportable(classifier)
+        except InputError as error:
+            return str(error).removeprefix(f"{classifier.name}: ")
+        return None
 
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
-        """Write what `hf-finetune export` does."""
-        write_export(classifier, rows.calibration, folder)
+        """Write what `hf-finetune export` does with these options."""
+        write_export(classifier, rows.calibration, folder, self.options)
 
 
 @configclass
-class OnnxInt8(Format):
+class OnnxInt8(Onnx):
     """A graph whose matrix products are of int8: weights by channel, activations scaled by batch."""
 
     name = "onnx-int8"
     lossy = True
-    part = "onnx"
-
-    def refusal(self, classifier: TrainedModel) -> str | None:
-        """Refuse what has no graph of its own."""
-        return graph_refusal(classifier)
-
-    def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
-        """Write what `hf-finetune export --weights int8` does."""
-        write_export(classifier, rows.calibration, folder, ExportOptions("int8"))
-
-
-def graph_refusal(classifier: TrainedModel) -> str | None:
-    """Return why a classifier has no graph of its own, without its name. None: it has one."""
-    try:
-        check_exportable(classifier)
-    except InputError as error:
-        return str(error).removeprefix(f"{classifier.name}: ")
-    return None
+    options = ExportOptions("int8")

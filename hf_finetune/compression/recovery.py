@@ -105,10 +105,12 @@ class _Side:
 
     encoded: Rows
     inputs: Inputs
+    lengths_N: np.ndarray | None
 
     @classmethod
     def of(cls, inputs: Inputs, rows: Dataset) -> _Side:
-        return cls(Rows(inputs.encode_in_memory(rows), columns_of(inputs, labels=False)), inputs)
+        encoded = inputs.encode_in_memory(rows)
+        return cls(Rows(encoded, columns_of(inputs, labels=False)), inputs, inputs.lengths(encoded))
 
     def collate(self, indices: Sequence[int]) -> dict[str, Any]:
         return without_votes(self.inputs.collate(self.encoded.__getitems__(list(indices))))
@@ -122,7 +124,6 @@ class _Pair:
     teacher: _Side
     network: nn.Module
     """Of the teacher, in bfloat16 where the hardware has it."""
-    lengths_N: np.ndarray | None
     logits_NC: torch.Tensor | None
     """Of the teacher. None: computed for each batch, as a row has several."""
 
@@ -131,13 +132,12 @@ class _Pair:
         device = next(teacher.model.parameters()).device
         network = (half_copy(teacher.model) if has_native_bf16(device) else None) or teacher.model
         mine, theirs = _Side.of(student.inputs, rows), _Side.of(teacher.inputs, rows)
-        encoded = teacher.inputs.encode_in_memory(rows)
         logits_NC = None
         if not teacher.task.has_words and teacher.inputs.windows == 1:
-            options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS, "lengths": teacher.inputs.lengths(encoded)}
+            options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS, "lengths": theirs.lengths_N}
             found_NC = predict_logits(network, theirs.encoded, teacher.inputs.collate, progress="teach", **options)
             logits_NC = torch.from_numpy(found_NC).to(device)
-        return cls(mine, theirs, network, student.inputs.lengths(student.inputs.encode_in_memory(rows)), logits_NC)
+        return cls(mine, theirs, network, logits_NC)
 
     @property
     def rows(self) -> int:
@@ -149,8 +149,8 @@ class _Pair:
             order = rng.permutation(self.rows)
             for start in range(0, len(order), SORTED_BATCHES * size):
                 part = order[start : start + SORTED_BATCHES * size]
-                if self.lengths_N is not None:
-                    part = part[np.argsort(self.lengths_N[part], kind="stable")]
+                if (lengths_N := self.student.lengths_N) is not None:
+                    part = part[np.argsort(lengths_N[part], kind="stable")]
                 groups = [part[i : i + size].tolist() for i in range(0, len(part), size)]
                 yield from (groups[i] for i in rng.permutation(len(groups)))
 

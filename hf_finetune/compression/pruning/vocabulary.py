@@ -89,19 +89,18 @@ class TrimVocabulary(Step):
         inputs = cast(TextInputs, classifier.inputs)
         document, config = _document(inputs.tokenizer), without_adapter(classifier.model).config
         size = _embedding(classifier.model).num_embeddings
-        used = used_ids(inputs, (rows.train, rows.calibration))
+        used = used_ids(inputs, rows.train)
         ids = used | safe_ids(document) | set(_token_fields(config).values()) | set(inputs.tokenizer.all_special_ids)
         weight_VD = _embedding(classifier.model).weight.detach()
         ids |= set(spare_ids(document, weight_VD, used, ids, self.spare))
         return with_parts(document, ids & set(token_ids(document).values()) & set(range(size)))
 
 
-def used_ids(inputs: TextInputs, parts: Iterable[Dataset]) -> set[int]:
+def used_ids(inputs: TextInputs, rows: Dataset) -> set[int]:
     """Return the ids of all tokens that the network reads of these rows."""
     ids: set[int] = set()
-    for rows in parts:
-        for batch in inputs.encode_in_memory(rows).select_columns("input_ids").iter(10_000):
-            ids |= set(chain.from_iterable(batch["input_ids"]))
+    for batch in inputs.encode_in_memory(rows).select_columns("input_ids").iter(10_000):
+        ids |= set(chain.from_iterable(batch["input_ids"]))
     return ids
 
 
