@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, without_votes
 from hf_finetune.data.long.chunk import CHUNKS
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.logits import evaluating
+from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.onnx_network import INSTALL
 from hf_finetune.models.peft.adapters import merge, mergeable
 from hf_finetune.tasks.trained_model import TrainedModel
@@ -58,7 +58,7 @@ def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"export: it needs the package {error.name}; {INSTALL}") from None
-    example = _example(classifier, rows)
+    example = to_device(_example(classifier, rows), next(classifier.model.parameters()).device)
     any_size = torch.export.Dim.DYNAMIC
     free = {name: {0: any_size} if name == "pixel_values" else {0: any_size, 1: any_size} for name in example}
     model = classifier.model
@@ -104,11 +104,15 @@ def _example(classifier: TrainedModel, rows: Dataset) -> dict[str, Any]:
     if isinstance(inputs, TextInputs) and inputs.long.shares == CHUNKS:
         copies = inputs.max_length // len(columns["input_ids"][0]) + 1
         columns = {name: [np.tile(first, copies), second] for name, (first, second) in columns.items()}
-    batch = without_votes(inputs.collate(columns))
-    batch.pop(WORD_PLACES, None)
-    if "input_ids" in batch:
-        batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
-    return batch
+    return graph_inputs(without_votes(inputs.collate(columns)))
+
+
+def graph_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the graph reads of a batch: always a mask, and no places of words."""
+    read = {name: values for name, values in batch.items() if name != WORD_PLACES}
+    if "input_ids" in read:
+        read.setdefault("attention_mask", torch.ones_like(read["input_ids"]))
+    return read
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.pruning.calibration import Batch, calibration_batches, logits_of
+from hf_finetune.compression.calibration import Batch, calibration_batches, logits_of
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward, widths_of
 from hf_finetune.compression.steps import Step, StepRows
 from hf_finetune.models.families import family_of

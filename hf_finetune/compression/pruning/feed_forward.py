@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_finetune.compression.pruning.calibration import Batch, calibration_batches
+from hf_finetune.compression.calibration import Batch
+from hf_finetune.compression.pruning.calibrated_step import CalibratedStep
 from hf_finetune.compression.pruning.config import Importance
 from hf_finetune.compression.pruning.groups import GroupPruning
 from hf_finetune.compression.pruning.linear import keep_outputs
 from hf_finetune.compression.pruning.networks import why_no_layers
-from hf_finetune.compression.steps import Step, StepRows
+from hf_finetune.compression.steps import StepRows
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import submodule, without_adapter
@@ -30,7 +29,7 @@ from hf_finetune.utils.config import Count, OpenFraction, configclass
 
 
 @configclass
-class PruneFeedForward(Step):
+class PruneFeedForward(CalibratedStep):
     """Remove neurons of the feed-forward networks, from the lowest layer up, so that each makes up for those below.
 
     With the same number in all layers it stays a plain checkpoint of transformers.
@@ -75,17 +74,8 @@ class PruneFeedForward(Step):
         """Return its cost: half a pass and the products of the neurons, as much again, for each layer."""
         return 8 * len(rows.calibration)
 
-    def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
-        """Return the classifier with narrower feed-forward networks."""
-        batches = calibration_batches(classifier, rows.calibration)
-        return replace(classifier, model=self.pruned(cast(PreTrainedModel, classifier.model), batches))
-
     def pruned(self, model: PreTrainedModel, batches: Sequence[Batch]) -> PreTrainedModel:
-        """Return a copy of a model with narrower feed-forward networks.
-
-        Args:
-            batches: inputs of calibration rows.
-        """
+        """Return a copy of a model with narrower feed-forward networks."""
         model = copy.deepcopy(model)
         network, names = family_of(model.config).feed_forward, layer_names(model, model.state_dict())
         assert network is not None, "see refusal"

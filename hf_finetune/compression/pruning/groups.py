@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hf_finetune.compression.pruning.calibration import Batch, read_inputs
+from hf_finetune.compression.calibration import Batch, read_inputs
 from hf_finetune.compression.pruning.config import Importance
 from hf_finetune.compression.pruning.importance import group_scores
 from hf_finetune.compression.pruning.linear import augmented_weight, keep_inputs, with_weights

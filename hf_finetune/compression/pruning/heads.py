@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.pruning.calibration import Batch, calibration_batches
+from hf_finetune.compression.calibration import Batch
+from hf_finetune.compression.pruning.calibrated_step import CalibratedStep
 from hf_finetune.compression.pruning.config import Importance
 from hf_finetune.compression.pruning.groups import GroupPruning
 from hf_finetune.compression.pruning.linear import keep_outputs
 from hf_finetune.compression.pruning.networks import why_no_layers, why_not_stock
-from hf_finetune.compression.steps import Step, StepRows
+from hf_finetune.compression.steps import StepRows
 from hf_finetune.models.families import family_of, residual_outputs
 from hf_finetune.models.modules import query_key_value, submodule, without_adapter
 from hf_finetune.models.surgery.rebuild import layer_names
@@ -27,7 +26,7 @@ from hf_finetune.utils.config import Count, OpenFraction, configclass
 
 
 @configclass
-class PruneHeads(Step):
+class PruneHeads(CalibratedStep):
     """Remove attention heads, from the lowest layer up, so that each layer makes up for those below.
 
     The configs of ViT and its kin can say how large a head is, so that the network stays a plain checkpoint of
@@ -60,17 +59,8 @@ class PruneHeads(Step):
         """Return its cost: half a pass for each layer."""
         return 4 * len(rows.calibration)
 
-    def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
-        """Return the classifier of fewer heads."""
-        batches = calibration_batches(classifier, rows.calibration)
-        return replace(classifier, model=self.pruned(cast(PreTrainedModel, classifier.model), batches))
-
     def pruned(self, model: PreTrainedModel, batches: Sequence[Batch]) -> PreTrainedModel:
-        """Return a copy of a model with fewer heads.
-
-        Args:
-            batches: inputs of calibration rows.
-        """
+        """Return a copy of a model with fewer heads."""
         model = copy.deepcopy(model)
         names, heads = attentions(model), model.config.num_attention_heads
         outs = [submodule(model, out, nn.Linear) for *_, out in names]

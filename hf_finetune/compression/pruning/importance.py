@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hf_finetune.compression.pruning.calibration import Batch, real_tokens
+from hf_finetune.compression.calibration import Batch, real_tokens
 from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.training.precision import exact_float32
 

@@ -6,16 +6,16 @@ Legend: B rows, T tokens, C classes, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.pruning.calibration import Batch, calibration_batches, logits_of, real_tokens
+from hf_finetune.compression.calibration import Batch, logits_of, real_tokens
+from hf_finetune.compression.pruning.calibrated_step import CalibratedStep
 from hf_finetune.compression.pruning.networks import why_no_layers
-from hf_finetune.compression.steps import Step, StepRows
+from hf_finetune.compression.steps import StepRows
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.families import depth_of, family_of
@@ -30,7 +30,7 @@ from hf_finetune.utils.config import Count, configclass
 
 
 @configclass
-class PruneLayers(Step):
+class PruneLayers(CalibratedStep):
     """Drop layers one after the other, each time the one that the rest needs least."""
 
     name = "layers"
@@ -57,20 +57,8 @@ class PruneLayers(Step):
         """Return its cost: a pass for each layer that may be dropped, each time."""
         return (1 + 8 * self.drop) * len(rows.calibration)
 
-    def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
-        """Return the classifier of fewer layers.
-
-        Raises:
-            InputError: no further layer can be dropped.
-        """
-        batches = calibration_batches(classifier, rows.calibration)
-        return replace(classifier, model=self.pruned(cast(PreTrainedModel, classifier.model), batches))
-
     def pruned(self, model: PreTrainedModel, batches: Sequence[Batch]) -> PreTrainedModel:
         """Return a model of fewer layers.
-
-        Args:
-            batches: inputs of calibration rows.
 
         Raises:
             InputError: no further layer can be dropped.

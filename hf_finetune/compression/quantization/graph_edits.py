@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_finetune.compression.quantization.batches import linear_layers
+from hf_finetune.compression.quantization.linear_layers import linear_layers
 
 if TYPE_CHECKING:
     import onnx

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from hf_finetune.compression.config import Calibration
 
 if TYPE_CHECKING:
-    from hf_finetune.compression.quantization.batches import Batch
+    from hf_finetune.compression.calibration import Batch
 
 CALIBRATIONS: dict[Calibration, Literal["MinMax", "Percentile", "Entropy"]] = {
     "min-max": "MinMax",
@@ -32,7 +32,7 @@ class DynamicInt8:
         """Write `target`.
 
         Args:
-            batches: calibration rows; this method needs none.
+            batches: calibration rows as the graph reads them; this method needs none.
             exclude: names of the products that stay in float32.
         """
         from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
+from hf_finetune.compression.calibration import Batch, calibration_batches
 from hf_finetune.compression.config import ExportOptions
-from hf_finetune.compression.graph import quiet_export
-from hf_finetune.compression.quantization.batches import Batch, calibration_batches, largest_inputs, linear_layers
+from hf_finetune.compression.graph import graph_inputs, quiet_export
 from hf_finetune.compression.quantization.graph_edits import (
     name_products,
     products,
@@ -19,6 +19,7 @@ from hf_finetune.compression.quantization.graph_edits import (
     smooth,
     split_residual_sums,
 )
+from hf_finetune.compression.quantization.linear_layers import largest_inputs, linear_layers
 from hf_finetune.compression.quantization.methods import DynamicInt8, Float16, Quantization, StaticInt8, WeightOnly
 from hf_finetune.compression.quantization.sensitivity import sensitivities
 from hf_finetune.errors import InputError
@@ -83,7 +84,7 @@ def quantize(
                 }
                 report["float_layers"] = [*report["sensitivity"]][: chosen.float_layers]
             exclude = {*report.get("float_layers", ()), *after}
-            method(prepared, target, batches, sorted(exclude & names))
+            method(prepared, target, [*map(graph_inputs, batches)], sorted(exclude & names))
     except Exception as error:  # of many classes
         raise InputError(f"{classifier.name}: ONNX Runtime cannot quantize it: {one_line(error)}") from None
     return report

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from hf_finetune.compression.quantization.batches import Batch, linear_layers, logits_of
+from hf_finetune.compression.calibration import Batch, logits_of
+from hf_finetune.compression.quantization.linear_layers import linear_layers
 
 
 def sensitivities(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
@@ -48,5 +49,5 @@ def rounded_inputs(values: torch.Tensor) -> torch.Tensor:
 def rounded_weights(weights: torch.Tensor) -> torch.Tensor:
     """Return the nearest of 255 evenly spaced values around 0, whose scale is that of the output channel."""
     scales = (weights.detach().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    zeros = torch.zeros(len(scales), dtype=torch.int32)
+    zeros = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weights, scales, zeros, 0, -127, 127)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Rows, columns_of, without_votes
 from hf_finetune.evaluation.logits import TOKENS, batches_by_tokens, evaluating, to_device
@@ -89,7 +88,8 @@ def real_tokens(values_BTN: torch.Tensor, mask_BT: torch.Tensor | None) -> torch
 
 
 @torch.no_grad()
-def logits_of(model: PreTrainedModel, batches: Sequence[Batch]) -> torch.Tensor:
+def logits_of(model: nn.Module, batches: Sequence[Batch]) -> torch.Tensor:
     """Return the logits of all rows, or words, in the order of the batches, (rows, C)."""
+    device = next(model.parameters()).device
     with evaluating(model), exact_float32():
-        return torch.cat([model(**to_device(batch, model.device)).logits.float().cpu() for batch in batches])
+        return torch.cat([model(**to_device(batch, device)).logits.float().cpu() for batch in batches])
