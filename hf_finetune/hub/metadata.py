@@ -23,13 +23,9 @@ def metadata(run: RunFacts) -> ModelCardData:
         language=hub.language,
         license=hub.license if is_identifier else "other",
         license_name=None if is_identifier else hub.license,
-        library_name="sklearn"
-        if run.is_classical
-        else "transformers"
-        if run.standalone or not run.has_adapter
-        else "peft",
+        library_name=_library(run),
         pipeline_tag=task,
-        tags=["hf_finetune", *(["skops"] if run.is_classical else []), *_adapter_tags(run)],
+        tags=["hf_finetune", *_format_tags(run), *_adapter_tags(run)],
         base_model=run.base_model,
         datasets=None if run.data_id is None else [run.data_id],
         widget=[{"text": WIDGET}] if run.scores_words else None,
@@ -37,6 +33,19 @@ def metadata(run: RunFacts) -> ModelCardData:
         model_name=run.recipe.name,
         eval_results=[_eval_result(run, name, interval) for name, interval in run.metrics.items()],
     )
+
+
+def _library(run: RunFacts) -> str | None:
+    """Return the library that loads the model. None: it is a graph, which none on the Hub's list loads from onnx/."""
+    if run.is_graph:
+        return None
+    if run.is_classical:
+        return "sklearn"
+    return "transformers" if run.standalone or not run.has_adapter else "peft"
+
+
+def _format_tags(run: RunFacts) -> list[str]:
+    return ["skops"] if run.is_classical else ["onnx"] if run.is_graph else []
 
 
 def _adapter_tags(run: RunFacts) -> list[str]:

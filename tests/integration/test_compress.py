@@ -91,6 +91,10 @@ def test_candidates_and_their_gates(run: Path, monkeypatch: pytest.MonkeyPatch, 
     result = json.loads((folder / "result.json").read_text())
     assert result["compression"]["chosen"] == section["chosen"] and result["rows"]["test"] == 57
     card = (folder / "README.md").read_text()
+    scaling = [json.loads((each / "result.json").read_text()).get("temperature_scaling") for each in (run, folder)]
+    assert scaling[0] is not None and scaling[1] is None, "it has the log loss of the network before"
+    graph = (folder / "candidates" / "onnx-int8" / "README.md").read_text()
+    assert "was run by ONNX Runtime in a fresh process" in graph and "library_name" not in graph
     assert "## Compression" in card and "| permuted |" in card and "![What compression cost and gave]" not in card
     classifier = Classifier.load(folder)
     assert classifier.predict("a good film") in ("bad", "good") and "times the rows per second" in str(

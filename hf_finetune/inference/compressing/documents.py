@@ -28,6 +28,7 @@ PARITY_ROWS = 64
 ONLY_SOURCE = (
     *("pretrain", "teacher", "best", "steps", "kernels", "head", "cache"),
     *("rungs", "ladder", "candidates", "seeds", "parameters"),
+    *("temperature_scaling", "out_of_fold", "elastic_net"),
 )
 """Sections of the run before that say nothing of a compressed network."""
 
