@@ -29,8 +29,6 @@ ALWAYS_SHOWN = (
     "data.max_",
     "data.rows_per_class",
 )
-# A field added later does not change the cards of earlier runs.
-ADDED_LATER = ("train.fit_schedule",)
 SHOWN_IF_NOT_DEFAULT = (
     "lora.",
     "objective.",
@@ -87,6 +85,8 @@ def _recipe_fields(run: RunFacts) -> dict[str, Any]:
     )
     fields["evaluate.metric"] = run.epoch_metric
     default["objective.loss.type"] = type(run.task.default_loss).__name__
+    # Off as in the runs of earlier versions, which lack it.
+    fields["train.fit_schedule"] = train.fit_schedule or None
     fields["train.learning_rate"] = run.result.get("learning_rate", train.learning_rate)
     schedule = resolve(
         train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=recipe.optim.optimizer
@@ -97,10 +97,7 @@ def _recipe_fields(run: RunFacts) -> dict[str, Any]:
         for name, value in fields.items()
         if value is not None
         and not name.startswith(NEVER_SHOWN)
-        and (
-            (name.startswith(ALWAYS_SHOWN) and name not in ADDED_LATER)
-            or (name.startswith((*SHOWN_IF_NOT_DEFAULT, *ADDED_LATER)) and value != default.get(name))
-        )
+        and (name.startswith(ALWAYS_SHOWN) or (name.startswith(SHOWN_IF_NOT_DEFAULT) and value != default.get(name)))
     }
     return shown | {f"train.{name}": value for name, value in sorted(train.extra.items()) if "token" not in name}
 

@@ -103,13 +103,13 @@ def calibrated(task: Task, predicted: OutOfFold) -> tuple[OutOfFold, Temperature
 
 def _best(task: Task, labels: Any, logits_NC: np.ndarray) -> float:
     found = task.temperature(labels, logits_NC)
-    assert found is not None, "asked of a task that rescales"
+    assert found is not None, "the task rescales its logits"
     return found
 
 
 def _gain(task: Task, labels: Any, divided_NC: np.ndarray, logits_NC: np.ndarray) -> Interval:
     gain = task.log_loss_gain(labels, task.scores(divided_NC), task.scores(logits_NC))
-    assert gain is not None, "asked of a task that rescales"
+    assert gain is not None, "the task rescales its logits"
     return gain
 
 

@@ -9,6 +9,7 @@ import re
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers import python_examples
 from hf_finetune import Recipe
 from hf_finetune.cli import shipped
 from hf_finetune.cli.main import COMMANDS
+from hf_finetune.cli.run_job import load_recipe
 from hf_finetune.utils.hints import configs_below
 
 ROOT = Path(__file__).parents[2]
@@ -112,66 +114,29 @@ class Parsed(Exception):
 @pytest.fixture
 def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end when they have parsed their arguments; data and recipes need not exist."""
-    from hf_finetune.cli import (
-        card,
-        compare,
-        compress,
-        doctor,
-        evaluate,
-        export,
-        features,
-        overrides,
-        plan,
-        predict,
-        push,
-        rank,
-        recipes,
-        run,
-        schema,
-        search,
-        serve,
-        train,
-        verify,
-    )
     from hf_finetune.data import sources
 
-    def ended(function: Any) -> Any:
+    def end_after(module: str, name: str) -> None:
+        function = resolve_name(f"hf_finetune.cli.{module}:{name}")
+
         def parse(*args: Any, **kwargs: Any) -> None:
             function(*args, **kwargs)
             raise Parsed
 
-        return parse
+        monkeypatch.setattr(f"hf_finetune.cli.{module}.{name}", parse)
 
-    for module in (
-        card,
-        compare,
-        compress,
-        doctor,
-        evaluate,
-        export,
-        features,
-        predict,
-        push,
-        recipes,
-        schema,
-        serve,
-        verify,
-    ):
-        monkeypatch.setattr(module, "parse", ended(module.parse))
-    for module, name in (
-        (train, "parse_train"),
-        (plan, "parse_train"),
-        (rank, "parse_train"),
-        (search, "parse_train"),
-        (run, "parse_run"),
-        (plan, "parse_run"),
-    ):
-        monkeypatch.setattr(module, name, ended(getattr(module, name)))
-    for module in (overrides, train):
-        monkeypatch.setattr(module, "read_config_file", lambda arguments: {})
-    load = run.load_recipe
-    for module in (run, plan):
-        monkeypatch.setattr(module, "load_recipe", lambda name: load("quickstart" if "." in name else name))
+    alone = "card compare compress doctor evaluate export features predict push recipes schema serve verify"
+    for module in alone.split():
+        end_after(module, "parse")
+    for module in ("train", "plan", "rank", "search"):
+        end_after(module, "parse_train")
+    for module in ("run", "plan"):
+        end_after(module, "parse_run")
+        monkeypatch.setattr(
+            f"hf_finetune.cli.{module}.load_recipe", lambda name: load_recipe("quickstart" if "." in name else name)
+        )
+    for module in ("overrides", "train"):
+        monkeypatch.setattr(f"hf_finetune.cli.{module}.read_config_file", lambda arguments: {})
     monkeypatch.setattr(
         sources, "sniff_kind", lambda source: "image" if re.match("photos|digits", source.path) else "text"
     )
