@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
@@ -34,16 +35,17 @@ def save_start_weights(setup: RunSetup) -> None:
 
 
 @torch.no_grad()
-def keep_better_start(setup: RunSetup, trainer: ClassifierTrainer) -> dict[str, Any] | None:
+def keep_better_start(setup: RunSetup, trainer: ClassifierTrainer) -> tuple[dict[str, Any] | None, np.ndarray | None]:
     """Compare the trained weights with those of the start on the validation rows, and restore the better start.
 
     Returns:
-        The paired difference, trained minus start, for result.json. None: the head was not fitted.
+        The paired difference, trained minus start, for result.json, and the validation logits (N, C) of the weights
+        that stay. None: the head was not fitted.
     """
     path, task, rows = setup.folder / "checkpoints" / FILE, setup.run.data.task, setup.rows.validation
     PartialState().wait_for_everyone()
     if not path.exists():
-        return None
+        return None, None
     # On the CPU: the optimizer's state still fills the device.
     start, model, trained_NC = load_file(path), trainer.model, trainer.logits(rows)
     with swapped(model, start):
@@ -51,10 +53,11 @@ def keep_better_start(setup: RunSetup, trainer: ClassifierTrainer) -> dict[str, 
     labels = by_row(rows, labels_of(rows))
     trained, fitted = (task.training_scores(by_row(rows, logits_NC)) for logits_NC in (trained_NC, start_NC))
     difference = task.compare(labels, trained, fitted)
-    if difference["verdict"] == "worse":
+    is_worse = difference["verdict"] == "worse"
+    if is_worse:
         load_weights(model, start)
         metric = task.values(labels, fitted)[setup.run.metric]
         selection, candidate = trainer.selection, Candidate("start", (0,), metric)
         trainer.selection = Selection(candidate, (*selection.candidates, candidate))
         logger.warning(start_doubts(difference)[0].message)
-    return difference
+    return difference, start_NC if is_worse else trained_NC

@@ -114,8 +114,8 @@ def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | No
     try:
         with setup.clock.measure("train_s"):
             train_until_stopped(trainer, setup.resume_from, SaveInterval.of(setup.run.recipe.train))
-            gain = keep_better_start(setup, trainer)
-            task, temperature = _finish_task(setup, trainer)
+            gain, logits_NC = keep_better_start(setup, trainer)
+            task, temperature = _finish_task(setup, trainer, logits_NC)
     finally:
         bar.close()
         setup.rows.close()
@@ -123,13 +123,20 @@ def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | No
     return trainer, task, gain, temperature
 
 
-def _finish_task(setup: RunSetup, trainer: ClassifierTrainer) -> tuple[Task, Temperature | None]:
+def _finish_task(
+    setup: RunSetup, trainer: ClassifierTrainer, logits_NC: np.ndarray | None
+) -> tuple[Task, Temperature | None]:
     """Settle thresholds or a temperature by the validation rows, and fold the temperature, or the scale of targets,
-    into the network. With folds all rows settle the temperature, later."""
+    into the network. With folds all rows settle the temperature, later.
+
+    Args:
+        logits_NC: of the validation rows. None: not predicted yet.
+    """
     task, rows, temperature = setup.run.data.task, setup.rows.validation, None
     fits = fits_temperature(setup.run) and setup.run.recipe.evaluate.folds is None and not setup.dry_run
     if task.calibrates or fits:
-        labels, logits_NC = (by_row(rows, each) for each in (labels_of(rows), trainer.logits(rows)))
+        logits_NC = trainer.logits(rows) if logits_NC is None else logits_NC
+        labels, logits_NC = (by_row(rows, each) for each in (labels_of(rows), logits_NC))
         if task.calibrates:
             task = task.calibrated(labels, task.training_scores(logits_NC))
         if fits:
