@@ -58,7 +58,7 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
         return train_prepared(prepared, launch, **options)
 
     monkeypatch.setattr(module, "train_prepared", counted)
-    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: (None, None))
+    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
     monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better", "no worse", "no worse", "better"))
     monkeypatch.setattr(ensemble, "compare", judging("better"))
     monkeypatch.setattr(ensemble, "select", lambda scores, _: ["linear", "top"])
@@ -129,7 +129,7 @@ def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: 
 def test_a_climb_that_ends_with_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row is measured by the network that the head then trains. Without a signal nothing is fine-tuned to find one."""
     monkeypatch.setattr(decisions, "LEAST_EXPLAINED", 9.0)
-    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: (None, None))
+    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
     fast = replace(recipe(tmp_path), search=Search(preset="fast", budget="1h"))
     document = run(fast, Launch(str(tmp_path / "auto")))
     assert document is not None and [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head"]

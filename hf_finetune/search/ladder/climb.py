@@ -44,7 +44,6 @@ from hf_finetune.search.ladder.costs import (
     MethodCosts,
     RungCost,
     Scoring,
-    measure_row,
     scoring_of,
     with_rows,
 )
@@ -107,9 +106,10 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        chosen, first, row_s = with_judges(chosen, first, budget, state)
+        costs = MethodCosts()
+        chosen, first = with_judges(chosen, first, costs, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
-        ladder = Climb(chosen, loaded, standing, command, first, row_s=row_s)
+        ladder = Climb(chosen, loaded, standing, command, first, costs=costs)
         del first
         with plain_disk_errors(folder.path):
             for place in (each for each in (folder.path, folder.path / FOLDER) if not (each / "recipe.json").exists()):
@@ -143,16 +143,14 @@ def refuse(base: RecipeVariant, launch: Launch) -> None:
 
 
 def with_judges(
-    base: RecipeVariant, run: Run, budget: Budget, state: LadderState
-) -> tuple[RecipeVariant, Run, float | None]:
-    """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows, and the seconds
-    to predict a row if they were measured for that."""
-    row_s = None
+    base: RecipeVariant, run: Run, costs: MethodCosts, budget: Budget, state: LadderState
+) -> tuple[RecipeVariant, Run]:
+    """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows."""
     if not state.rungs:
         methods = decisions.methods_of(base.recipe.search.preset)
-        state.folds, row_s = choose_folds(base, run, budget.left_s, fine_tunes="full" in methods)
+        state.folds = choose_folds(base, run, costs, budget.left_s, fine_tunes="full" in methods)
     recipe = RecipeVariant(run.recipe).with_folds(state.folds).recipe
-    return base.with_folds(state.folds), run.variant(recipe=recipe), row_s
+    return base.with_folds(state.folds), run.variant(recipe=recipe)
 
 
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
@@ -188,8 +186,6 @@ class Climb:
     heads: tuple[FittedHead, ...] = ()
     """Those of the rung that the next ones start from."""
     costs: MethodCosts = field(default_factory=MethodCosts)
-    row_s: float | None = None
-    """Seconds to predict a row. None: not measured yet."""
 
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""
@@ -235,6 +231,8 @@ class Climb:
             return
         if self._goes_straight():
             self.standing.record(RungRecord("head", decisions.STRAIGHT))
+            # Else its network fills memory beside the one that trains.
+            self.first = None
         else:
             self._rung("head", "head", RungPlan("the first network"))
         if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
@@ -363,12 +361,8 @@ class Climb:
         head = self.state.find("head")
         if head is not None and head.folder is not None:
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
-            self.row_s = 1 / result["throughput"]["predict_rows_per_s"]
-        elif self.row_s is None:
-            assert self.first is not None, "nothing is trained yet"
-            with Progress("measure a row"):
-                self.row_s = measure_row(self.first)
-        return scoring_of(self.loaded, self.row_s, self.budget.excludable_s)
+            self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]
+        return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s)
 
 
 def _finish(trained: TrainedRun, evaluation: Evaluation, budget: Budget, promoted: bool) -> None:

@@ -148,9 +148,23 @@ class Scoring:
 
 @dataclass
 class MethodCosts:
-    """Costs of methods, each measured once."""
+    """Costs of methods and of a row, each measured once."""
 
     measured: dict[str, RungCost] = field(default_factory=dict)
+    row_s: float | None = None
+    """Seconds to predict a row. None: not measured yet."""
+
+    def row(self, run: Run | None) -> float:
+        """Return the seconds to predict a row.
+
+        Args:
+            run: a prepared one, by which they are measured if they are not yet.
+        """
+        if self.row_s is None:
+            assert run is not None, "nothing is trained yet"
+            with Progress("measure a row"):
+                self.row_s = measure_row(run)
+        return self.row_s
 
     def of(
         self,

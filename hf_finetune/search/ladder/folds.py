@@ -18,7 +18,7 @@ from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.out_of_fold import all_rows, folds_of
-from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, TRAINED_ROW, RungCost, measure_row
+from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, TRAINED_ROW, MethodCosts, RungCost
 from hf_finetune.search.ladder.decisions import FEW_ROWS
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
@@ -58,24 +58,24 @@ class FoldTimes:
         return COUNTS[-1] if self.head_s(COUNTS[-1]) <= left_s * (1 - RESERVE) else None
 
 
-def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bool) -> tuple[int | None, float | None]:
-    """Return in how many folds the rungs are judged, and say why, and the seconds to predict a row if that decided it.
-    None: the validation rows judge.
+def choose_folds(base: RecipeVariant, run: Run, costs: MethodCosts, left_s: float, *, fine_tunes: bool) -> int | None:
+    """Return in how many folds the rungs are judged, and say why. None: the validation rows judge.
 
     Args:
         run: the prepared one of the head.
+        costs: measures a row, if the time decides.
         left_s: seconds of the budget.
         fine_tunes: whether full fine-tuning may follow.
     """
     named, splits = base.recipe.evaluate.folds, run.data.splits
     validation = len(splits.validation)
     if named is not None or validation >= FEW_ROWS or "validation" not in splits.held_out:
-        return named, None
+        return named
     if run.data.task.has_words or run.context.processes > 1 or not base.can_have_folds:
-        return None, None
+        return None
     epochs = base.recipe.train.num_train_epochs
     assert epochs is not None, "settled for these rows"
-    row_s = 0.0 if math.isinf(left_s) else measure_row(run)
+    row_s = 0.0 if math.isinf(left_s) else costs.row(run)
     times = FoldTimes(len(splits.train) + validation, epochs, row_s, run.context.startup_s, fine_tunes)
     folds = times.fitting(left_s)
     while folds is not None and not _can_be(run, base.with_folds(folds)):
@@ -92,7 +92,7 @@ def choose_folds(base: RecipeVariant, run: Run, left_s: float, *, fine_tunes: bo
         )
     else:
         logger.info("%s: all %d rows judge, in %d folds; the result trains on all of them", few, times.rows, folds)
-    return folds, row_s or None
+    return folds
 
 
 def _can_be(run: Run, variant: RecipeVariant) -> bool:

@@ -21,7 +21,7 @@ from hf_finetune.search.checkpoints.choose import PART_OF_BUDGET
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, classical_run
 from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load, refuse, with_judges
-from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungCost, measure_row, scoring_of
+from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungCost, scoring_of
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, PlannedRung, foresee
 from hf_finetune.search.ladder.state import LadderState
@@ -91,13 +91,14 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
         clock_notes.append(f"the rungs are those of {candidates[0]}; the probes may choose another candidate")
     loaded = load(base, budget)
     base, first = base.with_choices(RecipeVariant(loaded.context.recipe)), with_network(loaded)
+    costs = MethodCosts()
     with silenced():
-        base, first, _ = with_judges(base, first, budget, LadderState(Path()))
+        base, first = with_judges(base, first, costs, budget, LadderState(Path()))
     clock = PlannedClock(budget.seconds, budget.used_s)
     if candidates and not math.isinf(clock.left_s):
         clock.climb("candidates", PART_OF_BUDGET * clock.left_s, "probes on frozen features of each, at most")
     with Progress("measure a few steps", quiet=True), silenced():
-        _foresee(clock, base, loaded, first, budget)
+        _foresee(clock, base, loaded, costs.row(first), costs, budget)
     splits, folds = loaded.data.splits, base.recipe.evaluate.folds
     rows = row_counts(splits)
     judged_by = f"{rows['validation']:,} validation rows"
@@ -118,15 +119,16 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     )
 
 
-def _foresee(clock: PlannedClock, base: RecipeVariant, loaded: RunInput, first: Run, budget: Budget) -> None:
+def _foresee(
+    clock: PlannedClock, base: RecipeVariant, loaded: RunInput, row_s: float, costs: MethodCosts, budget: Budget
+) -> None:
     """Measure models and networks, and add their rungs to the clock."""
     classical = _classical_seconds(base, loaded.data.splits, loaded.data.task)
-    row_s, splits, evaluate = measure_row(first), loaded.data.splits, base.recipe.evaluate
+    splits, evaluate = loaded.data.splits, base.recipe.evaluate
     scoring = scoring_of(loaded, row_s, budget.excludable_s)
     encoded = loaded.data.inputs.encode(splits.train), loaded.data.inputs.encode(splits.validation)
     train, validation, epochs = len(splits.train), len(splits.validation), base.recipe.train.epochs
     folded = partial(with_folds, evaluate=evaluate, train=train, rows=train + validation, row_s=row_s)
-    measured = MethodCosts()
 
     def prepared(method: SingleMethod) -> Run:
         run = with_network(loaded.variant(base.for_rung(method).recipe))
@@ -134,17 +136,17 @@ def _foresee(clock: PlannedClock, base: RecipeVariant, loaded: RunInput, first: 
 
     def cost(method: SingleMethod) -> RungCost:
         build = partial(prepared, method)
-        return measured.of(method, scoring, build, encoded[0], left_s=clock.left_s, folded=folded)
+        return costs.of(method, scoring, build, encoded[0], left_s=clock.left_s, folded=folded)
 
     def head_s(rows: int) -> float:
         if evaluate.folds is None:
             return BUILD_S + (rows + validation) * row_s + scoring.after_s
         return FoldTimes(train + validation, epochs, row_s, scoring.gate_s).head_s(evaluate.folds)
 
-    costs = NetworkCosts(scoring, cost, head_s, evaluate.folds)
+    networks = NetworkCosts(scoring, cost, head_s, evaluate.folds)
     search = base.recipe.search
     methods = decisions.methods_of(search.preset)
-    foresee(clock, classical, costs, methods, epochs=epochs, ensemble=search.ensemble)
+    foresee(clock, classical, networks, methods, epochs=epochs, ensemble=search.ensemble)
 
 
 def _classical_seconds(base: RecipeVariant, splits: Splits, task: Task) -> dict[str, float]:
