@@ -1,7 +1,6 @@
 """Plan a run: what it would do, and an estimate of its time and memory from a few steps."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hf_finetune.data.truncation import ways
 from hf_finetune.distillation.feature_matching import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.models.processors import position_limit
+from hf_finetune.pipeline.base_plan import BasePlan, row_counts
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.build_hooks import gradual_unfreezing
 from hf_finetune.pipeline.context import Run
@@ -30,7 +30,6 @@ from hf_finetune.pipeline.measure_costs import (
 from hf_finetune.pipeline.optimization import learning_rate, schedule
 from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
-from hf_finetune.utils.console import paragraph
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
 from hf_finetune.utils.files import write_bytes
@@ -61,16 +60,9 @@ class PlannedSchedule:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(BasePlan):
     """What a run would do. Seconds and megabytes are estimates."""
 
-    name: str
-    rows: dict[str, int]
-    labels: int
-    outputs: str
-    """What the labels name: classes, tags or target."""
-    columns: Mapping[str, str | list[str]]
-    notes: list[str]
     tokens: dict[str, float] | None
     """Mean and greatest length of the training texts, the share that is truncated, and the length that would hold
     nearly all, with its cost. None for images."""
@@ -88,7 +80,6 @@ class Plan:
     """Seconds of training and of everything, and peak memory."""
     parts: dict[str, float]
     """Seconds of everything but the training steps."""
-    environment: dict[str, Any]
 
     def __str__(self) -> str:
         groups = self.schedule.learning_rates if len(self.schedule.learning_rates) > 1 else {}
@@ -100,16 +91,11 @@ class Plan:
             "everything": self.estimate["total_s"],
         }
         shown = {name: s for name, s in seconds.items() if s is not None and (s or name != "pretraining")}
-        rows = self.rows
         tokens = "" if self.tokens is None else TOKENS.format(**self.tokens)
         if self.tokens is not None and self.tokens["proposed_cost"] > 1 and not self.long:
             tokens += LONGER.format(**self.tokens)
-        counts = (
-            f"{rows['train']} train, {rows['validation']} validation, {rows['test']} test, {self.labels} {self.outputs}"
-        )
         rate = f"learning rate {self.learning_rate:g}, {self.mixed_precision}"
         lines = [
-            ("rows", counts),
             *([("tokens", tokens)] if tokens else []),
             *(
                 ("" if i else "long texts", WAY.format(**way, about=_duration(way["train_loop_s"])))
@@ -121,9 +107,8 @@ class Plan:
             ("parameters", f"{self.parameters['trained']:,} of {self.parameters['total']:,} train"),
             *((name, f"about {_duration(s)}") for name, s in shown.items()),
             ("memory", f"about {self.estimate['peak_rss_mb']:,.0f} MB"),
-            *(("note", note) for note in self.notes),
         ]
-        return "\n".join([self.name, *(paragraph(title, text) for title, text in lines)])
+        return self._lines(lines)
 
 
 @shared_cores()
@@ -156,7 +141,7 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
     parts = _parts(run, costs, before, len(encoded), steps / epoch.steps, loop_s=loop_s, checkpoint_s=checkpoint_s)
     return Plan(
         name=run.recipe.name,
-        rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())},
+        rows=row_counts(splits),
         labels=len(splits.labels),
         outputs=run.data.task.outputs,
         columns=splits.named_columns,

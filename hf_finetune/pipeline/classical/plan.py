@@ -1,17 +1,14 @@
 """Plan a run of method classical: fit a part of the rows, and estimate the rest."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
-from hf_finetune.data.loading import Splits
+from hf_finetune.pipeline.base_plan import BasePlan, row_counts
 from hf_finetune.pipeline.classical.run import fit_classical_run
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.load_data import load_splits
-from hf_finetune.utils.console import paragraph
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
@@ -22,34 +19,23 @@ MOST_ROWS = 1_000
 
 
 @dataclass(frozen=True)
-class ClassicalPlan:
+class ClassicalPlan(BasePlan):
     """What a run of method classical would do. Seconds are estimates: those of the measured rows, times their share."""
 
-    name: str
-    rows: dict[str, int]
-    labels: int
-    outputs: str
-    """What the labels name: classes, tags or target."""
-    columns: Mapping[str, str | list[str]]
-    notes: list[str]
     model: str
     """The extractors and the classifier."""
     measured_rows: int
     """Training rows that were fitted to measure."""
     estimate: dict[str, float]
     """Seconds of the fit and of everything, and peak memory of this process, which read the measured rows alone."""
-    environment: dict[str, Any]
 
     def __str__(self) -> str:
-        rows = f"{self.rows['train']} train, {self.rows['validation']} validation, {self.rows['test']} test"
-        lines = [
-            ("rows", f"{rows}, {self.labels} {self.outputs}"),
+        lines = (
             ("model", self.model),
             ("fit", f"about {format_duration(self.estimate['fit_s'])}"),
             ("everything", f"about {format_duration(self.estimate['total_s'])}"),
-            *(("note", note) for note in self.notes),
-        ]
-        return "\n".join([self.name, *(paragraph(title, text) for title, text in lines)])
+        )
+        return self._lines(lines)
 
 
 @shared_cores()
@@ -108,8 +94,3 @@ def measure_classical(run: ClassicalRun) -> ClassicalCosts:
     # The baselines are fitted to the training rows, and score the others.
     evaluate_s = (time.perf_counter() - started - train_s) * sum(rows.values()) / (measured + len(scored))
     return ClassicalCosts(fitted.trained.fitted.name, measured, train_s * rows["train"] / measured, evaluate_s)
-
-
-def row_counts(splits: Splits) -> dict[str, int]:
-    """Return the rows of each split."""
-    return {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test or ())}

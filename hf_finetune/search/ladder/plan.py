@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import labeled_rows
-from hf_finetune.pipeline.classical.plan import MOST_ROWS, measure_classical, row_counts
+from hf_finetune.pipeline.base_plan import BasePlan, row_counts
+from hf_finetune.pipeline.classical.plan import MOST_ROWS, measure_classical
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.run import with_network
 from hf_finetune.search.budget import Budget
@@ -28,7 +27,7 @@ from hf_finetune.search.ladder.state import LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 from hf_finetune.tasks.base import Task
 from hf_finetune.training.precision import settings_restored
-from hf_finetune.utils.console import Progress, line_width, paragraph, table
+from hf_finetune.utils.console import Progress, line_width, table
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
@@ -36,16 +35,9 @@ from hf_finetune.utils.messages import silenced
 
 
 @dataclass(frozen=True)
-class LadderPlan:
+class LadderPlan(BasePlan):
     """What a climb would do. Seconds and megabytes are estimates; of what only results decide, see `foresee`."""
 
-    name: str
-    rows: dict[str, int]
-    labels: int
-    outputs: str
-    """What the labels name: classes, tags or target."""
-    columns: Mapping[str, str | list[str]]
-    notes: list[str]
     budget_s: float | None
     """None: there is no limit."""
     judged_by: str
@@ -53,19 +45,15 @@ class LadderPlan:
     rungs: list[PlannedRung]
     estimate: dict[str, float]
     """Seconds of everything, and peak memory."""
-    environment: dict[str, Any]
 
     def __str__(self) -> str:
-        rows = f"{self.rows['train']} train, {self.rows['validation']} validation, {self.rows['test']} test"
         total = f"about {format_duration(self.estimate['total_s'])}"
-        lines = [
-            ("rows", f"{rows}, {self.labels} {self.outputs}"),
+        lines = (
             ("judged by", self.judged_by),
             ("everything", total if self.budget_s is None else f"{total} of {format_duration(self.budget_s)}"),
             ("memory", f"about {self.estimate['peak_rss_mb']:,.0f} MB"),
-            *(("note", note) for note in self.notes),
-        ]
-        return "\n".join([self.name, *(paragraph(title, text) for title, text in lines), "", self._table()])
+        )
+        return f"{self._lines(lines)}\n\n{self._table()}"
 
     def _table(self) -> str:
         lines = [("rung", "seconds", "ends at", "")]
