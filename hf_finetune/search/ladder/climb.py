@@ -97,7 +97,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
     base, ranking = with_best_checkpoint(base, launch, limit_s=budget.left_s)
     loaded = load(base, budget)
     chosen = base.with_choices(RecipeVariant(loaded.context.recipe))
-    first = with_network(loaded)
+    first, costs = with_network(loaded), MethodCosts()
     with ExitStack() as stack:
         with notes_afterwards():
             folder = stack.enter_context(owned_folder(base.recipe.name, launch.output, resume=launch.resume))
@@ -106,7 +106,6 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        costs = MethodCosts()
         chosen, first = with_judges(chosen, first, costs, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
         ladder = Climb(chosen, loaded, standing, command, first, costs=costs)
