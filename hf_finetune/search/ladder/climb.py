@@ -335,7 +335,8 @@ class Climb:
 
     def _try_for_signal(self) -> None:
         """Fine-tune for a short time, which decides whether the climb goes on."""
-        seconds = min(decisions.TRIAL_S, self.budget.left_s - self._scoring.after_s)
+        around = self._folded(self._scoring.usual()).seconds(0)
+        seconds = min(decisions.TRIAL_S, self.budget.left_s - around)
         if seconds < 1:
             return
         reason = f"nothing beats {self.state.rungs[0].name} so far: fine-tuning for {seconds:.0f} s decides"
@@ -348,11 +349,14 @@ class Climb:
         if self.encoded is None:  # in an earlier process, or of fewer rows
             splits, inputs = self.loaded.data.splits, self.loaded.data.inputs
             self.encoded = inputs.encode(splits.train), inputs.encode(splits.validation)
-        prepared, scoring, splits = partial(self._prepare, method, RungPlan("")), self._scoring, self.loaded.data.splits
-        train, rows = len(splits.train), len(splits.train) + len(splits.validation)
-        evaluate, row_s = self.base.recipe.evaluate, scoring.row_s
-        folded = partial(with_folds, evaluate=evaluate, train=train, rows=rows, row_s=row_s)
-        return self.costs.of(method, scoring, prepared, self.encoded[0], left_s=self.budget.left_s, folded=folded)
+        prepared, left_s = partial(self._prepare, method, RungPlan("")), self.budget.left_s
+        return self.costs.of(method, self._scoring, prepared, self.encoded[0], left_s=left_s, folded=self._folded)
+
+    def _folded(self, cost: RungCost) -> RungCost:
+        """Return the cost of a rung with that of its folds."""
+        splits, evaluate = self.loaded.data.splits, self.base.recipe.evaluate
+        train, validation = len(splits.train), len(splits.validation)
+        return with_folds(cost, evaluate, train=train, rows=train + validation, row_s=self._scoring.row_s)
 
     @property
     def _scoring(self) -> Scoring:

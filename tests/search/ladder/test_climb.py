@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,3 +96,20 @@ def test_what_began_before_a_kill_and_is_left_leaves_no_folder(standing: Standin
     begun.mkdir()
     standing.record(RungRecord("top", "left: there is no time"))
     assert not begun.exists() and (standing.state.folder / "ladder.json").exists()
+
+
+@pytest.mark.parametrize(("seconds", "folds", "trains"), [(60, 3, 5.0), (20, 3, None), (20, None, 15.8)])
+def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
+    seconds: int, folds: int | None, trains: float | None, standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four trainings on 1,500 rows, each with its head and its predictions, take 20 s beside their steps."""
+    limits: list[float | None] = []
+    monkeypatch.setattr(module.Climb, "_rung", lambda *arguments: limits.append(arguments[-1].limit_s))
+    recipe = Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto")
+    base = RecipeVariant(replace(recipe, evaluate=replace(recipe.evaluate, folds=folds)))
+    splits = SimpleNamespace(train=range(1350), validation=range(150), test=None, labels=("bad", "good"))
+    context = SimpleNamespace(autocast=None, startup_s=0.0)
+    loaded: Any = SimpleNamespace(data=SimpleNamespace(splits=splits), context=context)
+    timed = replace(standing, budget=Budget(seconds))
+    module.Climb(base, loaded, timed, None, None, row_s=0.0024)._try_for_signal()
+    assert limits == ([] if trains is None else [pytest.approx(trains, abs=0.1)])
