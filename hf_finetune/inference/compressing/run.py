@@ -25,7 +25,7 @@ from hf_finetune.inference.compressing.measuring import Measurements, describe_c
 from hf_finetune.inference.compressing.report import Compressed
 from hf_finetune.inference.compressing.rows import CompressRows, load_rows
 from hf_finetune.inference.compressing.state import CANDIDATES, SOURCE, Candidate, State
-from hf_finetune.inference.compressing.trial import Trials
+from hf_finetune.inference.compressing.trial import Trials, weight_files
 from hf_finetune.pipeline.promotion import link_files, promote, write_result
 from hf_finetune.pipeline.run_folder import plain_disk_errors
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
@@ -111,9 +111,7 @@ def _check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _weights_hash(classifier: TrainedModel) -> str:
-    folder = classifier.files["config.json"].parent
-    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx"))
-    return hashing.of_files(folder / "config.json", *weights)
+    return hashing.of_files(classifier.files["config.json"], *weight_files(classifier))
 
 
 @dataclass
@@ -279,7 +277,6 @@ class Compression:
         section["smaller"] = round(self._found(SOURCE).bytes / self._found(chosen).bytes, 3)
         place = self.folder / CANDIDATES / chosen
         if is_run:
-            promote(place, self.folder, {"compression": section})
             write_result(self.folder, promote(place, self.folder, {"compression": section}), plot="compression")
         else:
             link_files(place, self.folder)

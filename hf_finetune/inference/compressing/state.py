@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from hf_finetune.compression.pareto import Point
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.compression_report import p95
 from hf_finetune.utils.files import read_json, write_json
 
 FILE, CANDIDATES = "compression.json", "candidates"
@@ -67,8 +68,7 @@ class Candidate:
     @property
     def p95_ms(self) -> float:
         """95th percentile of the latency of a row alone, with all threads."""
-        most = max(each["threads"] for each in self.latency)
-        return next(e["p95_ms"] for e in self.latency if e["threads"] == most and e["batch_size"] == 1)
+        return p95({"latency": self.latency})
 
     @property
     def point(self) -> Point:

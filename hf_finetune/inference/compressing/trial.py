@@ -47,7 +47,7 @@ class Trials:
         started = time.perf_counter()
         folder = run_folder(self.source.files)
         found = self.measurements.of(folder)
-        size = _size([*self.source.files.values(), *_weights(self.source)])
+        size = _size([*self.source.files.values(), *weight_files(self.source)])
         return Candidate(
             SOURCE,
             "source",
@@ -155,9 +155,10 @@ def _taken(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-def _weights(classifier: TrainedModel) -> list[Path]:
+def weight_files(classifier: TrainedModel) -> list[Path]:
+    """Return the files of the weights, beside those of the config, in the order of their names."""
     folder = classifier.files["config.json"].parent
-    return [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx")]
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".onnx"))
 
 
 def _size(files: Any) -> int:
