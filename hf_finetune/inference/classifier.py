@@ -35,7 +35,7 @@ from hf_finetune.inference.compressing.report import Compressed
 from hf_finetune.inference.compressing.run import compress
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.exporting import export
-from hf_finetune.inference.python_inputs import is_single, noting_texts, rows_of, source_of
+from hf_finetune.inference.python_inputs import is_single, noting_texts, rows_of, source_of, source_or_own
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.scoring import AnyScorer, Precision, scorer_of
 from hf_finetune.inference.session import python_session
@@ -251,8 +251,7 @@ class Classifier:
             InputError: a row without a label, or with one that the classifier does not know; a metric that cannot be
                 used; or see `predict`.
         """
-        labels = label if isinstance(label, str | None) else tuple(label)
-        columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
         with python_session(), source_of(data, columns, limits, kind=self._trained.kind, split=split) as source:
             source = replace(source, drop_bad_rows=drop_bad_rows)
             leaked = provenance.trained_on(str(self.folder))
@@ -359,16 +358,12 @@ class Classifier:
         Raises:
             InputError, GateError: see `compression.export.export_rows`.
         """
-        labels = label if isinstance(label, str | None) else tuple(label)
-        columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
         numbers, quantization = weights if isinstance(weights, tuple) else (weights, QUANTIZATION_OPTIONS)
         options = ExportOptions(numbers, rows, max_loss, latency, docker, quantization)
         output = None if folder is None else Path(folder).expanduser()
-        with python_session():
-            if data is None:
-                return export(self._trained, None, output, options)
-            with source_of(data, columns, DEFAULT_LIMITS, kind=self._trained.kind, split=None) as source:
-                return export(self._trained, source, output, options)
+        with python_session(), source_or_own(data, columns, kind=self._trained.kind) as source:
+            return export(self._trained, source, output, options)
 
     def compress(
         self,
@@ -401,15 +396,11 @@ class Classifier:
         Raises:
             InputError, GateError: see `compressing.run.compress`.
         """
-        labels = label if isinstance(label, str | None) else tuple(label)
-        columns = {"text": text, "text_pair": text_pair, "image": image, "label": labels}
+        columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
         options = CompressOptions(latency=latency, max_loss=max_loss, budget=budget, rows=rows)
         output = None if folder is None else Path(folder).expanduser()
-        with python_session():
-            if data is None:
-                return compress(self._trained, None, output, options, resume=resume)
-            with source_of(data, columns, DEFAULT_LIMITS, kind=self._trained.kind) as source:
-                return compress(self._trained, source, output, options, resume=resume)
+        with python_session(), source_or_own(data, columns, kind=self._trained.kind) as source:
+            return compress(self._trained, source, output, options, resume=resume)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, revision: str | None = None, create_pr: bool = False

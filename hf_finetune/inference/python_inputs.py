@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_finetune.data.config import DataLimits, Kind, SourceSplit
+from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits, Kind, SourceSplit
 from hf_finetune.data.image_decoding import are_image_names
 from hf_finetune.data.memory import collect, holding, input_columns, is_table
 from hf_finetune.data.readers.memory_table import is_image
@@ -54,14 +54,18 @@ def rows_of(
 @contextmanager
 def source_of(
     data: Any,
-    columns: Mapping[str, str | tuple[str, ...] | None],
+    columns: Mapping[str, str | Sequence[str] | None],
     limits: DataLimits,
     *,
     kind: Kind,
     split: str | None = None,
 ) -> Iterator[SourceSplit]:
     """Yield the source of a table, a path or a Hub id."""
-    requested: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
+    requested: dict[str, Any] = {
+        name: column if isinstance(column, str) else tuple(column)
+        for name, column in columns.items()
+        if column is not None
+    }
     if isinstance(data, str | Path):
         yield replace(SourceSplit(os.fspath(data), split=split, limits=limits), **requested)
         return
@@ -70,6 +74,18 @@ def source_of(
         requested = {"label": held.label_columns, **requested}
     with holding({"rows": held}):
         yield replace(SourceSplit(PATH, split=split, limits=limits), **requested)
+
+
+@contextmanager
+def source_or_own(
+    data: Any, columns: Mapping[str, str | Sequence[str] | None], *, kind: Kind
+) -> Iterator[SourceSplit | None]:
+    """Yield the source of labeled rows, see `source_of`; None, the data of the run, where there are none."""
+    if data is None:
+        yield None
+        return
+    with source_of(data, columns, DEFAULT_LIMITS, kind=kind) as source:
+        yield source
 
 
 def noting_texts(inputs: Any, of_text: list[bool]) -> Any:
