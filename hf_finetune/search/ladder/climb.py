@@ -92,7 +92,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         InputError, TrainingError, GateError, PushError: see `search.run.run`.
         StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
     """
-    refuse(base, launch)
+    _refuse(base, launch)
     budget = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start())
     base, ranking = with_best_checkpoint(base, launch, limit_s=budget.left_s)
     loaded = load(base, budget)
@@ -131,7 +131,7 @@ def load(base: RecipeVariant, budget: Budget) -> RunInput:
         return load_input(recipe, features=features, compares=lambda: budget.left_s >= MEASURED_FROM_S)
 
 
-def refuse(base: RecipeVariant, launch: Launch) -> None:
+def _refuse(base: RecipeVariant, launch: Launch) -> None:
     """Refuse what no climb can have.
 
     Raises:

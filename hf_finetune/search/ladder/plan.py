@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from hf_finetune.config.recipe import Launch
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.pipeline.base_plan import BasePlan, row_counts
@@ -19,7 +18,7 @@ from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.choose import PART_OF_BUDGET
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, classical_run
-from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load, refuse, with_judges
+from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load, with_judges
 from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungCost, scoring_of
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, PlannedRung, foresee
@@ -31,6 +30,7 @@ from hf_finetune.utils.console import Progress, line_width, table
 from hf_finetune.utils.core_sharing import shared_cores
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
+from hf_finetune.utils.launched import refuse_processes
 from hf_finetune.utils.messages import silenced
 
 
@@ -71,7 +71,7 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     Raises:
         InputError: whatever would stop the climb before its first rung.
     """
-    refuse(base, Launch())
+    refuse_processes("method auto", None)
     budget, clock_notes = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start()), []
     candidates = base.recipe.search.candidates
     if candidates:

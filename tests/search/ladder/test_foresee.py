@@ -57,11 +57,13 @@ def test_a_plan_of_method_auto_writes_nothing(tmp_path: Path, monkeypatch: pytes
     checkpoint = tiny_text_checkpoint(tmp_path / "bert")
     folder = tmp_path / "empty"
     folder.mkdir()
+    # No run can have its folder there; a plan needs none.
+    (folder / "runs").touch()
     monkeypatch.chdir(folder)
     frame = pd.DataFrame([{"text": row["text"], "label": ("bad", "good")[row["label"]]} for row in text_rows(120)])
     options: dict[str, Any] = {"model": checkpoint, "max_length": 16, "method": "auto"}
     plan = hf_finetune.plan(frame, budget="10m", **options)
-    assert not list(folder.iterdir())
+    assert list(folder.iterdir()) == [folder / "runs"]
     assert [rung.name for rung in plan.rungs] == ["linear", "head", "top", "lora", "full"]
     assert plan.rungs[-1].epochs and plan.estimate["total_s"] == pytest.approx(plan.rungs[-1].ends_s, abs=1)
     assert plan.judged_by == "all 120 rows, in 5 folds" and plan.budget_s == 600
