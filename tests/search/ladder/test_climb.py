@@ -111,5 +111,5 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     context = SimpleNamespace(autocast=None, startup_s=0.0)
     loaded: Any = SimpleNamespace(data=SimpleNamespace(splits=splits), context=context)
     timed = replace(standing, budget=Budget(seconds))
-    module.Climb(base, loaded, timed, None, None, row_s=0.0024)._try_for_signal()
+    module.Climb(base, loaded, timed, None, None, costs=module.MethodCosts(row_s=0.0024))._try_for_signal()
     assert limits == ([] if trains is None else [pytest.approx(trains, abs=0.1)])
