@@ -51,8 +51,9 @@ def run_docstrings() -> None:
     runner, failures = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL), 0
     estimators = (FineTunedClassifier, FineTunedRegressor)
     for value in (*public, *estimators):
-        members = vars(value) if inspect.isclass(value) else {}
-        functions = [getattr(m, "__func__", m) for n, m in members.items() if not n.startswith("_")]
+        # Of classes of the package that it inherits from, too.
+        own = [m for n, m in inspect.getmembers(value, inspect.isroutine) if not n.startswith("_")]
+        functions = [getattr(m, "__func__", m) for m in own if (m.__module__ or "").startswith("hf_finetune")]
         for member in (value, *filter(inspect.isfunction, functions)):
             text = (inspect.getdoc(member) or "").replace("me/reviews", "tester/reviews")
             examples = doctest.DocTestParser().get_doctest(text, dict(names), member.__qualname__, None, 0)

@@ -37,7 +37,7 @@ def test_names_that_programs_rely_on() -> None:
         parameters = inspect.signature(function).parameters.values()
         actual = " ".join(f"{marks.get(parameter.kind, '')}{parameter.name}" for parameter in parameters)
         assert actual == expected, function.__qualname__
-    public = {name for name in vars(Classifier) if not name.startswith("_")}
+    public = {name for name in dir(Classifier) if not name.startswith("_")}
     assert public == {
         "load",
         "predict",
