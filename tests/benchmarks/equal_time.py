@@ -1,7 +1,7 @@
 """Method auto and its rivals at equal wall-clock time, paired by seed and row.
 
     python tests/benchmarks/equal_time.py measure DATA_FOLDER --seconds 30 120 --seeds 0 --output equal.jsonl \
-        [--rows 1500 | --per-class 8] [--sides ours linear probe trainer setfit] [--rates 1e-4 3e-4] [--test-rows 2000] \
+        [--rows 1500 | --per-class 8] [--sides ours default linear probe trainer setfit autogluon] [--rates 1e-4 3e-4] [--test-rows 2000] \
         [--python PYTHON_OF_AUTOGLUON]
     python tests/benchmarks/equal_time.py table FILE ...
     python tests/benchmarks/equal_time.py plot FILE ... --to docs/equal_time.svg
@@ -10,7 +10,7 @@ DATA_FOLDER holds train and test (csv or parquet) with the columns text and labe
 `--per-class` of each class, and is the seed of the training; the test rows are the same for all. Each side is a process
 of its own, and its time is that of the process, imports included, without the test rows. Ours is `hf-finetune train
 --method auto --budget Ts` with an empty cache; each rung that was its result for a time is scored, too. The rivals are
-those of rivals.py. The Trainer trains with each of `--rates`, and `table` takes the best one on test, which favors it. A
+those of rivals.py; `default` is `hf-finetune train` with no flag, which has no limit of time. The Trainer trains with each of `--rates`, and `table` takes the best one on test, which favors it. A
 command that is given again goes on where it stopped; shards write to files of their own. Leave the machine otherwise idle,
 and OMP_NUM_THREADS and OMP_WAIT_POLICY unset.
 """
@@ -38,18 +38,19 @@ from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, pa
 RIVALS = Path(__file__).parent / "rivals.py"
 ENOUGH_ROWS = 20
 """Training rows of a class that has to be predicted, if the linear baseline finds it."""
+MOST_S = 3600
+"""Seconds after which a run without a limit of time is given up."""
 Lines = dict[int, dict[str, Any]]
 """Measurements of a side by seed."""
 
 
-def process(command: list[str], seconds: float, python: str = sys.executable, **environment: str) -> tuple[str, float]:
+def process(command: list[str], limit_s: float, python: str = sys.executable, **environment: str) -> tuple[str, float]:
     """Run Python; return what it printed, and the seconds of the process."""
-    started = time.time()
-    limit, environment = 3 * seconds + 300, {**os.environ, **environment}
+    started, environment = time.time(), {**os.environ, **environment}
     try:
-        done = subprocess.run([python, *command], capture_output=True, text=True, timeout=limit, env=environment)
+        done = subprocess.run([python, *command], capture_output=True, text=True, timeout=limit_s, env=environment)
     except subprocess.TimeoutExpired:
-        raise Failed(f"did not end within {limit:.0f} s") from None
+        raise Failed(f"did not end within {limit_s:.0f} s") from None
     if done.returncode != 0:
         raise Failed(done.stderr[-500:])
     return done.stdout, round(time.time() - started, 1)
@@ -59,9 +60,7 @@ def ours(data: Path, seed: int, seconds: float, flags: list[str]) -> dict[str, A
     """Climb within the budget, then label the test rows by each rung that was the result for a time."""
     with tempfile.TemporaryDirectory() as work:
         run = Path(work) / "run"
-        limits = ["--budget", f"{seconds:g}s", "--seed", str(seed), "--output", str(run)]
-        command = ["-m", "hf_finetune", "train", str(data / "train.csv"), "--method", "auto", *limits, *flags]
-        _, wall_s = process(command, seconds, HF_FINETUNE_CACHE=f"{work}/cache")
+        wall_s = train(data, seed, run, 3 * seconds + 300, ["--method", "auto", "--budget", f"{seconds:g}s", *flags])
         result = json.loads((run / "result.json").read_text())
         rungs = [rung for rung in result["rungs"] if rung["promoted"]]
         return {
@@ -81,6 +80,19 @@ def ours(data: Path, seed: int, seconds: float, flags: list[str]) -> dict[str, A
         }
 
 
+def default(data: Path, seed: int, seconds: float, flags: list[str]) -> dict[str, Any]:
+    """Train as without any flag, in the time that it takes."""
+    with tempfile.TemporaryDirectory() as work:
+        run = Path(work) / "run"
+        return {"wall_s": train(data, seed, run, MOST_S, flags), "predicted": labels_by(run, data)}
+
+
+def train(data: Path, seed: int, run: Path, limit_s: float, flags: list[str]) -> float:
+    """Train with an empty cache, and return the seconds of the process."""
+    command = ["-m", "hf_finetune", "train", str(data / "train.csv"), "--seed", str(seed), "--output", str(run), *flags]
+    return process(command, limit_s, HF_FINETUNE_CACHE=str(run.parent / "cache"))[1]
+
+
 def labels_by(run: Path, data: Path) -> list[str]:
     """The label of each test row, by the model of a run."""
     from hf_finetune import Classifier
@@ -93,7 +105,7 @@ def rival(
 ) -> dict[str, Any]:
     """Run a side of rivals.py."""
     options = ["--seconds", f"{seconds:g}", "--seed", str(seed), *flags]
-    printed, _ = process([str(RIVALS), side, str(data), CHECKPOINT, *options], seconds, python)
+    printed, _ = process([str(RIVALS), side, str(data), CHECKPOINT, *options], 3 * seconds + 300, python)
     return json.loads(printed.splitlines()[-1])
 
 
@@ -101,8 +113,8 @@ def measure(options: argparse.Namespace) -> None:
     """One line a side, time and seed."""
     sides: dict[str, Callable[..., dict[str, Any]]] = {}
     for side in options.sides:
-        if side == "ours":
-            sides[side] = partial(ours, flags=options.flags.split())
+        if side in ("ours", "default"):
+            sides[side] = partial(ours if side == "ours" else default, flags=options.flags.split())
         elif side == "trainer":
             for rate in options.rates:
                 sides[f"trainer {rate}"] = partial(rival, side=side, flags=["--rate", rate])
