@@ -97,8 +97,9 @@ class CompressOptions:
 
     steps: str | None = None
     """Steps to apply one after the other, in place of trying several chains: `vocabulary,feed-forward=0.3,distill`.
-    Others are heads, layers=2, hidden-width=0.25 and zero-weights. The number is the share that is removed; or that of
-    layers, of epochs, or of unused tokens that remain."""
+    Others are heads, layers=2, hidden-width=0.25 and zero-weights; feed-forward-movement, heads-movement,
+    feed-forward-gates and heads-gates remove in a training. The number is the share that is removed; or that of layers,
+    of epochs, or of unused tokens that remain."""
 
     @property
     def latency_ms(self) -> float | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, cast
+
 from hf_finetune.compression.formats import Onnx, OnnxInt8, Safetensors
 from hf_finetune.compression.pruning.allocation import AllocateFeedForward
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
+from hf_finetune.compression.pruning.gradual import PruneGradually
 from hf_finetune.compression.pruning.heads import PruneHeads
 from hf_finetune.compression.pruning.hidden_width import PruneHiddenWidth
 from hf_finetune.compression.pruning.layers import PruneLayers
@@ -15,17 +19,21 @@ from hf_finetune.compression.steps import Chain, Step
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean
 
-STEPS: dict[str, tuple[type[Step], str]] = {
-    "vocabulary": (TrimVocabulary, "spare"),
-    "feed-forward": (PruneFeedForward, "share"),
-    "feed-forward-by-layer": (AllocateFeedForward, "share"),
-    "heads": (PruneHeads, "share"),
-    "layers": (PruneLayers, "drop"),
-    "hidden-width": (PruneHiddenWidth, "share"),
-    "zero-weights": (ZeroWeights, "share"),
-    "distill": (Distill, "epochs"),
+STEPS: dict[str, tuple[Step, str]] = {
+    "vocabulary": (TrimVocabulary(), "spare"),
+    "feed-forward": (PruneFeedForward(), "share"),
+    "feed-forward-by-layer": (AllocateFeedForward(), "share"),
+    "feed-forward-movement": (PruneGradually(part="feed-forward", score="movement"), "share"),
+    "feed-forward-gates": (PruneGradually(part="feed-forward", score="gates"), "share"),
+    "heads": (PruneHeads(), "share"),
+    "heads-movement": (PruneGradually(part="heads", score="movement"), "share"),
+    "heads-gates": (PruneGradually(part="heads", score="gates"), "share"),
+    "layers": (PruneLayers(), "drop"),
+    "hidden-width": (PruneHiddenWidth(), "share"),
+    "zero-weights": (ZeroWeights(), "share"),
+    "distill": (Distill(), "epochs"),
 }
-"""The class of a step by its name, and its field that a number sets."""
+"""A step by its name, and its field that a number sets."""
 
 
 def named_steps(text: str) -> tuple[Step, ...]:
@@ -35,7 +43,7 @@ def named_steps(text: str) -> tuple[Step, ...]:
         InputError: a step is not known or named twice, or its number is none that it can have.
     """
     steps = tuple(_named_step(part.strip()) for part in text.split(","))
-    names = [step.name for step in steps]
+    names = [part.partition("=")[0].strip() for part in text.split(",")]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"--steps: {repeated}: expected each step once, got it {names.count(repeated)} times")
     return steps
@@ -51,11 +59,11 @@ def _named_step(text: str) -> Step:
     if name not in STEPS:
         hint = did_you_mean(name, STEPS) or f"; known: {', '.join(STEPS)}"
         raise InputError(f"--steps: {name!r} is no step{hint}")
-    kind, field = STEPS[name]
+    step, field = STEPS[name]
     if not has_value:
-        return kind()
+        return step
     try:
         number: float = int(value) if value.isdecimal() else float(value)
     except ValueError:
         raise InputError(f"--steps: {name}: expected a number after =, got {value!r}") from None
-    return kind(**{field: number})
+    return replace(cast(Any, step), **{field: number})

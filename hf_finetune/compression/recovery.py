@@ -31,6 +31,27 @@ LARGEST_NORM = 1.0
 """Of the gradients, beyond which they are scaled down."""
 
 
+class TrainingHook:
+    """What takes part in the steps of a training. This one does nothing."""
+
+    def before_step(self, done: float) -> None:
+        """Prepare a forward pass.
+
+        Args:
+            done: share of the training, from 0 to below 1.
+        """
+
+    def penalty(self) -> torch.Tensor | float:
+        """Return what is added to the loss."""
+        return 0.0
+
+    def after_backward(self) -> None:
+        """Read gradients."""
+
+
+NO_HOOK = TrainingHook()
+
+
 @configclass
 class Distill(Step):
     """Train the weights for a short time by the logits of the source on the training rows.
@@ -60,15 +81,26 @@ class Distill(Step):
 
     def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
         """Return the trained classifier."""
-        model = copy.deepcopy(classifier.model)
+        trained = replace(classifier, model=copy.deepcopy(classifier.model))
+        self.train(trained, rows)
+        return trained
+
+    def train(self, student: TrainedModel, rows: StepRows, hook: TrainingHook = NO_HOOK) -> None:
+        """Train the network of a classifier in place."""
         rng = np.random.default_rng(rows.seed)
         train = rows.train
         if len(train) > self.most_rows:
             train = train.select(np.sort(rng.permutation(len(train))[: self.most_rows]))
-        self._train(model, _Pair.of(classifier, rows.source, train), rng, rows.seconds)
-        return replace(classifier, model=model)
+        self._train(student.model, _Pair.of(student, rows.source, train), rng, rows.seconds, hook)
 
-    def _train(self, model: nn.Module, pair: _Pair, rng: np.random.Generator, most_s: float | None) -> None:
+    def _train(
+        self,
+        model: nn.Module,
+        pair: _Pair,
+        rng: np.random.Generator,
+        most_s: float | None,
+        hook: TrainingHook,
+    ) -> None:
         steps = max(1, round(self.epochs * pair.rows / self.batch_size))
         weights = _trained(model)
         optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.01, fused=True)
@@ -83,11 +115,13 @@ class Distill(Step):
                     break
                 for group in optimizer.param_groups:
                     group["lr"] = self.learning_rate * min(10 * (done + 1 / steps), (1 - done) / 0.9, 1.0)
+                hook.before_step(done)
                 with autocast_to(half, device):
                     found_BC = model(**to_device(pair.mine(batch), device)).logits
                 loss = (found_BC.float() - pair.expected(batch)).square().mean()
                 optimizer.zero_grad()
-                loss.backward()
+                (loss + hook.penalty()).backward()
+                hook.after_backward()
                 nn.utils.clip_grad_norm_(weights, LARGEST_NORM)
                 optimizer.step()
                 bar.update(remark=f"loss {loss.item():.3g}" if number % 10 == 0 else None)

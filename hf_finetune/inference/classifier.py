@@ -302,7 +302,7 @@ class Classifier(SavedClassifier):
         latency: str | None = None,
         max_loss: float = 0.5,
         budget: str | None = None,
-        rows: int = 4000,
+        steps: str | None = None,
         resume: bool = False,
     ) -> Compressed:
         """Prune and quantize the classifier, and write the fastest candidate within the limits.
@@ -311,7 +311,7 @@ class Classifier(SavedClassifier):
             folder: None: compressed/ in the folder of the run.
             data: labeled rows, which are split as those of the run. None: the data of the run.
             text, text_pair, image, label: columns of the data, see `evaluate`.
-            latency, max_loss, budget, rows: see `CompressOptions`.
+            latency, max_loss, budget, steps: see `CompressOptions`.
             resume: go on with an unfinished compression in the folder.
 
         Examples:
@@ -322,7 +322,7 @@ class Classifier(SavedClassifier):
             InputError, GateError: see `compressing.run.compress`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
-        options = CompressOptions(latency=latency, max_loss=max_loss, budget=budget, rows=rows)
+        options = CompressOptions(latency=latency, max_loss=max_loss, budget=budget, steps=steps)
         output = None if folder is None else Path(folder).expanduser()
         with python_session(), source_or_own(data, columns, kind=self._trained.kind) as source:
             return compress(self._trained, source, output, options, resume=resume)

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from hf_finetune.compression.formats import Onnx, Safetensors
 from hf_finetune.compression.named_steps import STEPS, chains_of_steps, named_steps
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
+from hf_finetune.compression.pruning.gradual import PruneGradually
 from hf_finetune.compression.pruning.heads import PruneHeads
 from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
@@ -32,10 +33,12 @@ from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 def test_names_and_numbers() -> None:
     steps = named_steps("vocabulary, feed-forward=0.3,layers=2")
     assert steps == (TrimVocabulary(), PruneFeedForward(share=0.3), PruneLayers(drop=2))
-    for name, (kind, field) in STEPS.items():
+    for name, (step, field) in STEPS.items():
         number = 2 if name in ("vocabulary", "layers", "distill") else 0.3
-        assert named_steps(name) == (kind(),) and kind.name == name
+        assert named_steps(name) == (step,) and step.label == name
         assert getattr(named_steps(f"{name}={number}")[0], field) == number
+    movement, gates = named_steps("feed-forward-movement,heads-gates=0.3")
+    assert movement == PruneGradually() and gates == PruneGradually(part="heads", score="gates", share=0.3)
     assert {chain.steps for chain in chains_of_steps(steps)} == {steps}
 
 

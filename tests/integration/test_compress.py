@@ -108,11 +108,19 @@ def test_candidates_and_their_gates(run: Path, monkeypatch: pytest.MonkeyPatch, 
         Classifier.load(run).compress(resume=True)
 
 
-def test_nothing_within_the_limits(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_chains(monkeypatch, formats.Safetensors())
-    classifier = Classifier.load(run)
-    message = r"within `max_loss=0.5` and a latency of 0.0001ms: the closest is float32 \(0.00 points lost, p95 .* ms\)"
+def test_nothing_within_the_limits(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neurons are removed in a training; what was tried is not tried again with other limits."""
+    monkeypatch.setattr(compressing, "chains_of_steps", lambda steps: (Chain(steps, formats.Safetensors()),))
+    classifier, steps = Classifier.load(run), "feed-forward-movement=0.75"
+    name = r"feed-forward-movement-0.75\+float32"
+    message = rf"within `max_loss=100` and a latency of 0.0001ms: the closest is {name} \(.* points lost, p95 .* ms\)"
     with pytest.raises(GateError, match=message):
-        classifier.compress(run / "small", latency="0.0001ms")
+        classifier.compress(run / "small", max_loss=100, latency="0.0001ms", steps=steps)
     assert not (run / "small" / "result.json").exists()
-    assert classifier.compress(run / "small", resume=True).chosen == "float32"
+    options = ["--output", str(run / "small"), "--steps", steps, "--max-loss", "100", "--resume", "--json"]
+    main_command(["compress", str(run), *options])
+    assert json.loads(capsys.readouterr().out)["chosen"] == name.replace("\\", "")
+    before, after = (json.loads((each / "model" / "config.json").read_text()) for each in (run, run / "small"))
+    assert 4 * after["intermediate_size"] == before["intermediate_size"]

@@ -1,6 +1,6 @@
 """Fewer neurons in the feed-forward networks.
 
-Legend: N neurons before, M after, K rows of the first layer per neuron (2 for gated units).
+Legend: N neurons, K rows of the first layer per neuron (2 for gated units).
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.compression.calibration import Batch
-from hf_finetune.compression.pruning.calibrated_step import CalibratedStep
 from hf_finetune.compression.pruning.config import Importance
-from hf_finetune.compression.pruning.groups import GroupPruning
-from hf_finetune.compression.pruning.linear import keep_outputs
+from hf_finetune.compression.pruning.group_step import PruneGroups
 from hf_finetune.compression.pruning.networks import why_no_layers
+from hf_finetune.compression.pruning.sites import Site
 from hf_finetune.compression.steps import StepRows
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of
@@ -29,7 +28,7 @@ from hf_finetune.utils.config import Count, OpenFraction, configclass
 
 
 @configclass
-class PruneFeedForward(CalibratedStep):
+class PruneFeedForward(PruneGroups):
     """Remove neurons of the feed-forward networks, from the lowest layer up, so that each makes up for those below.
 
     With the same number in all layers it stays a plain checkpoint of transformers.
@@ -74,27 +73,31 @@ class PruneFeedForward(CalibratedStep):
         """Return its cost: half a pass and the products of the neurons, as much again, for each layer."""
         return 8 * len(rows.calibration)
 
-    def pruned(self, model: PreTrainedModel, batches: Sequence[Batch]) -> PreTrainedModel:
-        """Return a copy of a model with narrower feed-forward networks."""
-        model = copy.deepcopy(model)
-        network, names = family_of(model.config).feed_forward, layer_names(model, model.state_dict())
+    def sites(self, model: PreTrainedModel) -> list[Site]:
+        """Return the feed-forward networks."""
+        network = family_of(model.config).feed_forward
         assert network is not None, "see refusal"
-        downs = [submodule(model, f"{name}.{network.down}", nn.Linear) for name in names]
-        widths = self.widths or [max(1, round(down.in_features * (1 - self.share))) for down in downs]
-        method = GroupPruning(self.importance, self.reconstruct)
-        scores = method.scores(model, batches, downs, [down.in_features for down in downs])
-        for name, down, width, scores_N in zip(names, downs, widths, scores, strict=True):
-            if width == down.in_features:
-                continue
-            up = submodule(model, f"{name}.{network.up}", nn.Linear)
-            if self.importance == "magnitude":
-                scores_N = _magnitude(up, down, network.gates)
-            narrow, kept_M = method.prune(model, batches, down, width, groups=down.in_features, scores_G=scores_N)
-            rows_KM = torch.cat([kept_M + gate * down.in_features for gate in range(network.gates)])
-            model.set_submodule(f"{name}.{network.up}", keep_outputs(up, rows_KM))
-            model.set_submodule(f"{name}.{network.down}", narrow)
+        sites = []
+        for name in layer_names(model, model.state_dict()):
+            neurons = submodule(model, f"{name}.{network.down}", nn.Linear).in_features
+            sites.append(Site((f"{name}.{network.up}",), f"{name}.{network.down}", neurons, gates=network.gates))
+        return sites
+
+    def remaining(self, sites: Sequence[Site]) -> list[int]:
+        """Return the number of neurons that remain in each layer."""
+        return list(self.widths) or [site.kept(self.share) for site in sites]
+
+    def scores(
+        self, model: PreTrainedModel, batches: Sequence[Batch], sites: Sequence[Site]
+    ) -> list[torch.Tensor | None]:
+        """Return the importance of the neurons, see `GroupPruning.scores`; magnitude is that of surgery."""
+        if self.importance != "magnitude":
+            return super().scores(model, batches, sites)
+        return [_magnitude(submodule(model, s.writers[0], nn.Linear), s.reading(model), s.gates) for s in sites]
+
+    def describe(self, model: PreTrainedModel, counts: Sequence[int]) -> None:
+        """Write the number of neurons to the config, if it is one number for all layers."""
         self._update_config(model.config)
-        return model
 
     def _update_config(self, config: PreTrainedConfig) -> None:
         """Set the number of neurons.
@@ -117,10 +120,7 @@ class PruneFeedForward(CalibratedStep):
 
 def widths_of(model: PreTrainedModel) -> tuple[int, ...]:
     """Return the number of neurons of each layer, bottom to top."""
-    network = family_of(model.config).feed_forward
-    assert network is not None, "see refusal"
-    names = layer_names(model, model.state_dict())
-    return tuple(submodule(model, f"{name}.{network.down}", nn.Linear).in_features for name in names)
+    return tuple(site.groups for site in PruneFeedForward().sites(model))
 
 
 def _magnitude(up: nn.Linear, down: nn.Linear, gates: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Prune groups of inputs of linear layers: choose those that remain, and solve for their weights.
+"""Prune groups of features: choose those that remain, and solve for their weights.
 
-Legend: N inputs, M that remain, G groups of them, D outputs.
+Legend: G groups of features, M features that remain.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hf_finetune.compression.pruning.config import Importance
 from hf_finetune.compression.pruning.importance import group_scores
 from hf_finetune.compression.pruning.linear import augmented_weight, keep_inputs, with_weights
 from hf_finetune.compression.pruning.reconstruction import InputProducts, best_groups, solved_weights
+from hf_finetune.compression.pruning.sites import Site
 
 RIDGE = 1e-4
 """Damping of least squares, as a share of the mean square of the inputs."""
@@ -29,13 +30,12 @@ class GroupPruning:
     reconstruct: bool
     """Solve for the weights of the inputs that remain by least squares on calibration rows. False: as they were."""
 
-    def scores(
-        self, model: nn.Module, batches: Sequence[Batch], layers: Sequence[nn.Linear], groups: Sequence[int]
-    ) -> list[torch.Tensor | None]:
-        """Return the importance of each group of inputs of each layer, shapes (G,). None: it follows from products.
+    def scores(self, model: nn.Module, batches: Sequence[Batch], sites: Sequence[Site]) -> list[torch.Tensor | None]:
+        """Return the importance of the groups of each site, shapes (G,). None: it follows from products.
 
         `magnitude` is that of the weights that read the group alone.
         """
+        layers, groups = [site.reading(model) for site in sites], [site.groups for site in sites]
         match self.importance:
             case "reconstruction":
                 return [None] * len(layers)
@@ -49,27 +49,25 @@ class GroupPruning:
         self,
         model: nn.Module,
         batches: Sequence[Batch],
-        layer: nn.Linear,
+        site: Site,
         keep: int,
-        *,
-        groups: int,
         scores_G: torch.Tensor | None,
     ) -> tuple[nn.Linear, torch.Tensor]:
-        """Return a layer that reads the best groups of its inputs, and the indices of these inputs, shape (M,).
+        """Return a reader of the best groups of a site, and the indices of their features, shape (M,).
 
         Args:
-            model: the network of the layer, with what is below it as it will be.
+            model: with what is below the site as it will be.
             keep: number of groups that remain.
             scores_G: see `scores`.
         """
-        size = layer.in_features // groups
+        layer = site.reading(model)
         products = _products(model, batches, layer) if self.reconstruct or scores_G is None else None
         if scores_G is None:
             assert products is not None
-            kept_G = best_groups(augmented_weight(layer), products, keep, groups=groups, size=size)
+            kept_G = best_groups(augmented_weight(layer), products, keep, groups=site.groups, size=site.size)
         else:
             kept_G = scores_G.topk(keep).indices.sort().values
-        kept_M = (kept_G[:, None] * size + torch.arange(size)).flatten()
+        kept_M = site.features(kept_G)
         if products is None or not self.reconstruct:
             return keep_inputs(layer, kept_M), kept_M
         with_bias = torch.cat([kept_M, torch.arange(layer.in_features, len(products))])

@@ -1,22 +1,16 @@
-"""Fewer attention heads, each of its size.
-
-Legend: H heads of a layer, E features of a head, M features of the heads that remain.
-"""
+"""Fewer attention heads, each of its size."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.calibration import Batch
-from hf_finetune.compression.pruning.calibrated_step import CalibratedStep
 from hf_finetune.compression.pruning.config import Importance
-from hf_finetune.compression.pruning.groups import GroupPruning
-from hf_finetune.compression.pruning.linear import keep_outputs
+from hf_finetune.compression.pruning.group_step import PruneGroups
 from hf_finetune.compression.pruning.networks import why_no_layers, why_not_stock
+from hf_finetune.compression.pruning.sites import Site
 from hf_finetune.compression.steps import StepRows
 from hf_finetune.models.families import family_of, residual_outputs
 from hf_finetune.models.modules import query_key_value, submodule, without_adapter
@@ -26,7 +20,7 @@ from hf_finetune.utils.config import Count, OpenFraction, configclass
 
 
 @configclass
-class PruneHeads(CalibratedStep):
+class PruneHeads(PruneGroups):
     """Remove attention heads, from the lowest layer up, so that each layer makes up for those below.
 
     The configs of ViT and its kin can say how large a head is, so that the network stays a plain checkpoint of
@@ -59,23 +53,31 @@ class PruneHeads(CalibratedStep):
         """Return its cost: half a pass for each layer."""
         return 4 * len(rows.calibration)
 
-    def pruned(self, model: PreTrainedModel, batches: Sequence[Batch]) -> PreTrainedModel:
-        """Return a copy of a model with fewer heads."""
-        model = copy.deepcopy(model)
-        names, heads = attentions(model), model.config.num_attention_heads
-        outs = [submodule(model, out, nn.Linear) for *_, out in names]
-        size = model.config.hidden_size // heads
-        each = [out.in_features // size for out in outs]
-        method = GroupPruning(self.importance, self.reconstruct)
-        scores = method.scores(model, batches, outs, each)
-        counts = self.counts or [max(1, round(number * (1 - self.share))) for number in each]
-        for (*inner, name), out, number, count, scores_H in zip(names, outs, each, counts, scores, strict=True):
-            layer, kept_M = method.prune(model, batches, out, count, groups=number, scores_G=scores_H)
-            model.set_submodule(name, layer)
-            for part in inner:
-                model.set_submodule(part, keep_outputs(submodule(model, part, nn.Linear), kept_M))
-        _describe(model, counts, size)
-        return model
+    def sites(self, model: PreTrainedModel) -> list[Site]:
+        """Return the attentions."""
+        size = model.config.hidden_size // model.config.num_attention_heads
+        return [
+            Site(tuple(inner), out, submodule(model, out, nn.Linear).in_features // size, size)
+            for *inner, out in attentions(model)
+        ]
+
+    def remaining(self, sites: Sequence[Site]) -> list[int]:
+        """Return the number of heads that remain in each layer."""
+        return list(self.counts) or [site.kept(self.share) for site in sites]
+
+    def describe(self, model: PreTrainedModel, counts: Sequence[int]) -> None:
+        """Write the number of heads and their size to the config, if its class builds such a network."""
+        config, before = model.config, model.config.num_attention_heads
+        if len(set(counts)) > 1:
+            return
+        config.num_attention_heads, config.head_dim = counts[0], config.hidden_size // before
+        try:
+            is_stock = why_not_stock(model) is None
+        except ValueError:  # not a divisor of the width, which most classes refuse
+            is_stock = False
+        if not is_stock:
+            config.num_attention_heads = before
+            del config.head_dim
 
 
 def attentions(model: nn.Module) -> list[tuple[str, str, str, str]]:
@@ -89,18 +91,3 @@ def attentions(model: nn.Module) -> list[tuple[str, str, str, str]]:
                 query, key, value = (f"{name}.{part}" for part in qkv)
                 names.append((query, key, value, f"{layer}.{out}"))
     return names
-
-
-def _describe(model: PreTrainedModel, counts: Sequence[int], size: int) -> None:
-    """Write the number of heads and their size to the config, if its class builds such a network."""
-    config, before = model.config, model.config.num_attention_heads
-    if len(set(counts)) > 1:
-        return
-    config.num_attention_heads, config.head_dim = counts[0], size
-    try:
-        is_stock = why_not_stock(model) is None
-    except ValueError:  # not a divisor of the width, which most classes refuse
-        is_stock = False
-    if not is_stock:
-        config.num_attention_heads = before
-        del config.head_dim
