@@ -120,7 +120,7 @@ def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, object]
     # Options that apply to the pixels after the cache.
     later = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     digest = hashlib.sha256()
-    for images in _images(rows):
+    for images in images_of(rows):
         for image in images:
             content = image["bytes"]
             if content is None:
@@ -139,7 +139,8 @@ def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, object]
     }
 
 
-def _images(rows: Dataset) -> Iterator[list[EncodedImage]]:
+def images_of(rows: Dataset) -> Iterator[list[EncodedImage]]:
+    """Yield the encoded images of rows, a few at a time."""
     for part in rows.select_columns("image").iter(batch_size=IMAGES_AT_A_TIME):
         yield part["image"]
 
@@ -152,7 +153,7 @@ def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tens
     """
     probe = True
     with ThreadPoolExecutor(available_cores()) as pool:
-        for images in _images(rows):
+        for images in images_of(rows):
             # The same image may be in several rows.
             keys = [(image["path"], image["bytes"]) for image in images]
             distinct = dict(zip(keys, images, strict=True))

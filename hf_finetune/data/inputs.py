@@ -125,9 +125,9 @@ class TextInputs:
         """Return the number of tokens of each row, shape (rows,)."""
         return np.asarray(encoded["length"][:], dtype=np.int64)
 
-    def cache_key(self, encoded: Dataset) -> str:
-        """Identify what the model reads of encoded rows: a hash of their tokens."""
-        return hashing.of_columns(encoded)
+    def row_keys(self, encoded: Dataset) -> list[str]:
+        """Identify what the model reads of each encoded row: a hash of its tokens."""
+        return hashing.of_rows(encoded.select_columns([c for c in self.columns if c in encoded.column_names]))
 
     def collate(self, batch: dict[str, list]) -> dict[str, torch.Tensor]:
         """Pad encoded rows to the longest of them: input_ids (B, T), token_type_ids if there are any.
@@ -209,9 +209,12 @@ class ImageInputs:
         """Return None: all images have one size."""
         return None
 
-    def cache_key(self, encoded: Dataset) -> str:
-        """Identify how rows become tensors; the images themselves are identified by the data's fingerprint."""
-        return f"{self.processor.to_json_string()} {self.decode_once}"
+    def row_keys(self, encoded: Dataset) -> list[str]:
+        """Identify what the model reads of each row: a hash of its image, or of the place of its file or its cached
+        pixels, and of how it becomes a tensor. The data's fingerprint identifies the content of files."""
+        processing = f"{self.processor.to_json_string()} {self.decode_once}"
+        images = (image for part in image_cache.images_of(encoded) for image in part)
+        return [hashing.of_json([processing, image["path"], hashing.of_bytes(image["bytes"])]) for image in images]
 
     def collate(self, batch: Columns) -> dict[str, torch.Tensor]:
         """Normalize cached pixels, or decode and process: pixel_values (B, 3, H, W), float32.

@@ -5,7 +5,7 @@ Legend: N rows, T tokens, D width.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Inputs, Rows
 from hf_finetune.data.word_inputs import OF_WINDOWS, PLACES, word_places
-from hf_finetune.evaluation.logits import Collate, autocast_to, batches_by_tokens, to_device
+from hf_finetune.evaluation.logits import Collate, autocast_to, batches_by_tokens, predict_logits, to_device
 from hf_finetune.features.activation_cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers
@@ -62,10 +62,9 @@ class CachedInputs:
         rows = [tokens_TD[start : start + count] for start, count in batch["cached"]]
         return {**self.prefix.as_batch(rows), **word_places(batch, max(map(len, rows)), lengths=rows)}
 
-    def rows(self, encoded: Dataset, first: int) -> Dataset:
-        """Return the cached rows of encoded rows, whose first one is row `first` of the cache."""
-        part = slice(first, first + len(encoded))
-        positions = np.stack([self.activations.starts_N[part], self.activations.lengths_N[part]], axis=1)
+    def rows(self, encoded: Dataset, place_N: np.ndarray) -> Dataset:
+        """Return the cached rows of encoded rows, whose places in the cache are `place_N`."""
+        positions = np.stack([self.activations.starts_N[place_N], self.activations.lengths_N[place_N]], axis=1)
         columns = {name: encoded[name][:] for name in ("label", "length", *OF_WINDOWS) if name in encoded.column_names}
         return Dataset.from_dict({"cached": positions.tolist(), **columns})
 
@@ -107,6 +106,18 @@ class TrainingRows:
         if isinstance(self.inputs, CachedInputs):
             self.inputs.prefix.close()
 
+    def validation_logits(self, model: PreTrainedModel, *, batch_size: int) -> np.ndarray | None:
+        """Return the float32 logits (N, C) of the validation rows, after `close`: those of a forward pass up to
+        rounding. None: no float32 activations are cached."""
+        if not isinstance(self.inputs, CachedInputs) or self.inputs.activations.tokens_TD.dtype != torch.float32:
+            return None
+        rows, lengths_N = Rows(self.validation, self.inputs.columns), self.inputs.lengths(self.validation)
+        self.inputs.prefix.open()
+        try:
+            return predict_logits(model, rows, self.inputs.collate, batch_size=batch_size, lengths=lengths_N)
+        finally:
+            self.close()
+
 
 def cache_frozen_layers(
     model: PreTrainedModel,
@@ -121,8 +132,9 @@ def cache_frozen_layers(
 ) -> TrainingRows:
     """Cache the activations of the frozen layers for all rows, or find them in the disk cache.
 
-    The main process fills the cache while the others wait. Without a cache, which is logged, training gives the same
-    weights up to rounding.
+    A row that is there several times is cached once. Neither the order of the rows nor their split counts: the folds of
+    a run share one cache with what trains on all of its rows. The main process fills the cache while the others wait.
+    Without a cache, which is logged, training gives the same weights up to rounding.
 
     Args:
         model: on its device, with frozen parameters and any adapter.
@@ -139,7 +151,9 @@ def cache_frozen_layers(
     columns = [c for c in inputs.columns if c in train.column_names]
     rows = concatenate_datasets([train.select_columns(columns), validation.select_columns(columns)])
     lengths = [each for each in map(inputs.lengths, (train, validation)) if each is not None]
-    lengths_N = np.concatenate(lengths) if lengths else None
+    keys = inputs.row_keys(rows)
+    distinct, first_n, place_N = np.unique(keys, return_index=True, return_inverse=True)
+    rows, lengths_N = rows.select(first_n), np.concatenate(lengths)[first_n] if lengths else None
     try:
         prefix = Prefix(model, uncached.layer, _sample(model, inputs, rows, lengths_N))
     except NoBoundary as reason:
@@ -147,15 +161,15 @@ def cache_frozen_layers(
         return _without_cache(uncached, why)
     try:
         source = _Source(model, inputs, rows, lengths_N, prefix, autocast)
-        activations, reused = source.cached(fingerprint, budget_gb)
+        activations, reused = source.cached([fingerprint, *distinct.tolist()], budget_gb)
     except CacheUnavailable as reason:
         prefix.close()
         return _without_cache(uncached, str(reason))
     cached = CachedInputs(prefix, activations)
     return TrainingRows(
         cached,
-        cached.rows(train, 0),
-        cached.rows(validation, len(train)),
+        cached.rows(train, place_N[: len(train)]),
+        cached.rows(validation, place_N[len(train) :]),
         layer=uncached.layer,
         reused=reused,
         build_s=time.perf_counter() - started,
@@ -183,13 +197,16 @@ class _Source:
         """Number format of the cache."""
         return torch.bfloat16 if self.autocast == torch.bfloat16 else torch.float32
 
-    def cached(self, fingerprint: str, budget_gb: float) -> tuple[Activations, bool]:
+    def cached(self, identity: Sequence[str], budget_gb: float) -> tuple[Activations, bool]:
         """Return the cached activations, and whether an earlier run cached them.
+
+        Args:
+            identity: the fingerprint of the data, and the key of each row.
 
         Raises:
             CacheUnavailable: they cannot be cached.
         """
-        folder, reused, error = entry_folder("activations", self.key(fingerprint)), True, None
+        folder, reused, error = entry_folder("activations", self.key(identity)), True, None
         if PartialState().is_main_process and find_activations(folder) is None:
             reused = False
             try:
@@ -206,7 +223,7 @@ class _Source:
             )
         return activations, reused
 
-    def key(self, fingerprint: str) -> dict[str, object]:
+    def key(self, identity: Sequence[str]) -> dict[str, object]:
         """Return everything that the activations depend on."""
         config = self.model.config
         return {
@@ -214,8 +231,7 @@ class _Source:
             "weights": hashing.of_tensors(self.prefix.weights),
             "config": {k: v for k, v in config.to_dict().items() if not any(w in k for w in WITHOUT_EFFECT)},
             "attention": config._attn_implementation,
-            "rows": fingerprint,
-            "inputs": self.inputs.cache_key(self.rows),
+            "rows": hashing.of_json(identity),
             "layer": self.prefix.n,
             # 1 if the last layer computes only the first token, which is no use to heads that read others.
             "tokens": self.prefix.tokens,

@@ -66,16 +66,8 @@ class Prefix:
         self.width = 0
         self.tokens: int | None = None
         """Number of tokens, if all rows have the same."""
-        self._replaced = [*before, *self._layers]
-        for module in before:
-            module.forward = self._entrance(module.forward)
-        for index, layer in enumerate(self._layers):
-            layer.forward = self._passage(layer, index)
-        self._hooks = [
-            encoder(model).register_forward_pre_hook(self._take, with_kwargs=True),
-            encoder(model).register_forward_hook(self._forget, always_call=True),
-            self._layers[n - 1].register_forward_hook(self._note),
-        ]
+        self._model, self._before = model, before
+        self.open()
         try:
             self._verify(model, batch)
         except MISFITS as error:
@@ -125,11 +117,23 @@ class Prefix:
         finally:
             self._idle = False
 
+    def open(self) -> None:
+        """Let the model accept activations, until `close`."""
+        for module in self._before:
+            module.forward = self._entrance(module.forward)
+        for index, layer in enumerate(self._layers):
+            layer.forward = self._passage(layer, index)
+        self._hooks = [
+            encoder(self._model).register_forward_pre_hook(self._take, with_kwargs=True),
+            encoder(self._model).register_forward_hook(self._forget, always_call=True),
+            self._layers[self.n - 1].register_forward_hook(self._note),
+        ]
+
     def close(self) -> None:
         """Restore the model."""
         for hook in self._hooks:
             hook.remove()
-        for module in self._replaced:
+        for module in [*self._before, *self._layers]:
             del module.forward
 
     def _take(self, _encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:

@@ -27,7 +27,8 @@ def cache_activations(setup: RunSetup) -> RunSetup:
             encoded.train,
             encoded.validation,
             fingerprint=run.data.splits.fingerprint,
-            autocast=run.context.autocast,
+            # With folds they also predict the rows that are held out, and predictions are float32.
+            autocast=run.context.autocast if run.recipe.evaluate.folds is None else None,
             budget_gb=run.recipe.batching.cache_gb,
             why_not=why_not,
         )

@@ -49,7 +49,7 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
         if isinstance(inputs, TextInputs)
         else None
     )
-    if truncation is not None and truncation.share and run.encoded is None:
+    if truncation is not None and truncation.share and not run.is_noted:
         logger.warning(
             "%.1f%% of the training texts are cut off at %d tokens; %s",
             100 * truncation.share,

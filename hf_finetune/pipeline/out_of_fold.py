@@ -86,10 +86,13 @@ def note_on_folds(folds: int | None, rows: int, model: str) -> str:
 
 
 def on_all_rows(run: Run) -> Run:
-    """Return the run that trains on its validation rows as well."""
-    rows = all_rows(run.data.splits)
+    """Return the run that trains on its validation rows as well. The rows are encoded once for it and all folds."""
+    splits, inputs = run.data.splits, run.data.inputs
+    train, validation = run.encoded or (inputs.encode(splits.train), inputs.encode(splits.validation))
+    rows, encoded = all_rows(splits), all_rows(replace(splits, train=train, validation=validation))
     note = note_on_folds(run.recipe.evaluate.folds, len(rows), "network")
-    return replace(run.variant(splits=replace(run.data.splits, train=rows)), notes=(*run.notes, note), encoded=None)
+    whole = run.variant(splits=replace(splits, train=rows))
+    return replace(whole, notes=(*run.notes, note), encoded=(encoded, validation))
 
 
 def folds_of(run: Run | ClassicalRun) -> np.ndarray:
@@ -115,7 +118,7 @@ def folds_of(run: Run | ClassicalRun) -> np.ndarray:
 
 
 def cross_validate(
-    splits: Splits, fold_RN: np.ndarray, folder: Path, trained_logits: Callable[[Splits], tuple[Any, float]]
+    splits: Splits, fold_RN: np.ndarray, folder: Path, trained_logits: Callable[[Splits, np.ndarray], tuple[Any, float]]
 ) -> OutOfFold:
     """Train and predict every fold, or take the predictions that a resumed run has made already.
 
@@ -124,7 +127,7 @@ def cross_validate(
         fold_RN: see `folds_of`.
         folder: of the run, whose checkpoints/ takes the predictions.
         trained_logits: trains on the training rows of the splits; returns the logits of the validation rows, and
-            the seconds of predicting them.
+            the seconds of predicting them. Its second argument is whether a row of `all_rows` is held out, shape (N,).
     """
     rows = all_rows(splits)
     logits_RNC = np.zeros((*fold_RN.shape, len(splits.labels)), dtype=np.float32)
@@ -139,7 +142,7 @@ def cross_validate(
                 logger.info("repeat %d, fold %d of %d", repeat + 1, fold + 1, int(fold_RN.max()) + 1)
                 others = rows.select(np.flatnonzero(fold_N != fold))
                 parts = replace(splits, train=others, validation=rows.select(held_out), test=None)
-                logits, fold_predict_s = trained_logits(parts)
+                logits, fold_predict_s = trained_logits(parts, fold_N == fold)
                 fold_s = time.perf_counter() - started
                 with atomic_file(path) as temporary, temporary.open("wb") as file:
                     np.savez(file, logits=np.asarray(logits, np.float32), seconds=fold_s, predict_s=fold_predict_s)

@@ -25,6 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from torch import nn
 
@@ -51,7 +52,6 @@ from hf_finetune.pipeline.document import document
 from hf_finetune.pipeline.encode_rows import encode_rows
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, predict, save_predictions
 from hf_finetune.pipeline.fit_head import fit_head
-from hf_finetune.pipeline.fold_temperature import calibrated, fits_temperature, fold
 from hf_finetune.pipeline.load_data import load_data, load_splits
 from hf_finetune.pipeline.origin import find_origin
 from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, on_all_rows
@@ -89,6 +89,8 @@ from hf_finetune.utils.files import discard
 from hf_finetune.utils.messages import counted, silenced
 
 logger = logging.getLogger("hf_finetune.run")
+TIMED_ROWS = 64
+"""Held-out rows whose prediction is timed, where their logits are computed from cached activations."""
 WITHOUT_ADAPTER = (
     "adapter: only model/ is saved, with the adapter merged; adapter/ would need a checkpoint changed by {}"
 )
@@ -173,21 +175,7 @@ def _train(prepared: Run, folder: Path, record: RunRecord, trackers: RunTrackers
         raise StoppedBySignal("stopped by a signal; --resume continues from the last checkpoint") from None
     if pretraining is not None:
         trained.clock.record("pretrain_s", pretraining.seconds)
-    return _settled(replace(trained, pretraining=pretraining), predicted)
-
-
-def _settled(trained: TrainedRun, predicted: OutOfFold | None) -> TrainedRun:
-    """Settle thresholds or a temperature by out-of-fold predictions; without folds return the run as it is."""
-    if predicted is None:
-        return trained
-    task = trained.task
-    if task.calibrates:
-        task = task.calibrated(predicted.labels, task.training_scores(predicted.logits_RNC[0]))
-    temperature = None
-    if fits_temperature(trained.run):
-        predicted, temperature = calibrated(task, predicted)
-        fold(temperature, trained.network)
-    return replace(trained, task=task, temperature=temperature, out_of_fold=predicted)
+    return replace(trained, pretraining=pretraining).settled(predicted)
 
 
 def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run, OutOfFold | None]:
@@ -196,19 +184,32 @@ def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run
         return prepared, None
     if not (folder / "recipe.json").exists():
         record.write(folder)
-    logits = partial(_trained_logits, prepared)
-    return on_all_rows(prepared), cross_validate(prepared.data.splits, folds_of(prepared), folder, logits)
+    whole = on_all_rows(prepared)
+    return whole, cross_validate(prepared.data.splits, folds_of(prepared), folder, partial(_trained_logits, whole))
 
 
-def _trained_logits(run: Run, splits: Splits) -> tuple[Any, float]:
-    """Train on the training rows of other splits; return logits of the validation rows, and the seconds they took."""
-    recipe = replace(run.recipe, evaluate=replace(run.recipe.evaluate, folds=None))
+def _trained_logits(whole: Run, splits: Splits, is_held_out_N: np.ndarray) -> tuple[Any, float]:
+    """Train on the training rows of other splits; return logits of the validation rows, and the seconds they take.
+
+    Args:
+        whole: the run on all rows, which are encoded.
+        is_held_out_N: which of these are the validation rows.
+    """
+    assert whole.encoded is not None, "see `on_all_rows`"
+    train, validation = (whole.encoded[0].select(np.flatnonzero(side)) for side in (~is_held_out_N, is_held_out_N))
     with silenced(), TemporaryDirectory() as folder:
-        variant = with_network(RunInput(run.context, run.data).variant(recipe, splits))
-        trained = fit_dry(replace(variant, notes=()), Path(folder), KernelChoice(default_kernels(variant)))
+        # The head is fitted anew: one from a simpler run has seen the rows that are held out.
+        variant = replace(whole.variant(splits=splits), encoded=(train, validation), is_noted=True, start_heads=())
+        variant = replace(variant, model=build_model(variant.context, variant.data))
+        trained = fit_dry(variant, Path(folder), KernelChoice(default_kernels(variant)))
+        logits = trained.setup.rows.validation_logits(trained.network, batch_size=variant.eval_batch_size)
+        # From cached activations they take a fraction of what they take from texts, which a few rows tell.
+        rows = splits.validation
+        timed = rows if logits is None else rows.select(range(min(TIMED_ROWS, len(rows))))
         started = time.perf_counter()
-        logits = predict(trained.network, variant, splits.validation)
-        return logits, time.perf_counter() - started
+        predicted = predict(trained.network, variant, timed)
+        seconds = (time.perf_counter() - started) * len(rows) / len(timed)
+        return (predicted if logits is None else logits), seconds
 
 
 def prepare(recipe: Recipe) -> Run:
@@ -304,7 +305,7 @@ def fit(
     # If a copy cannot be made, the error is the first line on stderr, before the notes.
     with notes_afterwards():
         # Those of a variant were logged with the first.
-        for note in () if prepared.is_noted or prepared.encoded is not None else prepared.notes:
+        for note in () if prepared.is_noted else prepared.notes:
             logger.info(note)
         augmented = add_copies(prepared, clock)
     encoded = encode_rows(augmented, clock)

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
@@ -17,7 +17,7 @@ from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
 from hf_finetune.pipeline.build_hooks import build_hooks
 from hf_finetune.pipeline.context import Run
-from hf_finetune.pipeline.fold_temperature import Temperature, fit_temperature, fits_temperature, fold
+from hf_finetune.pipeline.fold_temperature import Temperature, calibrated, fit_temperature, fits_temperature, fold
 from hf_finetune.pipeline.optimization import shortcuts, trainer_arguments, update_rule
 from hf_finetune.pipeline.out_of_fold import OutOfFold
 from hf_finetune.pipeline.pretrain import Pretraining
@@ -76,6 +76,19 @@ class TrainedRun:
     def clock(self) -> Stopwatch:
         """Seconds of the stages."""
         return self.setup.clock
+
+    def settled(self, predicted: OutOfFold | None) -> Self:
+        """Settle thresholds or a temperature by out-of-fold predictions; without folds return the run as it is."""
+        if predicted is None:
+            return self
+        task = self.task
+        if task.calibrates:
+            task = task.calibrated(predicted.labels, task.training_scores(predicted.logits_RNC[0]))
+        temperature = None
+        if fits_temperature(self.run):
+            predicted, temperature = calibrated(task, predicted)
+            fold(temperature, self.network)
+        return replace(self, task=task, temperature=temperature, out_of_fold=predicted)
 
 
 def check_arguments(run: Run) -> None:

@@ -78,7 +78,7 @@ def run_seeds(
             if not is_finished(place):
                 logger.info("seed %d, %d of %d", seed, number + 1, len(seeds))
                 prepared = first or with_network(loaded.variant(chosen.with_seed(seed).recipe))
-                encoded = _run_seed(replace(prepared, encoded=encoded), place, command)
+                encoded = _run_seed(replace(prepared, encoded=encoded, is_noted=number > 0), place, command)
                 first = None
                 del prepared
                 gc.collect()
@@ -93,15 +93,16 @@ def run_seeds(
     return {**result, "folder": str(folder)}
 
 
-def _run_seed(prepared: Run, place: Path, command: str | None) -> tuple[Dataset, Dataset]:
-    """Run one seed in its folder, and return the encoded training and validation rows."""
+def _run_seed(prepared: Run, place: Path, command: str | None) -> tuple[Dataset, Dataset] | None:
+    """Run one seed in its folder, and return the encoded training and validation rows. None: folds have joined them."""
     with train_prepared(prepared, Launch(str(place), resume=place.exists()), command=command) as trained:
         # With folds the network was trained on the validation rows, too.
         evaluation = evaluate_validation(trained) if trained.out_of_fold is None else None
         scores_NC = _out_of_fold(trained) if evaluation is None else evaluation.judged_split.scores_NC
         write_scores(place, trained.task.settled(scores_NC))
         finalize(trained, evaluation)
-        return trained.setup.encoded.train, trained.setup.encoded.validation
+        encoded = trained.setup.encoded
+        return (encoded.train, encoded.validation) if trained.out_of_fold is None else None
 
 
 def _out_of_fold(trained: TrainedRun) -> Any:

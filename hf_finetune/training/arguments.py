@@ -185,7 +185,7 @@ def training_arguments(
         metric: validation metric that chooses the epoch.
         greater_is_better: whether a greater metric is better.
         saving: False: write no checkpoints, and keep the last weights.
-        choosing: False: keep the last weights.
+        choosing: False: keep the last weights, and score no validation rows.
 
     Raises:
         InputError: `train.extra` has a field that TrainingArguments lacks, that is fixed or set elsewhere, or whose
@@ -197,6 +197,7 @@ def training_arguments(
         **_checked(_without_trackers(train)),
         **({} if saving else {"save_strategy": "no"}),
         **({} if saving and choosing else {"load_best_model_at_end": False}),
+        **({} if choosing else {"eval_strategy": "no"}),
         "metric_for_best_model": metric,
         "greater_is_better": greater_is_better,
         "bf16": mixed_precision == "bf16",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
     from datasets import Dataset
 
@@ -24,6 +26,11 @@ def of_files(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def of_bytes(content: bytes | None) -> str | None:
+    """Hash bytes, if there are any."""
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def of_each(files: Mapping[str, Path]) -> dict[str, str]:
@@ -84,3 +91,24 @@ def of_columns(rows: Dataset) -> str:
         for chunk in chunks:
             digest.update(chunk.to_numpy(zero_copy_only=False).tobytes())
     return digest.hexdigest()
+
+
+def of_rows(rows: Dataset) -> list[str]:
+    """Hash each row of columns of lists of numbers, regardless of the order of the columns."""
+    digests = [hashlib.sha256() for _ in range(len(rows))]
+    table = rows.with_format("arrow")[:]
+    for name in sorted(table.column_names):
+        for digest, values in zip(digests, _lists(table.column(name)), strict=True):
+            # Lengths come before values, so that these belong to one column.
+            digest.update(b"%b %d:%b" % (name.encode(), len(values), values))
+    return [digest.hexdigest() for digest in digests]
+
+
+def _lists(column: pa.ChunkedArray) -> Iterator[bytes]:
+    """Yield the bytes of each list of a column; of lists of lists, which few tokenizers make, their text."""
+    for chunk in column.chunks:
+        if chunk.type.value_type.num_fields:
+            yield from (repr(value).encode() for value in chunk.to_pylist())
+        else:
+            values, offsets = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
+            yield from (values[start:end].tobytes() for start, end in itertools.pairwise(offsets.tolist()))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import concatenate_datasets
 from helpers.small_runs import furthest, small_trainer, use_data, weights
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForSequenceClassification
@@ -170,6 +171,31 @@ def test_store_is_used_again_and_only_by_the_same(
     with torch.no_grad():
         freezing.encoder_layers(above.model)[2].output.dense.bias += 1
     assert cached(above).reused, "what lies above the boundary changes nothing below"
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_neither_order_nor_split_of_the_rows_counts(tmp_path: Path, family: str) -> None:
+    """Rows in another order, in other splits, or twice have the activations of the same row."""
+    trainer = small_trainer(tmp_path, family, rows=12)
+    freezing.train_top(trainer.model, 1)
+    rows = concatenate_datasets([trainer.train_dataset, trainer.eval_dataset])
+    first = cached(trainer)
+    first.close()
+    expected = first.validation_logits(trainer.model, batch_size=4)
+    assert expected is not None
+    order = np.random.default_rng(0).permutation(len(rows))
+    trainer.train_dataset, trainer.eval_dataset = rows.select(order), rows.select([*range(len(rows)), 3])
+    second = cached(trainer)
+    second.close()
+    assert second.reused and second.inputs.activations.tokens_TD.shape == first.inputs.activations.tokens_TD.shape
+    logits = second.validation_logits(trainer.model, batch_size=4)
+    assert logits is not None
+    np.testing.assert_allclose(logits[len(rows) - len(expected) : len(rows)], expected, atol=1e-5)
+    whole = predict_logits(
+        trainer.model, Rows(trainer.eval_dataset, columns_of(trainer.inputs, labels=False)), trainer.inputs.collate
+    )
+    np.testing.assert_allclose(logits, whole, atol=1e-5)
+    assert logits[3] == pytest.approx(logits[-1], abs=1e-5)
 
 
 def test_damaged_store_is_built_anew(tmp_path: Path, own_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

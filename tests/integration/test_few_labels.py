@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.small_runs import small_recipe, text_rows
 from pyarrow.parquet import read_table
 from safetensors.torch import load_file
 
 from hf_finetune import InputError, Launch
 from hf_finetune.data.loading import Splits
+from hf_finetune.features import frozen_layers
 from hf_finetune.pipeline import run as run_module
 from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.evaluate import predict
 from hf_finetune.pipeline.fold_temperature import Temperature
-from hf_finetune.pipeline.run import prepare, run
+from hf_finetune.pipeline.run import prepare, run, train_prepared
+from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.training.warm_start import FittedHead
 
 
 def test_training_that_harms_is_undone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -56,11 +62,11 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
     trained: list[int] = []
     logits = run_module._trained_logits
 
-    def counted(run: Run, splits: Splits) -> tuple[np.ndarray, float]:
+    def counted(run: Run, splits: Splits, is_held_out_N: np.ndarray) -> tuple[np.ndarray, float]:
         trained.append(len(splits.train))
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return logits(run, splits)
+        return logits(run, splits, is_held_out_N)
 
     monkeypatch.setattr(run_module, "_trained_logits", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -83,6 +89,36 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
     card = (folder / "README.md").read_text()
     assert "predicted by a network that was not trained on it (3 folds, repeated 2 times, rows of one `author`" in card
     assert "the weights were chosen on the rows" not in card and "learning_curves" not in result["plots"]
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_folds_of_a_head_share_frozen_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed once for all folds and the run on all rows, and predict the rows that are held out: as the whole
+    network does, up to rounding. No fold starts from a head that has seen its rows."""
+    recipe = small_recipe(tmp_path)
+    recipe = replace(recipe, method="head", evaluate=replace(recipe.evaluate, folds=3))
+    filled: list[int] = []
+    fill = frozen_layers._Source.fill
+    monkeypatch.setattr(
+        frozen_layers._Source, "fill", lambda self, *rest: (filled.append(len(self.rows)), fill(self, *rest))
+    )
+    differences: list[float] = []
+    fit_dry = run_module.fit_dry
+
+    def compared(variant: Run, *rest: Any) -> TrainedRun:
+        assert not variant.start_heads
+        trained = fit_dry(variant, *rest)
+        logits = trained.setup.rows.validation_logits(trained.network, batch_size=8)
+        whole = predict(trained.network, variant, variant.data.splits.validation)
+        differences.append(float(np.abs(logits - whole).max()))
+        return trained
+
+    monkeypatch.setattr(run_module, "fit_dry", compared)
+    head = FittedHead(torch.ones(2, 32), torch.zeros(2), 1.0)
+    with train_prepared(replace(prepare(recipe), start_heads=(head,)), Launch(str(tmp_path / "run"))) as trained:
+        assert trained.out_of_fold is not None and len(trained.out_of_fold.rows) == 60
+    assert filled == [len(set(text_rows(60)["text"]))] and len(differences) == 3
+    assert max(differences) < 1e-5, "float32 rounds otherwise where rows of another length share a batch"
 
 
 @pytest.mark.parametrize(

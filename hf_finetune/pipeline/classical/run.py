@@ -139,7 +139,7 @@ def fit_classical_run(run: ClassicalRun) -> FittedRun:
     return FittedRun(whole, trained, clock, predicted)
 
 
-def _trained_logits(run: ClassicalRun, splits: Splits) -> tuple[np.ndarray, float]:
+def _trained_logits(run: ClassicalRun, splits: Splits, _: np.ndarray) -> tuple[np.ndarray, float]:
     """Fit to the training rows of other splits; return logits of the validation rows, and the seconds they took."""
     trained = fit(replace(run, splits=splits))
     started = time.perf_counter()

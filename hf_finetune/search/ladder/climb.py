@@ -147,7 +147,7 @@ def with_judges(
     """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows."""
     if not state.rungs:
         methods = decisions.methods_of(base.recipe.search.preset)
-        state.folds = choose_folds(base, run, costs, budget.left_s, fine_tunes="full" in methods)
+        state.folds = choose_folds(base, run, costs, budget, fine_tunes="full" in methods)
     recipe = RecipeVariant(run.recipe).with_folds(state.folds).recipe
     return base.with_folds(state.folds), run.variant(recipe=recipe)
 

@@ -64,21 +64,28 @@ class RungCost:
     epoch_s: float
     """The steps of an epoch, and the validation after it."""
     before_s: float
-    """Building, and caching of frozen layers."""
+    """Building the network."""
     after_s: float
     """Saving and scoring."""
     steps: int
     """Optimizer steps of an epoch."""
     trainings: int = 1
     """More with folds, of which all seconds are the sum."""
+    once_s: float = 0.0
+    """Caching of frozen layers, which folds share."""
 
     def seconds(self, epochs: float) -> float:
         """Return the seconds of a rung of so many epochs."""
-        return self.before_s + epochs * self.epoch_s + self.after_s
+        return self.around_s + epochs * self.epoch_s
+
+    @property
+    def around_s(self) -> float:
+        """Seconds of everything but the epochs."""
+        return self.before_s + self.once_s + self.after_s
 
     def epochs_within(self, seconds: float) -> float:
         """Return the epochs that fit into a time, in whole steps; 0 if none do."""
-        steps = int(max(0.0, seconds - self.before_s - self.after_s) / self.epoch_s * self.steps + 1e-6)
+        steps = int(max(0.0, seconds - self.around_s) / self.epoch_s * self.steps + 1e-6)
         return steps / self.steps
 
 
@@ -237,8 +244,9 @@ def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
     started = time.perf_counter()
     epoch_s, cache_s, steps = measure_epoch(run, encoded)
     logger.debug("measured in %.1f s", time.perf_counter() - started)
-    validation_s = scoring.rows["validation"] * scoring.row_s
-    return RungCost(epoch_s + validation_s, BUILD_S + cache_s, scoring.after_s, steps)
+    # With folds no rows are scored after an epoch.
+    validated = scoring.rows["validation"] if run.recipe.evaluate.folds is None else 0
+    return RungCost(epoch_s + validated * scoring.row_s, BUILD_S, scoring.after_s, steps, once_s=cache_s)
 
 
 def measure_row(run: Run) -> float:

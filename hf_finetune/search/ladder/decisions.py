@@ -98,7 +98,7 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     if fitting < min(LEAST_EPOCHS, epochs):
         need_s, left = mine.seconds(min(LEAST_EPOCHS, epochs)), format_duration(max(left_s, 1))
         return RungPlan(f"left: it would take {format_duration(need_s)} at least, and {left} are left")
-    limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.before_s - mine.after_s) / mine.trainings)
+    limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.around_s) / mine.trainings)
     takes = f"{fitting:.3g} epochs, about {format_duration(mine.seconds(fitting))}"
     # Where the estimate is wrong, the limit and its schedule hold.
     reason = takes if fitting == epochs else f"{takes}, which is the time that is left"

@@ -18,15 +18,19 @@ from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.out_of_fold import all_rows, folds_of
-from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, TRAINED_ROW, MethodCosts, RungCost
+from hf_finetune.search.budget import Budget
+from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, MethodCosts, RungCost, Scoring, scoring_of
 from hf_finetune.search.ladder.decisions import FEW_ROWS
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.durations import format_duration
 
 logger = logging.getLogger("hf_finetune.run")
-COUNTS = (5, 3)
+COUNTS = (5, 3, 2)
 """Folds that are tried, the best estimate first."""
+FEWEST = 2
+"""Folds where all epochs of full fine-tuning do not fit: three trainings alone share what is left. Models of half the
+rows are judged too low, all of them alike."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +40,42 @@ class FoldTimes:
     rows: int
     """Of training and validation together."""
     epochs: float
-    row_s: float
-    """Predict a row."""
-    gate_s: float
+    scoring: Scoring
     fine_tunes: bool = True
     """Whether full fine-tuning follows the head."""
 
     def head_s(self, folds: int) -> float:
-        """Return the seconds of a head in each fold and on all rows."""
-        return (folds + 1) * (BUILD_S + self.rows * self.row_s) + self.gate_s
+        """Return the seconds of a head in each fold and on all rows: they share frozen features, in float32."""
+        return (folds + 1) * BUILD_S + self.rows * self.scoring.row_s + self.scoring.gate_s
 
-    def full_s(self, folds: int) -> float:
-        """Return those of full fine-tuning from a head."""
-        return self.head_s(folds) + folds * self.epochs * self.rows * TRAINED_ROW * self.row_s
+    def full_s(self, folds: int, epochs: float) -> float:
+        """Return those of full fine-tuning. Each fold fits a head to features of its rows first."""
+        row_s = self.scoring.row_s
+        around_s = (folds + 1) * BUILD_S + folds * self.rows * row_s + self.scoring.gate_s
+        return around_s + folds * epochs * self.rows * self.scoring.trained_row * row_s
 
     def fitting(self, left_s: float) -> int | None:
-        """Return how many folds fit into a time: of all rungs, else of the head alone. None: not even these."""
-        for folds in COUNTS:
-            if self.head_s(folds) + (self.full_s(folds) if self.fine_tunes else 0) <= left_s * (1 - RESERVE):
-                return folds
-        return COUNTS[-1] if self.head_s(COUNTS[-1]) <= left_s * (1 - RESERVE) else None
+        """Return how many folds fit into a time: of all rungs, else the fewest with an epoch of fine-tuning, else of
+        the head alone. None: not even these."""
+        usable_s = left_s * (1 - RESERVE)
+
+        def fit(folds: int, epochs: float) -> bool:
+            return self.head_s(folds) + (self.full_s(folds, epochs) if epochs else 0) <= usable_s
+
+        whole = next((folds for folds in COUNTS if fit(folds, self.epochs if self.fine_tunes else 0)), None)
+        if whole is not None:
+            return whole
+        if fit(FEWEST, min(1.0, self.epochs)):
+            return FEWEST
+        return next((folds for folds in COUNTS[1:] if fit(folds, 0)), None)
 
 
-def choose_folds(base: RecipeVariant, run: Run, costs: MethodCosts, left_s: float, *, fine_tunes: bool) -> int | None:
+def choose_folds(base: RecipeVariant, run: Run, costs: MethodCosts, budget: Budget, *, fine_tunes: bool) -> int | None:
     """Return in how many folds the rungs are judged, and say why. None: the validation rows judge.
 
     Args:
         run: the prepared one of the head.
         costs: measures a row, if the time decides.
-        left_s: seconds of the budget.
         fine_tunes: whether full fine-tuning may follow.
     """
     named, splits = base.recipe.evaluate.folds, run.data.splits
@@ -75,18 +86,19 @@ def choose_folds(base: RecipeVariant, run: Run, costs: MethodCosts, left_s: floa
         return None
     epochs = base.recipe.train.num_train_epochs
     assert epochs is not None, "settled for these rows"
-    row_s = 0.0 if math.isinf(left_s) else costs.row(run)
-    times = FoldTimes(len(splits.train) + validation, epochs, row_s, run.context.startup_s, fine_tunes)
+    row_s = 0.0 if math.isinf(budget.seconds) else costs.row(run)
+    scoring, left_s = scoring_of(run, row_s, budget.excludable_s), budget.left_s
+    times = FoldTimes(len(splits.train) + validation, epochs, scoring, fine_tunes)
     folds = times.fitting(left_s)
     while folds is not None and not _can_be(run, base.with_folds(folds)):
         folds = folds - 1 if folds > 2 else None
     few = f"{validation} validation rows decide little"
     if folds is None:
-        needs = format_duration(times.head_s(COUNTS[-1]) / (1 - RESERVE))
+        needs = format_duration(times.head_s(FEWEST) / (1 - RESERVE))
         logger.info(
             "%s; a head in %d folds would take %s, and %s are left",
             few,
-            COUNTS[-1],
+            FEWEST,
             needs,
             format_duration(max(left_s, 1)),
         )
@@ -115,8 +127,10 @@ def with_folds(cost: RungCost, evaluate: Evaluate, *, train: int, rows: int, row
         return cost
     trainings = trainings_of(evaluate)
     passes = (evaluate.repeats * (evaluate.folds - 1) + 1) * rows / train
-    before_s = trainings * (cost.before_s + rows * row_s)
-    return RungCost(cost.epoch_s * passes, before_s, cost.after_s, cost.steps, trainings)
+    # What is cached is read by the fit of the head, too.
+    fit_s = 0.0 if cost.once_s else rows * row_s
+    before_s = trainings * (cost.before_s + fit_s)
+    return RungCost(cost.epoch_s * passes, before_s, cost.after_s, cost.steps, trainings, cost.once_s * rows / train)
 
 
 def trainings_of(evaluate: Evaluate) -> int:

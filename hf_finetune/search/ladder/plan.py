@@ -129,7 +129,7 @@ def _foresee(
     def head_s(rows: int) -> float:
         if evaluate.folds is None:
             return BUILD_S + (rows + validation) * row_s + scoring.after_s
-        return FoldTimes(train + validation, epochs, row_s, scoring.gate_s).head_s(evaluate.folds)
+        return FoldTimes(train + validation, epochs, scoring).head_s(evaluate.folds)
 
     networks = NetworkCosts(scoring, cost, head_s, evaluate.folds)
     search = base.recipe.search

@@ -7,25 +7,27 @@ import pytest
 
 from hf_finetune import Model, Recipe, TextData, Train
 from hf_finetune.evaluation.config import Evaluate
-from hf_finetune.search.ladder.costs import RungCost
+from hf_finetune.search.ladder.costs import RungCost, Scoring
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.recipe_variant import RecipeVariant
 
-TIMES = FoldTimes(rows=500, epochs=2, row_s=0.002, gate_s=10)
+SCORING = Scoring(row_s=0.002, rows={"train": 450, "validation": 50}, trained_row=3.5, gate_s=4)
+TIMES = FoldTimes(rows=500, epochs=2, scoring=SCORING)
 
 
 def test_seconds_of_folds() -> None:
-    # Four heads of 1.5 s and 1 s, and a gate; and three passes of two epochs, each of 3.5 s.
-    assert TIMES.head_s(3) == 20
-    assert TIMES.full_s(3) == 20 + 3 * 2 * 3.5
+    # Four networks of 1.5 s, the features of all rows, and a gate; in place of the features those of each fold, and three
+    # passes of two epochs, each of 3.5 s.
+    assert TIMES.head_s(3) == 11
+    assert TIMES.full_s(3, 2) == 13 + 3 * 2 * 3.5
 
 
 def test_folds_that_fit() -> None:
-    # In five folds both take 25 + 60 s, of which the reserve is a part.
-    assert TIMES.fitting(85) == 3 and TIMES.fitting(93) == 5 and TIMES.fitting(math.inf) == 5
-    # The head alone.
-    assert TIMES.fitting(60) == 3 and TIMES.fitting(21) is None
-    assert replace(TIMES, fine_tunes=False).fitting(30) == 5
+    # In five folds both take 14 + 53 s, in three 11 + 34, in two 9.5 + 24.5, of which the reserve is a part.
+    assert [TIMES.fitting(seconds) for seconds in (math.inf, 73, 72, 49, 48, 37)] == [5, 5, 3, 3, 2, 2]
+    # An epoch less, in two folds; the head alone, in three or two; not even that.
+    assert [TIMES.fitting(seconds) for seconds in (30, 29, 12, 11, 10)] == [2, 3, 3, 2, None]
+    assert replace(TIMES, fine_tunes=False).fitting(16) == 5
 
 
 def test_a_rung_costs_as_much_as_all_its_trainings() -> None:
@@ -34,6 +36,10 @@ def test_a_rung_costs_as_much_as_all_its_trainings() -> None:
     folded = with_folds(cost, Evaluate(folds=5), train=90, rows=100, row_s=0.01)
     # Four fifths of all rows in each fold, and all rows at last: five times 100 rows; six heads of a second.
     assert folded == RungCost(pytest.approx(50.0), pytest.approx(18.0), 5.0, 30, trainings=6)
+    # What is cached is cached once, and read by the fits of the head.
+    cached = with_folds(replace(cost, once_s=9.0), Evaluate(folds=5), train=90, rows=100, row_s=0.01)
+    assert cached == RungCost(pytest.approx(50.0), 12.0, 5.0, 30, trainings=6, once_s=pytest.approx(10.0))
+    assert cached.seconds(1) == pytest.approx(77.0) and cached.epochs_within(77.0) == pytest.approx(1.0)
 
 
 def test_what_looks_at_the_predicted_rows_has_no_folds() -> None:
