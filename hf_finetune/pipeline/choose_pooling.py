@@ -70,12 +70,12 @@ class PoolingChoice:
 
 
 def choose_pooling(
-    context: RunContext, data: RunData, *, compares: bool = True
+    context: RunContext, data: RunData, *, most_rows: int = MOST_ROWS
 ) -> tuple[RunContext, PoolingChoice | None]:
     """Return the run with a named pooling in place of auto, and the choice. None: there was none to make.
 
     Args:
-        compares: whether there is time to compare the ways. Without it the checkpoint alone decides.
+        most_rows: on which there is time to compare the ways. 0: the checkpoint alone decides.
     """
     model = context.recipe.model
     if model.pooling != "auto":
@@ -95,9 +95,9 @@ def choose_pooling(
     costs_nothing = has_own_head or (_is_stock(network.network, mean) and not context.recipe.uses_adapter)
     is_sentence_encoder = is_mean_of_sentences(context.checkpoint)
     measured, rows, is_mean = None, len(labeled), is_sentence_encoder and costs_nothing
-    if rows >= LEAST_ROWS and compares:
+    if rows >= LEAST_ROWS and most_rows:
         try:
-            measured, rows = _compare(context, data, network, mean)
+            measured, rows = _compare(context, data, network, mean, most_rows)
         except NotOfRows:
             return context, None
         verdict = measured["difference"]["verdict"]
@@ -171,11 +171,13 @@ def _why_not(network: PreTrainedModel, mean: Model) -> str:
     return f"the stock class stays; --model.pooling mean reads the mean{artifact}"
 
 
-def _compare(context: RunContext, data: RunData, network: RunModel, mean: Model) -> tuple[dict[str, Any], int]:
+def _compare(
+    context: RunContext, data: RunData, network: RunModel, mean: Model, most_rows: int
+) -> tuple[dict[str, Any], int]:
     """Return the metric of both ways on held-out rows, and the number of rows."""
     task, inputs, labeled = data.task, data.inputs, labeled_rows(data.splits.train)
     assert isinstance(inputs, TextInputs), "see _may_choose"
-    drawn = np.sort(np.random.default_rng(0).permutation(len(labeled))[:MOST_ROWS])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(labeled))[:most_rows])
     rows = labeled.select(task.with_every_output(drawn, labels_of(labeled)))
     encoded, labels = inputs.encode(rows), labels_of(rows)
     halves = halves_of(first_sources(rows, by_content=True))

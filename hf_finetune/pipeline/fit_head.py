@@ -77,7 +77,14 @@ def _fit_or_load(setup: RunSetup) -> HeadStart | None:
         kind = network.config.model_type
         logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
         return None
-    fit = HeadFit(fit_settings(run).inverse_strength, sample.weights_N, sample.first_N, sample.positive_C)
+    settings = fit_settings(run)
+    fit = HeadFit(
+        settings.inverse_strength,
+        sample.weights_N,
+        sample.first_N,
+        sample.positive_C,
+        stronger=settings.stronger,
+    )
     heads = [run.data.task.fit_head(features_ND, sample.labels, fit) for features_ND in features]
     for entry, head in zip(entries, heads, strict=True):
         head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
@@ -133,6 +140,7 @@ def _cache_entries(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample
         "batch_size": run.recipe.train.per_device_eval_batch_size,
         "cached_layers": rows.layer if rows.why_uncached is None else 0,
         "inverse_strength": fit_settings(run).inverse_strength,
+        "stronger": fit_settings(run).stronger,
         "repeated": [(i, int(first)) for i, first in enumerate(sample.first_N) if i != first],
         **({} if sample.weights_C is None else {"class_weights": sample.weights_C.tolist()}),
         **({} if sample.positive_C is None else {"positive_weights": sample.positive_C.tolist()}),
@@ -194,6 +202,7 @@ def fit_settings(run: Run) -> warm_start.Fit:
     return warm_start.Fit(
         default.inverse_strength if strength is None else strength,
         default.least_explained if least is None else least,
+        default.stronger if strength is None else (),
     )
 
 

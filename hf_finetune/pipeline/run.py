@@ -45,7 +45,7 @@ from hf_finetune.pipeline.cache_activations import cache_activations
 from hf_finetune.pipeline.choose_kernels import choose_kernels, default_kernels
 from hf_finetune.pipeline.choose_length import choose_length
 from hf_finetune.pipeline.choose_long import choose_long
-from hf_finetune.pipeline.choose_pooling import choose_pooling
+from hf_finetune.pipeline.choose_pooling import MOST_ROWS, choose_pooling
 from hf_finetune.pipeline.classical.run import run_classical
 from hf_finetune.pipeline.context import ClassicalRun, Run, RunInput, setup_context
 from hf_finetune.pipeline.document import document
@@ -223,13 +223,13 @@ def prepare(recipe: Recipe) -> Run:
 
 
 def load_input(
-    recipe: Recipe, *, features: Sequence[str] = (), compares: Callable[[], bool] = lambda: True
+    recipe: Recipe, *, features: Sequence[str] = (), compared_rows: Callable[[], int] = lambda: MOST_ROWS
 ) -> RunInput:
     """Load the rows and teachers of a run, and check what needs no network.
 
     Args:
         features: see `load_data`.
-        compares: whether there is time to compare what the head may read.
+        compared_rows: on which there is time to compare what the head may read, see `choose_pooling`.
 
     Raises:
         InputError: see the stages.
@@ -249,7 +249,7 @@ def load_input(
     context, data = load_data(context, features=features)
     check.check_task(context, data)
     context, length_note = choose_length(context, data)
-    context, pooling_choice = choose_pooling(context, data, compares=compares())
+    context, pooling_choice = choose_pooling(context, data, most_rows=compared_rows())
     context, data, long_choice = choose_long(context, data)
     teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)

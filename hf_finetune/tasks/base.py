@@ -47,6 +47,8 @@ class HeadFit:
     """Weight of the rows that have a tag, for each tag. None: all 1."""
     explains: bool = True
     """Whether `FittedHead.explained` is measured, which takes twice the time of the fit; else it is NaN."""
+    stronger: tuple[float, ...] = ()
+    """Further values of `inverse_strength`, of which held-out rows choose where a row has one class."""
 
     def measured_halves(self, rows: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         """Return the indices of two random halves of the rows, each as held out with the other, see `halves_of`; none

@@ -52,6 +52,7 @@ class SingleLabel(Task):
             labels,
             len(self.labels),
             inverse_strength=fit.inverse_strength,
+            stronger=fit.stronger,
             weights_N=fit.weights_N,
             first_N=fit.first_N,
             explains=fit.explains,

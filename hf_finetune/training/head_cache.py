@@ -20,7 +20,7 @@ from hf_finetune.utils import disk_cache, environment, hashing
 
 logger = logging.getLogger("hf_finetune")
 
-FORMAT = 5
+FORMAT = 6
 """Raise it when `warm_start` fits differently."""
 FILE = "head.safetensors"
 

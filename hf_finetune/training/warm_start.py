@@ -32,6 +32,11 @@ soon as training moves the features."""
 MEASURED_AT = 0.1
 """scikit-learn's C of the fit that measures how much the features explain. With the stronger penalty that suits the
 start of a head, the measure would depend more on the number of rows and classes than on the features."""
+STRONGER = (0.01, 0.001)
+"""Values of scikit-learn's C that method head tries beside its default, of which the log loss of held-out halves
+chooses: two classes need a stronger penalty than 77."""
+MOST_COMPARED = 100_000
+"""Rows times classes up to which the penalty is chosen. Beyond, the fits take seconds, and a penalty matters less."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Fit:
     """scikit-learn's C, the inverse of the L2 penalty."""
     least_explained: float
     """Least `FittedHead.explained` of a head that is used."""
+    stronger: tuple[float, ...] = ()
+    """See `fit_head`."""
 
 
 def default_fit(method: str) -> Fit:
@@ -50,7 +57,7 @@ def default_fit(method: str) -> Fit:
     Args:
         method: see `Recipe.effective_method`.
     """
-    return Fit(0.1, -math.inf) if method == "head" else Fit(0.01, 0.2)
+    return Fit(0.1, -math.inf, STRONGER) if method == "head" else Fit(0.01, 0.2)
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,7 @@ def fit_head(
     num_labels: int,
     *,
     inverse_strength: float,
+    stronger: Sequence[float] = (),
     weights_N: np.ndarray | None = None,
     first_N: np.ndarray | None = None,
     explains: bool = True,
@@ -156,6 +164,7 @@ def fit_head(
         features_ND: shape (N, D).
         labels_N: shape (N,), class indices. A class without rows gets zeros.
         inverse_strength: scikit-learn's C, the inverse of the L2 penalty.
+        stronger: further values of it, of all of which the log loss of held-out halves chooses, see `MOST_COMPARED`.
         weights_N: shape (N,), weight of each row. None: equal weights.
         first_N: shape (N,), index of the first row that each row repeats, see `data.duplicates.first_sources`. None: no
             repeats.
@@ -165,7 +174,11 @@ def fit_head(
     standard_ND = standard.features_ND
     counts_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     first_N = np.arange(len(labels_N)) if first_N is None else first_N
-    probe = _regression(standard_ND, labels_N, counts_N, inverse_strength)
+    tried = (inverse_strength, *stronger) if len(labels_N) * num_labels <= MOST_COMPARED else (inverse_strength,)
+    measured = {MEASURED_AT} if explains else set[float]()
+    measured |= set(tried) if len(tried) > 1 else set()
+    explained = {strength: _explained(standard_ND, labels_N, counts_N, first_N, strength) for strength in measured}
+    probe = _regression(standard_ND, labels_N, counts_N, max(tried, key=lambda strength: explained.get(strength, 0.0)))
     coefficients, intercept = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:
         # scikit-learn has one row for two classes, the logit of the second: split it between both.
@@ -176,7 +189,7 @@ def fit_head(
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),
-        _explained(standard_ND, labels_N, counts_N, first_N) if explains else math.nan,
+        explained[MEASURED_AT] if explains else math.nan,
     )
 
 
@@ -201,15 +214,17 @@ def halves_of(first_N: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(np.isin(source_N, half)) for half in drawn]
 
 
-def _explained(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray) -> float:
-    """Compute `FittedHead.explained`: the fit to one half of the rows predicts the other half."""
+def _explained(
+    features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray, inverse_strength: float
+) -> float:
+    """Compute `FittedHead.explained` at a penalty: the fit to one half of the rows predicts the other half."""
     halves = halves_of(first_N)
     # A class that the other half lacks has the probability of one row among all.
     likelihood_N = np.full(len(labels_N), 1 / len(labels_N))
     for held_out, fitted in (halves, halves[::-1]):
         if len(set(labels_N[fitted])) < 2:
             return 0.0
-        probe = _regression(features_ND[fitted], labels_N[fitted], counts_N[fitted], MEASURED_AT)
+        probe = _regression(features_ND[fitted], labels_N[fitted], counts_N[fitted], inverse_strength)
         places = np.searchsorted(probe.classes_, labels_N[held_out])
         known = np.isin(labels_N[held_out], probe.classes_)
         predicted = probe.predict_proba(features_ND[held_out[known]])

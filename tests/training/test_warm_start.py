@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.models.modules import classification_layer, set_layer
+from hf_finetune.training import warm_start
 from hf_finetune.training.warm_start import NotOfRows, fit_head, head_features, with_every_class
 
 
@@ -30,6 +31,24 @@ def test_a_head_is_the_same_whether_or_not_it_is_measured() -> None:
     measured, alone = (fit_head(features, labels, 2, inverse_strength=0.1, explains=each) for each in (True, False))
     assert (measured.weight_CD == alone.weight_CD).all() and (measured.bias_C == alone.bias_C).all()
     assert np.isnan(alone.explained) and measured.explained < 1
+
+
+def test_held_out_rows_choose_the_penalty() -> None:
+    """Where features say little a strong one, where they say all a weak one; a large problem keeps the given one."""
+    rng = np.random.default_rng(0)
+    labels_N, features_ND = rng.integers(0, 2, 200), rng.normal(size=(200, 40))
+    noise = 0.1 * labels_N[:, None] + features_ND
+
+    def fitted(features_ND: np.ndarray, *, stronger: tuple[float, ...] = (), strength: float = 0.1) -> torch.Tensor:
+        head = fit_head(features_ND, labels_N, 2, inverse_strength=strength, stronger=stronger, explains=False)
+        return head.weight_CD
+
+    clear = 5.0 * labels_N[:, None] + features_ND
+    assert torch.equal(fitted(noise, stronger=(0.01, 0.001)), fitted(noise, strength=0.001))
+    assert torch.equal(fitted(clear, stronger=(0.01, 0.001)), fitted(clear))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm_start, "MOST_COMPARED", 399)
+        assert torch.equal(fitted(noise, stronger=(0.01, 0.001)), fitted(noise))
 
 
 def test_absent_class_stays_at_zero() -> None:

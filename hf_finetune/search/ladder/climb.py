@@ -40,7 +40,6 @@ from hf_finetune.search.checkpoints.choose import with_best_checkpoint
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
 from hf_finetune.search.ladder.costs import (
-    MEASURED_FROM_S,
     MethodCosts,
     RungCost,
     Scoring,
@@ -122,13 +121,14 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
 
 
 def load(base: RecipeVariant, budget: Budget) -> RunInput:
-    """Load the input of all rungs. With little time what the head reads is not compared: the checkpoint decides."""
+    """Load the input of all rungs. With little time what the head reads is compared on few rows, or not at all: the
+    checkpoint decides."""
     recipe = base.for_rung("head").with_float32(fastest_exact_float32()).recipe
     # What is computed before a training counts, too.
     torch.set_float32_matmul_precision(recipe.precision.float32_matmul)
     features = base.recipe.data.features
     with Progress("read the data and the checkpoint", quiet=True):
-        return load_input(recipe, features=features, compares=lambda: budget.left_s >= MEASURED_FROM_S)
+        return load_input(recipe, features=features, compared_rows=lambda: decisions.compared_rows(budget.left_s))
 
 
 def _refuse(base: RecipeVariant, launch: Launch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hf_finetune.config.search import Preset
+from hf_finetune.pipeline.choose_pooling import MOST_ROWS
 from hf_finetune.search.ladder.costs import LEAST_EPOCHS, MEASURED_FROM_S, RESERVE, RungCost
 from hf_finetune.search.ladder.judgement import Comparison
 from hf_finetune.search.ladder.state import LadderState, RungRecord
@@ -29,6 +30,8 @@ FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
 """Seconds that a head on frozen features takes at least, with its features, its gate and its card."""
+COMPARED_FROM_S = 240.0
+"""With less time left, what the head reads is compared on `FEW_ROWS` rows: on 1,000 it took 30 of 120 seconds."""
 STRAIGHT = "left: full fine-tuning needs the time"
 TRIAL_S = 20.0
 """Seconds of training by which a climb without a signal so far decides whether to go on."""
@@ -57,6 +60,13 @@ def methods_within(preset: Preset | None, left_s: float) -> tuple[SingleMethod, 
     fine-tuning is not measured where there is no time for it."""
     methods = methods_of(preset)
     return tuple(method for method in methods if method == "full" or left_s >= MEASURED_FROM_S)
+
+
+def compared_rows(left_s: float) -> int:
+    """Return on how many rows it is compared what the head reads, each of which two networks read. 0: not at all."""
+    if left_s < MEASURED_FROM_S:
+        return 0
+    return FEW_ROWS if left_s < COMPARED_FROM_S else MOST_ROWS
 
 
 def writes_later(left_s: float) -> bool:
