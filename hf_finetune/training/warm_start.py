@@ -175,14 +175,10 @@ def fit_head(
     counts_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     first_N = np.arange(len(labels_N)) if first_N is None else first_N
     tried = (inverse_strength, *stronger) if len(labels_N) * num_labels <= MOST_COMPARED else (inverse_strength,)
-    measured = {MEASURED_AT} if explains else set[float]()
-    measured |= set(tried) if len(tried) > 1 else set()
+    measured = {*(tried if len(tried) > 1 else ()), *((MEASURED_AT,) if explains else ())}
     explained = {strength: _explained(standard_ND, labels_N, counts_N, first_N, strength) for strength in measured}
     probe = _regression(standard_ND, labels_N, counts_N, max(tried, key=lambda strength: explained.get(strength, 0.0)))
-    coefficients, intercept = probe.coef_, probe.intercept_
-    if len(probe.classes_) == 2:
-        # scikit-learn has one row for two classes, the logit of the second: split it between both.
-        coefficients, intercept = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercept / 2
+    coefficients, intercept = _of_each_class(probe)
     weight = np.zeros((num_labels, features_ND.shape[1]))
     bias = np.zeros(num_labels)
     weight[probe.classes_], bias[probe.classes_] = standard.fold(coefficients, intercept)
@@ -191,6 +187,15 @@ def fit_head(
         torch.tensor(bias, dtype=torch.float32),
         explained[MEASURED_AT] if explains else math.nan,
     )
+
+
+def _of_each_class(probe: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coefficients and the intercept of each class."""
+    coefficients, intercept = probe.coef_, probe.intercept_
+    if len(probe.classes_) > 2:
+        return coefficients, intercept
+    # scikit-learn has one row for two classes, the logit of the second: split it between both.
+    return np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercept / 2
 
 
 def _regression(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, inverse_strength: float) -> Any:

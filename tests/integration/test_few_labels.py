@@ -99,9 +99,12 @@ def test_folds_of_a_head_share_frozen_features(tmp_path: Path, monkeypatch: pyte
     recipe = replace(recipe, method="head", evaluate=replace(recipe.evaluate, folds=3))
     filled: list[int] = []
     fill = frozen_layers._Source.fill
-    monkeypatch.setattr(
-        frozen_layers._Source, "fill", lambda self, *rest: (filled.append(len(self.rows)), fill(self, *rest))
-    )
+
+    def filling(source: frozen_layers._Source, *rest: Any) -> None:
+        filled.append(len(source.rows))
+        fill(source, *rest)
+
+    monkeypatch.setattr(frozen_layers._Source, "fill", filling)
     differences: list[float] = []
     fit_dry = run_module.fit_dry
 

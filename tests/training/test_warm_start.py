@@ -34,16 +34,15 @@ def test_a_head_is_the_same_whether_or_not_it_is_measured() -> None:
 
 
 def test_held_out_rows_choose_the_penalty() -> None:
-    """Where features say little a strong one, where they say all a weak one; a large problem keeps the given one."""
+    """Where features say nothing a strong one, where they say all a weak one; a large problem keeps the given one."""
     rng = np.random.default_rng(0)
-    labels_N, features_ND = rng.integers(0, 2, 200), rng.normal(size=(200, 40))
-    noise = 0.1 * labels_N[:, None] + features_ND
+    labels_N, noise = rng.integers(0, 2, 200), rng.normal(size=(200, 40))
 
     def fitted(features_ND: np.ndarray, *, stronger: tuple[float, ...] = (), strength: float = 0.1) -> torch.Tensor:
         head = fit_head(features_ND, labels_N, 2, inverse_strength=strength, stronger=stronger, explains=False)
         return head.weight_CD
 
-    clear = 5.0 * labels_N[:, None] + features_ND
+    clear = 5.0 * labels_N[:, None] + noise
     assert torch.equal(fitted(noise, stronger=(0.01, 0.001)), fitted(noise, strength=0.001))
     assert torch.equal(fitted(clear, stronger=(0.01, 0.001)), fitted(clear))
     with pytest.MonkeyPatch.context() as patch:
