@@ -192,7 +192,7 @@ def flat(properties: Any, configs: Any, prefix: str = "", shown: set[str] | None
             rows |= flat(configs[config]["properties"], configs, f"{prefix}{name}.", shown)
             if shown is not None:
                 shown.add(config)
-        elif "const" not in value:
+        elif name != "type" or "const" not in value:
             rows[f"{prefix}{name}"] = value
     return rows
 
@@ -229,6 +229,8 @@ def default(value: Any, dotted: str, recipes: Iterable[Any]) -> str:
 
 def values(value: Any) -> str:
     """Return what a field can hold, in words."""
+    if "const" in value:
+        return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{choice}`" for choice in value["enum"])
     if configs := configs_of(value):

@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Adan, Lion, Muon, Optim, SGD
     from hf_finetune.training.optim.config import ScheduleFree
     from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
+    from hf_finetune.config.compress import Compress
     from hf_finetune.config.search import Search
     from hf_finetune.search.checkpoints.rank import rank_checkpoints
     from hf_finetune.search.fine_tuning import train
@@ -73,16 +74,16 @@ __all__ = [  # noqa: RUF022
     "AttentionRelations", "AugMix", "Auto", "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate",
     "Balanced", "Batching", "BinaryCrossEntropy", "Blur", "BoostedTrees", "BpeTokenizer", "ChangeCase",
     "CharacterTfidf", "CharacterTokenizer", "CheckpointLimits", "Chunk", "Classical", "Classifier", "ClusterDistances",
-    "ColorHistogram", "ColorJitter", "Compose", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix", "CutSpan",
-    "DataLimits", "DecisionTree", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda",
-    "EffectiveNumber", "ElasticNet", "Embedding", "EncoderFeatures", "Equalize", "Erase", "Evaluate", "ExtendPositions",
-    "Extraction", "Flip", "Focal", "GateError", "GatherMean", "GradientHistogram", "GradientNoise", "Grayscale",
-    "HardLabel", "HashedNgrams", "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData", "InputError",
-    "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch", "LayerDrop",
-    "LinearModel", "LinearSVM", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild", "MixHalves", "Mixup",
-    "Model", "Muon", "NaiveBayes", "NarrowHidden", "NearestMean", "NearestNeighbors", "Noise", "NominalColumns",
-    "NumberColumns", "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "Pixels", "PolyLoss",
-    "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "RandomForest", "Recipe",
+    "ColorHistogram", "ColorJitter", "Compose", "Compress", "Contrastive", "Coral", "Crop", "CrossEntropy", "CutMix",
+    "CutSpan", "DataLimits", "DecisionTree", "DecoupledKD", "DeleteWords", "Distill", "DropLayers", "DuplicateLayers",
+    "Eda", "EffectiveNumber", "ElasticNet", "Embedding", "EncoderFeatures", "Equalize", "Erase", "Evaluate",
+    "ExtendPositions", "Extraction", "Flip", "Focal", "GateError", "GatherMean", "GradientHistogram", "GradientNoise",
+    "Grayscale", "HardLabel", "HashedNgrams", "HeadTail", "HiddenStates", "Hub", "Huber", "Identity", "ImageData",
+    "InputError", "InsertWords", "Invert", "Jpeg", "KeepLayers", "KeyboardTypos", "KmerTokenizer", "Launch",
+    "LayerDrop", "LinearModel", "LinearSVM", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits", "Mild",
+    "MixHalves", "Mixup", "Model", "Muon", "NaiveBayes", "NarrowHidden", "NearestMean", "NearestNeighbors", "Noise",
+    "NominalColumns", "NumberColumns", "OcrConfusions", "OneOf", "Optim", "PerClass", "Perspective", "Phases", "Pixels",
+    "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment", "RandomForest", "Recipe",
     "ReduceFeatures", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
     "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Result", "ReverseComplement", "Rotate",
     "RowStatistics", "SGD", "Scale", "ScaleFeatures", "Schedule", "ScheduleFree", "Search", "SetActivation",

@@ -36,6 +36,10 @@ class GateError(RunError, RuntimeError):
     exit_status = 4
 
 
+class LossError(GateError):
+    """A smaller model loses more of the metric that judges the task than it may. It is not written."""
+
+
 class StoppedBySignal(RunError, RuntimeError):
     """SIGINT, SIGTERM or SIGHUP stopped the run after it wrote a checkpoint, from which `--resume` continues."""
 

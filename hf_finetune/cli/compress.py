@@ -12,7 +12,7 @@ import tyro
 
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
-from hf_finetune.compression.config import COMPRESS_OPTIONS, CompressOptions
+from hf_finetune.config.compress import COMPRESS, Compress
 from hf_finetune.data.config import Source
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 
@@ -37,7 +37,7 @@ class CompressJob:
     """Folder to write. Default: compressed/ in the folder of the run."""
     resume: bool = False
     """Go on with an unfinished compression; no finished candidate is tried again."""
-    options: Annotated[CompressOptions, tyro.conf.arg(name="")] = COMPRESS_OPTIONS
+    options: Annotated[Compress, tyro.conf.arg(name="")] = COMPRESS
     limits: Annotated[CheckpointLimits, tyro.conf.arg(name="model")] = CHECKPOINT_LIMITS
     """Limits on the model. A run on this machine has those that it was trained with, too."""
     json: bool = False

@@ -9,7 +9,7 @@ from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.utils.config import validated
 from hf_finetune.utils.experimental import marks_of_field
 from hf_finetune.utils.files import parse_yaml
-from hf_finetune.utils.hints import configs_in
+from hf_finetune.utils.hints import configs_in, is_choice
 
 
 def operation_fields(config: type, prefix: str = "") -> dict[str, list[type]]:
@@ -17,10 +17,11 @@ def operation_fields(config: type, prefix: str = "") -> dict[str, list[type]]:
     fields: dict[str, list[type]] = {}
     for name, hint in typing.get_type_hints(config).items():
         members, dotted = configs_in(hint), f"{prefix}{name}"
-        if len(members) > 1 and dotted != "data":
+        is_operation = is_choice(hint)
+        if is_operation and dotted != "data":
             fields[dotted] = members
-        # The members of other unions have flags only when one of them is configured.
-        for member in members if len(members) == 1 or dotted in ("data", "objective") else ():
+        # The members of other unions, and of what may be None, have flags only when one of them is configured.
+        for member in members if not is_operation or dotted in ("data", "objective") else ():
             for inner, operations in operation_fields(member, f"{dotted}.").items():
                 # data.augment of texts and of images hold different operations.
                 fields[inner] = list(dict.fromkeys([*fields.get(inner, []), *operations]))

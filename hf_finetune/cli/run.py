@@ -166,6 +166,7 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
         "plots": "plots",
         "trackers": "logs",
         "predictions": "predictions.parquet",
+        "compressed": "compressed",
     }
     for title, name in outputs.items():
         if (path := Path(_from_here(result["folder"])) / name).exists():

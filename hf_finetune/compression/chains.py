@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hf_finetune.compression.formats import OnnxInt8, Safetensors
+from hf_finetune.compression.formats import Onnx, Safetensors
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
@@ -15,8 +15,10 @@ from hf_finetune.models.modules import without_adapter
 from hf_finetune.tasks.trained_model import TrainedModel
 
 FLOAT: Format = Safetensors()
-INT8: Format = OnnxInt8()
-SHARES = (1 / 2, 2 / 3)
+INT8: Format = Onnx("int8")
+SMOOTHED = 0.5
+"""The usual share of `Onnx.smooth`."""
+SHARES = (1 / 3, 1 / 2)
 """Of the layers that are dropped."""
 
 
@@ -30,27 +32,40 @@ def chains_of(classifier: TrainedModel) -> tuple[Chain, ...]:
     return tuple(chain for chain in chains if chain.steps or chain.format != FLOAT)
 
 
-def _chains(classifier: TrainedModel) -> Iterator[Chain]:
-    def applied(*steps: Step) -> tuple[Step, ...]:
-        fitting = tuple(step for step in steps if step.refusal(classifier) is None)
-        # What is left of a chain without pruning needs no training.
-        return () if fitting == (Distill(),) else fitting
+def in_other_formats(best: Chain, *, is_size_limited: bool) -> tuple[Chain, ...]:
+    """Return the network of the best candidate in the formats that may be better still, and as a checkpoint.
 
-    vocabulary, neurons = TrimVocabulary(), PruneFeedForward()
-    halved, further = (applied(vocabulary, neurons, each, Distill()) for each in _layers(classifier))
-    narrow = applied(vocabulary, neurons, Distill())
+    Args:
+        is_size_limited: 4 bits for each weight are the smallest, and compute in float32.
+    """
+    formats: list[Format] = [Onnx("int8-static"), Onnx("int8", smooth=SMOOTHED), FLOAT]
+    formats += [Onnx("int4-weights")] if is_size_limited else []
+    return tuple(Chain(best.steps, each) for each in formats if best.steps or each != FLOAT)
+
+
+def safest(classifier: TrainedModel) -> Chain:
+    """Return the candidate that is smaller and loses the least, where no other one is within the limits."""
+    return Chain(_applied(classifier, TrimVocabulary()), Onnx("float16"))
+
+
+def _chains(classifier: TrainedModel) -> Iterator[Chain]:
+    vocabulary, neurons, layers = TrimVocabulary(), PruneFeedForward(), _layers(classifier)
+    trimmed = _applied(classifier, vocabulary)
     yield Chain((), INT8)
-    yield Chain(applied(vocabulary), INT8)
-    # The joint ones.
-    yield Chain(halved, INT8)
-    yield Chain(narrow, INT8)
-    yield Chain(further, INT8)
-    yield Chain(halved, FLOAT)
-    yield Chain(narrow, FLOAT)
-    yield Chain(applied(vocabulary), FLOAT)
-    for step in (vocabulary, neurons, _layers(classifier)[0]):
+    yield Chain(trimmed, INT8)
+    # The joint ones, the middle one first: it shows whether it is worth removing more, or less.
+    for more in ((layers[0],), (), *((each,) for each in layers[1:])):
+        yield Chain(_applied(classifier, vocabulary, neurons, *more, Distill()), INT8)
+    yield Chain(trimmed, FLOAT)
+    for step in (vocabulary, neurons, layers[0]):
         if step.refusal(classifier) is not None:
             yield Chain((step,), FLOAT)
+
+
+def _applied(classifier: TrainedModel, *steps: Step) -> tuple[Step, ...]:
+    """Return the steps that apply; none if training alone is left, as nothing was pruned."""
+    fitting = tuple(step for step in steps if step.refusal(classifier) is None)
+    return () if fitting == (Distill(),) else fitting
 
 
 def _layers(classifier: TrainedModel) -> tuple[PruneLayers, ...]:

@@ -1,13 +1,11 @@
-"""What `export` and `compress` write."""
+"""What `export` writes, and the number formats that it knows."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from hf_finetune.utils.config import Count, CountOrZero, Duration, OpenFraction, Positive, configclass
-from hf_finetune.utils.config_errors import Check
+from hf_finetune.utils.config import Count, CountOrZero, OpenFraction, Positive
 
 Numbers = Literal["float32", "float16", "int8", "int8-static", "int8-weights", "int4-weights"]
 FOLDERS: dict[Numbers, str] = {
@@ -70,41 +68,3 @@ class ExportOptions:
 
 
 EXPORT_OPTIONS = ExportOptions()
-
-
-def is_milliseconds(text: str) -> bool:
-    """Return whether `milliseconds` reads the text."""
-    return re.fullmatch(r"\d+(\.\d+)?ms", text) is not None and float(text[:-2]) > 0
-
-
-Milliseconds = Annotated[str, Check(is_milliseconds, "a time such as 5ms")]
-
-
-@configclass
-class CompressOptions:
-    """What a compressed classifier may lose, and what it has to reach."""
-
-    latency: Milliseconds | None = None
-    """Most milliseconds of a row alone, the forward pass, at the 95th percentile: 5ms. Default: no limit."""
-    max_loss: Positive = 0.5
-    """Largest loss in points of the metric that judges the task, on the rows that choose."""
-    target: Literal["cpu"] = "cpu"
-    """Where it will run. The latency is measured on this machine."""
-    budget: Duration | None = None
-    """Most time for all candidates: 10m. What there is no time for is left out, and named. Default: no limit."""
-    rows: Count = 4000
-    """Validation rows that choose, and test rows of the final number, at most."""
-
-    steps: str | None = None
-    """Steps to apply one after the other, in place of trying several chains: `vocabulary,feed-forward=0.3,distill`.
-    Others are heads, layers=2, hidden-width=0.25 and zero-weights; feed-forward-movement, heads-movement,
-    feed-forward-gates and heads-gates remove in a training. The number is the share that is removed; or that of layers,
-    of epochs, or of unused tokens that remain."""
-
-    @property
-    def latency_ms(self) -> float | None:
-        """`latency` as a number."""
-        return None if self.latency is None else float(self.latency[:-2])
-
-
-COMPRESS_OPTIONS = CompressOptions()

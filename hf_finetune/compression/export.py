@@ -15,7 +15,7 @@ from transformers import EsmTokenizer
 from hf_finetune.compression import examples
 from hf_finetune.compression.config import EXPORT_OPTIONS, FOLDERS, ExportOptions, Numbers
 from hf_finetune.compression.docker import write_dockerfile
-from hf_finetune.compression.gate import compare_exported, refuse
+from hf_finetune.compression.gate import Comparison, compare_exported, refuse
 from hf_finetune.compression.graph import write_graph
 from hf_finetune.compression.latency import latency
 from hf_finetune.compression.letter_tokenizer import letter_tokenizer
@@ -84,19 +84,18 @@ def export_rows(
 
     Raises:
         InputError: the classifier has no graph, a package is missing, or `output` holds other files.
-        GateError: the exported classifier does not compute what the classifier does, or loses too much. Nothing is
-            written.
+        GateError: the exported classifier does not compute what the classifier does. Nothing is written.
+        LossError: it loses too much. Nothing is written.
     """
     check_options(options)
     folder = output or run_folder(classifier.files) / FOLDERS[options.weights]
     _check_output(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial, Progress("export", quiet=True):
-        document = write_export(classifier, rows if calibration is None else calibration, partial, options)
-        exported = load_trained(str(partial), limits=classifier.limits)
-        lossy = options.weights != "float32"
-        found = compare_exported(classifier, exported, partial, rows, lossy=lossy)
-        refuse(found, options.weights, max_loss=options.max_loss if lossy else None)
+        exported, document, found = compared_export(
+            classifier, rows, partial, options, rows if calibration is None else calibration
+        )
+        refuse(found, options.weights, max_loss=None if options.weights == "float32" else options.max_loss)
         document |= {"gate": found.to_dict()}
         if options.latency:
             document["latency"] = {"torch": latency(classifier, rows), "onnx": latency(exported, rows)}
@@ -104,6 +103,24 @@ def export_rows(
         if options.docker:
             write_dockerfile(partial)
     return Exported(folder, document)
+
+
+def compared_export(
+    classifier: TrainedModel, rows: Dataset, folder: Path, options: ExportOptions, calibration: Dataset
+) -> tuple[TrainedModel, dict[str, Any], Comparison]:
+    """Write an export to a new folder, and compare it with the classifier on rows.
+
+    Args:
+        rows: canonical rows to compare with.
+        calibration: see `write_export`.
+
+    Returns:
+        The exported classifier, the content of export.json, and how it compares.
+    """
+    document = write_export(classifier, calibration, folder, options)
+    exported = load_trained(str(folder), limits=classifier.limits)
+    lossy = options.weights != "float32"
+    return exported, document, compare_exported(classifier, exported, folder, rows, lossy=lossy)
 
 
 def write_export(

@@ -1,4 +1,4 @@
-"""The formats in which `compress` stores a network: safetensors, and ONNX in float32 or dynamic int8."""
+"""The formats in which `compress` stores a network: safetensors, and ONNX in a number format."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
+from hf_finetune.compression.config import FOLDERS, ExportOptions, Numbers, QuantizationOptions
 from hf_finetune.compression.export import check_exportable, write_export
 from hf_finetune.compression.pruning.networks import why_not_stock
 from hf_finetune.compression.steps import Format, StepRows
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.save import save_network
 from hf_finetune.tasks.trained_model import TrainedModel
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import OpenFraction, configclass
 
 
 @configclass
@@ -35,17 +35,29 @@ class Safetensors(Format):
         if (why := why_not_stock(classifier.model)) is not None:
             raise InputError(f"only a graph stores it: {why}")
         network = cast(PreTrainedModel, classifier.model)
-        save_network(network, classifier.inputs, folder, classifier.task.hub_task(classifier.kind))
+        task = classifier.task.hub_task(classifier.kind)
+        save_network(network, classifier.inputs, folder, task, half_embeddings=True)
 
 
 @configclass
 class Onnx(Format):
-    """A graph in float32, for ONNX Runtime."""
+    """A graph for ONNX Runtime, whose matrix products have a number format of `export --weights`."""
 
-    name = "onnx"
-    lossy = False
+    weights: Numbers = "float32"
+    smooth: OpenFraction | None = None
+    """See `QuantizationOptions.smooth`."""
+
     part = "onnx"
-    options = EXPORT_OPTIONS
+
+    @property
+    def name(self) -> str:
+        """`onnx-int8`, as `export` names its folder."""
+        return FOLDERS[self.weights] + ("" if self.smooth is None else "-smooth")
+
+    @property
+    def lossy(self) -> bool:
+        """Whether weights are rounded."""
+        return self.weights != "float32"
 
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse what has no graph of its own."""
@@ -57,13 +69,5 @@ class Onnx(Format):
 
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
         """Write what `hf-finetune export` does with these options."""
-        write_export(classifier, rows.calibration, folder, self.options)
-
-
-@configclass
-class OnnxInt8(Onnx):
-    """A graph whose matrix products are of int8: weights by channel, activations scaled by batch."""
-
-    name = "onnx-int8"
-    lossy = True
-    options = ExportOptions("int8")
+        options = ExportOptions(self.weights, quantization=QuantizationOptions(smooth=self.smooth))
+        write_export(classifier, rows.calibration, folder, options)

@@ -20,7 +20,7 @@ from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
 from hf_finetune.data.word_inputs import PLACES, by_row
-from hf_finetune.errors import GateError
+from hf_finetune.errors import GateError, LossError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.pipeline.parity import (
     TOLERANCE,
@@ -97,6 +97,7 @@ def refuse(comparison: Comparison, weights: Numbers, *, max_loss: float | None) 
 
     Raises:
         GateError: saying by how much it differs.
+        LossError: saying what it loses.
     """
     if not comparison.example.ok:
         why = comparison.example.error or f"its logits differ by {comparison.example.max_abs_difference:.3g}"
@@ -109,15 +110,24 @@ def refuse(comparison: Comparison, weights: Numbers, *, max_loss: float | None) 
                 f"{comparison.rows} rows; at most {comparison.tolerance:.3g} are allowed; use the model itself"
             )
         return
-    assert comparison.difference is not None, "rows without labels were refused"
-    lost = -100 * comparison.difference["value"]
-    if not lost <= max_loss:
-        low, high = (100 * comparison.difference[bound] for bound in ("low", "high"))
-        raise GateError(
-            f"export: {weights} loses {lost:.2f} points of {comparison.difference['metric']} on {comparison.rows} rows "
-            f"(difference {-lost:+.2f} [{low:+.2f}, {high:+.2f}]), more than --max-loss {max_loss:g}; keep the most "
-            "sensitive layers in float32 by --quantization.float-layers 4, export float32, or allow more"
+    if not points_lost(comparison) <= max_loss:
+        raise LossError(
+            f"export: {weights} loses {points_lost(comparison):.2f} points on {comparison.rows} rows "
+            f"({difference_text(comparison)}), more than --max-loss {max_loss:g}"
         )
+
+
+def points_lost(comparison: Comparison) -> float:
+    """Return by how many points the metric that judges is worse."""
+    assert comparison.difference is not None, "rows without labels were refused"
+    return -100 * comparison.difference["value"]
+
+
+def difference_text(comparison: Comparison) -> str:
+    """Return the paired difference: `accuracy -0.62 points [-1.03, -0.20]`."""
+    assert comparison.difference is not None, "rows without labels were refused"
+    value, low, high = (100 * comparison.difference[name] for name in ("value", "low", "high"))
+    return f"{comparison.difference['metric']} {value:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
 def check_example(folder: Path, network: TrainedModel, rows: Dataset, size: float) -> Check:

@@ -1,11 +1,12 @@
-"""Steps by their names, as `compress --steps vocabulary,feed-forward=0.3,distill` names them."""
+"""Steps by their names, as `compress --steps vocabulary,feed-forward=0.3,distill,int8` names them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, cast
 
-from hf_finetune.compression.formats import Onnx, OnnxInt8, Safetensors
+from hf_finetune.compression.config import FOLDERS
+from hf_finetune.compression.formats import Onnx, Safetensors
 from hf_finetune.compression.pruning.allocation import AllocateFeedForward
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.gradual import PruneGradually
@@ -15,7 +16,7 @@ from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.pruning.unstructured import ZeroWeights
 from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
 from hf_finetune.compression.recovery import Distill
-from hf_finetune.compression.steps import Chain, Step
+from hf_finetune.compression.steps import Chain, Format, Step
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import did_you_mean
 
@@ -36,34 +37,50 @@ STEPS: dict[str, tuple[Step, str]] = {
 """A step by its name, and its field that a number sets."""
 
 
-def named_steps(text: str) -> tuple[Step, ...]:
-    """Return the steps that a text such as `vocabulary,feed-forward=0.3,distill` names, in its order.
+def named_chains(text: str) -> tuple[Chain, ...]:
+    """Return the candidates of steps such as `vocabulary,feed-forward=0.3,distill` or `layers,distill,int8=0.5`.
+
+    The last one may be the number format, with a number for `Onnx.smooth`. Else there is a candidate in int8, and in
+    float32 a graph and a checkpoint.
 
     Raises:
         InputError: a step is not known or named twice, or its number is none that it can have.
     """
-    steps = tuple(_named_step(part.strip()) for part in text.split(","))
-    names = [part.partition("=")[0].strip() for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
+    formats: tuple[Format, ...] = (Onnx("int8"), Onnx(), Safetensors())
+    if (named := _named_format(parts[-1])) is not None:
+        parts, formats = parts[:-1], (named,)
+    steps = tuple(map(_named_step, parts))
+    names = [part.partition("=")[0].strip() for part in parts]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"--steps: {repeated}: expected each step once, got it {names.count(repeated)} times")
-    return steps
+    return tuple(Chain(steps, each) for each in formats)
 
 
-def chains_of_steps(steps: tuple[Step, ...]) -> tuple[Chain, ...]:
-    """Return these steps as candidates, in every format."""
-    return tuple(Chain(steps, each) for each in (OnnxInt8(), Onnx(), Safetensors()))
+def _named_format(text: str) -> Format | None:
+    """Return a number format. None: it is the name of none."""
+    name, has_value, value = text.partition("=")
+    weights = next((each for each in FOLDERS if each == name), None)
+    if weights is None:
+        return None
+    if not has_value:
+        return Safetensors() if weights == "float32" else Onnx(weights)
+    if not weights.startswith("int8"):
+        raise InputError(f"--steps: {name}: expected no number after it, got {value!r}")
+    return Onnx(weights, smooth=_number(name, value))
 
 
 def _named_step(text: str) -> Step:
     name, has_value, value = text.partition("=")
     if name not in STEPS:
-        hint = did_you_mean(name, STEPS) or f"; known: {', '.join(STEPS)}"
+        hint = did_you_mean(name, STEPS) or f"; known: {', '.join(STEPS)}, and at the end {', '.join(FOLDERS)}"
         raise InputError(f"--steps: {name!r} is no step{hint}")
     step, field = STEPS[name]
-    if not has_value:
-        return step
+    return replace(cast(Any, step), **{field: _number(name, value)}) if has_value else step
+
+
+def _number(name: str, value: str) -> float:
     try:
-        number: float = int(value) if value.isdecimal() else float(value)
+        return int(value) if value.isdecimal() else float(value)
     except ValueError:
         raise InputError(f"--steps: {name}: expected a number after =, got {value!r}") from None
-    return replace(cast(Any, step), **{field: number})

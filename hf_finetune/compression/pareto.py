@@ -30,24 +30,39 @@ def front(points: Sequence[Point]) -> tuple[str, ...]:
     return tuple(point.name for point in points if not any(beats(other, point) for other in points))
 
 
-def choose(points: Sequence[Point], *, max_loss: float, latency_ms: float | None) -> str | None:
-    """Return the fastest candidate within the limits. None: there is none.
+@dataclass(frozen=True)
+class Limits:
+    """What a candidate has to reach."""
 
-    Args:
-        max_loss: points.
-        latency_ms: limit on `Point.latency_ms`. None: there is none.
-    """
-    within = [
-        point for point in points if point.loss <= max_loss and (latency_ms is None or point.latency_ms <= latency_ms)
-    ]
+    max_loss: float
+    """Points."""
+    latency_ms: float | None = None
+    """On `Point.latency_ms`. None: no limit."""
+    max_bytes: float | None = None
+    """None: no limit."""
+
+    def allow(self, point: Point) -> bool:
+        """Return whether a candidate is within all limits."""
+        return (
+            point.loss <= self.max_loss
+            and (self.latency_ms is None or point.latency_ms <= self.latency_ms)
+            and (self.max_bytes is None or point.bytes <= self.max_bytes)
+        )
+
+    def excess(self, point: Point) -> float:
+        """Return by which share a candidate is beyond the limits, those of all together."""
+        shares = [point.loss / self.max_loss]
+        shares += [] if self.latency_ms is None else [point.latency_ms / self.latency_ms]
+        shares += [] if self.max_bytes is None else [point.bytes / self.max_bytes]
+        return sum(max(share - 1, 0) for share in shares)
+
+
+def choose(points: Sequence[Point], limits: Limits) -> str | None:
+    """Return the fastest candidate within the limits. None: there is none."""
+    within = [point for point in points if limits.allow(point)]
     return max(within, key=lambda point: point.rows_per_s).name if within else None
 
 
-def alternatives(points: Sequence[Point], *, max_loss: float, latency_ms: float | None, most: int = 2) -> list[str]:
+def alternatives(points: Sequence[Point], limits: Limits, *, most: int = 2) -> list[str]:
     """Return the candidates that miss the limits by the least, the closest first."""
-
-    def excess(point: Point) -> float:
-        slow = 0.0 if latency_ms is None else max(point.latency_ms / latency_ms - 1, 0)
-        return max(point.loss / max_loss - 1, 0) + slow
-
-    return [point.name for point in sorted(points, key=excess)[:most]]
+    return [point.name for point in sorted(points, key=limits.excess)[:most]]

@@ -45,6 +45,11 @@ class Step(ABC):
         changed = [getattr(self, f.name) for f in fields(cast(Any, self)) if getattr(self, f.name) != f.default]
         return "-".join([self.name, *(f"{value:g}" for value in changed if isinstance(value, int | float))])
 
+    @property
+    def amount(self) -> float:
+        """How much it removes, to compare it with another step of its name."""
+        return 0.0
+
     @abstractmethod
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Return why the step does not apply, as the end of a sentence: `it classifies images, which have no
@@ -69,12 +74,18 @@ class Step(ABC):
 class Format(ABC):
     """How the end of a chain is stored and computed: safetensors or ONNX, in which number format."""
 
-    name: ClassVar[str]
-    """In tables and names of folders: `float32`, `onnx-int8`."""
-    lossy: ClassVar[bool]
-    """Whether logits differ by more than the rounding of float32."""
     part: ClassVar[Literal["model", "onnx"]]
     """What it writes: model/ (or encoder/), in the folder of a run; or the content of its onnx/."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """In tables and names of folders: `float32`, `onnx-int8`."""
+
+    @property
+    @abstractmethod
+    def lossy(self) -> bool:
+        """Whether logits differ by more than the rounding of float32."""
 
     @abstractmethod
     def refusal(self, classifier: TrainedModel) -> str | None:
@@ -113,3 +124,10 @@ class Chain:
         """Return why the chain does not apply to the source, by the first part that does not. None: it applies."""
         reasons = [*(step.refusal(classifier) for step in self.steps), self.format.refusal(classifier)]
         return next((reason for reason in reasons if reason is not None), None)
+
+    def removes_more_than(self, other: Chain) -> bool:
+        """Return whether it has all steps of another chain in the same format, none of them weaker, and is not the same
+        one."""
+        amounts = {step.name: step.amount for step in self.steps}
+        covered = all(step.amount <= amounts.get(step.name, -1) for step in other.steps)
+        return covered and self.format == other.format and self != other

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from hf_finetune.utils.hints import configs_below, configs_in, field_docstrings
+from hf_finetune.utils.hints import configs_below, configs_in, field_docstrings, is_choice
 
 
 def json_schema(recipe: type) -> dict[str, Any]:
@@ -47,4 +47,4 @@ class _Documented(GenerateJsonSchema):
 def _members(recipe: type) -> frozenset[type]:
     """Return the configs that are members of a union, which files name under `type`."""
     hints = (hint for config in configs_below(recipe).values() for hint in typing.get_type_hints(config).values())
-    return frozenset(member for hint in hints if len(configs_in(hint)) > 1 for member in configs_in(hint))
+    return frozenset(member for hint in hints if is_choice(hint) for member in configs_in(hint))

@@ -19,8 +19,8 @@ from hf_finetune.utils.plain import merge
 
 T = TypeVar("T", bound=Any)
 
-# Sections whose fields continue those of others: their own are named with the section only.
-SECONDARY = ("pretrain",)
+# Sections whose fields continue those of others, or are of what comes after the run: they are named with the section.
+SECONDARY = ("pretrain", "compress")
 
 
 def with_keywords(recipe: T, keywords: Mapping[str, Any]) -> T:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hf_finetune.config.aliases import current
+from hf_finetune.config.compress import Compress
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.config.search import Search
 from hf_finetune.data.config import Kind
@@ -106,6 +107,9 @@ class Recipe:
     evaluate: Evaluate = Evaluate()
     hub: Hub = Hub()
     search: Search = Search()
+    compress: Choice[Compress | None] = None
+    """How the finished model is compressed, to compressed/ in the folder of the run, as `hf-finetune compress RUN`
+    does. What is pushed is the model itself. None: it is not compressed."""
 
     @property
     def kind(self) -> Kind:

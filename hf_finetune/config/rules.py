@@ -97,6 +97,7 @@ CLASSICAL = rules.only_when(
     Conflict("model.from_config", "None with method classical, which has no network"),
     Conflict("model.surgery", "none with method classical, which has no network"),
     Conflict("data.augment", "none with method classical, which reads every row once"),
+    Conflict("compress", "None with method classical, which has no network"),
     Conflict("pretrain.objective", "None with method classical, which has no network"),
     Conflict(
         "objective.teacher", "none with method classical, which learns from labels alone", lambda r: r.has_teacher

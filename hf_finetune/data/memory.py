@@ -59,6 +59,11 @@ def is_in_memory(path: str) -> bool:
     return path.startswith(PREFIX)
 
 
+def is_held(path: str) -> bool:
+    """Return whether a source of this path can be read: it is not in memory, or held by the block around it."""
+    return not is_in_memory(path) or path in _held.get()
+
+
 @contextmanager
 def holding(data: Mapping[str, MemoryData]) -> Iterator[None]:
     """Let sources read data in memory in the block, by the path `memory:<name>`."""

@@ -14,12 +14,12 @@ from datasets import Dataset
 from hf_finetune.augmentation.test_time import BOTH_STRANDS
 from hf_finetune.compression.config import (
     QUANTIZATION_OPTIONS,
-    CompressOptions,
     ExportOptions,
     Numbers,
     QuantizationOptions,
 )
 from hf_finetune.compression.export import Exported
+from hf_finetune.config.compress import Compress
 from hf_finetune.data import provenance
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
 from hf_finetune.data.inputs import Rows, columns_of
@@ -299,11 +299,8 @@ class Classifier(SavedClassifier):
         text_pair: str | None = None,
         image: str | None = None,
         label: str | Sequence[str] | None = None,
-        latency: str | None = None,
-        max_loss: float = 0.5,
-        budget: str | None = None,
-        steps: str | None = None,
         resume: bool = False,
+        **fields: Any,
     ) -> Compressed:
         """Prune and quantize the classifier, and write the fastest candidate within the limits.
 
@@ -311,18 +308,21 @@ class Classifier(SavedClassifier):
             folder: None: compressed/ in the folder of the run.
             data: labeled rows, which are split as those of the run. None: the data of the run.
             text, text_pair, image, label: columns of the data, see `evaluate`.
-            latency, max_loss, budget, steps: see `CompressOptions`.
             resume: go on with an unfinished compression in the folder.
+            fields: those of `Compress`, by name: `max_loss`, `latency`, `max_size`, `steps`, `budget` and `rows`.
 
         Examples:
             >>> compressed = clf.compress(data=frame, max_loss=1.0)  # doctest: +SKIP
             >>> Classifier.load(compressed.folder)  # doctest: +SKIP
+            >>> clf.compress(max_los=1.0)
+            Traceback (most recent call last):
+            hf_finetune.errors.InputError: Compress.max_los: no such field, did you mean 'max_loss'?
 
         Raises:
             InputError, GateError: see `compressing.run.compress`.
         """
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
-        options = CompressOptions(latency=latency, max_loss=max_loss, budget=budget, steps=steps)
+        options = Compress(**fields)
         output = None if folder is None else Path(folder).expanduser()
         with python_session(), source_or_own(data, columns, kind=self._trained.kind) as source:
             return compress(self._trained, source, output, options, resume=resume)

@@ -14,7 +14,8 @@ from hf_finetune.compression.export import Exported, check_exportable, export_ro
 from hf_finetune.compression.quantization.quantize import check_options, needs_rows
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.duplicates import row_digests
-from hf_finetune.errors import InputError, NoLabels
+from hf_finetune.errors import InputError, LossError, NoLabels
+from hf_finetune.inference.alternatives import best_alternatives
 from hf_finetune.inference.parts import read_parts
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
 from hf_finetune.tasks.trained_pipeline import Trained
@@ -40,14 +41,22 @@ def export(
     Raises:
         InputError: the classifier has no graph, or the rows cannot be read.
         GateError: the exported classifier is not what the classifier is.
+        LossError: it loses too much; names the two best formats of those that were measured instead.
     """
     if not isinstance(classifier, TrainedModel):
         raise InputError(f"{classifier.name}: a pipeline of scikit-learn, which has no graph; expected a network")
     check_exportable(classifier)
     check_options(options)
     rows = _rows(classifier, source, options)
-    calibration = _calibration_rows(classifier, source, rows, options) if needs_rows(options) else None
-    return export_rows(classifier, rows, output, options, calibration)
+
+    def calibration(chosen: ExportOptions) -> Dataset:
+        return _calibration_rows(classifier, source, rows, chosen)
+
+    try:
+        return export_rows(classifier, rows, output, options, calibration(options) if needs_rows(options) else None)
+    except LossError as error:
+        others = best_alternatives(classifier, rows, options, calibration)
+        raise LossError(f"{error}; {others}, or allow more") from None
 
 
 def _own_data(classifier: TrainedModel) -> SourceSplit:

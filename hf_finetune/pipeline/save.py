@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
@@ -87,18 +88,33 @@ def save_artifacts(network: nn.Module, run: Run, folder: Path, task: Task) -> li
     return [save_network(network, run.data.inputs, folder, run.hub_task), *artifacts]
 
 
-def save_network(network: PreTrainedModel, inputs: Inputs, folder: Path, task: HubTask) -> Artifact:
-    """Write model/; or encoder/ and head.safetensors of a head that no stock class has."""
+def save_network(
+    network: PreTrainedModel, inputs: Inputs, folder: Path, task: HubTask, *, half_embeddings: bool = False
+) -> Artifact:
+    """Write model/; or encoder/ and head.safetensors of a head that no stock class has.
+
+    Args:
+        half_embeddings: store those of tokens in float16 if that changes none of their values. transformers loads them
+            in the format of the config.
+    """
     if isinstance(network, CustomHeadClassifier):
         with replacing(folder / "encoder") as path:
-            encoder(network).save_pretrained(path)
+            encoder(network).save_pretrained(path, state_dict=_state(encoder(network), half_embeddings))
             inputs.save(path)
         save_head(network, folder / HEAD_FILE, task)
         return Artifact("reload", folder / "encoder", head=folder / HEAD_FILE)
     with replacing(folder / "model") as path:
-        network.save_pretrained(path)
+        network.save_pretrained(path, state_dict=_state(network, half_embeddings))
         inputs.save(path)
     return Artifact("reload", folder / "model")
+
+
+def _state(network: PreTrainedModel, half_embeddings: bool) -> dict[str, torch.Tensor]:
+    state = network.state_dict()
+    table = network.get_input_embeddings() if half_embeddings else None
+    if isinstance(table, nn.Embedding) and torch.equal(table.weight, table.weight.half().to(table.weight.dtype)):
+        state |= {name: value.half() for name, value in state.items() if value.data_ptr() == table.weight.data_ptr()}
+    return state
 
 
 def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Artifact:

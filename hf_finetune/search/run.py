@@ -4,10 +4,12 @@ from typing import Any
 
 from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.errors import InputError
+from hf_finetune.inference.compressing.run import compress
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.search.ladder.climb import climb
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.seeds import run_seeds
+from hf_finetune.tasks.trained_pipeline import load_finished
 
 
 def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
@@ -19,17 +21,32 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         command: the command line that reproduces the run, for the card.
 
     Returns:
-        The content of result.json, and its `folder`. None in all processes but the main one.
+        The content of result.json, and its `folder`; with `recipe.compress` also `compression`, what each candidate
+        cost and gave. None in all processes but the main one.
 
     Raises:
         InputError: bad data, checkpoint, fields or output folder, or no right to push. Nothing was written.
         TrainingError: the loss or the weights are not finite, or the disk is full.
         StoppedBySignal: after a checkpoint, from which `launch.resume` continues.
-        GateError: a saved artifact does not reproduce the model.
+        GateError: a saved artifact does not reproduce the model; or no compressed candidate is within the limits, the
+            run is finished.
         PushError: the Hub refused the finished run, or kept failing.
     """
-    variant = RecipeVariant(recipe)
+    result = _trained(RecipeVariant(recipe), launch, command)
+    if recipe.compress is None or result is None:
+        return result
+    compressed = compress(load_finished(result["folder"]), options=recipe.compress)
+    return {**result, "compression": dict(compressed.document)}
+
+
+def _trained(variant: RecipeVariant, launch: Launch, command: str | None) -> dict[str, Any] | None:
+    recipe = variant.recipe
     if variant.climbs:
+        if recipe.compress is not None:
+            raise InputError(
+                "compress: expected null with method auto; compress what it has chosen afterwards, "
+                "`hf-finetune compress DIR`"
+            )
         if recipe.search.seeds is not None:
             raise InputError(
                 f"search.seeds: expected none with method auto, got {recipe.search.seeds}; run what it has chosen with "

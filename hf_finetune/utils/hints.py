@@ -21,6 +21,13 @@ def configs_in(hint: Any) -> list[type]:
     return [hint] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else []
 
 
+def is_choice(hint: Any) -> bool:
+    """Whether a field of this type holds one of several configs, or one or None, which files name by its class."""
+    hint, _ = unwrapped(hint)
+    configs = configs_in(hint)
+    return len(configs) > 1 or (bool(configs) and type(None) in typing.get_args(hint))
+
+
 def is_union(hint: Any) -> bool:
     """Whether a type is a union, `A | B`."""
     return typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -15,13 +15,13 @@ from helpers.tiny import tiny_text_checkpoint
 from transformers import AutoTokenizer
 
 from hf_finetune.compression.formats import Onnx, Safetensors
-from hf_finetune.compression.named_steps import STEPS, chains_of_steps, named_steps
+from hf_finetune.compression.named_steps import STEPS, named_chains
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.gradual import PruneGradually
 from hf_finetune.compression.pruning.heads import PruneHeads
 from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
-from hf_finetune.compression.steps import StepRows
+from hf_finetune.compression.steps import Step, StepRows
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.inference.compressing.trial import Trials
@@ -30,16 +30,34 @@ from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 
 
+def steps_of(text: str) -> tuple[Step, ...]:
+    (steps,) = {chain.steps for chain in named_chains(text)}
+    return steps
+
+
 def test_names_and_numbers() -> None:
-    steps = named_steps("vocabulary, feed-forward=0.3,layers=2")
+    steps = steps_of("vocabulary, feed-forward=0.3,layers=2")
     assert steps == (TrimVocabulary(), PruneFeedForward(share=0.3), PruneLayers(drop=2))
     for name, (step, field) in STEPS.items():
         number = 2 if name in ("vocabulary", "layers", "distill") else 0.3
-        assert named_steps(name) == (step,) and step.label == name
-        assert getattr(named_steps(f"{name}={number}")[0], field) == number
-    movement, gates = named_steps("feed-forward-movement,heads-gates=0.3")
+        assert steps_of(name) == (step,) and step.label == name
+        assert getattr(steps_of(f"{name}={number}")[0], field) == number
+    movement, gates = steps_of("feed-forward-movement,heads-gates=0.3")
     assert movement == PruneGradually() and gates == PruneGradually(part="heads", score="gates", share=0.3)
-    assert {chain.steps for chain in chains_of_steps(steps)} == {steps}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("heads", ["heads+onnx-int8", "heads+onnx", "heads+float32"]),
+        ("layers,int8-static", ["layers+onnx-int8-static"]),
+        ("layers,int8=0.5", ["layers+onnx-int8-smooth"]),
+        ("layers,float32", ["layers+float32"]),
+        ("float16", ["onnx-float16"]),
+    ],
+)
+def test_the_last_name_may_be_a_number_format(text: str, names: list[str]) -> None:
+    assert [chain.name for chain in named_chains(text)] == names
 
 
 @pytest.mark.parametrize(
@@ -50,11 +68,14 @@ def test_names_and_numbers() -> None:
         ("heads,heads=0.2", "--steps: heads: expected each step once, got it 2 times"),
         ("feed-forward=2", "PruneFeedForward.share: expected"),
         ("layers=0.5", "PruneLayers.drop: expected"),
+        ("int8=2", "Onnx.smooth: expected"),
+        ("float16=0.5", "--steps: float16: expected no number after it, got '0.5'"),
+        ("int8,layers", "--steps: 'int8' is no step; known: vocabulary, "),
         ("", "--steps: '' is no step; known: vocabulary, "),
     ],
 )
 def test_what_is_no_step(text: str, message: str) -> None:
-    assert refusal(lambda: named_steps(text)).startswith(message)
+    assert refusal(lambda: named_chains(text)).startswith(message)
 
 
 def test_a_network_that_no_config_describes_is_a_graph(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_finetune.compression.pareto import Point, alternatives, choose, front
+from hf_finetune.compression.pareto import Limits, Point, alternatives, choose, front
 
 SOURCE = Point("source", 0.0, 100.0, 8.0, 90)
 INT8 = Point("int8", 0.2, 130.0, 6.0, 25)
@@ -19,19 +19,26 @@ def test_the_front_has_no_candidate_that_another_beats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_loss", "latency_ms", "expected"),
-    [(0.5, None, "int8"), (1.0, None, "pruned"), (0.5, 7.0, "int8"), (0.5, 4.0, None), (1.0, 3.2, "pruned")],
+    ("limits", "expected"),
+    [
+        (Limits(0.5), "int8"),
+        (Limits(1.0), "pruned"),
+        (Limits(0.5, 7.0), "int8"),
+        (Limits(0.5, 4.0), None),
+        (Limits(1.0, 3.2), "pruned"),
+        (Limits(0.5, max_bytes=25), "int8"),
+        (Limits(0.5, max_bytes=12), None),
+    ],
 )
-def test_the_fastest_within_the_limits_is_chosen(
-    max_loss: float, latency_ms: float | None, expected: str | None
-) -> None:
-    assert choose(ALL, max_loss=max_loss, latency_ms=latency_ms) == expected
+def test_the_fastest_within_the_limits_is_chosen(limits: Limits, expected: str | None) -> None:
+    assert choose(ALL, limits) == expected
 
 
 def test_the_closest_alternatives_are_named() -> None:
-    assert alternatives(ALL[1:], max_loss=0.5, latency_ms=4.0) == ["int8", "pruned"]
-    assert alternatives([WORSE, PRUNED], max_loss=0.1, latency_ms=None) == ["pruned", "worse"]
+    assert alternatives(ALL[1:], Limits(0.5, 4.0)) == ["int8", "pruned"]
+    assert alternatives([WORSE, PRUNED], Limits(0.1)) == ["pruned", "worse"]
+    assert alternatives(ALL[1:], Limits(0.7, max_bytes=10)) == ["pruned", "worse"]
 
 
 def test_a_loss_that_is_no_number_is_not_chosen() -> None:
-    assert choose([Point("nan", float("nan"), 1e9, 0.1, 1)], max_loss=0.5, latency_ms=None) is None
+    assert choose([Point("nan", float("nan"), 1e9, 0.1, 1)], Limits(0.5)) is None

@@ -51,8 +51,14 @@ def measure_here(replace=setattr) -> None:
     """
     from hf_finetune.inference.compressing import measure, measuring
 
-    def measured(self: measuring.Measurements, models: list[Path], threads: list[int]) -> dict:
-        job: measure.Job = {"models": [*map(str, models)], "rows": str(self.rows), "threads": [1], "output": ""}
+    def measured(self: measuring.Measurements, models: list[Path], threads: list[int], **options: bool) -> dict:
+        job: measure.Job = {
+            "models": [*map(str, models)],
+            "rows": str(self.rows),
+            "threads": [1],
+            "is_latency_alone": bool(options),
+            "output": "",
+        }
         return measure.run(job)
 
     replace(measuring.Measurements, "_run", measured)

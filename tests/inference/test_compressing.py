@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 
+from hf_finetune.compression.formats import Onnx
+from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
+from hf_finetune.compression.pruning.layers import PruneLayers
+from hf_finetune.compression.steps import Chain
+from hf_finetune.config.compress import COMPRESS, Compress
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.compression_report import compression_text, final_text
+from hf_finetune.inference.compressing import run as compressing
 from hf_finetune.inference.compressing.report import Compressed
+from hf_finetune.inference.compressing.run import Compression
 from hf_finetune.inference.compressing.state import HOLDS, Candidate, State
 
 SETTINGS = {"source": "ab", "data": "cd", "rows": 4000}
@@ -35,7 +42,7 @@ def candidate(name: str = "onnx-int8", lost: float = 0.002, refusal: str | None 
         name,
         "kept" if refusal is None else "refused",
         refusal or HOLDS,
-        ("OnnxInt8()",),
+        ("Onnx(weights='int8')",),
         {"accuracy": interval(0.9 - lost)},
         {"metric": "accuracy", **interval(-lost)},
         {"rows": 512, "refusal": refusal},
@@ -74,6 +81,48 @@ def test_a_verdict_follows_the_limit() -> None:
     assert candidate(refusal="logits differ").within(100).verdict == "refused", "the gate of logits has no limit"
     assert candidate(lost=float("nan")).within(100).verdict == "refused"
     assert SOURCE.within(0.5) == SOURCE
+
+
+NARROW = Chain((PruneFeedForward(),), Onnx("int8"))
+SHORT = Chain((PruneFeedForward(), PruneLayers(drop=2)), Onnx("int8"))
+
+
+def compression(*candidates: Candidate, options: Compress = COMPRESS) -> Compression:
+    """Of the chains above, with these candidates done."""
+    state = State(Path("unused"), SETTINGS, [SOURCE, *candidates])
+    parts: Any = {"classifier": None, "rows": None}
+    return Compression(**parts, options=options, state=state, chains=(NARROW, SHORT))
+
+
+def test_what_removes_more_than_a_candidate_that_lost_too_much_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chain, "refusal", lambda self, classifier: None)
+    lost = candidate(NARROW.name, lost=0.02).within(0.5)
+    why = "feed-forward+onnx-int8 removes less, and loses too much already"
+    assert compression(lost)._refusal(SHORT) == why
+    assert compression(lost.within(10))._refusal(SHORT) is None, "a resumed compression may allow more"
+    assert compression(candidate(NARROW.name, refusal="logits are not finite"))._refusal(SHORT) is None
+
+
+def test_what_removes_less_than_a_candidate_within_the_limits_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chain, "refusal", lambda self, classifier: None)
+    kept, loose = candidate(SHORT.name).within(2.0), Compress(max_loss=2.0)
+    why = "feed-forward+layers-2+onnx-int8 removes more, and is within the limits"
+    assert compression(kept, options=loose)._refusal(NARROW) == why
+    assert compression(kept, options=Compress(max_loss=2.0, latency="1ms"))._refusal(NARROW) is None
+
+
+def test_the_best_network_so_far_is_tried_in_other_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compressing, "safest", lambda classifier: Chain((), Onnx("float16")))
+    best, slower = candidate(SHORT.name), replace(candidate(NARROW.name, lost=0.004), rows_per_s=120.0)
+
+    def further(options: Compress) -> list[str]:
+        return [chain.name for chain in compression(slower, best, options=options)._further_chains()]
+
+    short = "feed-forward+layers-2+"
+    formats = [f"{short}onnx-int8-static", f"{short}onnx-int8-smooth", f"{short}float32"]
+    assert further(Compress(max_loss=2.0)) == formats
+    assert further(Compress(max_loss=2.0, max_size="30MB")) == [*formats, f"{short}onnx-int4-weights"]
+    assert further(Compress(max_loss=0.1)) == [*formats, "onnx-float16"], "none is within the limit"
 
 
 def test_the_latency_is_that_of_all_threads() -> None:

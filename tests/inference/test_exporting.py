@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.data.config import SourceSplit
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, LossError
 from hf_finetune.inference import exporting
 
 
@@ -57,3 +57,27 @@ def test_rounded_weights_are_judged_by_more_rows_which_leave_some_for_calibratio
     )
     parts = [Dataset.from_dict({"text": list("abcdef")})]
     assert len(exporting._drawn(iter(parts), 4000)) == 6 and len(exporting._drawn(iter(parts), 4000, half=True)) == 3
+
+
+def test_a_loss_is_refused_with_measured_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Dataset.from_dict({"text": ["a"], "label": [0]})
+
+    def lossy(*_: object) -> None:
+        raise LossError("export: int8 loses 3.00 points")
+
+    def closest(classifier: object, judged: Dataset, refused: ExportOptions, calibration: object) -> str:
+        assert judged is rows and refused.weights == "int8"
+        return "the closest of the others: --weights float16 (...)"
+
+    for name in ("check_exportable", "check_options"):
+        monkeypatch.setattr(exporting, name, lambda _: None)
+    monkeypatch.setattr(exporting, "TrainedModel", SimpleNamespace)
+    monkeypatch.setattr(exporting, "_rows", lambda *_: rows)
+    monkeypatch.setattr(exporting, "export_rows", lossy)
+    monkeypatch.setattr(exporting, "best_alternatives", closest)
+    trained: Any = SimpleNamespace(name="run")
+    with pytest.raises(
+        LossError, match=r"loses 3.00 points; the closest .* --weights float16 .*, or allow more"
+    ) as error:
+        exporting.export(trained, None, None, ExportOptions("int8"))
+    assert error.value.exit_status == 4

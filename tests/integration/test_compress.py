@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 from helpers import gate
+from helpers.hub_server import HubServer
 from helpers.small_runs import small_recipe, text_rows
 
 import hf_finetune
 from hf_finetune import Classifier
 from hf_finetune.cli.main import main_command
 from hf_finetune.compression import formats
+from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
+from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
 from hf_finetune.compression.steps import Chain, StepRows
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.hub.push import push
 from hf_finetune.inference.compressing import run as compressing
+from hf_finetune.pipeline import push as pipeline_push
 from hf_finetune.tasks.trained_model import TrainedModel
 
 
@@ -50,19 +55,42 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def with_chains(monkeypatch: pytest.MonkeyPatch, *formats_: formats.Format) -> None:
-    monkeypatch.setattr(compressing, "chains_of", lambda classifier: tuple(Chain((), each) for each in formats_))
+def with_chains(monkeypatch: pytest.MonkeyPatch, *chains: Chain) -> None:
+    monkeypatch.setattr(compressing, "chains_of", lambda classifier: chains)
+    monkeypatch.setattr(compressing.Compression, "_further_chains", lambda self: iter(()))
 
 
-def test_candidates_and_their_gates(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    with_chains(monkeypatch, formats.OnnxInt8(), formats.Safetensors(), Permuted())
+def use_by_every_door(place: Path, rows: Path, repository: str, capsys: pytest.CaptureFixture) -> None:
+    """Use a compressed model by commands, as any other; the push pulls it again, and compares bytes and logits."""
+    main_command(["evaluate", str(place), str(rows), "--json"])
+    assert json.loads(capsys.readouterr().out)["rows"] == 60
+    main_command(["predict", str(place), str(rows), "--output", str(rows.with_name("out.csv"))])
+    assert len(rows.with_name("out.csv").read_text().splitlines()) == 61
+    (place / "README.md").unlink()
+    main_command(["card", str(place)])
+    assert "compressed copy of the network" in (place / "README.md").read_text()
+    main_command(["push", str(place), repository])
+    capsys.readouterr()
+
+
+def test_candidates_and_their_gates(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, hub: HubServer
+) -> None:
+    pruned = (TrimVocabulary(spare=0), PruneFeedForward())
+    with_chains(
+        monkeypatch,
+        Chain((), formats.Onnx("int8")),
+        Chain(pruned, formats.Safetensors()),
+        Chain((), Permuted()),
+    )
+    small = "vocabulary-0+feed-forward+float32"
     # A candidate is lost to a signal, and not tried again after it.
     tried: list[str] = []
     run_one = compressing.Trials.run
 
     def stopping(self: compressing.Trials, chain: Chain, seconds: float | None) -> compressing.Candidate:
         tried.append(chain.name)
-        if tried == ["onnx-int8", "float32"]:
+        if tried == ["onnx-int8", small]:
             raise KeyboardInterrupt
         return run_one(self, chain, seconds)
 
@@ -78,9 +106,9 @@ def test_candidates_and_their_gates(run: Path, monkeypatch: pytest.MonkeyPatch, 
 
     main_command(["compress", str(run), "--max-loss", "100", "--resume", "--json"])
     section = json.loads(capsys.readouterr().out)
-    assert tried == ["onnx-int8", "float32", "float32", "permuted"], "what was finished is not tried again"
+    assert tried == ["onnx-int8", small, small, "permuted"], "what was finished is not tried again"
     verdicts = {each["name"]: each["verdict"] for each in section["candidates"]}
-    assert verdicts == {"source": "source", "onnx-int8": "kept", "float32": "kept", "permuted": "refused"}
+    assert verdicts == {"source": "source", "onnx-int8": "kept", small: "kept", "permuted": "refused"}
     permuted = section["candidates"][3]
     assert "what was stored does not compute what the network does" in permuted["reason"]
     # Rows that are training rows, too, do not count.
@@ -104,6 +132,10 @@ def test_candidates_and_their_gates(run: Path, monkeypatch: pytest.MonkeyPatch, 
     main_command(["verify", str(folder)])
     main_command(["compare", str(run), str(folder)])
     assert "shared rows of the test split" in capsys.readouterr().out
+    hub.connect(monkeypatch, run.parent / "home")
+    monkeypatch.setattr(pipeline_push, "push", lambda *args, **fields: push(*args, endpoint=hub.endpoint, **fields))
+    for number, name in enumerate(("onnx-int8", small)):
+        use_by_every_door(folder / "candidates" / name, run.parent / "test.csv", f"tester/compressed-{number}", capsys)
     with pytest.raises(InputError, match="finished, there is nothing to resume"):
         Classifier.load(run).compress(resume=True)
 
@@ -112,10 +144,9 @@ def test_nothing_within_the_limits(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neurons are removed in a training; what was tried is not tried again with other limits."""
-    monkeypatch.setattr(compressing, "chains_of_steps", lambda steps: (Chain(steps, formats.Safetensors()),))
-    classifier, steps = Classifier.load(run), "feed-forward-movement=0.75"
+    classifier, steps = Classifier.load(run), "feed-forward-movement=0.75,float32"
     name = r"feed-forward-movement-0.75\+float32"
-    message = rf"within `max_loss=100` and a latency of 0.0001ms: the closest is {name} \(.* points lost, p95 .* ms\)"
+    message = rf"within `max_loss=100` and a latency of 0.0001ms: the closest is {name} \(.* points lost, p95 .* MB\)"
     with pytest.raises(GateError, match=message):
         classifier.compress(run / "small", max_loss=100, latency="0.0001ms", steps=steps)
     assert not (run / "small" / "result.json").exists()

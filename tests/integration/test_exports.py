@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from hf_finetune.compression.export import export_rows
 from hf_finetune.compression.quantization.quantize import quantize
 from hf_finetune.data.long.config import MARK
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.inference.alternatives import best_alternatives
 from hf_finetune.models.config import Model
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.heads.head_file import save_head
@@ -223,6 +225,18 @@ def test_a_permuted_head_is_caught(weights: str, tmp_path: Path, monkeypatch: py
     with pytest.raises(GateError, match="differ by" if weights == "float32" else "int8 loses 100.00 points"):
         export_rows(classifier, rows, tmp_path / "onnx", ExportOptions(weights, latency=False))  # type: ignore[arg-type]
     assert not (tmp_path / "onnx").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_format_that_loses_too_much_names_the_two_best_ones(tmp_path: Path) -> None:
+    classifier = classifier_of("bert", tmp_path)
+    rows = rows_of(classifier, labels=True)
+    refused = ExportOptions("int8-static", max_loss=1e-9, latency=False)
+    said = best_alternatives(classifier, rows, refused, lambda options: rows)
+    assert re.fullmatch(
+        r"the closest of the others: --weights int8 \(accuracy \+0.00 points \[.*\], \d+\.\d MB\) and "
+        r"--weights int8 --quantization.float-layers 4 \(.*\); float32 loses nothing",
+        said,
+    )
 
 
 def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ class PruneFeedForward(PruneGroups):
     """In place of `share`: neurons that remain in each layer, bottom to top. The config of a checkpoint has one number
     for all layers: with several the network can only be exported."""
 
+    @property
+    def amount(self) -> float:
+        """The share of neurons."""
+        return self.share
+
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse networks whose neurons are not those of linear layers with a field of their number."""
         if (why := why_no_layers(classifier)) is not None:

@@ -40,6 +40,11 @@ class PruneLayers(CalibratedStep):
     """How the rest is judged. logits: by the mean squared change of the logits without the layer. similarity: by the
     cosine of what enters and leaves the layer (ShortGPT, arXiv:2403.03853), in one pass."""
 
+    @property
+    def amount(self) -> float:
+        """The number of layers."""
+        return self.drop
+
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse networks without layers that can be dropped."""
         if (why := why_no_layers(classifier)) is not None:

@@ -18,6 +18,8 @@ from hf_finetune.errors import InputError
 Document = dict[str, Any]
 """The content of tokenizer.json."""
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+WORD_STARTS = "\u0120\u2581"
+"""Marks of a space before a token, of BPE by bytes and of SentencePiece."""
 FIRST_IDS = 10
 """Tokens of the lowest ids, which always remain: some classes of transformers expect those of the padding and the
 unknown token in their places."""
@@ -68,6 +70,18 @@ def safe_ids(document: Document) -> set[int]:
         if is_base or (model["type"] != "BPE" and any(piece not in tokens for piece in pieces)):
             safe.add(number)
     return safe
+
+
+def is_word_part(document: Document, token: str, letters: int) -> bool:
+    """Return whether a token continues a word, as WordPiece marks it, or has few letters.
+
+    Args:
+        letters: at most, without the marks of the begin and the end of a word.
+    """
+    model = document["model"]
+    prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+    text = token.removeprefix(prefix).removesuffix(suffix).lstrip(WORD_STARTS)
+    return (bool(prefix) and token.startswith(prefix)) or len(text) <= letters
 
 
 def with_parts(document: Document, ids: Collection[int]) -> set[int]:

@@ -56,6 +56,10 @@ class Measurements:
         example = model / "onnx" / EXAMPLE_FILE
         return {**found, "alone": _alone(example) if example.is_file() and "text" in self._columns else None}
 
+    def latency_of(self, model: Path) -> list[dict[str, Any]]:
+        """Measure the latency alone, with all threads."""
+        return self._run([model], [available_cores()], is_latency_alone=True)["latency"]
+
     def speedup(self, source: Path, chosen: Path) -> dict[str, float]:
         """Return by which factor `predict` is faster with the second, in turns in one process: value, low and high."""
         return self._run([source, chosen], [available_cores()])["speedup"]
@@ -64,13 +68,14 @@ class Measurements:
     def _columns(self) -> Sequence[str]:
         return Dataset.load_from_disk(str(self.rows)).column_names
 
-    def _run(self, models: Sequence[Path], threads: list[int]) -> dict[str, Any]:
+    def _run(self, models: Sequence[Path], threads: list[int], *, is_latency_alone: bool = False) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="hf_finetune_measure_") as name:
             path, output = Path(name) / "job.json", Path(name) / "found.json"
             job: measure.Job = {
                 "models": [str(model.absolute()) for model in models],
                 "rows": str(self.rows.absolute()),
                 "threads": threads,
+                "is_latency_alone": is_latency_alone,
                 "output": str(output),
             }
             path.write_text(json.dumps(job), encoding="utf-8")

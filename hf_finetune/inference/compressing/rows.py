@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_finetune.compression.config import CompressOptions
 from hf_finetune.compression.steps import StepRows
+from hf_finetune.config.compress import Compress
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data import provenance
 from hf_finetune.data.config import Source
 from hf_finetune.data.loading import Splits
-from hf_finetune.data.memory import is_in_memory
+from hf_finetune.data.memory import is_held, is_in_memory
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.hub.run_facts import RunFacts
@@ -47,7 +47,7 @@ class CompressRows:
     notes: tuple[str, ...] = ()
 
 
-def load_rows(classifier: TrainedModel, source: Source | None, options: CompressOptions) -> CompressRows:
+def load_rows(classifier: TrainedModel, source: Source | None, options: Compress) -> CompressRows:
     """Load the rows of a source, or of the data of the run.
 
     They are split as those of the run. Where there are no test rows, half of the validation rows choose. Rows that the
@@ -102,7 +102,7 @@ def _data(classifier: TrainedModel, facts: RunFacts | None, source: Source | Non
     else:
         data = facts.recipe.data
     if source is None:
-        if is_in_memory(data.path):
+        if not is_held(data.path):
             raise InputError(f"{classifier.name}: it was trained on a table in memory; name rows by --data")
         return data
     default, names = Source(""), {field.name for field in fields(data)}

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.compression.chains import chains_of
-from hf_finetune.compression.config import COMPRESS_OPTIONS, CompressOptions
-from hf_finetune.compression.named_steps import chains_of_steps, named_steps
-from hf_finetune.compression.pareto import alternatives, choose, front
+from hf_finetune.compression.chains import chains_of, in_other_formats, safest
+from hf_finetune.compression.formats import Safetensors
+from hf_finetune.compression.named_steps import named_chains
+from hf_finetune.compression.pareto import Limits, Point, alternatives, choose, front
 from hf_finetune.compression.steps import Chain
+from hf_finetune.config.compress import COMPRESS, Compress
 from hf_finetune.data.config import Source
 from hf_finetune.errors import GateError, InputError, StoppedBySignal
 from hf_finetune.evaluation.compression_report import rows_of
@@ -53,7 +54,7 @@ def compress(
     classifier: Trained,
     source: Source | None = None,
     output: Path | None = None,
-    options: CompressOptions = COMPRESS_OPTIONS,
+    options: Compress = COMPRESS,
     *,
     resume: bool = False,
 ) -> Compressed:
@@ -95,7 +96,7 @@ def _applicable(classifier: TrainedModel, steps: str | None) -> tuple[Chain, ...
     Raises:
         InputError: none applies, or a step is not known.
     """
-    chains = chains_of(classifier) if steps is None else chains_of_steps(named_steps(steps))
+    chains = chains_of(classifier) if steps is None else named_chains(steps)
     reasons = [chain.refusal(classifier) for chain in chains]
     if all(reason is not None for reason in reasons):
         raise InputError(f"{classifier.name}: it cannot be compressed: {reasons[0]}")
@@ -120,7 +121,7 @@ class Compression:
 
     classifier: TrainedModel
     rows: CompressRows
-    options: CompressOptions
+    options: Compress
     state: State
     chains: tuple[Chain, ...]
     scratch: ScratchFolder = field(default_factory=ScratchFolder)
@@ -168,12 +169,26 @@ class Compression:
             logger.info("resumed after %s", counted(len(done), "candidate"))
         logger.info("%s", self._plan())
         for chain in self.chains:
-            known = self.state.find(chain.name)
-            if known is None or known.verdict == "left":
+            self._try(chain)
+        if self.options.steps is None:
+            for chain in self._further_chains():
                 self._try(chain)
 
+    def _further_chains(self) -> Iterator[Chain]:
+        """Yield what depends on the candidates so far."""
+        points = self._points
+        closest = choose(points, self.limits) or next(iter(alternatives(points, self.limits)), None)
+        best = next((chain for chain in self.chains if chain.name == closest), None)
+        if best is not None:
+            yield from in_other_formats(best, is_size_limited=self.limits.max_bytes is not None)
+        if choose(self._points, self.limits) is None:
+            yield safest(self.classifier)
+
     def _try(self, chain: Chain) -> None:
-        if (reason := chain.refusal(self.classifier)) is not None:
+        known = self.state.find(chain.name)
+        if known is not None and known.verdict != "left":
+            return
+        if (reason := self._refusal(chain)) is not None:
             self._record(Candidate(chain.name, "left", reason))
             return
         needed = self._seconds(chain)
@@ -182,8 +197,23 @@ class Compression:
             self._record(Candidate(chain.name, "left", why))
             return
         with Progress(f"try {chain.name}", quiet=True, slow=True):
+            if (reason := self.trials.why_beyond(chain, self.limits)) is not None:
+                self._record(Candidate(chain.name, "left", reason))
+                return
             found = self.trials.run(chain, None if math.isinf(self._left_s) else self._left_s / 2)
         self._record(found.within(self.options.max_loss))
+
+    def _refusal(self, chain: Chain) -> str | None:
+        """Return why a candidate is not worth trying. None: it is."""
+        if (reason := chain.refusal(self.classifier)) is not None:
+            return reason
+        for other in self.chains:
+            known = self.state.find(other.name)
+            if known is not None and known.lost_too_much and chain.removes_more_than(other):
+                return f"{other.name} removes less, and loses too much already"
+            if known is not None and self._is_within(known) and other.removes_more_than(chain):
+                return f"{other.name} removes more, and is within the limits"
+        return None
 
     def _record(self, candidate: Candidate) -> None:
         self.state.put(candidate)
@@ -210,7 +240,7 @@ class Compression:
         passes = len(self.rows.choosing) + len(self.rows.final) + 2 * len(self.trials.gate.compared)
         done = {each.name for each in self.state.candidates}
         for count in range(1, len(chain.steps) + 1):
-            before = Chain(chain.steps[:count], self.chains[-1].format).name
+            before = Chain(chain.steps[:count], Safetensors()).name
             if before not in done:
                 passes += chain.steps[count - 1].row_passes(self.rows.steps)
         return passes / rate + MEASURE_S
@@ -228,29 +258,40 @@ class Compression:
 
     # The choice
 
+    @property
+    def limits(self) -> Limits:
+        """Of the choice."""
+        return Limits(self.options.max_loss, self.options.latency_ms, self.options.max_bytes)
+
+    def _is_within(self, candidate: Candidate) -> bool:
+        return candidate.verdict == "kept" and self.limits.allow(candidate.point)
+
+    @property
+    def _points(self) -> list[Point]:
+        """The candidates that can be chosen, if they are within the limits."""
+        measured = [each for each in self.state.candidates if each.is_measured and each.gate.get("refusal") is None]
+        return [each.point for each in measured if each.name != SOURCE]
+
     def _choose(self) -> str:
         """Return the name of the chosen candidate.
 
         Raises:
             GateError: none is within the limits.
         """
-        options = self.options
-        limits: dict[str, Any] = {"max_loss": options.max_loss, "latency_ms": options.latency_ms}
-        measured = [each for each in self.state.candidates if each.is_measured and each.gate.get("refusal") is None]
-        compressed = [each.point for each in measured if each.name != SOURCE]
-        chosen = choose(compressed, **limits)
+        options, points = self.options, self._points
+        chosen = choose(points, self.limits)
         if chosen is not None:
             return chosen
-        closest = []
-        for name in alternatives(compressed, **limits):
-            candidate = self.state.find(name)
-            assert candidate is not None, "it is one of them"
-            closest.append(f"{name} ({candidate.point.loss:z.2f} points lost, p95 {candidate.p95_ms:.2f} ms)")
-        latency = "" if options.latency is None else f" and a latency of {options.latency}"
+        closest = [
+            f"{name} ({found.point.loss:z.2f} points lost, p95 {found.p95_ms:.2f} ms, {found.bytes / 1e6:.1f} MB)"
+            for name, found in ((name, self._found(name)) for name in alternatives(points, self.limits))
+        ]
+        named = {"a latency of": options.latency, "a size of": options.max_size}
+        limits = "".join(f" and {what} {limit}" for what, limit in named.items() if limit is not None)
         verb = "are" if len(closest) > 1 else "is"
         why = f"the closest {verb} {' and '.join(closest)}" if closest else "none could be measured"
         raise GateError(
-            f"compress: no candidate is within --max-loss {options.max_loss:g}{latency}: {why}; --resume with higher "
+            f"compress: no candidate is within --max-loss {options.max_loss:g}{limits}: {why}; --resume with higher "
             "limits takes one of them without trying them again"
         )
 
@@ -322,6 +363,7 @@ class Compression:
             "metric": self.classifier.task.judged_by,
             "max_loss": options.max_loss,
             "latency_ms": options.latency_ms,
+            "max_bytes": options.max_bytes,
             "target": options.target,
             "rows": {
                 "choosing": len(self.rows.choosing),

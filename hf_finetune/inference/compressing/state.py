@@ -66,6 +66,11 @@ class Candidate:
         return bool(self.metrics and self.latency)
 
     @property
+    def lost_too_much(self) -> bool:
+        """Whether its gate holds, but not its loss."""
+        return self.verdict == "refused" and self.is_measured and self.gate.get("refusal") is None
+
+    @property
     def p95_ms(self) -> float:
         """95th percentile of the latency of a row alone, with all threads."""
         return p95({"latency": self.latency})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.compression.formats import Safetensors
+from hf_finetune.compression.pareto import Limits
 from hf_finetune.compression.pruning.networks import why_not_stock
-from hf_finetune.compression.steps import Chain, Step
+from hf_finetune.compression.recovery import Distill
+from hf_finetune.compression.steps import Chain, Format, Step
 from hf_finetune.errors import GateError, InputError
+from hf_finetune.evaluation.compression_report import p95
 from hf_finetune.inference.compressing.gate import Gate
 from hf_finetune.inference.compressing.measuring import Measurements
 from hf_finetune.inference.compressing.rows import CompressRows
@@ -40,6 +44,8 @@ class Trials:
     measurements: Measurements
     unsaved: dict[tuple[Step, ...], TrainedModel] = field(default_factory=dict)
     """Networks that no class of transformers builds, and only a graph stores, by their steps."""
+    references: dict[tuple[Step, ...], np.ndarray] = field(default_factory=dict)
+    """Logits of the compared rows by the network after these steps, in exact float32."""
     scratch: ScratchFolder = field(default_factory=ScratchFolder)
 
     def measure_source(self) -> Candidate:
@@ -69,13 +75,11 @@ class Trials:
         described = tuple(short_repr(each) for each in (*chain.steps, chain.format))
         try:
             network = self._network(chain.steps, seconds)
-            network_NC = self.gate.logits_NC if not chain.steps else self.gate.reference(network)
+            network_NC = self._reference(chain.steps, network)
             folder = self.place(chain)
             if not folder.is_dir():
                 with replacing(folder) as partial:
-                    target = partial if chain.format.part == "model" else partial / chain.format.part
-                    target.mkdir(exist_ok=True)
-                    chain.format.write(network, replace(self.rows.steps, seconds=seconds), target)
+                    self._write(chain.format, network, partial)
             candidate = self.load(folder)
             judgement = self.gate.judge(candidate, network_NC, lossy=chain.lossy, exact=not chain.format.lossy)
         except InputError as error:
@@ -97,6 +101,33 @@ class Trials:
             **_taken(found),
         )
 
+    def why_beyond(self, chain: Chain, limits: Limits) -> str | None:
+        """Return why a candidate cannot reach a limit of time or size, measured before it is trained.
+
+        Training changes neither. None: it can, or there is nothing to save, or its trial will tell why it fails.
+        """
+        untrained = tuple(step for step in chain.steps if not isinstance(step, Distill))
+        if untrained == chain.steps or (limits.latency_ms is None and limits.max_bytes is None):
+            return None
+        try:
+            network = self._network(untrained, None)
+            with tempfile.TemporaryDirectory(prefix="hf_finetune_untrained_") as name:
+                self._write(chain.format, network, Path(name))
+                size = _size(path for path in Path(name).rglob("*") if path.is_file())
+                latency_ms = p95({"latency": self.measurements.latency_of(Path(name))})
+        except (InputError, GateError):
+            return None
+        if limits.max_bytes is not None and size > limits.max_bytes:
+            return f"before its training it has {size / 1e6:.1f} MB, more than {limits.max_bytes / 1e6:g}"
+        if limits.latency_ms is not None and latency_ms > limits.latency_ms:
+            return f"before its training its latency is {latency_ms:.2f} ms, more than {limits.latency_ms:g}"
+        return None
+
+    def _write(self, format_: Format, network: TrainedModel, folder: Path) -> None:
+        target = folder if format_.part == "model" else folder / format_.part
+        target.mkdir(exist_ok=True)
+        format_.write(network, self.rows.steps, target)
+
     def load(self, folder: Path) -> TrainedModel:
         """Return a stored candidate."""
         return load_trained(str(folder), limits=self.source.limits)
@@ -110,6 +141,13 @@ class Trials:
         for folder in (self.folder / CANDIDATES).iterdir():
             if folder.name not in kept:
                 discard(folder)
+
+    def _reference(self, steps: tuple[Step, ...], network: TrainedModel) -> np.ndarray:
+        if not steps:
+            return self.gate.logits_NC
+        if steps not in self.references:
+            self.references[steps] = self.gate.reference(network)
+        return self.references[steps]
 
     def _network(self, steps: tuple[Step, ...], seconds: float | None) -> TrainedModel:
         """Return the network after steps, as it is loaded from its files.
@@ -133,8 +171,8 @@ class Trials:
         expected_NC = self.gate.reference(changed)
         with replacing(folder) as partial:
             FLOAT.write(changed, self.rows.steps, partial)
-            loaded = self.load(partial)
-            far = float(np.abs(self.gate.reference(loaded) - expected_NC).max())
+            self.references[steps] = self.gate.reference(self.load(partial))
+            far = float(np.abs(self.references[steps] - expected_NC).max())
             if not far <= self.gate.tolerance:
                 raise GateError(
                     f"what was stored does not compute what the network does: logits differ by {far:.3g} on "
