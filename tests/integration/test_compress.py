@@ -64,8 +64,9 @@ def use_by_every_door(place: Path, rows: Path, repository: str, capsys: pytest.C
     """Use a compressed model by commands, as any other; the push pulls it again, and compares bytes and logits."""
     main_command(["evaluate", str(place), str(rows), "--json"])
     assert json.loads(capsys.readouterr().out)["rows"] == 60
-    main_command(["predict", str(place), str(rows), "--output", str(rows.with_name("out.csv"))])
-    assert len(rows.with_name("out.csv").read_text().splitlines()) == 61
+    predicted = rows.with_name(f"{place.name}.csv")
+    main_command(["predict", str(place), str(rows), "--output", str(predicted)])
+    assert len(predicted.read_text().splitlines()) == 61
     (place / "README.md").unlink()
     main_command(["card", str(place)])
     assert "compressed copy of the network" in (place / "README.md").read_text()
