@@ -9,7 +9,7 @@ Legend: N rows, B rows of a batch, C outputs (classes, tags or targets), D featu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,16 +18,14 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import Tensor, nn
 
-from hf_finetune.data.config import Activation, Kind, TaskName
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.metrics import Metric, activate
+from hf_finetune.evaluation.metrics import activate
 from hf_finetune.evaluation.paired import Verdict, verdict
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.features.baselines import Baseline
-from hf_finetune.models.checkpoint_config import ProblemType
-from hf_finetune.models.checkpoint_config import Task as HubTask
+from hf_finetune.tasks.traits import TaskTraits
 from hf_finetune.training.losses.config import ClassWeights, Loss
 from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.warm_start import FittedHead, halves_of
@@ -58,65 +56,11 @@ class HeadFit:
 
 
 @dataclass(frozen=True)
-class Task(ABC):
+class Task(TaskTraits, ABC):
     """A problem type, for given outputs."""
 
     labels: tuple[str, ...]
     """Names of the classes, tags or targets, in the order of the outputs."""
-
-    name: ClassVar[TaskName]
-    problem_type: ClassVar[ProblemType]
-    metrics: ClassVar[Mapping[str, Metric]]
-    """All metrics by name, in the order of result.json."""
-    epoch_metric: ClassVar[str]
-    """The metric that chooses the best epoch by default."""
-    summary: ClassVar[tuple[str, ...]]
-    """Metrics of baselines and teachers, and of the table that a run prints."""
-    judged_by: ClassVar[str]
-    """The metric of paired comparisons with other models."""
-    default_loss: ClassVar[Loss]
-    other_losses: ClassVar[tuple[TaskName, ...]] = ()
-    """Further tasks, whose losses fit as well."""
-    has_classes: ClassVar[bool] = False
-    """Whether a row has exactly one class, which many techniques read."""
-    has_words: ClassVar[bool] = False
-    """Whether a row has a label for each of its words."""
-    model_noun: ClassVar[str]
-    """What the model is called on its card: `A text {}`."""
-    purpose: ClassVar[str]
-    """What it does, with the number of outputs, before their names."""
-    rare_remedy: ClassVar[str | None] = None
-    """Flags by which rare classes or tags are predicted more often. None: there are none."""
-    per_class_noun: ClassVar[str] = "tag"
-    """What `per_class` has scores of."""
-    counted: ClassVar[str] = "row"
-    """What is counted in `per_class`: what has a class or tag."""
-    weighs_positives: ClassVar[bool] = False
-    """Whether class weights are of having a tag against lacking it, and not of rows or words by their class."""
-    has_rare: ClassVar[bool] = False
-    """Whether a row is of a class, or of tags, that may be rare."""
-    augments: ClassVar[bool] = True
-    """Whether operations of augmentation leave the labels of a row as they are."""
-    spread: ClassVar[str] = "entropy"
-    """The measure of the labels of which a fitted head explains a share."""
-    constant_fit: ClassVar[str] = "the frequencies of the labels"
-    """The best prediction without an input, which explains nothing of them."""
-    constant: ClassVar[str]
-    """What `majority` predicts, for messages."""
-    outputs: ClassVar[str]
-    """What the labels name, for messages: classes, tags or target."""
-    activation: ClassVar[Activation] = "softmax"
-    """How logits become predictions, which says how two predictions of a row are compared."""
-    rescales: ClassVar[bool] = False
-    """Whether logits may be divided by a temperature, which changes no label."""
-    always_used: ClassVar[tuple[str, ...]] = ()
-    """Recipe fields that have an effect with this task also where `config.rules` says that they have none."""
-    refuses: ClassVar[Mapping[str, str]] = {}
-    """Recipe fields, and flags of predict and evaluate, that the task cannot have, and why: the end of a message."""
-
-    def hub_task(self, kind: Kind) -> HubTask:
-        """Return the Hub's name of the task, for the kind of data."""
-        return "text-classification" if kind == "text" else "image-classification"
 
     def configured(self, evaluate: Evaluate) -> Task:
         """Return the task as a recipe evaluates it.
@@ -132,17 +76,6 @@ class Task(ABC):
         return self
 
     # Training
-
-    @classmethod
-    def explained(cls, share: float) -> str:
-        """Return what a head fitted to frozen features predicts of held-out labels, in words.
-
-        Args:
-            share: see `FittedHead.explained`.
-        """
-        if share <= 0:
-            return f"predicts held-out labels no better than {cls.constant_fit}"
-        return f"explains {share:.2f} of the {cls.spread} of the labels"
 
     def class_weights(self, weights: ClassWeights, counts_C: Sequence[float], rows: int) -> tuple[float, ...]:
         """Return the weight of each class's rows.
@@ -172,20 +105,6 @@ class Task(ABC):
         chosen = self.choose_loss(loss)
         return WeightedLoss(lambda x, y: chosen(x, self.scaled(y), label_smoothing), weights_C, shift_C)
 
-    def choose_loss(self, loss: Loss | None) -> Loss:
-        """Return the loss of a recipe, or the default.
-
-        Raises:
-            InputError: the loss is for another task.
-        """
-        chosen = self.default_loss if loss is None else loss
-        if chosen.task not in (self.name, *self.other_losses):
-            raise InputError(
-                f"objective.loss: expected a loss for {self.name}, such as {type(self.default_loss).__name__}, got "
-                f"{type(chosen).__name__}, which is for {chosen.task}"
-            )
-        return chosen
-
     def scaled(self, labels: Any) -> Any:
         """Return labels in the units in which the network trains."""
         return labels
@@ -205,18 +124,6 @@ class Task(ABC):
     def finish(self, network: nn.Module) -> None:
         """Change the trained network so that it answers in the units of the labels; by default it does already."""
         return None
-
-    def best_metric(self, requested: str | None) -> str:
-        """Return the metric that chooses the best epoch.
-
-        Raises:
-            InputError: the requested one is no metric of this task.
-        """
-        if requested is not None and requested not in self.metrics:
-            raise InputError(
-                f"evaluate.metric: expected a metric of {self.name} ({', '.join(self.metrics)}), got {requested}"
-            )
-        return requested or self.epoch_metric
 
     @abstractmethod
     def rows_per_output(self, labels: Any) -> np.ndarray:
@@ -373,15 +280,6 @@ class Task(ABC):
         return 1.0
 
     # Predictions
-
-    def refuse(self, field: str, *, is_set: bool) -> None:
-        """Refuse a field that the task cannot have.
-
-        Raises:
-            InputError: it is set.
-        """
-        if is_set and field in self.refuses:
-            raise InputError(f"{field}: expected its default with {self.name}: {self.refuses[field]}")
 
     @property
     def cuts_C(self) -> np.ndarray | None:

@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import PrinterCallback, TrainingArguments
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels, without_votes
@@ -26,18 +23,16 @@ from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.data.long.windows import mean_of_windows
 from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
-from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training import best_weights, checkpoints, flops, nan_guard
-from hf_finetune.training.callbacks import LogLines
-from hf_finetune.training.clock import LoopClock
+from hf_finetune.training.checkpointing_trainer import CheckpointingTrainer
 from hf_finetune.training.gradients import clip_gradients
-from hf_finetune.training.hooks import Batch, Collate, HookEvents
+from hf_finetune.training.hooks import Batch, Collate
 from hf_finetune.training.losses.weighted import mean_over_step
 from hf_finetune.training.optim import schedules
 from hf_finetune.training.setup import TrainingSetup
 
 
-class ClassifierTrainer(Trainer):
+class ClassifierTrainer(CheckpointingTrainer):
     """Trains a classifier on encoded rows.
 
     Args:
@@ -46,9 +41,6 @@ class ClassifierTrainer(Trainer):
         setup: data, batches, loss, update rule, weight averaging and hooks.
     """
 
-    model: PreTrainedModel
-    args: TrainingArguments
-    optimizer: torch.optim.Optimizer
     lr_scheduler: schedules.RateSchedule
     train_dataset: Dataset
     eval_dataset: Dataset
@@ -58,25 +50,25 @@ class ClassifierTrainer(Trainer):
     def __init__(self, model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> None:
         self.setup, self.metrics = setup, setup.data.metrics
         chooses = () if setup.latest_epoch is None else (setup.latest_epoch,)
-        self.hooks = (*setup.hooks, *setup.averaging.hooks, *chooses)
+        hooks = (*setup.hooks, *setup.averaging.hooks, *chooses)
         loss = setup.loss
-        for hook in self.hooks:
+        for hook in hooks:
             loss = hook.on_loss(loss)
         super().__init__(
             model,
             args,
-            train_dataset=setup.data.train,
-            eval_dataset=setup.data.validation,
-            compute_loss_func=partial(mean_over_step, loss=loss),
-            callbacks=[*setup.callbacks, HookEvents(self.hooks)],
+            train=setup.data.train,
+            validation=setup.data.validation,
+            loss=partial(mean_over_step, loss=loss),
+            callbacks=setup.callbacks,
+            hooks=hooks,
         )
         self.remove_callback(PrinterCallback)
         # BERT-like heads take **kwargs, from which the Trainer concludes that the model divides its loss by the rows of
         # the whole step. None does: gradients would grow with accumulation and processes.
         self.model_accepts_loss_kwargs = False
         setup.batching.prepare(self.model)
-        self.nan_guard = nan_guard.NanGuard(args.device, args.world_size)
-        self.clock, self.work = LoopClock(), flops.WorkCounter()
+        self.work = flops.WorkCounter()
         self.selection = best_weights.Selection()
         self.validation_logits: np.ndarray | None = None
         self.utilization: flops.Utilization | None = None
@@ -214,95 +206,6 @@ class ClassifierTrainer(Trainer):
         self.nan_guard.check(self.state.global_step)
         super().log(logs, start_time)
 
-    # Saving and loading
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save, unless a loss was not finite."""
-        self.nan_guard.check(self.state.global_step)
-        super().save_model(output_dir, _internal_call)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save under a temporary name, until all processes have written their parts. The Trainer writes under the
-        checkpoint's own name, where a kill leaves a part of it."""
-        folder, step = Path(self.args.output_dir or ""), self.state.global_step
-        staged = checkpoints.staged(folder, step)
-        with self.clock.paused():
-            self._use_evaluation_weights()
-            self.store_flos()
-            self.save_model(str(staged), _internal_call=True)
-            if best := self.state.best_global_step:
-                self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
-            self._save_optimizer_and_scheduler(str(staged))
-            self._save_scaler(str(staged))
-            self._save_rng_state(str(staged))
-            if self.args.should_save:
-                self._save_state(staged)
-                for hook in self.hooks:
-                    hook.on_save(self.model, self.state, staged)
-                self.clock.save(staged)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                checkpoints.commit(folder, step)
-            self.accelerator.wait_for_everyone()
-
-    def _save_state(self, checkpoint: Path) -> None:
-        """Write the state of the trainer and of the callbacks that have one, and wait for the log up to this step."""
-        callbacks = self.callback_handler.callbacks
-        states: Any = self.state.stateful_callbacks
-        for source in (*callbacks, self.control):
-            if isinstance(source, ExportableState):
-                name, state = type(source).__name__, source.state()
-                # A list: of several callbacks of one type.
-                if isinstance(states[name], list):
-                    states[name].append(state)
-                else:
-                    states[name] = state
-        self.state.save_to_json(str(checkpoint / "trainer_state.json"))
-        for callback in callbacks:
-            if isinstance(callback, LogLines):
-                callback.sync()
-
-    def _use_evaluation_weights(self) -> None:
-        """Let a schedule-free optimizer put its averaged weights into the model, until `training_step` takes them out.
-
-        The Trainer does so in its own evaluation loop, which we do not use.
-        """
-        if isinstance(self.optimizer, AcceleratedOptimizer):
-            self.optimizer.eval()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write the weights alone. The Trainer would pickle its arguments with them, a Hub token included."""
-        folder = Path(output_dir or self.args.output_dir or "")
-        checkpoints.save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load weights. Adapters have our own format, because peft's does not resume every method."""
-        if isinstance(self.model, PeftModel):
-            adapter_state.load_state(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        # Before loading: the optimizer would compute its average from the loaded weights.
-        self._use_evaluation_weights()
-        if isinstance(self.model, PeftModel) and self.state.best_model_checkpoint is not None:
-            adapter_state.load_state(self.model, Path(self.state.best_model_checkpoint))
-        else:
-            super()._load_best_model()
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        checkpoints.refuse_missing(self.model, load_result.missing_keys, str(self.args.output_dir))
-        super()._issue_warnings_after_load(load_result)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._resume_hooks(Path(checkpoint))
-
-    def _resume_hooks(self, checkpoint: Path) -> None:
-        for hook in self.hooks:
-            hook.on_resume(self.model, checkpoint)
-
     # Validation
 
     def evaluate(
@@ -414,17 +317,6 @@ class ClassifierTrainer(Trainer):
             # Last: shortcuts leave layers alone whose parts a hook has changed.
             stack.enter_context(self.setup.shortcuts.use(self.model))
             yield
-
-    def _restore_best(self, last: Path) -> None:
-        self.state = checkpoints.saved_state(last)
-        chosen = self.state.best_global_step if self.args.load_best_model_at_end else None
-        best = chosen or self.state.global_step
-        # The saved path may be stale: the run's folder may have been moved.
-        self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
-        self._load_best_model()
-        self._resume_hooks(last)
-        # Gradual unfreezing then restores which weights were trained.
-        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def trained_model(self) -> nn.Module:
         """Return the model without the process group's wrapper, computing in its own precision.
