@@ -104,13 +104,7 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
     recipe = augmented_recipe(job, requested, sniff_kind(job))
     check(recipe)
     mix, sheet = recipe.objective.mix, Path(job.output) / SHEET
-    if mix and recipe.data.kind == "image" and job.rows < 2:
-        raise InputError(f"--rows {job.rows}: expected at least 2, as rows are mixed with one another")
-    if sheet.parent.exists() and not sheet.parent.is_dir():
-        raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
-    if recipe.data.kind == "image":
-        check_writable(sheet.parent)
-        check_writable_file(sheet)
+    _check_preview(job, sheet, of_images=recipe.data.kind == "image", mixes=bool(mix))
     with importing():
         from hf_finetune.doctor.contact_sheet import draw_contact_sheet
         from hf_finetune.doctor.preview import ImagePreview, load_preview
@@ -144,6 +138,17 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
         lines += [] if preview is None else [text_table(preview, width=width)]
         lines += [NO_PREVIEW] if mix else []
     print(_json(result) if job.json else "\n".join(lines))
+
+
+def _check_preview(job: DoctorJob, sheet: Path, *, of_images: bool, mixes: bool) -> None:
+    """Check that a preview can be made and written, before anything is loaded."""
+    if mixes and of_images and job.rows < 2:
+        raise InputError(f"--rows {job.rows}: expected at least 2, as rows are mixed with one another")
+    if sheet.parent.exists() and not sheet.parent.is_dir():
+        raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
+    if of_images:
+        check_writable(sheet.parent)
+        check_writable_file(sheet)
 
 
 def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Any:

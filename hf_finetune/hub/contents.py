@@ -97,14 +97,7 @@ def collect(
     manifest = Manifest.find(run_dir)
     if artifacts_in(run_dir).get("model") == run_dir:
         raise InputError(f"{run_dir}: a model outside model/; expected the folder of a finished run")
-    contents: dict[str, Path | bytes] = {}
-    if manifest is None:
-        contents |= _files_without_manifest(run_dir)
-    else:
-        # That no file is missing or was added; their content is compared below, where it is read.
-        manifest.check(hashed={manifest.location(file): sha256 for file, sha256 in manifest.hashes.items()})
-        contents |= {_place(file): run_dir / file for file in manifest.hashes}
-        _check_artifacts(map(_place, manifest.hashes))
+    contents: dict[str, Path | bytes] = {**_model_files(run_dir, manifest)}
     if ADAPTER_CONFIG in contents:
         contents[ADAPTER_CONFIG] = portable = _portable_adapter(run_dir, recipe, result)
         if manifest is not None:
@@ -120,11 +113,7 @@ def collect(
         contents[path] = content
     contents["README.md"] = _card_for(run_dir / "README.md", repo_id, recipe).encode()
     for name, value in (("result.json", result), ("recipe.json", recipe)):
-        try:
-            text = json.dumps(without_local_paths(value), indent=2, ensure_ascii=False, allow_nan=False)
-        except ValueError:
-            raise InputError(f"{run_dir / name}: a number in it is not finite; nothing is pushed") from None
-        contents[name] = (text + "\n").encode()
+        contents[name] = _portable_json(run_dir / name, value)
     for path in contents:
         _check_name(path)
     files = {path: _outgoing(path, content, token) for path, content in sorted(contents.items())}
@@ -133,6 +122,25 @@ def collect(
         sent = {file.content: file.sha256 for file in files.values() if isinstance(file.content, Path)}
         manifest.check(hashed=sent)
     return files
+
+
+def _model_files(run_dir: Path, manifest: Manifest | None) -> dict[str, Path]:
+    """Return the files of the model and its adapter by path in the repository."""
+    if manifest is None:
+        return _files_without_manifest(run_dir)
+    # That no file is missing or was added; `collect` compares their content, where it is read.
+    manifest.check(hashed={manifest.location(file): sha256 for file, sha256 in manifest.hashes.items()})
+    _check_artifacts(map(_place, manifest.hashes))
+    return {_place(file): run_dir / file for file in manifest.hashes}
+
+
+def _portable_json(path: Path, value: dict[str, Any]) -> bytes:
+    """Return the content of a document of the run as it is pushed, without local paths."""
+    try:
+        text = json.dumps(without_local_paths(value), indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise InputError(f"{path}: a number in it is not finite; nothing is pushed") from None
+    return (text + "\n").encode()
 
 
 def _place(file: str) -> str:

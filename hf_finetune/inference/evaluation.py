@@ -5,6 +5,7 @@ Legend: N rows, C classes.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores, class_section, target_section
 from hf_finetune.inference.parts import read_parts
-from hf_finetune.inference.scoring import Precision, scorer_of
+from hf_finetune.inference.scoring import AnyScorer, Precision, scorer_of
 from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.tasks.trained_pipeline import Trained
@@ -80,12 +81,53 @@ def evaluate(
         )
     options: dict[str, Any] = {"batch_size": batch_size, "views": views}
     scorer = scorer_of(classifier, "float32" if precision == "auto" else precision, **options)
-    labels, probabilities, unchanged, num_leaked = [], [], [], 0
+    scored, task = _score(scorer, source, trained_on), classifier.task
+    labels, scores_NC = scored.labels, scored.scores_NC
+    if scored.num_leaked:
+        logger.warning(doubts.leaked_rows(scored.num_leaked, len(labels))[0].message)
+    intervals = task.intervals(labels, scores_NC, resamples=resamples)
+    if extra:
+        intervals |= with_intervals(further, labels, scores_NC, task.decided(scores_NC))
+    scores = task.per_class(labels, scores_NC)
+    result = {
+        **scorer.report(),
+        "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
+        "per_class": class_section(scores),
+        "per_target": target_section(task.per_target(labels, scores_NC, resamples=resamples)),
+        "doubts": [doubt.to_dict() for doubt in _doubts(task, scores, intervals, scored)],
+        "rows_trained_on": None if trained_on is None else scored.num_leaked,
+        # Null: such rows would have been refused.
+        "dropped": _dropped(scored.dropped) if source.drop_bad_rows else None,
+    }
+    if views is not None:
+        comparison = _gain(task, labels, scores_NC, np.concatenate(scored.unchanged), resamples=resamples)
+        result["views"] = {**views.to_dict(), **comparison, "cost": round(scorer.cost, 2)}
+    return result
+
+
+@dataclass
+class _Scored:
+    """Labeled rows with their scores."""
+
+    labels: Any
+    scores_NC: Any
+    unchanged: list[np.ndarray]
+    """Scores of the unchanged rows, of each part."""
+    truncation: Truncation | None
+    """Of the first `SAMPLE` rows."""
+    num_leaked: int
+    """Rows that are training rows."""
+    dropped: list[UnusableRow]
+
+
+def _score(scorer: AnyScorer, source: SourceSplit, trained_on: np.ndarray | None) -> _Scored:
+    classifier, num_leaked = scorer.classifier, 0
+    labels, scores, unchanged = list[Any](), list[Any](), list[np.ndarray]()
     truncation: Truncation | None = None
     dropped: list[UnusableRow] = []
     for rows in read_parts(classifier, source, labeled=True, progress="evaluate", dropped=dropped):
-        probabilities_NC, unchanged_NC = scorer.score(rows)
-        probabilities.append(probabilities_NC)
+        scores_NC, unchanged_NC = scorer.score(rows)
+        scores.append(scores_NC)
         unchanged.append(unchanged_NC)
         labels.append(labels_of(rows))
         if truncation is None and isinstance(classifier, TrainedModel) and isinstance(classifier.inputs, TextInputs):
@@ -93,27 +135,11 @@ def evaluate(
             truncation = classifier.inputs.truncation(classifier.inputs.encode(first))
         if trained_on is not None:
             num_leaked += int(np.isin(row_keys(rows), trained_on).sum())
-    all_labels, scores_NC, task = join(labels), join(probabilities), classifier.task
-    if num_leaked:
-        logger.warning(doubts.leaked_rows(num_leaked, len(all_labels))[0].message)
-    intervals = task.intervals(all_labels, scores_NC, resamples=resamples)
-    if extra:
-        intervals |= with_intervals(further, all_labels, scores_NC, task.decided(scores_NC))
-    scores = task.per_class(all_labels, scores_NC)
-    result = {
-        **scorer.report(),
-        "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
-        "per_class": class_section(scores),
-        "per_target": target_section(task.per_target(all_labels, scores_NC, resamples=resamples)),
-        "doubts": [doubt.to_dict() for doubt in _doubts(task, scores, intervals, truncation, num_leaked)],
-        "rows_trained_on": None if trained_on is None else num_leaked,
-        # Null: such rows would have been refused.
-        "dropped": {"rows": len(dropped), "reasons": count_kinds(dropped)} if source.drop_bad_rows else None,
-    }
-    if views is not None:
-        comparison = _gain(task, all_labels, scores_NC, np.concatenate(unchanged), resamples=resamples)
-        result["views"] = {**views.to_dict(), **comparison, "cost": round(scorer.cost, 2)}
-    return result
+    return _Scored(join(labels), join(scores), unchanged, truncation, num_leaked, dropped)
+
+
+def _dropped(rows: Sequence[UnusableRow]) -> dict[str, Any]:
+    return {"rows": len(rows), "reasons": count_kinds(rows)}
 
 
 def _gain(
@@ -131,19 +157,16 @@ def _doubts(
     task: Task,
     scores: Sequence[ClassScores],
     metrics: Mapping[str, Interval],
-    truncation: Truncation | None,
-    num_leaked: int,
+    scored: _Scored,
 ) -> tuple[Doubt, ...]:
     """Return what makes these metrics doubtful.
 
     Args:
         task: the interval of its metric shows whether the rows are enough.
-        truncation: of the first `SAMPLE` rows.
-        num_leaked: rows that are training rows.
     """
     rows, metric = next(iter(metrics.values())).n, task.epoch_metric
     return (
-        *doubts.leaked_rows(num_leaked, rows),
+        *doubts.leaked_rows(scored.num_leaked, rows),
         *doubts.never_predicted({"scored": scores}, weights=task.rare_remedy, noun=task.counted),
         *doubts.missing_classes(
             "scored", scores, metrics, remedy="score rows of these classes, too", noun=task.counted
@@ -155,5 +178,5 @@ def _doubts(
             if scores and metric in metrics
             else ()
         ),
-        *doubts.truncation_doubts(truncation, "scored texts" if rows <= SAMPLE else f"first {SAMPLE:,} texts"),
+        *doubts.truncation_doubts(scored.truncation, "scored texts" if rows <= SAMPLE else f"first {SAMPLE:,} texts"),
     )

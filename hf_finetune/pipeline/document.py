@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,16 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         "command": record.command,
         "artifacts": Manifest.of(trained.folder).hashes,
     }
-    facts = RunFacts(run.recipe, result)
-    drawn = draw_plots(trained.folder, facts)
-    write_plots(trained.folder, drawn)
-    result["plots"] = list(drawn)
-    write_text(trained.folder / "README.md", render_card(facts))
-    write_json(trained.folder / "result.json", result)
+    return write_documents(trained.folder, RunFacts(run.recipe, result))
+
+
+def write_documents(folder: Path, facts: RunFacts) -> Section:
+    """Write the plots, the card, which shows them, and last result.json, whose content is returned."""
+    drawn = draw_plots(folder, facts)
+    write_plots(folder, drawn)
+    result = {**facts.result, "plots": list(drawn)}
+    write_text(folder / "README.md", render_card(replace(facts, result=result)))
+    write_json(folder / "result.json", result)
     return result
 
 

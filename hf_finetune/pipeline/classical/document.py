@@ -12,18 +12,15 @@ from hf_finetune.evaluation.doubts import Doubt
 from hf_finetune.features.baselines import BASELINE, BASELINE_OF_IMAGES
 from hf_finetune.features.config import Classical
 from hf_finetune.features.skops_file import trusted_types
-from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.pipeline.context import ClassicalRun
-from hf_finetune.pipeline.document import Section, dropped_section, path_name, quality_section
-from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
+from hf_finetune.pipeline.document import Section, dropped_section, path_name, quality_section, write_documents
 from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.parity import Check
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.tasks.trained_pipeline import TrainedPipeline
 from hf_finetune.utils import environment
 from hf_finetune.utils.artifacts import PIPELINE_FILE
-from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.manifest import Manifest
 from hf_finetune.utils.plain import short_repr
 
@@ -76,13 +73,7 @@ def document(
         "command": record["command"],
         "artifacts": Manifest.of(folder).hashes,
     }
-    facts = RunFacts(recipe, result)
-    drawn = draw_plots(folder, facts)
-    write_plots(folder, drawn)
-    result["plots"] = list(drawn)
-    write_text(folder / "README.md", render_card(facts))
-    write_json(folder / "result.json", result)
-    return result
+    return write_documents(folder, RunFacts(recipe, result))
 
 
 def _identity(run: ClassicalRun, evaluation: Evaluation) -> Section:
