@@ -17,6 +17,8 @@ from helpers import gate
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 
+from hf_finetune.pipeline import document
+
 # A folder of this name comes before the installed checkpoint, which is the default.
 CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -65,11 +67,18 @@ def run_docstrings() -> None:
     sys.exit(failures)
 
 
+def without_plots() -> None:
+    """Draw no plots of runs in this process: they take longer than a run on a tiny checkpoint."""
+    document.draw_plots = lambda folder, facts: {}
+
+
 def run_page(page: str, *, with_shell: bool = False) -> None:
     """Run the blocks of Python of a page in one namespace, and its `hf-finetune` commands, in their order."""
     set_up()
-    names: dict[str, Any] = {}
-    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", Path(page).read_text(), re.MULTILINE | re.DOTALL)
+    text, names = Path(page).read_text(), dict[str, Any]()
+    if ".plots" not in text:
+        without_plots()
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert blocks
     for number, (language, block) in enumerate(blocks, start=1):
         block = block.replace("your-name/", "tester/")

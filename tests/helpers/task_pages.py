@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers.python_examples import commands, set_up
+from helpers.python_examples import commands, set_up, without_plots
 from helpers.tiny import WORDS, tiny_esm_checkpoint
 
-from hf_finetune.pipeline import document
-
 ROWS = 45
-# The index last: its commands go on from the data of the others.
 NAMES = (
     "single-label",
     "multi-label",
@@ -28,30 +25,39 @@ NAMES = (
     "pairs",
     "long-documents",
     "sequences",
-    "tasks",
 )
-PAGES = [Path(__file__).parents[2] / "docs" / f"{name}.md" for name in NAMES]
+INDEX = "tasks"
+"""Its commands read the data of the other pages."""
+DOCS = Path(__file__).parents[2] / "docs"
 TEXT_COLUMNS = {"text", "question1", "question2", "sentence1", "sentence2", "query", "document"}
 BLOCK = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
-def run_pages() -> None:
-    """Run all pages in this process and folder."""
+def run_page(name: str) -> None:
+    """Run a page in this process and folder."""
     set_up()
-    tiny_esm_checkpoint(Path("facebook/esm2_t6_8M_UR50D"))
-    # The plots of a run take longer than all else here.
-    document.draw_plots = lambda folder, facts: {}
-    for page in PAGES:
-        _run_page(page)
+    without_plots()
+    if name == "sequences":
+        tiny_esm_checkpoint(Path("facebook/esm2_t6_8M_UR50D"))
+    if name == INDEX:
+        for page in NAMES:
+            for _, title, block in BLOCK.findall(_text(page)):
+                if title:
+                    Path(title).write_text(_larger(title, block, page), encoding="utf-8")
+    _run_blocks(name)
 
 
-def _run_page(page: Path) -> None:
+def _text(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _run_blocks(page: str) -> None:
     names: dict[str, Any] = {}
     printed, shown = "", 0
-    for number, (language, title, block) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), start=1):
-        where = f"{page.name}, block {number}"
+    for number, (language, title, block) in enumerate(BLOCK.findall(_text(page)), start=1):
+        where = f"{page}.md, block {number}"
         if title:
-            Path(title).write_text(_larger(title, block, page.stem), encoding="utf-8")
+            Path(title).write_text(_larger(title, block, page), encoding="utf-8")
         elif language == "python":
             printed = _printed(lambda code=block, at=where: exec(compile(code, at, "exec"), names), where)
         elif language == "bash":
@@ -61,7 +67,7 @@ def _run_page(page: Path) -> None:
             assert not missing, f"{where}: {sorted(missing)} not in\n{printed}"
             shown += 1
     # The index leads to the others.
-    assert shown or page.stem == "tasks", f"{page.name} shows nothing of what is printed"
+    assert shown or page == INDEX, f"{page}.md shows nothing of what is printed"
 
 
 def _command(words: list[str]) -> None:

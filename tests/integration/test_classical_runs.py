@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import gate
 from hf_finetune import BoostedTrees, Classical, Classifier, GateError, InputError, train
 from hf_finetune.cli.main import main_command
 from hf_finetune.utils.manifest import Manifest
@@ -60,7 +61,8 @@ assert (pulled.predict_proba(test) == clf.predict_proba(test)).all()
 clf.save("copy")
 assert (Classifier.load("copy").predict_proba(test) == clf.predict_proba(test)).all()
 
-# The same recipe from a shell, from recipe.json.
+# The same recipe from a shell, from recipe.json; the gate in this process.
+gate.run_here()
 printed = io.StringIO()
 with redirect_stdout(printed):
     main_command(["train", "rows.csv", "--text", "review", "--label", "stars", "--features", "price", "shop", "--test",

@@ -19,7 +19,7 @@ def test_dropped_rows_and_label_names_of_a_run(tmp_path: Path) -> None:
     tiny_text_checkpoint(tmp_path / "bert")
     run = tmp_path / "run"
     flags = ["--model", tmp_path / "bert", "--method", "head", "--epochs", "1", "--max-length", "32", "--output", run]
-    flags += ["--evaluate.no-plots"]
+    flags += ["--evaluate.no-plots", "--evaluate.no-baselines"]
     data = tmp_path / "train.csv"
     refused = in_a_process(COMMAND_WITHOUT_GATE, "train", data, *flags)
     assert refused.returncode == 2 and "--drop-bad-rows" in refused.stderr.splitlines()[0] and not run.exists()

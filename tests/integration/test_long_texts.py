@@ -29,6 +29,7 @@ FLAGS = [
     "--evaluate.resamples",
     100,
     "--evaluate.no-plots",
+    "--evaluate.no-baselines",
 ]
 FLAGS += ["--train.learning-rate", "3e-3", "--evaluate.parity-rows", 16]
 
