@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.checkpoints import load_classifier
 from helpers.forks import COMMAND_WITHOUT_GATE
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import image_rows, small_recipe, stop_after
-from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.represented import classifier, furthest, refused, result_of, saved, trained, with_kinds
+from helpers.small_runs import small_recipe, stop_after
 from safetensors.torch import load_file
-from transformers import ViTImageProcessor
 
-from hf_finetune import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
-from hf_finetune.augmentation.image.geometry import Flip
+from hf_finetune import Batching, Distill, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.cli import main
 from hf_finetune.cli.overrides import parse_run
@@ -53,17 +50,6 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 WIDER = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
 
 
-def classifier(folder: Path, family: str, **shape: Any) -> Path:
-    """With a head at random, of the classes the other way round."""
-    pictures = family in ("vit", "deit", "resnet")
-    checkpoint = (tiny_image_checkpoint if pictures else tiny_text_checkpoint)(folder, family, seed=1, **shape)
-    task, labels = (
-        ("image-classification", ("dark", "bright")) if pictures else ("text-classification", ("good", "bad"))
-    )
-    load_classifier(str(checkpoint), task=task, labels=labels, seed=7).model.save_pretrained(checkpoint)
-    return checkpoint
-
-
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A tiny BERT, beside a wider and deeper one whose tokenizer is the same."""
@@ -79,33 +65,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def roberta(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A teacher that cuts texts into other pieces, by name."""
     return str(classifier(tmp_path_factory.mktemp("roberta"), "roberta", **WIDER))
-
-
-def with_kinds(recipe: Recipe, *kinds: DistillationKind, **fields: Any) -> Recipe:
-    return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, kinds=kinds, **fields))
-
-
-def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
-    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is
-    gated."""
-    result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
-    assert result is not None and all(check["ok"] for check in result["parity"].values())
-    return saved(folder)
-
-
-def saved(folder: Path) -> dict[str, torch.Tensor]:
-    found = load_file(next(folder.glob("*/*model.safetensors")))
-    assert not any(FEATURE_LOSSES in name for name in found)
-    return found
-
-
-def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[n] - other[n]).abs().max()) for n in one)
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
 
 
 @pytest.fixture
@@ -335,25 +294,6 @@ def test_the_time_of_a_teacher_that_computes_in_every_step_is_not_its_students(
     assert seconds["train_s"] >= seconds["train_loop_s"] > 0
 
 
-def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a DeiT, behind whose two first tokens the student's patches begin, and whose pixels are normalised in its own
-    way."""
-    recipe = dataclasses.replace(
-        pictures(tmp_path), train=Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
-    )
-    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    kept = trained(recipe, tmp_path / "kept")
-    with monkeypatch.context() as patch:
-        # Of one image, which tells how many tokens each has.
-        computed, once = [], ComputedFeatures.__call__
-        patch.setattr(ComputedFeatures, "__call__", lambda *given: computed.append(0) or once(*given))
-        assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0 and len(computed) == 1
-    uncached = trained(recipe, tmp_path / "uncached", batching=Batching(cache_gb=1e-3))
-    assert (
-        furthest(kept, uncached) < 1e-4 < furthest(kept, trained(with_kinds(recipe, SoftTargets()), tmp_path / "other"))
-    )
-
-
 def test_embeddings_of_another_tokenizer(
     texts: Recipe, roberta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,46 +309,6 @@ def test_embeddings_of_another_tokenizer(
     views = dataclasses.replace(recipe.data, augment=(SwapWords(0.5),))
     apart = trained(with_kinds(recipe, MatchLogits(1e-9)), tmp_path / "apart", data=views)
     assert furthest(apart, trained(recipe, tmp_path / "views", data=views)) > 1e-4
-
-
-def pictures(tmp_path: Path) -> Recipe:
-    """A ViT beside a DeiT, which is given patches normalised in its own way."""
-    for row in image_rows(24):
-        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(row["image"]["bytes"])
-    deit = str(classifier(tmp_path / "deit", "deit"))
-    ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3, image_std=[0.2] * 3).save_pretrained(deit)
-    return dataclasses.replace(
-        small_recipe(tmp_path),
-        data=ImageData(path=str(tmp_path / "train")),
-        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
-        objective=Distill(teacher=deit, kinds=(HiddenStates(), AttentionMaps()), labels_weight=1.0),
-    )
-
-
-def test_images(tmp_path: Path) -> None:
-    """That change in every epoch; and a ResNet's embeddings."""
-    still = pictures(tmp_path)
-    resnet = str(classifier(tmp_path / "resnet", "resnet"))
-    recipe = dataclasses.replace(still, data=dataclasses.replace(still.data, augment=(Flip(),)))
-    one = trained(recipe, tmp_path / "one")
-    assert furthest(one, trained(recipe, tmp_path / "alone", objective=Supervised())) > 1e-6
-    trained(with_kinds(recipe, Embedding(), Contrastive(), teacher=resnet), tmp_path / "other")
-
-    large = str(classifier(tmp_path / "large", "deit", image_size=48))
-    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(large)
-    other = dataclasses.replace(still, objective=dataclasses.replace(still.objective, teacher=large))
-    refused(
-        other, tmp_path, r"objective.kinds\[0\]: it compares patch by patch, and .*large reads 36 patches of \(48, 48\)"
-    )
-
-
-def refused(recipe: Recipe, folder: Path, said: str) -> None:
-    """Before anything is written."""
-    with pytest.raises(InputError, match=said):
-        pipeline.run(recipe, Launch(str(folder / "refused")))
-    assert not (folder / "refused").exists()
 
 
 def test_teachers_that_cannot_be_compared(texts: Recipe, roberta: str, tmp_path: Path) -> None:

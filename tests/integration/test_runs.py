@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.forks import COMMAND, COMMAND_WITHOUT_GATE
 from helpers.forks import run as in_a_process
-from helpers.small_runs import image_rows, text_rows
+from helpers.small_runs import image_folder, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 
@@ -72,12 +72,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sub-folder a class."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for row in image_rows(40):
-        path = folder / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(row["image"]["bytes"])
-    return folder
+    return image_folder(tmp_path_factory.mktemp("pictures"), 40)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
 from hf_finetune.cli.main import main_command
-from hf_finetune.cli.search import parse_search
 from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline.run import prepare
@@ -34,7 +32,6 @@ from hf_finetune.search.final_runs import FinalRun
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import Trial
 from hf_finetune.search.searchers.table import SEARCHERS
-from hf_finetune.utils.plain import merge
 
 
 @pytest.fixture(scope="module")
@@ -359,82 +356,3 @@ def test_trials_stop_when_their_time_is_over(recipe: Recipe, tmp_path: Path, mon
     # Those without augmentation have used it up; one policy is tried in any case.
     assert state["plan"]["trials"] > 3 and len(state["trials"]) == 4
     assert "verdict" in state
-
-
-@pytest.mark.parametrize(
-    ("changes", "options", "message"),
-    [
-        ({"data": {"augment": ["SwapWords"]}}, SearchOptions(), r"data\.augment: expected none, .* got \(SwapWords"),
-        ({"data": {"augment_copies": 2}}, SearchOptions(), r"data\.augment_copies: expected 0, .* got 2"),
-        (
-            {"evaluate": {"metric": "log_loss"}},
-            SearchOptions(),
-            r"evaluate\.metric: expected accuracy or macro_f1, .* got .log_loss",
-        ),
-        (
-            {"train": {"seed": 2**32 - 1}},
-            SearchOptions(),
-            r"train\.seed: expected at most 4294967286, .* got 4294967295",
-        ),
-        (
-            {"train": {"seed": 2**32 - 3}},
-            SearchOptions(seeds=4),
-            r"train\.seed: expected at most 4294967292, .* got 4294967293",
-        ),
-        ({"model": {"unfreeze_every": 0.5}}, SearchOptions(), r"model\.unfreeze_every: expected None, .* got 0\.5"),
-        ({}, SearchOptions(seeds=2), "--seeds 2: expected at least 3"),
-        ({}, SearchOptions(trials=2), "--trials 2: expected at least 3"),
-        ({}, SearchOptions(budget_s=1.0), "--budget 1s: 6 runs of 4 steps and a few trials"),
-    ],
-)
-def test_refused_searches_write_nothing(
-    recipe: Recipe, changes: dict, options: SearchOptions, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=message):
-        search_policy(RecipeVariant(merge(recipe, changes)), options, output=str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_too_small_a_budget_is_the_first_line(
-    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Before what is noted while the data are read and the head is fitted."""
-    flags = ["--model", recipe.model.checkpoint, "--max-length", "32", "--output", str(tmp_path / "out")]
-    with pytest.raises(SystemExit) as left:
-        main_command(["search", "augmentation", recipe.data.path, *flags, "--budget", "1s"])
-    assert left.value.code == 2 and not (tmp_path / "out").exists()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("--budget 1s: 6 runs of 4 steps and a few trials take longer here; expected ")
-
-
-def test_tpe_without_optuna(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"pip install hf_finetune\[search\]"):
-        search_policy(RecipeVariant(recipe), SearchOptions("tpe"), output=str(tmp_path / "out"))
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--find-lr"], "--find-lr: search does not take it"),
-        (["--push", "you/name"], "--push: search does not take it"),
-        (["--num-processes", "2"], "--num-processes: search does not take it"),
-        (["--budget", "soon"], "--budget soon: expected a time such as"),
-        (["--searcher", "luck"], "luck"),
-    ],
-)
-def test_flags_that_are_refused(recipe: Recipe, flags: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        parse_search([recipe.data.path, "--text", "text", *flags], "search")
-
-
-def test_rows_limits_training_rows(recipe: Recipe) -> None:
-    job, seconds = parse_search([recipe.data.path, "--text", "text", "--rows", "30", "--budget", "2m"], "search")
-    assert job.recipe.data.max_train_rows == 30 and seconds == 120 and job.searcher == "sweep"
-
-
-def test_unknown_subject_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main_command(["search", "luck", "rows.csv"])
-    assert left.value.code == 2
-    assert capsys.readouterr().err == "hf-finetune search luck: expected `hf-finetune search augmentation DATA`\n"
