@@ -109,12 +109,13 @@ def save_network(
     return Artifact("reload", folder / "model")
 
 
-def _state(network: PreTrainedModel, half_embeddings: bool) -> dict[str, torch.Tensor]:
-    state = network.state_dict()
+def _state(network: PreTrainedModel, half_embeddings: bool) -> dict[str, torch.Tensor] | None:
+    """Return the weights with the embeddings of tokens in float16. None: as they are."""
     table = network.get_input_embeddings() if half_embeddings else None
-    if isinstance(table, nn.Embedding) and torch.equal(table.weight, table.weight.half().to(table.weight.dtype)):
-        state |= {name: value.half() for name, value in state.items() if value.data_ptr() == table.weight.data_ptr()}
-    return state
+    if not isinstance(table, nn.Embedding) or not torch.equal(table.weight, table.weight.half().to(table.weight.dtype)):
+        return None
+    shared = table.weight.data_ptr()
+    return {name: value.half() if value.data_ptr() == shared else value for name, value in network.state_dict().items()}
 
 
 def _save_adapter(network: PeftModel, run: Run, folder: Path, task: Task) -> Artifact:
