@@ -32,13 +32,15 @@ class PushJob:
     `.eval_results/DATASET.yaml`."""
     include_predictions: bool = False
     """Also send predictions.parquet, which quotes the labels of your data."""
+    space: bool = False
+    """Also publish a Space of this name: a page that runs the model, by Gradio."""
 
 
 def push(arguments: Sequence[str]) -> None:
     job = parse(PushJob, arguments, "hf-finetune push")
     with importing():
         from hf_finetune.config.recipe import Hub
-        from hf_finetune.pipeline.push import push_run
+        from hf_finetune.pipeline.push import push_run, push_with_space
 
     target = Hub(
         repo_id=job.repo,
@@ -49,5 +51,9 @@ def push(arguments: Sequence[str]) -> None:
     )
     refuse_owned(Path(job.run))
     with Progress("push, pull back and compare", quiet=True):
-        url = push_run(Path(job.run), target, include_predictions=job.include_predictions).url
-    print(url)
+        if job.space:
+            pushed, page = push_with_space(Path(job.run), target, include_predictions=job.include_predictions)
+            pages = [pushed.url, page]
+        else:
+            pages = [push_run(Path(job.run), target, include_predictions=job.include_predictions).url]
+    print(*pages, sep="\n")

@@ -16,7 +16,7 @@ from hf_finetune.inference.result import Result
 from hf_finetune.inference.session import python_session
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
 from hf_finetune.models.onnx_network import OnnxNetwork
-from hf_finetune.pipeline.push import push_run
+from hf_finetune.pipeline.push import push_run, push_with_space
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
 from hf_finetune.tasks.trained_pipeline import Trained, load_finished
@@ -93,7 +93,13 @@ class SavedClassifier:
                 shutil.copyfile(path, partial / name)
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, revision: str | None = None, create_pr: bool = False
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+        space: bool = False,
     ) -> str:
         """Push the run to the Hub, pull it back, and compare the logits of both copies.
 
@@ -102,9 +108,10 @@ class SavedClassifier:
             private: make a new repository private.
             revision: branch.
             create_pr: open a pull request.
+            space: also publish a Space of this name, a page that runs the model by Gradio.
 
         Returns:
-            The page on the Hub.
+            The page of the model on the Hub; that of a Space has `spaces/` before the name.
 
         Examples:
             >>> clf.push_to_hub("me/reviews").endswith("me/reviews")
@@ -121,6 +128,8 @@ class SavedClassifier:
             raise InputError(f"{self.folder}: no result.json; only the model of a run is pushed, with what it measured")
         target = Hub(repo_id=repo_id, private=private, revision=revision, create_pr=create_pr)
         with python_session():
+            if space:
+                return push_with_space(self.folder, target)[0].url
             return push_run(self.folder, target).url
 
     def __getstate__(self) -> dict[str, Any]:

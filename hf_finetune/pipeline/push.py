@@ -12,6 +12,7 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
+from hf_finetune.hub.space.push import SpaceOptions, check_branch, push_space
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.classical.parity import compare_pulled
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
@@ -64,6 +65,22 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
     if (classical := artifacts_in(folder).get("classical")) is not None:
         refuse_local_checkpoints(classical)
     return push(folder, target, include_predictions=include_predictions, check=check_logits)
+
+
+def push_with_space(folder: Path, target: Hub, *, include_predictions: bool = False) -> tuple[Pushed, str]:
+    """Push a finished run, see `push_run`, and publish a Space that runs it, see `hub.space.push.push_space`.
+
+    Returns:
+        What was pushed, and the page of the Space.
+
+    Raises:
+        InputError, PushError, GateError: see both.
+    """
+    check_branch(target)
+    pushed, finished = push_run(folder, target, include_predictions=include_predictions), load_finished(str(folder))
+    has_scores = finished.task.activation != "identity" and finished.task.name != "tokens"
+    shown = SpaceOptions("pair" if finished.pairs else finished.kind, has_scores, target.license)
+    return pushed, push_space(target, shown)
 
 
 def push_if_asked(folder: Path, hub: Hub) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from helpers.hub_store import (
     KINDS,
     LFS_SUFFIXES,
+    PREFIXES,
     Answer,
     Blob,
     Refused,
@@ -77,13 +78,15 @@ class HubRoutes:
             self.needs_write(repo, user)
             del self.repos[repo.kind, repo.id]
             return Answer()
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", raw):
+        if match := re.fullmatch(r"/(datasets/|spaces/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", raw):
             return self.lfs_batch(request, self.find(kind_of(match[1]), match[2], user), user)
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", raw):
+        if match := re.fullmatch(r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", raw):
             return self.resolve(
                 request, self.find(kind_of(match[1]), match[2], user), unquote(match[3]), unquote(match[4])
             )
-        if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([^/]+)(?:/([^/]+)(?:/(.+))?)?)?", raw):
+        if match := re.fullmatch(
+            r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/([^/]+)(?:/([^/]+)(?:/(.+))?)?)?", raw
+        ):
             repo = self.find(match[1], unquote(match[2]), user)
             first, rest = unquote(match[4] or ""), unquote(match[5] or "")
             return self.repo_route(request, repo, user, match[3] or "", first, rest)
@@ -173,7 +176,7 @@ class HubRoutes:
         wanted = request.json()
         repo_id = f"{wanted.get('organization') or user}/{wanted['name']}"
         kind = wanted.get("type") or "model"
-        url = f"{self.endpoint}/{'' if kind == 'model' else 'datasets/'}{repo_id}"
+        url = f"{self.endpoint}/{PREFIXES[KINDS[kind]]}{repo_id}"
         if repo_id.split("/")[0] != user:
             raise Refused(403, None, f"You don't have the rights to create a {kind} under this namespace")
         if (KINDS[kind], repo_id) in self.repos:
@@ -253,7 +256,7 @@ class HubRoutes:
         return Answer(body={**answer, "pullRequestUrl": pull} if create_pr else answer)
 
     def url(self, repo: Repo) -> str:
-        return f"{self.endpoint}/{'' if repo.kind == 'models' else 'datasets/'}{repo.id}"
+        return f"{self.endpoint}/{PREFIXES[repo.kind]}{repo.id}"
 
     def resolve(self, request: Request, repo: Repo, revision: str, path: str) -> Answer:
         commit = repo.at(revision)

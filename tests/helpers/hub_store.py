@@ -14,7 +14,8 @@ import yaml
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".arrow", ".onnx", ".npz", ".gz", ".zip", ".png", ".jpg")
 LFS_BYTES = 10 * 1024 * 1024
-KINDS = {"model": "models", "dataset": "datasets"}
+KINDS = {"model": "models", "dataset": "datasets", "space": "spaces"}
+PREFIXES = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
 REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -174,7 +175,7 @@ class Request:
 
 
 def kind_of(prefix: str | None) -> str:
-    return "datasets" if prefix else "models"
+    return prefix.removesuffix("/") if prefix else "models"
 
 
 def is_lfs(path: str, size: int) -> bool:
