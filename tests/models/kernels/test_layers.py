@@ -7,6 +7,7 @@ from helpers.tiny import TEXT_FAMILIES, tiny_text_checkpoint
 from torch import nn
 
 from hf_finetune.models import families as known
+from hf_finetune.models.kernels import layer_function
 from hf_finetune.models.kernels import layers as module
 from hf_finetune.models.kernels.layer_function import EncoderLayer
 from hf_finetune.models.kernels.layers import Fused, fused_layers
@@ -79,6 +80,38 @@ def test_same_logits_and_gradients(tmp_path: Path, calls: list[object], family: 
     assert all(torch.allclose(g, fused_gradients[n], atol=1e-5 * max(1.0, scale)) for n, g in gradients.items())
     step(model, inputs)
     assert len(calls) == 3, "afterwards the model is as before"
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_same_logits_without_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool, padded: bool
+) -> None:
+    """Longer texts take torch's attention kernel; with a gradient it is not taken."""
+    model, kernel = loaded(tmp_path, "bert").model.eval(), nn.functional.scaled_dot_product_attention
+    taken: list[int] = []
+
+    def counted(query: torch.Tensor, *others: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        taken.append(query.shape[2])
+        return kernel(query, *others, **named)
+
+    monkeypatch.setattr(layer_function, "FLASH", 9)
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", counted)
+    handle = narrow_to_first_token(model)
+    assert handle is not None
+    if not first:
+        handle.remove()
+    inputs = batch(padded=padded)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with fused_layers(model.requires_grad_(False)):
+            actual = model(**inputs).logits
+            model(**{name: values[:, :8] for name, values in inputs.items()})
+    assert taken == [9, 9, 1 if first else 9]
+    assert torch.allclose(actual, expected, atol=1e-6)
+    with fused_layers(model.requires_grad_(True)):
+        model(**inputs).logits.sum().backward()
+    assert len(taken) == 3
 
 
 def test_bfloat16_error_matches_the_library(tmp_path: Path) -> None:
