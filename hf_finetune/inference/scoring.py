@@ -162,8 +162,8 @@ class Scorer:
                 tokens=TOKENS,
                 cuts_C=self.classifier.task.cuts_C,
             )
-        # An eighth faster than single layers: fewer shapes of matrix products are compiled.
-        with nullcontext() if self.half.half is None else fused_layers(self.half.half):
+        # An eighth faster than single layers: fewer shapes of matrix products are compiled. So are rows in float32.
+        with nullcontext() if self.half.half is None else fused_layers(self.half.half), fused_layers(model):
             return self.half.logits(batches, lengths)
 
     def report(self) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Settings:
     """Compute the output of the first token only."""
     draw: Draw
     """Returns a dropout mask, 0 or 1 / (1 - rate), of a shape, a rate and a dtype."""
+    backward: bool = True
+    """Keep what a backward pass needs. False: gradients are off."""
     dropout: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Dropout rates of the attention weights, the attention output and the feed-forward output."""
 
@@ -119,7 +121,8 @@ class EncoderLayer(torch.autograd.Function):
             low = _low(x, dtype)
             read, low_read = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if settings.first_token_only else (x, low)
             sizes = (B, 1 if settings.first_token_only else T, T)
-            flash = T >= FLASH and not any(ctx.needs_input_grad) and settings.dropout[0] == 0
+            backward = settings.backward and any(ctx.needs_input_grad)
+            flash = T >= FLASH and not backward and settings.dropout[0] == 0
             out, attended = _attend(low, low_read, mask, sizes, w, settings, flash=flash)
             sum_1, mask_1 = _drop_and_add(out, read, settings.dropout[1], settings.draw)
             y, normed_1 = _norm(sum_1, w.norm_1, w.norm_1_bias, settings.eps[0])

@@ -57,7 +57,7 @@ class Fused(nn.Module):
         if has_options or max(rates) == 1 or parts.config._attn_implementation not in EAGER:
             return super().forward(hidden_states, attention_mask, *others, **named)
         parameters = [parameter for module in parts.weighted for parameter in (module.weight, module.bias)]
-        settings = replace(parts.settings, dropout=tuple(rates))
+        settings = replace(parts.settings, dropout=tuple(rates), backward=torch.is_grad_enabled())
         return EncoderLayer.apply(hidden_states, attention_mask, settings, *parameters)
 
 
