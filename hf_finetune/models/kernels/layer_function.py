@@ -194,12 +194,10 @@ def _attend(
     query = query[: B * Q].view(B, Q, H, E).transpose(1, 2)
     key_value = torch.addmm(bias, x, w_key_value.t())
     key_value = key_value[: B * T].view(B, T, 2, H, E).permute(2, 0, 3, 1, 4)
-    if mask is not None and mask.shape[-2] > 1:
-        mask = mask[..., :Q, :]
+    mask = None if mask is None else mask[..., :Q, :]
     if flash:
-        low_mask = None if mask is None else mask.to(dtype)
-        context = nn.functional.scaled_dot_product_attention(query, key_value[0], key_value[1], attn_mask=low_mask)
-        return torch.addmm(w.out_bias.to(dtype), _rows_of_heads(context, 1, B), w_out.t())[: B * Q], None
+        context = _flash(query, key_value, mask)
+        return torch.addmm(w.out_bias.to(dtype), context, w_out.t())[: B * Q], None
     query, key_value = query.reshape(B * H, Q, E), key_value.reshape(2, B * H, T, E)
     scores = torch.bmm(query, key_value[0].transpose(1, 2)).mul_(E**-0.5)
     if mask is not None:
@@ -211,6 +209,18 @@ def _attend(
     context = _rows_of_heads(context, 1, B)
     out = torch.addmm(w.out_bias.to(dtype), context, w_out.t())[: B * Q]
     return out, _Attended(x, read, query, key_value, shares, dropout, context, w_query, w_key_value, w_out)
+
+
+def _flash(query: torch.Tensor, key_value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the context of all heads by torch's attention kernel, as `_rows_of_heads` has it.
+
+    Args:
+        query: shape (B, H, Q, E).
+        key_value: shape (2, B, H, T, E).
+    """
+    low_mask = None if mask is None else mask.to(query.dtype)
+    context = nn.functional.scaled_dot_product_attention(query, key_value[0], key_value[1], attn_mask=low_mask)
+    return _rows_of_heads(context, 1, len(query))
 
 
 def _attend_backward(
