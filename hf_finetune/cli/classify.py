@@ -15,6 +15,7 @@ from hf_finetune.cli.operations import parse_operations
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.utils.artifacts import exported_graph
 from hf_finetune.utils.config import Operations
 from hf_finetune.utils.console import Progress
 from hf_finetune.utils.experimental import experimental_notes
@@ -22,7 +23,7 @@ from hf_finetune.utils.experimental import experimental_notes
 if TYPE_CHECKING:
     from hf_finetune.tasks.trained_pipeline import Trained
 
-Runtime = Literal["torch", "onnx"]
+Runtime = Literal["torch", "onnx", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class ClassifyJob:
     """Number format. auto: `evaluate` computes in float32. `predict` computes in bf16 where the hardware supports it
     natively, and repeats rows whose label could flip in float32."""
     runtime: Runtime = "torch"
-    """What computes. onnx: ONNX Runtime, from onnx/ of the run, which `hf-finetune export` writes; MODEL may be the
-    folder of an export, too."""
+    """What computes. onnx: ONNX Runtime, from onnx/ of the run, which `hf-finetune export` writes; openvino: from
+    openvino/, by `export --format openvino`. MODEL may be the folder of an export, too."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
     see `hf-finetune train --help-all`. A row's probabilities are the mean over its views, and --precision auto is
@@ -73,19 +74,19 @@ def load_trained_classifier(job: ClassifyJob) -> Trained:
 
 
 def model_of_runtime(model: str, runtime: Runtime) -> str:
-    """Return the folder that a runtime computes with: of onnx, the export of the run.
+    """Return the folder that a runtime computes with: of onnx and openvino, the export of the run.
 
     Raises:
         InputError: there is none.
     """
     if runtime == "torch":
         return model
-    from hf_finetune.models.onnx_network import is_exported
-
-    folders = [Path(model).expanduser(), Path(model).expanduser() / "onnx"]
-    if (found := next(filter(is_exported, folders), None)) is None:
-        raise InputError(f"--runtime onnx: no export in {folders[1]}; write it by `hf-finetune export {model}`")
-    return str(found)
+    folders = [Path(model).expanduser(), Path(model).expanduser() / runtime]
+    for folder in folders:
+        if (graph := exported_graph(folder)) is not None and graph[0] == runtime:
+            return str(folder)
+    command = f"hf-finetune export {model}" + ("" if runtime == "onnx" else f" --format {runtime}")
+    raise InputError(f"--runtime {runtime}: no export in {folders[1]}; write it by `{command}`")
 
 
 def parse_views(job: ClassifyJob) -> SeveralViews | None:

@@ -1,4 +1,4 @@
-"""`hf-finetune export`: a finished model as ONNX."""
+"""`hf-finetune export`: a finished model for another program."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ class ExportRows(SourceSplit):
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Write a finished model as ONNX, with its tokenizer or image processor and an example, and verify it."""
+    """Write a finished model as ONNX, or for OpenVINO, torch or transformers, with its tokenizer or image processor and
+    an example, and verify it."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run or of a model, or a Hub id."""
     rows_: Annotated[ExportRows, tyro.conf.arg(name="")] = ExportRows()
     output: str | None = None
-    """Folder to write. Default: onnx/, or onnx- and the format of the weights, in the folder of the run."""
+    """Folder to write. Default: that of the format, onnx/, or with that of the weights, onnx-int8/, in the folder of
+    the run."""
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = EXPORT_OPTIONS
     limits: Annotated[CheckpointLimits, tyro.conf.arg(name="model")] = CHECKPOINT_LIMITS
     """Limits on the model. A run on this machine has those that it was trained with, too."""

@@ -28,7 +28,7 @@ class ServeJob:
     workers: Count = 1
     """Processes, each with the model. One that dies is started again."""
     runtime: Runtime = "torch"
-    """What computes. onnx: onnx/ of the run, which `hf-finetune export` writes."""
+    """What computes. onnx, openvino: the folder of that name in the run, which `hf-finetune export` writes."""
     limits: Annotated[ServeLimits, tyro.conf.arg(name="")] = SERVE_LIMITS
 
 

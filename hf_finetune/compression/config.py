@@ -7,16 +7,8 @@ from typing import Literal
 
 from hf_finetune.utils.config import Count, CountOrZero, OpenFraction, Positive
 
-Numbers = Literal["float32", "float16", "int8", "int8-static", "int8-weights", "int4-weights"]
-FOLDERS: dict[Numbers, str] = {
-    "float32": "onnx",
-    "float16": "onnx-float16",
-    "int8": "onnx-int8",
-    "int8-static": "onnx-int8-static",
-    "int8-weights": "onnx-int8-weights",
-    "int4-weights": "onnx-int4-weights",
-}
-"""Folder in that of the run, by the format of the weights."""
+ExportFormatName = Literal["onnx", "openvino", "torch", "safetensors", "sentence-transformers"]
+Numbers = Literal["float32", "float16", "bfloat16", "int8", "int8-static", "int8-weights", "int4-weights"]
 Calibration = Literal["min-max", "percentile", "entropy"]
 
 
@@ -45,10 +37,16 @@ QUANTIZATION_OPTIONS = QuantizationOptions()
 class ExportOptions:
     """What is exported, and by which rows it is compared with the model."""
 
+    format: ExportFormatName = "onnx"
+    """What computes it. onnx: ONNX Runtime, and browsers; openvino: OpenVINO; torch: torch alone, by torch.export;
+    safetensors: plain transformers, with --weights bfloat16; sentence-transformers: the encoder of texts alone, for
+    search."""
     weights: Numbers = "float32"
     """Number format of the matrix products. int8: weights by channel, activations scaled by batch; int8-static:
     activations with a fixed scale; int8-weights, int4-weights: weights in blocks of 32, activations in float32;
-    float16: both. What they lose on labeled rows is measured and limited by --max-loss."""
+    float16, bfloat16: both; in openvino float16 is that of the weights alone. onnx has all but bfloat16, openvino
+    float32, float16, bfloat16 and int8-static, torch float32 and bfloat16. What they lose on labeled rows is measured
+    and limited by --max-loss."""
     rows: Count | None = None
     """Rows on which the exported model is compared with the model, at most, drawn at random. None: 512 in float32, and
     4,000 in another format, as the loss on 512 rows is uncertain by more than `max_loss`."""
@@ -60,6 +58,16 @@ class ExportOptions:
     docker: bool = False
     """Also write a Dockerfile, by which an image serves the exported model over HTTP."""
     quantization: QuantizationOptions = QUANTIZATION_OPTIONS
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder, in that of the run."""
+        return self.format if self.weights == "float32" else f"{self.format}-{self.weights}"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the graph is rewritten layer by layer, so that some of them can stay in float32."""
+        return self.weights.startswith("int") or (self.format, self.weights) == ("onnx", "float16")
 
     @property
     def most_rows(self) -> int:

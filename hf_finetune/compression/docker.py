@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,9 +26,13 @@ START = ("hf-finetune", "serve", "/model", "--host", "0.0.0.0", "--port", "8000"
 IGNORED = "Dockerfile\n.dockerignore\nexample.py\n"
 
 
-def write_dockerfile(folder: Path) -> None:
-    """Write Dockerfile and .dockerignore beside the files of an export. The image has this version of the package."""
-    requirement = shlex.quote(f"hf_finetune[onnx,serve]=={version('hf_finetune')}")
+def write_dockerfile(folder: Path, extras: Sequence[str]) -> None:
+    """Write Dockerfile and .dockerignore beside the files of an export.
+
+    Args:
+        extras: of this version of the package, which compute the export.
+    """
+    requirement = shlex.quote(f"hf_finetune[{','.join([*extras, 'serve'])}]=={version('hf_finetune')}")
     start = "[" + ", ".join(f'"{word}"' for word in START) + "]"
     write_text(folder / FILE, CONTENT.format(requirement=requirement, start=start))
     write_text(folder / ".dockerignore", IGNORED)

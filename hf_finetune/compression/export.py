@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,30 +12,30 @@ from typing import Any
 from datasets import Dataset
 from transformers import EsmTokenizer
 
-from hf_finetune.compression import examples
-from hf_finetune.compression.config import EXPORT_OPTIONS, FOLDERS, ExportOptions, Numbers
+from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.compression.docker import write_dockerfile
-from hf_finetune.compression.gate import Comparison, compare_exported, refuse
-from hf_finetune.compression.graph import write_graph
-from hf_finetune.compression.latency import latency
+from hf_finetune.compression.export_formats.base import ExportFormat
+from hf_finetune.compression.export_formats.choose import format_of
+from hf_finetune.compression.gate import Comparison
 from hf_finetune.compression.letter_tokenizer import letter_tokenizer
-from hf_finetune.compression.quantization.quantize import check_options, quantize
+from hf_finetune.compression.quantization.quantize import check_quantization
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
-from hf_finetune.models.onnx_network import OnnxNetwork
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.peft.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from hf_finetune.pipeline.parity import plain_settings
 from hf_finetune.pipeline.run_folder import replacing
-from hf_finetune.tasks.trained_model import TrainedModel, load_trained, run_folder
+from hf_finetune.tasks.trained_model import TrainedModel, run_folder
+from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import EXAMPLE_FILE, EXPORT_FILE, GRAPH_FILE, HEAD_FILE
+from hf_finetune.utils.artifacts import EXAMPLE_FILE, EXPORT_FILE, HEAD_FILE
 from hf_finetune.utils.console import Progress, table
 from hf_finetune.utils.core_sharing import shared_cores
-from hf_finetune.utils.files import write_json
+from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.messages import counted
 
-EXAMPLES = Path(examples.__file__).parent
+logger = logging.getLogger("hf_finetune")
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,26 @@ class Exported:
                     [*first, str(each["batch_size"]), *(f"{each[p]:.2f}" for p in ("p50_ms", "p95_ms", "p99_ms"))]
                 )
         parts = [table(lines, right=range(1, 6))] if len(lines) > 1 else []
-        agree = f"{100 * gate['label_agreement']:.1f}%"
-        far = f"{gate['max_abs_difference']:.2g}"
-        said = f"{counted(gate['rows'], 'row')}: logits within {far}, the same labels on {agree}"
-        if (difference := gate["difference"]) is not None:
+        compared, far = gate.get("compared", "logits"), f"{gate['max_abs_difference']:.2g}"
+        said = f"{counted(gate['rows'], 'row')}: {compared} within {far}"
+        if "label_agreement" in gate:
+            said += f", the same labels on {100 * gate['label_agreement']:.1f}%"
+        if (difference := gate.get("difference")) is not None:
             low, high = (100 * difference[bound] for bound in ("low", "high"))
             said += f"; {difference['metric']} {100 * difference['value']:+.2f} points [{low:+.2f}, {high:+.2f}]"
         return "\n\n".join([*parts, said])
 
     __repr__ = __str__
+
+    def write_dockerfile(self) -> None:
+        """Write a Dockerfile into the folder, by which an image serves the exported classifier.
+
+        Raises:
+            InputError: `serve` does not read its format.
+        """
+        options = ExportOptions(self.document["format"], self.document["weights"], docker=True)
+        (kind := format_of(options)).check(options)
+        write_dockerfile(self.folder, kind.extras)
 
 
 @shared_cores()
@@ -75,39 +86,37 @@ def export_rows(
     options: ExportOptions = EXPORT_OPTIONS,
     calibration: Dataset | None = None,
 ) -> Exported:
-    """Export a classifier to a folder that ONNX Runtime runs, and compare it with the classifier.
+    """Export a classifier to a folder, and compare it with the classifier.
 
     Args:
         rows: canonical rows to compare with, two at least; with labels for all formats but float32.
-        output: folder. None: see `FOLDERS`, in that of the run. One of an earlier export is replaced.
+        output: folder. None: see `ExportOptions.folder`, in that of the run. One of an earlier export is replaced.
         calibration: other canonical rows, for the options of quantization that need some. None: `rows`.
 
     Raises:
-        InputError: the classifier has no graph, a package is missing, or `output` holds other files.
+        InputError: the classifier has no graph, a package is missing, options do not go together, or `output` holds
+            other files.
         GateError: the exported classifier does not compute what the classifier does. Nothing is written.
         LossError: it loses too much. Nothing is written.
     """
     check_options(options)
-    folder = output or run_folder(classifier.files) / FOLDERS[options.weights]
+    kind, folder = format_of(options), output or run_folder(classifier.files) / options.folder
     _check_output(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial, Progress("export", quiet=True):
-        exported, document, found = compared_export(
-            classifier, rows, partial, options, rows if calibration is None else calibration
-        )
-        refuse(found, options.weights, max_loss=None if options.weights == "float32" else options.max_loss)
-        document |= {"gate": found.to_dict()}
-        if options.latency:
-            document["latency"] = {"torch": latency(classifier, rows), "onnx": latency(exported, rows)}
+        document = write_export(classifier, rows if calibration is None else calibration, partial, options)
+        document |= kind.verify(classifier, partial, rows, options)
+        if options.weights == "bfloat16" and not has_native_bf16(default_device()):
+            logger.warning("--weights bfloat16: this machine does not compute it natively: smaller, but not faster")
         write_json(partial / EXPORT_FILE, document)
         if options.docker:
-            write_dockerfile(partial)
+            Exported(partial, document).write_dockerfile()
     return Exported(folder, document)
 
 
 def compared_export(
     classifier: TrainedModel, rows: Dataset, folder: Path, options: ExportOptions, calibration: Dataset
-) -> tuple[TrainedModel, dict[str, Any], Comparison]:
+) -> tuple[dict[str, Any], Comparison]:
     """Write an export to a new folder, and compare it with the classifier on rows.
 
     Args:
@@ -115,12 +124,10 @@ def compared_export(
         calibration: see `write_export`.
 
     Returns:
-        The exported classifier, the content of export.json, and how it compares.
+        The content of export.json, and how it compares.
     """
     document = write_export(classifier, calibration, folder, options)
-    exported = load_trained(str(folder), limits=classifier.limits)
-    lossy = options.weights != "float32"
-    return exported, document, compare_exported(classifier, exported, folder, rows, lossy=lossy)
+    return document, format_of(options).compare(classifier, folder, rows, options)[1]
 
 
 def write_export(
@@ -129,34 +136,39 @@ def write_export(
     """Write the files of an export to a new folder, without comparing anything.
 
     Args:
-        rows: two at least, with which the graph is traced, and which calibrate quantization.
+        rows: see `ExportFormat.write`.
 
     Returns:
         The content of export.json.
 
     Raises:
-        InputError: see `graph.write_graph` and `quantization.quantize`.
+        InputError: see `ExportFormat.write`.
     """
-    _write_files(classifier, folder)
-    report, float_bytes = _write_graph(classifier, rows, folder / GRAPH_FILE, options)
-    document = _describe(classifier, folder, options.weights)
-    document |= {"quantization": report, "bytes": {"torch": float_bytes, "onnx": document["graph_bytes"]}}
+    kind = format_of(options)
+    _write_files(classifier, folder, kind)
+    report = kind.write(classifier, rows, folder, options)
+    files = [folder / name for name in kind.files]
+    document = _describe(classifier, kind, options) | {
+        "quantization": report,
+        "sha256": hashing.of_files(*files),
+        "bytes": {"model": _float_bytes(classifier), kind.name: sum(path.stat().st_size for path in files)},
+    }
     write_json(folder / EXPORT_FILE, document)
     return document
 
 
-def _write_graph(
-    classifier: TrainedModel, rows: Dataset, path: Path, options: ExportOptions
-) -> tuple[dict[str, Any] | None, int]:
-    """Write the graph, and return how it was quantized, and the bytes of the one in float32."""
-    if options.weights == "float32":
-        write_graph(classifier, rows, path)
-        return None, path.stat().st_size
-    with tempfile.TemporaryDirectory(dir=path.parent) as name:
-        whole = Path(name) / GRAPH_FILE
-        write_graph(classifier, rows, whole)
-        report = quantize(classifier, whole, path, options, rows)
-        return report, whole.stat().st_size
+def check_options(options: ExportOptions) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: naming the option, and what is expected.
+    """
+    format_of(options).check(options)
+    check_quantization(options)
+
+
+def _float_bytes(classifier: TrainedModel) -> int:
+    return 4 * sum(weight.numel() for weight in classifier.model.parameters())
 
 
 def check_exportable(classifier: TrainedModel) -> None:
@@ -165,7 +177,7 @@ def check_exportable(classifier: TrainedModel) -> None:
     Raises:
         InputError: saying why.
     """
-    if isinstance(classifier.model, OnnxNetwork):
+    if isinstance(classifier.model, ExportedNetwork):
         raise InputError(f"{classifier.name}: it is exported already; name the folder of its run")
     inputs = classifier.inputs
     if isinstance(inputs, TextInputs) and not (inputs.tokenizer.is_fast or isinstance(inputs.tokenizer, EsmTokenizer)):
@@ -180,7 +192,7 @@ def _check_output(folder: Path) -> None:
         raise InputError(f"{folder}: it holds other files than an export; name another folder by --output")
 
 
-def _write_files(classifier: TrainedModel, folder: Path) -> None:
+def _write_files(classifier: TrainedModel, folder: Path, kind: ExportFormat) -> None:
     """Copy the files of the config, and of the tokenizer or image processor, and the example.
 
     Those of an adapter take the place of those of its base checkpoint.
@@ -192,22 +204,21 @@ def _write_files(classifier: TrainedModel, folder: Path) -> None:
         tokenizer = classifier.inputs.tokenizer
         fast = letter_tokenizer(tokenizer) if isinstance(tokenizer, EsmTokenizer) else tokenizer.backend_tokenizer
         fast.save(str(folder / "tokenizer.json"))
-    shutil.copyfile(EXAMPLES / f"{classifier.kind}s.py", folder / EXAMPLE_FILE)
+    write_text(folder / EXAMPLE_FILE, kind.program(classifier))
 
 
-def _describe(classifier: TrainedModel, folder: Path, weights: Numbers) -> dict[str, Any]:
+def _describe(classifier: TrainedModel, kind: ExportFormat, options: ExportOptions) -> dict[str, Any]:
     """Return what export.json says of the classifier."""
-    task, inputs, graph = classifier.task, classifier.inputs, folder / GRAPH_FILE
+    task, inputs = classifier.task, classifier.inputs
     document: dict[str, Any] = {
         "schema": 1,
-        "weights": weights,
+        "format": kind.name,
+        "weights": options.weights,
         "hub_task": task.hub_task(classifier.kind),
         "labels": list(classifier.labels),
         "activation": task.activation,
         "thresholds": task.marks().get("thresholds"),
-        "sha256": hashing.of_files(graph),
-        "graph_bytes": graph.stat().st_size,
-        "versions": {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
+        "versions": {name: version(name) for name in kind.packages},
     }
     if isinstance(inputs, TextInputs):
         tokenizer = inputs.tokenizer

@@ -7,7 +7,7 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
-from hf_finetune.compression.config import FOLDERS, ExportOptions, Numbers, QuantizationOptions
+from hf_finetune.compression.config import ExportOptions, Numbers, QuantizationOptions
 from hf_finetune.compression.export import check_exportable, write_export
 from hf_finetune.compression.pruning.networks import why_not_stock
 from hf_finetune.compression.steps import Format, StepRows
@@ -52,7 +52,7 @@ class Onnx(Format):
     @property
     def name(self) -> str:
         """`onnx-int8`, as `export` names its folder."""
-        return FOLDERS[self.weights] + ("" if self.smooth is None else "-smooth")
+        return ExportOptions(weights=self.weights).folder + ("" if self.smooth is None else "-smooth")
 
     @property
     def lossy(self) -> bool:
@@ -69,5 +69,5 @@ class Onnx(Format):
 
     def write(self, classifier: TrainedModel, rows: StepRows, folder: Path) -> None:
         """Write what `hf-finetune export` does with these options."""
-        options = ExportOptions(self.weights, quantization=QuantizationOptions(smooth=self.smooth))
+        options = ExportOptions(weights=self.weights, quantization=QuantizationOptions(smooth=self.smooth))
         write_export(classifier, rows.calibration, folder, options)

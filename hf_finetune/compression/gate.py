@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.compression import run_example
-from hf_finetune.compression.config import Numbers
+from hf_finetune.compression.config import ExportOptions
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
@@ -88,12 +89,11 @@ def compare_exported(
     )
 
 
-def refuse(comparison: Comparison, weights: Numbers, *, max_loss: float | None) -> None:
+def refuse(comparison: Comparison, options: ExportOptions) -> None:
     """Refuse an exported classifier.
 
     Args:
-        weights: the number format of its matrix products.
-        max_loss: in points; the rows then have labels. None: float32, whose logits must be equal.
+        options: in float32 logits must be equal; the rows of other formats have labels.
 
     Raises:
         GateError: saying by how much it differs.
@@ -102,7 +102,7 @@ def refuse(comparison: Comparison, weights: Numbers, *, max_loss: float | None) 
     if not comparison.example.ok:
         why = comparison.example.error or f"its logits differ by {comparison.example.max_abs_difference:.3g}"
         raise GateError(f"export: example.py does not compute in a fresh process what the exported model does: {why}")
-    if max_loss is None:
+    if options.weights == "float32":
         # Not `difference > tolerance`: NaN must fail.
         if not comparison.max_abs_difference <= comparison.tolerance:
             raise GateError(
@@ -110,10 +110,10 @@ def refuse(comparison: Comparison, weights: Numbers, *, max_loss: float | None) 
                 f"{comparison.rows} rows; at most {comparison.tolerance:.3g} are allowed; use the model itself"
             )
         return
-    if not points_lost(comparison) <= max_loss:
+    if not points_lost(comparison) <= options.max_loss:
         raise LossError(
-            f"export: {weights} loses {points_lost(comparison):.2f} points on {comparison.rows} rows "
-            f"({difference_text(comparison)}), more than --max-loss {max_loss:g}"
+            f"export: {options.weights} loses {points_lost(comparison):.2f} points on {comparison.rows} rows "
+            f"({difference_text(comparison)}), more than --max-loss {options.max_loss:g}"
         )
 
 
@@ -139,21 +139,33 @@ def check_example(folder: Path, network: TrainedModel, rows: Dataset, size: floa
     with exact_float32():
         expected_NC = predict_logits(network.model, batches, inputs.collate, batch_size=1)
     with tempfile.TemporaryDirectory(prefix="hf_finetune_export_") as name:
-        job = Path(name) / "job.json"
-        plain = plain_rows(rows_to_load(rows, encoded), job.parent)
+        plain = plain_rows(rows_to_load(rows, encoded), Path(name))
         given = [
             row.get("image") or ([row["text"], row["text_pair"]] if "text_pair" in row else row["text"])
             for row in plain
         ]
-        job.write_text(json.dumps({"folder": str(folder.resolve()), "rows": given}))
-        error = load_in_fresh_process(job, run_example.__file__)
-        if error is not None:
-            return Check(ok=False, error=error)
-        with np.load(job.with_suffix(".npz")) as archive:
-            logits = [archive[key] for key in archive.files]
+        logits = example_outputs(folder, given, "logits")
+    if isinstance(logits, str):
+        return Check(ok=False, error=logits)
     if PLACES in encoded.column_names:
         logits = [each[row["places"]] for each, row in zip(logits, plain, strict=True)]
         found_NC = np.concatenate(logits)
     else:
         found_NC = np.stack(logits)
     return compare(found_NC, expected_NC, TOLERANCE * size)
+
+
+def example_outputs(folder: Path, rows: Sequence[Any], function: str) -> list[np.ndarray] | str:
+    """Return what a function of example.py computes of each row in a fresh process, or the last line of its error.
+
+    Args:
+        rows: texts, pairs or paths of images.
+    """
+    with tempfile.TemporaryDirectory(prefix="hf_finetune_export_") as name:
+        job = Path(name) / "job.json"
+        job.write_text(json.dumps({"folder": str(folder.resolve()), "rows": list(rows), "function": function}))
+        error = load_in_fresh_process(job, run_example.__file__)
+        if error is not None:
+            return error
+        with np.load(job.with_suffix(".npz")) as archive:
+            return [archive[key] for key in archive.files]

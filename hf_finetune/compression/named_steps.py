@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-from hf_finetune.compression.config import FOLDERS
+from hf_finetune.compression.export_formats.onnx import Onnx as OnnxExport
 from hf_finetune.compression.formats import Onnx, Safetensors
 from hf_finetune.compression.pruning.allocation import AllocateFeedForward
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
@@ -60,7 +60,7 @@ def named_chains(text: str) -> tuple[Chain, ...]:
 def _named_format(text: str) -> Format | None:
     """Return a number format. None: it is the name of none."""
     name, has_value, value = text.partition("=")
-    weights = next((each for each in FOLDERS if each == name), None)
+    weights = next((each for each in OnnxExport.numbers if each == name), None)
     if weights is None:
         return None
     if not has_value:
@@ -73,7 +73,9 @@ def _named_format(text: str) -> Format | None:
 def _named_step(text: str) -> Step:
     name, has_value, value = text.partition("=")
     if name not in STEPS:
-        hint = did_you_mean(name, STEPS) or f"; known: {', '.join(STEPS)}, and at the end {', '.join(FOLDERS)}"
+        hint = (
+            did_you_mean(name, STEPS) or f"; known: {', '.join(STEPS)}, and at the end {', '.join(OnnxExport.numbers)}"
+        )
         raise InputError(f"--steps: {name!r} is no step{hint}")
     step, field = STEPS[name]
     return replace(cast(Any, step), **{field: _number(name, value)}) if has_value else step

@@ -1,6 +1,6 @@
-"""Compute logits by example.py of an export: a script, run in a fresh process. It imports nothing of this package.
+"""Compute logits or embeddings by example.py of an export: a script for a fresh process, without this package.
 
-python run_example.py JOB.json     writes JOB.npz, the logits of each row
+python run_example.py JOB.json     writes JOB.npz, what a function of it returns of each row
 """
 
 import importlib.util
@@ -19,7 +19,8 @@ def main(path: Path) -> None:
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     rows = [tuple(row) if isinstance(row, list) else row for row in job["rows"]]
-    np.savez(path.with_suffix(".npz"), *[example.logits([row])[0] for row in rows])
+    compute = vars(example)[job["function"]]
+    np.savez(path.with_suffix(".npz"), *[compute([row])[0] for row in rows])
 
 
 if __name__ == "__main__":

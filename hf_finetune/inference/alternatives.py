@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hf_finetune.compression.config import ExportOptions, QuantizationOptions
 from hf_finetune.compression.export import compared_export
+from hf_finetune.compression.export_formats.choose import format_of
 from hf_finetune.compression.gate import Comparison, difference_text, points_lost
 from hf_finetune.compression.quantization.quantize import needs_rows
 from hf_finetune.errors import InputError
@@ -66,6 +67,7 @@ def best_alternatives(
 
 def _candidates(refused: ExportOptions) -> Iterator[ExportOptions]:
     """Yield other formats, the smallest files first."""
+    numbers = format_of(refused).numbers
     plain = replace(refused, quantization=QuantizationOptions(rows=refused.quantization.rows))
     some_float = replace(plain.quantization, float_layers=FLOAT_LAYERS)
     for options in (
@@ -75,12 +77,12 @@ def _candidates(refused: ExportOptions) -> Iterator[ExportOptions]:
         replace(plain, weights="int8-weights"),
         replace(plain, weights="float16"),
     ):
-        if options != refused:
+        if options != refused and options.weights in numbers:
             yield options
 
 
 def _measured(classifier: TrainedModel, rows: Dataset, options: ExportOptions, calibration: Dataset) -> Alternative:
     with tempfile.TemporaryDirectory(prefix="hf_finetune_alternative_") as name:
         folder = Path(name)
-        _, document, comparison = compared_export(classifier, rows, folder, options, calibration)
-        return Alternative(options, comparison, document["graph_bytes"])
+        document, comparison = compared_export(classifier, rows, folder, options, calibration)
+        return Alternative(options, comparison, document["bytes"][options.format])

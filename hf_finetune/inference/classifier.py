@@ -14,6 +14,7 @@ from datasets import Dataset
 from hf_finetune.augmentation.test_time import BOTH_STRANDS
 from hf_finetune.compression.config import (
     QUANTIZATION_OPTIONS,
+    ExportFormatName,
     ExportOptions,
     Numbers,
     QuantizationOptions,
@@ -35,8 +36,8 @@ from hf_finetune.inference.result import Result
 from hf_finetune.inference.saved_classifier import SavedClassifier
 from hf_finetune.inference.scoring import AnyScorer, Precision, scorer_of
 from hf_finetune.inference.session import python_session
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.modules import classification_layers
-from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.warm_start import NotOfRows, head_features
 from hf_finetune.utils.core_sharing import shared_cores
@@ -234,8 +235,8 @@ class Classifier(SavedClassifier):
         Raises:
             InputError: the classification layer reads tokens, not rows; or see `predict`.
         """
-        if not isinstance(self._trained, TrainedModel) or isinstance(self._trained.model, OnnxNetwork):
-            what = "graph of ONNX" if isinstance(self._trained, TrainedModel) else "pipeline of scikit-learn"
+        if not isinstance(self._trained, TrainedModel) or isinstance(self._trained.model, ExportedNetwork):
+            what = "exported graph" if isinstance(self._trained, TrainedModel) else "pipeline of scikit-learn"
             raise InputError(f"{self._trained.name}: a {what} has no layer whose features are embeddings")
         model, model_inputs = self._trained.model, self._trained.inputs
         layers, parts, columns = classification_layers(model)[:1], list[Any](), columns_of(model_inputs, labels=False)
@@ -262,18 +263,20 @@ class Classifier(SavedClassifier):
         text_pair: str | None = None,
         image: str | None = None,
         label: str | Sequence[str] | None = None,
+        format: ExportFormatName = "onnx",
         weights: Numbers | tuple[Numbers, QuantizationOptions] = "float32",
         rows: int | None = None,
         max_loss: float = 0.5,
         latency: bool = True,
-        docker: bool = False,
     ) -> Exported:
-        """Write the classifier as ONNX, with its tokenizer or image processor and an example, and verify it.
+        """Write the classifier for another program, with its tokenizer or image processor, and verify it.
+
+        `Exported.write_dockerfile` adds a Dockerfile.
 
         Args:
-            folder: None: onnx/, or onnx- and the format of the weights, in the folder of the run.
+            folder: None: see `ExportOptions.folder`, in the folder of the run.
             data, text, text_pair, image, label: rows to compare with, see `evaluate`. None: the data of the run.
-            weights, rows, max_loss, latency, docker: see `ExportOptions`; weights with its `quantization`, or alone.
+            format, weights, rows, max_loss, latency: see `ExportOptions`; weights with its `quantization`, or alone.
 
         Examples:
             >>> exported = clf.export("onnx", data=frame, latency=False)
@@ -285,7 +288,7 @@ class Classifier(SavedClassifier):
         """
         columns = {"text": text, "text_pair": text_pair, "image": image, "label": label}
         numbers, quantization = weights if isinstance(weights, tuple) else (weights, QUANTIZATION_OPTIONS)
-        options = ExportOptions(numbers, rows, max_loss, latency, docker, quantization)
+        options = ExportOptions(format, numbers, rows, max_loss, latency, quantization=quantization)
         output = None if folder is None else Path(folder).expanduser()
         with python_session(), source_or_own(data, columns, kind=self._trained.kind) as source:
             return export(self._trained, source, output, options)

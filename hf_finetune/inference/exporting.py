@@ -10,8 +10,8 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
-from hf_finetune.compression.export import Exported, check_exportable, export_rows
-from hf_finetune.compression.quantization.quantize import check_options, needs_rows
+from hf_finetune.compression.export import Exported, check_exportable, check_options, export_rows
+from hf_finetune.compression.quantization.quantize import needs_rows
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.errors import InputError, LossError, NoLabels
@@ -36,7 +36,7 @@ def export(
 
     Args:
         source: rows to compare with. None: the data of the run.
-        output: folder. None: see `compression.config.FOLDERS`, in that of the run.
+        output: folder. None: see `ExportOptions.folder`, in that of the run.
 
     Raises:
         InputError: the classifier has no graph, or the rows cannot be read.

@@ -15,7 +15,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.inference.result import Result
 from hf_finetune.inference.session import python_session
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
-from hf_finetune.models.onnx_network import OnnxNetwork
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.pipeline.push import push_run, push_with_space
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
@@ -149,7 +149,7 @@ class SavedClassifier:
 
     def _files(self) -> dict[str, Path]:
         """Return the files of the classifier by their path in its folder; of an export its own, not the run's."""
-        is_graph = isinstance(self._trained, TrainedModel) and isinstance(self._trained.model, OnnxNetwork)
+        is_graph = isinstance(self._trained, TrainedModel) and isinstance(self._trained.model, ExportedNetwork)
         # The graph of a compressed run is its result.
         is_result = "onnx" in artifacts_in(self.folder)
         folder = self._trained.files["config.json"].parent if is_graph and not is_result else self.folder

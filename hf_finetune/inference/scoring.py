@@ -23,8 +23,8 @@ from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import TOKENS, non_finite_row, predict_logits
 from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.inference.image_views import ImageView, decode_images
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.kernels.layers import fused_layers
-from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline
 from hf_finetune.training.precision import default_device, has_native_bf16
@@ -70,7 +70,7 @@ class Scorer:
         classifier.task.refuse("--precision bf16", is_set=precision == "bf16")
         classifier.task.refuse("--views", is_set=views is not None)
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
-        if isinstance(classifier.model, OnnxNetwork):
+        if isinstance(classifier.model, ExportedNetwork):
             if precision == "bf16":
                 raise InputError(
                     f"--precision bf16: {classifier.name} computes in the formats of its graph; leave it out"

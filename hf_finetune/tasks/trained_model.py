@@ -31,11 +31,11 @@ from hf_finetune.models.checkpoint import (
 from hf_finetune.models.checkpoint_config import Task as HubTask
 from hf_finetune.models.checkpoint_config import class_names, load_config
 from hf_finetune.models.config import CHECKPOINT_LIMITS, CheckpointLimits
+from hf_finetune.models.exported_network import open_exported
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.onnx_network import OnnxNetwork, is_exported
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.tasks.base import Task
@@ -43,7 +43,7 @@ from hf_finetune.tasks.choose import saved_task
 from hf_finetune.training.first_row import check_first_row
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import EXPORT_FILE, GRAPH_FILE, HEAD_FILE, artifacts_in
+from hf_finetune.utils.artifacts import EXPORT_FILE, GRAPH_FILE, HEAD_FILE, artifacts_in, exported_graph
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import short
 from hf_finetune.utils.sequences import SequenceKind
@@ -142,7 +142,7 @@ def load_trained(
     if (onnx := artifacts_in(found.folder).get("onnx")) is not None:
         check_files(checkpoint, found.folder, found.commit)
         return _load_exported(checkpoint, replace(found, folder=onnx), limits)
-    if is_exported(found.folder):
+    if exported_graph(found.folder) is not None:
         return _load_exported(checkpoint, found, limits)
     local = inspect_checkpoint(found, trust_remote_code=trust_remote_code, limits=limits)
     model: PreTrainedModel
@@ -166,19 +166,23 @@ def _load_exported(checkpoint: str, found: FoundCheckpoint, limits: CheckpointLi
     """Load a folder that `compression.export` wrote.
 
     Raises:
-        InputError: it is damaged, or ONNX Runtime is missing.
+        InputError: it is damaged, or what computes it is missing.
         GateError: its graph is not the one that was written.
     """
     local = inspect_checkpoint(found, need_weights=False, limits=limits)
-    saved, graph = _read_json(found.folder / EXPORT_FILE), found.folder / GRAPH_FILE
+    graph = exported_graph(found.folder)
+    if graph is None:
+        raise InputError(f"{checkpoint}: no {GRAPH_FILE} beside its {EXPORT_FILE}; {RESTORE}")
+    runtime, paths = graph
+    saved = _read_json(found.folder / EXPORT_FILE)
     labels, task = saved.get("labels"), cast(HubTask, saved.get("hub_task"))
     if not isinstance(labels, list) or task not in get_args(HubTask):
         raise InputError(f"{found.folder / EXPORT_FILE}: it lacks its labels or its hub_task; export it again")
-    if hashing.of_files(graph) != saved.get("sha256"):
+    if hashing.of_files(*paths) != saved.get("sha256"):
         raise GateError(
-            f"{graph}: not the file that was written (another SHA-256 than in {EXPORT_FILE}); export it again"
+            f"{paths[0]}: not the file that was written (another SHA-256 than in {EXPORT_FILE}); export it again"
         )
-    model = OnnxNetwork(graph)
+    model = open_exported(runtime, paths[0], bfloat16=saved.get("weights") == "bfloat16")
     max_length = None if task == "image-classification" else _max_length(model, local)
     inputs = _inputs(local, max_length, marked(local.config, str(found.folder / "config.json")), task)
     names = tuple(map(str, labels))

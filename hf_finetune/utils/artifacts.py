@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Literal
 
 ArtifactKind = Literal["model", "encoder", "adapter", "classical", "onnx"]
+Runtime = Literal["onnx", "openvino"]
 HEAD_FILE = "head.safetensors"
 PIPELINE_FILE, CLASSICAL_FILE = "pipeline.skops", "classical.json"
 """A pipeline of scikit-learn, and what it reads of a row."""
 GRAPH_FILE, EXPORT_FILE = "model.onnx", "export.json"
 """A graph, and what is known of it: see `compression.export`."""
+GRAPHS: dict[Runtime, tuple[str, ...]] = {"onnx": (GRAPH_FILE,), "openvino": ("model.xml", "model.bin")}
+"""Files of a graph, by what computes it."""
 EXAMPLE_FILE = "example.py"
 """A program that runs the graph: not of the model, and never pushed."""
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -41,3 +44,12 @@ def artifacts_in(folder: Path) -> dict[ArtifactKind, Path]:
     if not artifacts and (folder / "onnx" / EXPORT_FILE).is_file():
         artifacts["onnx"] = folder / "onnx"
     return artifacts
+
+
+def exported_graph(folder: Path) -> tuple[Runtime, list[Path]] | None:
+    """Return what computes the graph of an exported classifier, and its files. None: a folder of something else."""
+    if (folder / EXPORT_FILE).is_file():
+        for runtime, names in GRAPHS.items():
+            if all((folder / name).is_file() for name in names):
+                return runtime, [folder / name for name in names]
+    return None

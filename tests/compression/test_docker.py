@@ -10,7 +10,7 @@ from hf_finetune.compression.docker import write_dockerfile
 
 
 def test_its_start_line_is_a_command_of_ours(tmp_path: Path) -> None:
-    write_dockerfile(tmp_path)
+    write_dockerfile(tmp_path, ["onnx"])
     text = (tmp_path / "Dockerfile").read_text()
     program, name, *arguments = json.loads(re.search(r"^CMD (.*)$", text, re.MULTILINE)[1])  # type: ignore[index]
     job = parse(ServeJob, arguments, "hf-finetune serve")

@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_finetune.compression.config import ExportOptions, QuantizationOptions
 from hf_finetune.compression.quantization import graph_edits
-from hf_finetune.compression.quantization.quantize import check_options, needs_rows
+from hf_finetune.compression.quantization.quantize import check_quantization, needs_rows
 from hf_finetune.compression.quantization.sensitivity import rounded, rounded_inputs, rounded_weights
 
 
@@ -119,14 +119,18 @@ def test_products_are_named_like_their_layers() -> None:
     [
         ("float16", {"smooth": 0.5}, "--quantization.smooth: expected --weights int8 or int8-static, got float16"),
         ("int8", {"calibration": "entropy"}, "--quantization.calibration: expected --weights int8-static, got int8"),
-        ("float32", {"float_layers": 1}, "--quantization.float-layers: expected --weights another format than float32"),
+        (
+            "float32",
+            {"float_layers": 1},
+            "--quantization.float-layers: expected --weights int8, int4 or float16 of onnx",
+        ),
     ],
 )
 def test_options_that_do_not_apply(weights: Any, chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        check_options(ExportOptions(weights, quantization=QuantizationOptions(**chosen)))
+        check_quantization(ExportOptions(weights=weights, quantization=QuantizationOptions(**chosen)))
 
 
 def test_rows_are_read_only_where_they_calibrate() -> None:
-    assert not needs_rows(ExportOptions("int8")) and needs_rows(ExportOptions("int8-static"))
-    assert needs_rows(ExportOptions("int8", quantization=QuantizationOptions(float_layers=1)))
+    assert not needs_rows(ExportOptions(weights="int8")) and needs_rows(ExportOptions(weights="int8-static"))
+    assert needs_rows(ExportOptions(weights="int8", quantization=QuantizationOptions(float_layers=1)))

@@ -43,14 +43,18 @@ def test_only_rows_without_labels_are_read_without_them(tmp_path: Path) -> None:
     assert "label" in rows("text,label\na film,good\na plot,bad\n")
     assert "label" not in rows("text\na film\na plot\n")
     with pytest.raises(InputError, match="int8 is judged by labeled rows"):
-        rows("text\na film\na plot\n", ExportOptions("int8"))
+        rows("text\na film\na plot\n", ExportOptions(weights="int8"))
     # A label that is wrong is the user's mistake.
     with pytest.raises(InputError, match="'god'"):
         rows("text,label\na film,god\na plot,bad\n")
 
 
 def test_rounded_weights_are_judged_by_more_rows_which_leave_some_for_calibration() -> None:
-    assert (ExportOptions().most_rows, ExportOptions("int8").most_rows, ExportOptions("int8", 9).most_rows) == (
+    assert (
+        ExportOptions().most_rows,
+        ExportOptions(weights="int8").most_rows,
+        ExportOptions(weights="int8", rows=9).most_rows,
+    ) == (
         512,
         4000,
         9,
@@ -79,5 +83,5 @@ def test_a_loss_is_refused_with_measured_alternatives(tmp_path: Path, monkeypatc
     with pytest.raises(
         LossError, match=r"loses 3.00 points; the closest .* --weights float16 .*, or allow more"
     ) as error:
-        exporting.export(trained, None, None, ExportOptions("int8"))
+        exporting.export(trained, None, None, ExportOptions(weights="int8"))
     assert error.value.exit_status == 4

@@ -1,4 +1,4 @@
-"""Exports to ONNX: every family, int8, and what is refused. `test_task_contract` exports every task."""
+"""Exports: every family and format, int8, and what is refused. `test_task_contract` exports every task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,20 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_finetune.compression import export as exporting
-from hf_finetune.compression import graph
-from hf_finetune.compression.config import ExportOptions, Numbers, QuantizationOptions
-from hf_finetune.compression.export import export_rows
+from hf_finetune.compression.config import ExportFormatName, ExportOptions, Numbers, QuantizationOptions
+from hf_finetune.compression.export import check_options, export_rows
+from hf_finetune.compression.export_formats import onnx as graph
+from hf_finetune.compression.export_formats.choose import format_of
 from hf_finetune.compression.quantization.quantize import quantize
 from hf_finetune.data.long.config import MARK
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.inference.alternatives import best_alternatives
 from hf_finetune.models.config import Model
+from hf_finetune.models.exported_network import OnnxNetwork
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.heads.head_file import save_head
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder
-from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.models.peft.adapters import add_adapter, save_adapter
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 
@@ -124,6 +125,94 @@ def test_long_texts(way: dict[str, Any], tmp_path: Path) -> None:
     assert gate["max_abs_difference"] < 1e-5 and gate["example"]["ok"]
 
 
+@pytest.mark.parametrize(
+    ("format", "weights", "family", "largest"),
+    [
+        ("openvino", "float32", "bert", 1e-5),
+        ("openvino", "float16", "modernbert", 0.003),
+        ("openvino", "int8-static", "bert", 0.05),
+        ("torch", "float32", "mpnet", 1e-5),
+        ("torch", "bfloat16", "vit", 0.03),
+        ("safetensors", "bfloat16", "bert", 0.01),
+    ],
+)
+def test_a_format(format: ExportFormatName, weights: Numbers, family: str, largest: float, tmp_path: Path) -> None:
+    """Of another program than ONNX Runtime. Rounded weights change the logits, by less than a wrong graph does."""
+    if format == "openvino":
+        pytest.importorskip("openvino")
+    classifier = classifier_of(family, tmp_path)
+    options = ExportOptions(format, weights, max_loss=100, latency=False)
+    exported = export_rows(classifier, rows_of(classifier, labels=True), None, options)
+    assert exported.folder == tmp_path / "model" / options.folder
+    document = exported.document
+    assert document["gate"]["example"]["ok"] and document["gate"]["max_abs_difference"] < largest
+    assert document["format"] == format
+    stored = exported.folder / format_of(options).files[-1]
+    if format != "torch" and weights != "float32":
+        assert stored.stat().st_size < document["bytes"]["model"]
+    if format == "torch":
+        with pytest.raises(InputError, match="--docker: expected --format onnx, openvino or safetensors"):
+            exported.write_dockerfile()
+    else:
+        assert load_trained(str(exported.folder)).labels == classifier.labels
+
+
+@pytest.mark.parametrize("head", ["stock", "mean of a hidden layer"])
+def test_sentence_transformers(head: str, tmp_path: Path) -> None:
+    """Its embeddings are ours: of a stock head after its hidden layer, of a head of one's own after pooling."""
+    pytest.importorskip("sentence_transformers")
+    classifier = classifier_of("bert", tmp_path)
+    if head != "stock":
+        custom = with_head(Loaded(classifier.model, (), ()), Model(checkpoint="x", pooling="mean", head="mlp")).model
+        save_head(custom, tmp_path / "run" / "head.safetensors", "text-classification")
+        encoder(custom).save_pretrained(tmp_path / "run" / "encoder")
+        AutoTokenizer.from_pretrained(tmp_path / "encoder").save_pretrained(tmp_path / "run" / "encoder")
+        classifier = load_trained(str(tmp_path / "run"))
+    options = ExportOptions("sentence-transformers")
+    exported = export_rows(classifier, rows_of(classifier), tmp_path / "search", options)
+    assert 0 < exported.document["gate"]["max_abs_difference"] < 1e-5 and "embeddings within" in str(exported)
+    with pytest.raises(InputError, match="expected float32 with --format sentence-transformers"):
+        check_options(ExportOptions("sentence-transformers", "bfloat16"))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        ("modernbert", {}, "no pooling and layer like those of its head; expected --format onnx, openvino or torch"),
+        ("bert", {"pairs": True}, "embeds single texts, and this model reads pairs"),
+        ("vit", {}, "embeds whole texts, not images or words"),
+    ],
+)
+def test_encoders_that_sentence_transformers_lacks(
+    family: str, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    classifier = replace(classifier_of(family, tmp_path), **fields)
+    with pytest.raises(InputError, match=message):
+        export_rows(classifier, rows_of(classifier), tmp_path / "search", ExportOptions("sentence-transformers"))
+    assert not (tmp_path / "search").exists()
+
+
+def test_combinations_that_are_refused() -> None:
+    for options, message in (
+        (
+            ExportOptions("openvino", "int4-weights"),
+            "--weights int4-weights: expected float32, float16, bfloat16, int8-static with --format openvino",
+        ),
+        (ExportOptions("safetensors"), "--weights float32: expected bfloat16 with --format safetensors"),
+        (
+            ExportOptions("torch", docker=True),
+            "--docker: expected --format onnx, openvino or safetensors with it, got torch",
+        ),
+        (
+            ExportOptions("openvino", "float16", quantization=QuantizationOptions(float_layers=1)),
+            "--quantization.float-layers: expected --weights int8, int4 or float16 of onnx, got float16",
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            check_options(options)
+        assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("kind", ["LORA", "PROMPT_TUNING"])
 def test_an_adapter_alone(kind: str, tmp_path: Path) -> None:
     """LoRA is merged, a prompt becomes a part of the graph."""
@@ -162,11 +251,10 @@ def test_proteins(tmp_path: Path) -> None:
 def test_int8(tmp_path: Path) -> None:
     classifier = classifier_of("bert", tmp_path)
     rows = rows_of(classifier, labels=True)
-    options = ExportOptions("int8", max_loss=100, latency=True, docker=True)
+    options = ExportOptions(weights="int8", max_loss=100, latency=True, docker=True)
     document = export_rows(classifier, rows, tmp_path / "onnx", options).document
     assert 0 < document["gate"]["max_abs_difference"] < 0.03 and document["gate"]["example"]["ok"]
-    assert document["bytes"]["onnx"] < document["bytes"]["torch"]
-    assert {*document["latency"]} == {"torch", "onnx"} and document["latency"]["onnx"][0]["p50_ms"] > 0
+    assert {*document["latency"]} == {"model", "onnx"} and document["latency"]["onnx"][0]["p50_ms"] > 0
     assert {"Dockerfile", ".dockerignore"} <= {path.name for path in (tmp_path / "onnx").iterdir()}
     # The example is a program of its own.
     command = [sys.executable, tmp_path / "onnx" / "example.py", "a good film"]
@@ -198,7 +286,7 @@ def test_number_formats(tmp_path: Path) -> None:
         ("float16", QuantizationOptions(), 0.003),
     ]
     for weights, chosen, largest in formats:
-        report = quantize(classifier, whole, path, ExportOptions(weights, quantization=chosen), rows)
+        report = quantize(classifier, whole, path, ExportOptions(weights=weights, quantization=chosen), rows)
         change = (OnnxNetwork(path)(**batch).logits - expected).abs().max() / expected.abs().max()
         assert 0 < change < largest, (weights, chosen, change)
         assert path.stat().st_size < whole.stat().st_size
@@ -224,16 +312,16 @@ def test_a_permuted_head_is_caught(weights: str, tmp_path: Path, monkeypatch: py
         write(source, *arguments)  # type: ignore[arg-type]
         layer.weight.data, layer.bias.data = kept
 
-    monkeypatch.setattr(exporting, "write_graph", write_permuted)
+    monkeypatch.setattr(graph, "write_graph", write_permuted)
     with pytest.raises(GateError, match="differ by" if weights == "float32" else "int8 loses 100.00 points"):
-        export_rows(classifier, rows, tmp_path / "onnx", ExportOptions(weights, latency=False))  # type: ignore[arg-type]
+        export_rows(classifier, rows, tmp_path / "onnx", ExportOptions(weights=weights, latency=False))  # type: ignore[arg-type]
     assert not (tmp_path / "onnx").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_a_format_that_loses_too_much_names_the_two_best_ones(tmp_path: Path) -> None:
     classifier = classifier_of("bert", tmp_path)
     rows = rows_of(classifier, labels=True)
-    refused = ExportOptions("int8-static", max_loss=1e-9, latency=False)
+    refused = ExportOptions(weights="int8-static", max_loss=1e-9, latency=False)
     said = best_alternatives(classifier, rows, refused, lambda options: rows)
     assert re.fullmatch(
         r"the closest of the others: --weights int8 \(accuracy \+0.00 points \[.*\], \d+\.\d MB\) and "

@@ -20,8 +20,8 @@ from hf_finetune import Hub
 from hf_finetune.cli import main
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.hub.push import push
-from hf_finetune.models.onnx_network import is_exported
 from hf_finetune.pipeline import push as pipeline_push
+from hf_finetune.utils.artifacts import exported_graph
 
 FLAGS = ["--epochs", "2", "--mixed-precision", "no", "--evaluate.resamples", "100", "--train.learning-rate", "3e-3"]
 FLAGS += ["--evaluate.parity-rows", "8", "--evaluate.no-baselines", "--evaluate.no-plots"]
@@ -131,7 +131,7 @@ def test_every_door(
     command("predict", run, data, "--runtime", "onnx", "--output", tmp_path / "onnx.parquet")
     tables.append(pq.read_table(tmp_path / "onnx.parquet").to_pandas())
     hf_finetune.Classifier.load(run / "onnx").save(tmp_path / "saved-export")
-    assert is_exported(tmp_path / "saved-export"), "no copy of the run's own model"
+    assert exported_graph(tmp_path / "saved-export") is not None, "no copy of the run's own model"
     columns = {*expected.columns} - {"split", "label"}
     assert all(columns <= {*each.columns} and len(each) == 40 for each in tables)
     of_python = classifier.predict(pd.read_parquet(data) if kind == "text" else data)

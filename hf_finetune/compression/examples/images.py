@@ -1,27 +1,23 @@
-"""Classify images by model.onnx, with onnxruntime, and the image processor of transformers.
+"""Classify images by the exported model beside this file, with the image processor of transformers.
 
 python example.py photo.jpg other.png
 """
 
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 from transformers import AutoImageProcessor
 
-FOLDER = Path(__file__).parent
-SETTINGS = json.loads((FOLDER / "export.json").read_text(encoding="utf-8"))
-session = onnxruntime.InferenceSession(str(FOLDER / "model.onnx"))
+from hf_finetune.compression.examples.onnx import FOLDER, SETTINGS, compute
+
 processor = AutoImageProcessor.from_pretrained(FOLDER)
 
 
 def logits(paths: list) -> np.ndarray:
     """Return the logits of images: shape (images, classes)."""
     images = [Image.open(path).convert("RGB") for path in paths]
-    return session.run(None, {"pixel_values": processor(images, return_tensors="np")["pixel_values"]})[0]
+    return compute({"pixel_values": processor(images, return_tensors="np")["pixel_values"]})
 
 
 def answers(paths: list) -> list:

@@ -1,20 +1,16 @@
-"""Classify texts by model.onnx, with onnxruntime, tokenizers and numpy alone.
+"""Classify texts by the exported model beside this file, with tokenizers, numpy and what computes it alone.
 
 python example.py "works as it should" "broke after a day"
 """
 
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
-FOLDER = Path(__file__).parent
-SETTINGS = json.loads((FOLDER / "export.json").read_text(encoding="utf-8"))
+from hf_finetune.compression.examples.onnx import FOLDER, NAMES, SETTINGS, compute
+
 MOST, LONG = SETTINGS["max_length"], SETTINGS["long"] or {}
-session = onnxruntime.InferenceSession(str(FOLDER / "model.onnx"))
 tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
 
 
@@ -56,9 +52,8 @@ def logits(texts: list) -> np.ndarray:
         "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
         "chunks": shares,
     }
-    names = [each.name for each in session.get_inputs()]
-    values = session.run(None, {name: columns[name] for name in names})[0]
-    if len(rows) == len(texts) or "chunks" in names:
+    values = compute({name: column for name, column in columns.items() if name in NAMES})
+    if len(rows) == len(texts) or "chunks" in NAMES:
         return values
     # The prediction of a long text is the mean of its windows.
     parts = np.split(values, np.cumsum([len(text) for text in read])[:-1])

@@ -10,16 +10,16 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.families import FAMILIES
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.modules import encoder, without_adapter
-from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.tasks.trained_model import TrainedModel
 
 
 def why_no_layers(classifier: TrainedModel) -> str | None:
     """Return why the layers of a classifier cannot be pruned, as the end of a sentence. None: they can."""
-    if isinstance(classifier.model, OnnxNetwork):
+    if isinstance(classifier.model, ExportedNetwork):
         return "it is exported already; name the folder of its run"
     if any(name.startswith("adapter/") for name in classifier.files):
         return "its adapter cannot be merged"

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.compression.steps import Step, StepRows
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.modules import encoder
-from hf_finetune.models.onnx_network import OnnxNetwork
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.config import OpenFraction, configclass
 
@@ -35,7 +35,7 @@ class ZeroWeights(Step):
 
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse graphs."""
-        if isinstance(classifier.model, OnnxNetwork):
+        if isinstance(classifier.model, ExportedNetwork):
             return "it is exported already; name the folder of its run"
         return None
 

@@ -49,7 +49,7 @@ def name_products(graph: onnx.GraphProto, network: nn.Module) -> None:
 
 
 def split_residual_sums(graph: onnx.GraphProto) -> None:
-    """Let ONNX Runtime compute the sum before a layer norm by itself, see `models.onnx_network.SLOW_FUSIONS`.
+    """Let ONNX Runtime compute the sum before a layer norm by itself, see `models.exported_network.SLOW_FUSIONS`.
 
     It fuses an `Add` with the norm, and no `Sum`, which computes the same. The file is fast in every program.
     """

@@ -11,7 +11,6 @@ from torch import nn
 
 from hf_finetune.compression.calibration import Batch, calibration_batches
 from hf_finetune.compression.config import ExportOptions
-from hf_finetune.compression.graph import graph_inputs, quiet_export
 from hf_finetune.compression.quantization.graph_edits import (
     name_products,
     products,
@@ -22,13 +21,14 @@ from hf_finetune.compression.quantization.graph_edits import (
 from hf_finetune.compression.quantization.linear_layers import largest_inputs, linear_layers
 from hf_finetune.compression.quantization.methods import DynamicInt8, Float16, Quantization, StaticInt8, WeightOnly
 from hf_finetune.compression.quantization.sensitivity import sensitivities
+from hf_finetune.compression.tracing import graph_inputs, quiet_export
 from hf_finetune.errors import InputError
 from hf_finetune.models.modules import encoder_layers, without_adapter
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.messages import one_line
 
 
-def check_options(options: ExportOptions) -> None:
+def check_quantization(options: ExportOptions) -> None:
     """Refuse options of quantization that do not apply to the number format.
 
     Raises:
@@ -39,7 +39,7 @@ def check_options(options: ExportOptions) -> None:
     for field, is_set, applies, expected in (
         ("smooth", chosen.smooth is not None, rounds_inputs, "int8 or int8-static"),
         ("calibration", chosen.calibration != "min-max", weights == "int8-static", "int8-static"),
-        ("float-layers", chosen.float_layers > 0, weights != "float32", "another format than float32"),
+        ("float-layers", chosen.float_layers > 0, options.is_quantized, "int8, int4 or float16 of onnx"),
     ):
         if is_set and not applies:
             raise InputError(f"--quantization.{field}: expected --weights {expected}, got {weights}")
@@ -115,7 +115,7 @@ def _method(options: ExportOptions) -> Quantization:
             return WeightOnly(4)
         case "float16":
             return Float16()
-    raise AssertionError("float32 is not quantized")
+    raise AssertionError(f"{options.weights} is not quantized")
 
 
 def _prepare(

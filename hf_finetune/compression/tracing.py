@@ -1,15 +1,16 @@
-"""The ONNX graph of a classifier.
+"""What the exporters of torch trace of a classifier.
 
 Legend: B rows, T tokens, C classes.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,24 @@ from hf_finetune.data.long.chunk import CHUNKS
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating, to_device
-from hf_finetune.models.onnx_network import INSTALL
 from hf_finetune.models.peft.adapters import merge, mergeable
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.messages import one_line, silenced
 
-OPSET = 20
-"""Of the current ONNX Runtime and of transformers.js."""
+
+@dataclass(frozen=True)
+class Traced:
+    """What the exporters of torch trace: they call `network(inputs=example)`."""
+
+    network: nn.Module
+    """In evaluation mode, with merged adapters. Its output is the tensor of logits."""
+    example: dict[str, torch.Tensor]
+    dynamic: dict[str, dict[int, Any]]
+    """The axes of each input that may have any size: rows and tokens."""
 
 
 class LogitsAlone(nn.Module):
-    """A classifier whose output is the tensor of logits."""
+    """A classifier whose output is the tensor of logits, in float32 whatever it computes in."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -41,49 +49,40 @@ class LogitsAlone(nn.Module):
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the logits (B, C); of tokens (B, T, C)."""
-        return self.network(**inputs).logits
+        dtype = next(self.network.parameters()).dtype
+        cast = {name: each.to(dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+        return self.network(**cast).logits.float()
 
 
-def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
-    """Write the graph of a classifier in float32, with any number of rows and tokens.
+@contextmanager
+def tracing(classifier: TrainedModel, rows: Dataset, dtype: torch.dtype = torch.float32) -> Iterator[Traced]:
+    """Yield what is traced of a classifier; what the block raises is that it cannot be.
 
     Args:
         rows: canonical rows; it is traced with the first two.
+        dtype: of its weights and activations.
 
     Raises:
-        InputError: the packages of the extra `onnx` are missing, or the exporter cannot trace the model.
+        InputError: torch, onnxscript or the model's own code raised something.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"export: it needs the package {error.name}; {INSTALL}") from None
     example = to_device(_example(classifier, rows), next(classifier.model.parameters()).device)
     any_size = torch.export.Dim.DYNAMIC
-    free = {name: {0: any_size} if name == "pixel_values" else {0: any_size, 1: any_size} for name in example}
-    model = classifier.model
-    if isinstance(model, PeftModel) and mergeable(model):
-        model = merge(model)
-    network = LogitsAlone(model).train(model.training)  # the mode that is restored
+    dynamic = {name: {0: any_size} if name == "pixel_values" else {0: any_size, 1: any_size} for name in example}
+    network = LogitsAlone(in_dtype(classifier.model, dtype)).train(classifier.model.training)  # the restored mode
     try:
         with evaluating(network), torch.no_grad(), quiet_export():
-            program = torch.onnx.export(
-                network,
-                (),
-                kwargs={"inputs": example},
-                dynamic_shapes={"inputs": free},
-                input_names=list(example),
-                output_names=["logits"],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except Exception as error:  # whatever torch, onnxscript or the model's own code raise
+            yield Traced(network, example, dynamic)
+    except Exception as error:  # of any class
         raise InputError(
             f"{classifier.name}: torch cannot write its graph: {one_line(_root(error))}; use it through transformers"
         ) from None
-    assert program is not None, "it is None without dynamo alone"
-    program.save(str(path), external_data=False)
+
+
+def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a classifier with merged adapters, if they can be, and weights of this format; a copy if it changes."""
+    if isinstance(model, PeftModel) and mergeable(model):
+        model = merge(model)
+    return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
 
 
 def _root(error: Exception) -> Exception:
