@@ -1,4 +1,4 @@
-"""MiniLM on intents, then distilled from itself, pruned and quantized: a third of the time, a tenth of the size.
+"""MiniLM on intents, then distilled from itself, pruned and quantized.
 
 Chains of vocabulary trimming, fewer neurons, fewer layers, training by the logits of the unpruned network, and int8 are
 tried. A candidate stays only if it loses at most one point on the validation rows, and the fastest one is the result in

@@ -238,10 +238,8 @@ class Compression:
         # Other machines' work, and float32 in place of bfloat16.
         rate = source.rows_per_s / 2
         passes = len(self.rows.choosing) + len(self.rows.final) + 2 * len(self.trials.gate.compared)
-        done = {each.name for each in self.state.candidates}
         for count in range(1, len(chain.steps) + 1):
-            before = Chain(chain.steps[:count], Safetensors()).name
-            if before not in done:
+            if not self.trials.place(Chain(chain.steps[:count], Safetensors())).is_dir():
                 passes += chain.steps[count - 1].row_passes(self.rows.steps)
         return passes / rate + MEASURE_S
 
