@@ -199,10 +199,12 @@ def fit_settings(run: Run) -> warm_start.Fit:
     """Return the penalty of the fit, and how much it must explain to be taken."""
     train, default = run.recipe.train, warm_start.default_fit(run.recipe.effective_method)
     strength, least = train.head_inverse_strength, train.head_least_explained
+    # The features below the last layer of such a head train, too.
+    is_chosen = strength is None and run.recipe.model.head in ("default", "linear")
     return warm_start.Fit(
         default.inverse_strength if strength is None else strength,
         default.least_explained if least is None else least,
-        default.stronger if strength is None else (),
+        default.stronger if is_chosen else (),
     )
 
 

@@ -67,8 +67,8 @@ class Train:
     (arXiv:2202.10054). Not with model.from_config, whose features are random."""
     head_inverse_strength: Positive | None = None
     """Inverse L2 penalty of that regression on standardized features (scikit-learn's C). Smaller values keep the head
-    nearer to 0. With method head held-out rows choose 0.1, 0.01 or 0.001 where a row has one class, and it is 0.1
-    elsewhere. It is 0.01 with all other methods, which train the head further."""
+    nearer to 0. With a linear head and method head held-out rows choose 0.1, 0.01 or 0.001 where a row has one class,
+    and it is 0.1 elsewhere. It is 0.01 with all other methods, which train the head further."""
     head_least_explained: Annotated[float, Le(1)] | None = None
     """Keep the head random if the fit explains less than this share of the labels' entropy on held-out examples. Such a
     fit would tie the network to uninformative features. 1: always random. -100: always fitted. The default is 0.2.

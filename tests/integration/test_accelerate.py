@@ -1,4 +1,4 @@
-"""A real recipe with real weights under `accelerate launch`, on the CPU configurations that are shipped."""
+"""`accelerate launch` on the CPU configurations that are shipped: a real recipe with real weights, and what each starts."""
 
 import json
 import os
@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 from helpers import forks
-from safetensors.torch import load_file
 
 from hf_finetune.cli import shipped
-from hf_finetune.training.precision import default_device, has_native_bf16
 
 # Few and short texts: what is looked at is the launch.
 FLAGS = ["--max-train-rows", "96", "--epochs", "1", "--max-length", "16", "--model.dropout", "0"]
@@ -17,58 +15,48 @@ FLAGS += ["--data.test-fraction", "0.02", "--data.validation-fraction", "0.02", 
 FLAGS += ["--evaluate.resamples", "100", "--evaluate.no-plots", "--evaluate.no-baselines"]
 # Accelerate's launcher, whose imports are the parent's. What it launches imports for itself.
 LAUNCH = "from accelerate.commands.launch import main; main()"
-WITHOUT_GATE = """
-import runpy, sys
-sys.path.insert(0, {helpers!r})
-from helpers import gate
-
-gate.run_here()
-runpy.run_path({recipe!r}, run_name="__main__")
+STARTED = """
+import os, pathlib, sys
+rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+answer = f"{world} {os.environ['ACCELERATE_MIXED_PRECISION']}"
+(pathlib.Path(sys.argv[1]) / rank).write_text(answer)
 """
 
 
-def launch(config: str, output: Path, *, with_gate: bool = False) -> dict:
-    script, accelerate = shipped.names()["quickstart"], shipped.folder() / "accelerate" / f"{config}.yaml"
-    if not with_gate:
-        code = WITHOUT_GATE.format(helpers=str(Path(__file__).parents[1]), recipe=str(script))
-        script = output.with_suffix(".py")
-        script.write_text(code)
-    arguments = ["--config_file", accelerate, script, "--output", output, *FLAGS]
-    answer = forks.run(LAUNCH, *arguments, environment=os.environ | {"OMP_NUM_THREADS": "1"})
+def launch(flags: list[str], *arguments: str | Path) -> str:
+    """What a launch printed."""
+    answer = forks.run(LAUNCH, *flags, *arguments, environment=os.environ | {"OMP_NUM_THREADS": "1"})
     assert answer.returncode == 0, answer.stderr[-3000:]
-    # Only the main process speaks.
-    assert answer.stdout.count("this model") == 1
-    return json.loads((output / "result.json").read_text())
+    return answer.stdout
 
 
-def test_two_processes_end_like_one(tmp_path: Path) -> None:
-    one, two = launch("cpu", tmp_path / "one"), launch("cpu-2", tmp_path / "two", with_gate=True)
-    assert (one["environment"]["processes"], two["environment"]["processes"]) == (1, 2)
-    assert one["environment"]["mixed_precision"] == two["environment"]["mixed_precision"] == "no"
-    assert one["steps"] == two["steps"] == 3
-    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two")]
-    assert max(float((weights[0][n] - weights[1][n]).abs().max()) for n in weights[0]) < 1e-3
+def config(name: str) -> list[str]:
+    return ["--config_file", str(shipped.folder() / "accelerate" / f"{name}.yaml")]
 
 
-@pytest.mark.skipif(not has_native_bf16(default_device()), reason="this CPU does not multiply bfloat16")
-def test_bf16(tmp_path: Path) -> None:
-    assert launch("bf16", tmp_path / "run")["environment"]["mixed_precision"] == "bf16"
+def test_a_recipe_in_two_processes(tmp_path: Path) -> None:
+    """With its gate; that two processes end like one is shown by `test_runs` and `test_two_processes`."""
+    printed = launch(config("cpu-2"), shipped.names()["quickstart"], "--output", tmp_path / "run", *FLAGS)
+    assert printed.count("this model") == 1, "only the main process speaks"
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["environment"]["processes"] == 2 and result["environment"]["mixed_precision"] == "no"
+    assert result["steps"] == 3 and all(check["ok"] for check in result["parity"].values())
 
 
-@pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])
-def test_two_processes_on_a_cpu(tmp_path: Path, stock: bool) -> None:
-    """`accelerate launch --cpu --num_processes 2` starts one and says nothing; our launcher starts two."""
-    script = tmp_path / "who.py"
-    script.write_text(
-        "import os, pathlib, sys\n"
-        "rank, world = os.environ.get('RANK', '0'), os.environ.get('WORLD_SIZE', '1')\n"
-        "(pathlib.Path(sys.argv[1]) / f'{rank}.txt').write_text(world)\n"
-    )
-    answers = tmp_path / "answers"
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (config("cpu"), {"0": "1 no"}),
+        (config("cpu-2"), {"0": "2 no", "1": "2 no"}),
+        (config("bf16"), {"0": "1 bf16"}),
+        # Two are requested, one starts, and nothing says so: why cpu-2 is of another type.
+        (["--cpu", "--num_processes", "2"], {"0": "1 no"}),
+    ],
+    ids=["cpu", "cpu-2", "bf16", "stock"],
+)
+def test_what_a_configuration_starts(tmp_path: Path, flags: list[str], expected: dict[str, str]) -> None:
+    script, answers = tmp_path / "started.py", tmp_path / "answers"
+    script.write_text(STARTED)
     answers.mkdir()
-    ours = "import sys; from hf_finetune.cli.launcher import launch; launch(sys.argv[1:], 2, mixed_precision='no')"
-    code, flags = (LAUNCH, ["--cpu", "--num_processes", "2"]) if stock else (ours, [])
-    answer = forks.run(code, *flags, script, answers)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    found = {path.stem: path.read_text() for path in answers.iterdir()}
-    assert found == ({"0": "1"} if stock else {"0": "2", "1": "2"})
+    launch(flags, script, answers)
+    assert {path.name: path.read_text() for path in answers.iterdir()} == expected

@@ -12,6 +12,8 @@ from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "headlines.ipynb"
 # The gate in the same process: `test_push` has it in a fresh one.
+# Rows of each class.
+ROWS = "sample(60"
 SETUP = "from helpers import gate; gate.run_here()"
 
 
@@ -20,6 +22,9 @@ def test_notebook(tmp_path: Path) -> None:
     assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "outputs would be stale"
     for cell in notebook.cells:
         cell.source = cell.source.replace("your-name/", "tester/")
+    if "DOCS_NOTEBOOKS" not in os.environ:  # the site shows the outputs of all rows
+        frame = next(cell for cell in notebook.cells if ROWS in cell.source)
+        frame.source = frame.source.replace(ROWS, "sample(25")
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
     with hub_server() as hub:
         paths = [str(NOTEBOOK.parents[1]), str(NOTEBOOK.parents[1] / "tests")]

@@ -18,7 +18,8 @@ MODULES: dict[Names, Path] = {}
 for path in ROOT.rglob("*.py"):
     *folder, stem = path.relative_to(ROOT).with_suffix("").parts
     MODULES[(*folder, stem) if stem != "__init__" else tuple(folder)] = path
-OURS = {place[-1] for place in MODULES if place}
+# The examples of exports have the names of the libraries that compute them.
+OURS = {place[-1] for place in MODULES if place and "examples" not in place}
 # Of transformers and PEFT.
 OTHERS = {"classifier.out_proj", "peft.PeftConfig"}
 REFERENCE = re.compile(r"`([A-Za-z_]\w*(?:\.\w+)+)")

@@ -20,7 +20,7 @@ SIGNATURES = {
     Classifier.evaluate: "self data *text *text_pair *image *label *split *drop_bad_rows *batch_size *extra *reverse_complement *limits",
     Classifier.embed: "self inputs *text *text_pair *image *limits",
     Classifier.save: "self folder",
-    Classifier.push_to_hub: "self repo_id *private *revision *create_pr",
+    Classifier.push_to_hub: "self repo_id *private *revision *create_pr *space",
     Result.read: "folder",
     Result.metric: "self name split",
     FineTunedClassifier: "model *method *epochs *learning_rate *max_length *seed *output *verbose **fields",
