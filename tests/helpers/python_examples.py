@@ -17,7 +17,7 @@ from helpers import gate
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 
-from hf_finetune.pipeline import document
+from hf_finetune.pipeline import choose_length, document
 
 # A folder of this name comes before the installed checkpoint, which is the default.
 CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
@@ -33,6 +33,8 @@ def set_up() -> dict[str, Any]:
     """Write the checkpoint and reviews.csv to the working directory; return the names that examples use."""
     gate.run_here()
     gate.measure_here()
+    # Enough for examples, whose rows are few.
+    choose_length.LEAST_STEPS = 10
     tiny_text_checkpoint(CHECKPOINT, max_position_embeddings=512)
     frame, test_frame = table(180, 0), table(40, 1)
     frame.to_csv("reviews.csv", index=False)
