@@ -54,19 +54,35 @@ class FoldTimes:
         around_s = (folds + 1) * BUILD_S + folds * self.rows * row_s + self.scoring.gate_s
         return around_s + folds * epochs * self.rows * self.scoring.trained_row * row_s
 
+    def seconds(self, folds: int, epochs: float) -> float:
+        """Return the seconds of a head and, where there are epochs, of full fine-tuning after it.
+
+        Args:
+            folds: 1 for a single training on the training rows.
+        """
+        return self.head_s(folds) + (self.full_s(folds, epochs) if epochs else 0)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds of the fewest folds, with an epoch of fine-tuning."""
+        return self.seconds(FEWEST, min(1.0, self.epochs) if self.fine_tunes else 0)
+
     def fitting(self, left_s: float) -> int | None:
         """Return how many folds fit into a time: of all rungs, else the fewest with an epoch of fine-tuning, else of
-        the head alone. None: not even these."""
+        the head alone. None: not even these, or an epoch of fine-tuning fits without them alone, which is worth more
+        than the estimate."""
         usable_s = left_s * (1 - RESERVE)
 
         def fit(folds: int, epochs: float) -> bool:
-            return self.head_s(folds) + (self.full_s(folds, epochs) if epochs else 0) <= usable_s
+            return self.seconds(folds, epochs) <= usable_s
 
         whole = next((folds for folds in COUNTS if fit(folds, self.epochs if self.fine_tunes else 0)), None)
         if whole is not None:
             return whole
-        if fit(FEWEST, min(1.0, self.epochs)):
+        if self.least_s <= usable_s:
             return FEWEST
+        if self.fine_tunes and fit(1, min(1.0, self.epochs)):
+            return None
         return next((folds for folds in COUNTS[1:] if fit(folds, 0)), None)
 
 
@@ -94,14 +110,9 @@ def choose_folds(base: RecipeVariant, run: Run, costs: MethodCosts, budget: Budg
         folds = folds - 1 if folds > 2 else None
     few = f"{validation} validation rows decide little"
     if folds is None:
-        needs = format_duration(times.head_s(FEWEST) / (1 - RESERVE))
-        logger.info(
-            "%s; a head in %d folds would take %s, and %s are left",
-            few,
-            FEWEST,
-            needs,
-            format_duration(max(left_s, 1)),
-        )
+        needs = format_duration(times.least_s / (1 - RESERVE))
+        left = format_duration(max(left_s, 1))
+        logger.info("%s; the rungs in %d folds would take %s, and %s are left", few, FEWEST, needs, left)
     else:
         logger.info("%s: all %d rows judge, in %d folds; the result trains on all of them", few, times.rows, folds)
     return folds

@@ -98,7 +98,7 @@ class Standing:
             later: finish it at the end, if no other model is better.
         """
         comparison = self._compare(scores_NC)
-        preferred = decisions.is_preferred(name, comparison)
+        preferred = decisions.is_preferred(name, comparison, folds=self.state.folds)
         is_better = comparison is None or comparison.verdict == "better"
         # The first model that can be saved is the result whatever its verdict.
         promoted = is_model and (is_better or preferred or not self.has_model)

@@ -104,6 +104,16 @@ def test_a_head_is_preferred_where_few_rows_decide_nothing() -> None:
     assert why_judged(few, preferred=True).startswith("50 rows are too few to prove it better than linear")
 
 
+def test_full_fine_tuning_is_preferred_to_a_head_where_few_held_out_rows_decide_nothing() -> None:
+    held_out = Comparison("head", Interval(0.01, -0.2, 0.2, 50), "undecided", "accuracy", 3)
+    assert is_preferred("full", held_out) and not is_preferred("lora", held_out)
+    # Out of fold all rows judge; of 16 rows two are held out.
+    assert not is_preferred("full", held_out, folds=3)
+    assert not is_preferred("full", replace(held_out, difference=Interval(0.0, -0.5, 0.5, 2)))
+    assert not is_preferred("full", replace(held_out, difference=Interval(-0.06, -0.1, 0.02, 150)))
+    assert "fine-tuning is mostly better" in why_judged(held_out, preferred=True)
+
+
 def record(name: str, verdict: str | None = None, **fields) -> RungRecord:
     comparison = None if verdict is None else {"against": "majority", "verdict": verdict, **dict.fromkeys("x")}
     return RungRecord(name, "why", f"1-{name}", comparison=comparison, **fields)

@@ -25,8 +25,8 @@ def test_seconds_of_folds() -> None:
 def test_folds_that_fit() -> None:
     # In five folds both take 14 + 53 s, in three 11 + 34, in two 9.5 + 24.5, of which the reserve is a part.
     assert [TIMES.fitting(seconds) for seconds in (math.inf, 73, 72, 49, 48, 37)] == [5, 5, 3, 3, 2, 2]
-    # An epoch less, in two folds; the head alone, in three or two; not even that.
-    assert [TIMES.fitting(seconds) for seconds in (30, 29, 12, 11, 10)] == [2, 3, 3, 2, None]
+    # An epoch less, in two folds; without folds, in 8 + 11.5 s; the head alone, in three or two; not even that.
+    assert [TIMES.fitting(seconds) for seconds in (30, 29, 22, 21, 12, 11, 10)] == [2, None, None, 3, 3, 2, None]
     assert replace(TIMES, fine_tunes=False).fitting(16) == 5
 
 
