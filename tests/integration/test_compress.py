@@ -146,10 +146,12 @@ def test_nothing_within_the_limits(
 ) -> None:
     """Neurons are removed in a training; what was tried is not tried again with other limits."""
     classifier, steps = Classifier.load(run), "feed-forward-movement=0.75,float32"
+    with pytest.raises(GateError, match=r"none could be measured; .*resume.* with a longer .*budget.* tries them"):
+        classifier.compress(run / "small", budget="1s", steps=steps)
     name = r"feed-forward-movement-0.75\+float32"
     message = rf"within `max_loss=100` and a latency of 0.0001ms: the closest is {name} \(.* points lost, p95 .* MB\)"
     with pytest.raises(GateError, match=message):
-        classifier.compress(run / "small", max_loss=100, latency="0.0001ms", steps=steps)
+        classifier.compress(run / "small", max_loss=100, latency="0.0001ms", steps=steps, resume=True)
     assert not (run / "small" / "result.json").exists()
     options = ["--output", str(run / "small"), "--steps", steps, "--max-loss", "100", "--resume", "--json"]
     main_command(["compress", str(run), *options])

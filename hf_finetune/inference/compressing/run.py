@@ -276,22 +276,27 @@ class Compression:
         Raises:
             GateError: none is within the limits.
         """
-        options, points = self.options, self._points
-        chosen = choose(points, self.limits)
-        if chosen is not None:
-            return chosen
+        chosen = choose(self._points, self.limits)
+        if chosen is None:
+            raise GateError(self._why_none())
+        return chosen
+
+    def _why_none(self) -> str:
+        """Return that no candidate is within the limits, the two closest ones, and the remedy."""
+        options = self.options
         closest = [
             f"{name} ({found.point.loss:z.2f} points lost, p95 {found.p95_ms:.2f} ms, {found.bytes / 1e6:.1f} MB)"
-            for name, found in ((name, self._found(name)) for name in alternatives(points, self.limits))
+            for name, found in ((name, self._found(name)) for name in alternatives(self._points, self.limits))
         ]
         named = {"a latency of": options.latency, "a size of": options.max_size}
         limits = "".join(f" and {what} {limit}" for what, limit in named.items() if limit is not None)
-        verb = "are" if len(closest) > 1 else "is"
-        why = f"the closest {verb} {' and '.join(closest)}" if closest else "none could be measured"
-        raise GateError(
-            f"compress: no candidate is within --max-loss {options.max_loss:g}{limits}: {why}; --resume with higher "
-            "limits takes one of them without trying them again"
-        )
+        none = f"compress: no candidate is within --max-loss {options.max_loss:g}{limits}"
+        if closest:
+            verb = "are" if len(closest) > 1 else "is"
+            why = f"the closest {verb} {' and '.join(closest)}"
+            return f"{none}: {why}; --resume with higher limits takes one of them without trying them again"
+        remedy = "the table has the reasons" if options.budget is None else "--resume with a longer --budget tries them"
+        return f"{none}: none could be measured; {remedy}"
 
     def _finish(self, chosen: str) -> Compressed:
         """Score what was kept on the rows that did not choose, and put the chosen one in place."""
