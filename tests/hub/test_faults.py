@@ -260,7 +260,8 @@ def test_a_push_without_a_connection_ends_soon(bench: Bench) -> None:
         bench.push()
     assert 0 < sum(bench.sleeps) < MOST_UNREACHED_S
     retries, before = Retries(REPO, "", reached=True), len(bench.sleeps)
-    with pytest.raises(PushError, match="gave up after 1"):
+    # Pauses are random, so that the sum of those that fit varies.
+    with pytest.raises(PushError, match=r"gave up after \d+ s of waiting"):
         retries(lambda: HfApi(endpoint=bench.server.endpoint).whoami("token"))
     assert sum(bench.sleeps[before:]) > MOST_WAITING_S / 2
 
