@@ -143,7 +143,7 @@ def test_a_format(format: ExportFormatName, weights: Numbers, family: str, large
         check_a_format(format, weights, family, largest, tmp_path)
         return
     pytest.importorskip("openvino")
-    # Where OpenVINO has computed, a training in the same process ends in a segmentation fault, see docs/limits.md.
+    # A training after these in the same process ends in a segmentation fault, see docs/limits.md.
     arguments = f"{format!r}, {weights!r}, {family!r}, {largest!r}, pathlib.Path({str(tmp_path)!r})"
     code = (
         f"import pathlib, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
