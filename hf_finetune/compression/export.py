@@ -22,6 +22,7 @@ from hf_finetune.compression.quantization.quantize import check_quantization
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.doubts import points
 from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.peft.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from hf_finetune.pipeline.parity import plain_settings
@@ -61,8 +62,7 @@ class Exported:
         if "label_agreement" in gate:
             said += f", the same labels on {100 * gate['label_agreement']:.1f}%"
         if (difference := gate.get("difference")) is not None:
-            low, high = (100 * difference[bound] for bound in ("low", "high"))
-            said += f"; {difference['metric']} {100 * difference['value']:+.2f} points [{low:+.2f}, {high:+.2f}]"
+            said += f"; {points(difference, decimals=2)}"
         return "\n\n".join([*parts, said])
 
     __repr__ = __str__

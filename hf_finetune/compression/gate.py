@@ -22,6 +22,7 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
 from hf_finetune.data.word_inputs import PLACES, by_row
 from hf_finetune.errors import GateError, LossError
+from hf_finetune.evaluation.doubts import points
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.pipeline.parity import (
     TOLERANCE,
@@ -56,6 +57,17 @@ class Comparison:
     """Paired difference of the metric on labeled rows, with its verdict. None: the rows have no labels."""
     calibration_shift: float
     """Mean absolute difference of the scores."""
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """`difference` of rows that have labels."""
+        assert self.difference is not None, "rows without labels were refused"
+        return self.difference
+
+    @property
+    def points_lost(self) -> float:
+        """By how many points the metric that judges is worse."""
+        return -100 * self.judged["value"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content for export.json."""
@@ -110,24 +122,11 @@ def refuse(comparison: Comparison, options: ExportOptions) -> None:
                 f"{comparison.rows} rows; at most {comparison.tolerance:.3g} are allowed; use the model itself"
             )
         return
-    if not points_lost(comparison) <= options.max_loss:
+    if not comparison.points_lost <= options.max_loss:
         raise LossError(
-            f"export: {options.weights} loses {points_lost(comparison):.2f} points on {comparison.rows} rows "
-            f"({difference_text(comparison)}), more than --max-loss {options.max_loss:g}"
+            f"export: {options.weights} loses {comparison.points_lost:.2f} points on {comparison.rows} rows "
+            f"({points(comparison.judged, decimals=2)}), more than --max-loss {options.max_loss:g}"
         )
-
-
-def points_lost(comparison: Comparison) -> float:
-    """Return by how many points the metric that judges is worse."""
-    assert comparison.difference is not None, "rows without labels were refused"
-    return -100 * comparison.difference["value"]
-
-
-def difference_text(comparison: Comparison) -> str:
-    """Return the paired difference: `accuracy -0.62 points [-1.03, -0.20]`."""
-    assert comparison.difference is not None, "rows without labels were refused"
-    value, low, high = (100 * comparison.difference[name] for name in ("value", "low", "high"))
-    return f"{comparison.difference['metric']} {value:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
 def check_example(folder: Path, network: TrainedModel, rows: Dataset, size: float) -> Check:

@@ -23,7 +23,7 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, without_votes
 from hf_finetune.data.long.chunk import CHUNKS
 from hf_finetune.data.word_inputs import WORD_PLACES
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.logits import evaluating, to_device
+from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.peft.adapters import merge, mergeable
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.messages import one_line, silenced
@@ -34,7 +34,7 @@ class Traced:
     """What the exporters of torch trace: they call `network(inputs=example)`."""
 
     network: nn.Module
-    """In evaluation mode, with merged adapters. Its output is the tensor of logits."""
+    """In evaluation mode, with merged adapters, on the CPU. Its output is the tensor of logits."""
     example: dict[str, torch.Tensor]
     dynamic: dict[str, dict[int, Any]]
     """The axes of each input that may have any size: rows and tokens."""
@@ -65,7 +65,7 @@ def tracing(classifier: TrainedModel, rows: Dataset, dtype: torch.dtype = torch.
     Raises:
         InputError: torch, onnxscript or the model's own code raised something.
     """
-    example = to_device(_example(classifier, rows), next(classifier.model.parameters()).device)
+    example = _example(classifier, rows)
     any_size = torch.export.Dim.DYNAMIC
     dynamic = {name: {0: any_size} if name == "pixel_values" else {0: any_size, 1: any_size} for name in example}
     network = LogitsAlone(in_dtype(classifier.model, dtype)).train(classifier.model.training)  # the restored mode
@@ -79,10 +79,14 @@ def tracing(classifier: TrainedModel, rows: Dataset, dtype: torch.dtype = torch.
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a classifier with merged adapters, if they can be, and weights of this format; a copy if it changes."""
+    """Return a classifier with merged adapters, if they can be, and weights of this format; a copy if it changes.
+
+    It is on the CPU: a program of torch.export computes where it was traced.
+    """
     if isinstance(model, PeftModel) and mergeable(model):
         model = merge(model)
-    return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    is_plain = dtype == torch.float32 and next(model.parameters()).device.type == "cpu"
+    return model if is_plain else copy.deepcopy(model).to("cpu", dtype)
 
 
 def _root(error: Exception) -> Exception:

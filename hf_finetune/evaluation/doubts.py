@@ -217,13 +217,13 @@ def start_doubts(gain: Mapping[str, Any] | None) -> tuple[Doubt, ...]:
     return (Doubt("worse_than_start", message, "a lower --train.learning-rate, more rows, or --method head"),)
 
 
-def points(difference: Mapping[str, Any]) -> str:
+def points(difference: Mapping[str, Any], *, decimals: int = 1) -> str:
     """Return a paired difference as `+1.2 points of accuracy [+0.1, +2.3]`; R² is no percentage."""
     metric = difference.get("metric", "accuracy")
     if metric == "r2":
         return "{value:+z.3f} of r2 [{low:+z.3f}, {high:+z.3f}]".format(**difference)
     value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
-    return f"{value:+z.1f} points of {metric} [{low:+z.1f}, {high:+z.1f}]"
+    return f"{value:+z.{decimals}f} points of {metric} [{low:+z.{decimals}f}, {high:+z.{decimals}f}]"
 
 
 def leaked_rows(count: int, rows: int) -> tuple[Doubt, ...]:

@@ -12,9 +12,10 @@ from datasets import Dataset
 from hf_finetune.compression.config import ExportOptions, QuantizationOptions
 from hf_finetune.compression.export import compared_export
 from hf_finetune.compression.export_formats.choose import format_of
-from hf_finetune.compression.gate import Comparison, difference_text, points_lost
+from hf_finetune.compression.gate import Comparison
 from hf_finetune.compression.quantization.quantize import needs_rows
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.doubts import points
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.console import Progress
 
@@ -35,7 +36,7 @@ class Alternative:
         flags = f"--weights {self.options.weights}"
         if layers := self.options.quantization.float_layers:
             flags += f" --quantization.float-layers {layers}"
-        return f"{flags} ({difference_text(self.comparison)}, {self.bytes / 1e6:.1f} MB)"
+        return f"{flags} ({points(self.comparison.judged, decimals=2)}, {self.bytes / 1e6:.1f} MB)"
 
 
 def best_alternatives(
@@ -56,10 +57,10 @@ def best_alternatives(
                 measured.append(_measured(classifier, rows, options, more))
             except InputError:  # no rows are left for calibration, or ONNX Runtime cannot write it
                 continue
-            if sum(points_lost(each.comparison) <= refused.max_loss for each in measured) == MOST:
+            if sum(each.comparison.points_lost <= refused.max_loss for each in measured) == MOST:
                 break
     # Those within the limit as they are, by size; then those that lose the least.
-    best = sorted(measured, key=lambda each: max(points_lost(each.comparison), refused.max_loss))[:MOST]
+    best = sorted(measured, key=lambda each: max(each.comparison.points_lost, refused.max_loss))[:MOST]
     if not best:
         return "no other format could be measured; export float32"
     return f"the closest of the others: {' and '.join(map(str, best))}; float32 loses nothing"

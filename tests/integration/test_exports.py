@@ -248,6 +248,9 @@ def test_an_adapter_alone(kind: str, tmp_path: Path) -> None:
     assert exported.document["gate"]["max_abs_difference"] < 1e-5
     assert not (exported.folder / "adapter_config.json").exists()
     assert b"lora_A" not in (exported.folder / "model.onnx").read_bytes()
+    if kind == "PROMPT_TUNING":
+        with pytest.raises(InputError, match="the adapter of this model cannot be merged; expected --format onnx"):
+            export_rows(classifier, rows_of(classifier), tmp_path / "search", ExportOptions("sentence-transformers"))
 
 
 def test_proteins(tmp_path: Path) -> None:
@@ -340,7 +343,7 @@ def test_a_format_that_loses_too_much_names_the_two_best_ones(tmp_path: Path) ->
     refused = ExportOptions(weights="int8-static", max_loss=1e-9, latency=False)
     said = best_alternatives(classifier, rows, refused, lambda options: rows)
     assert re.fullmatch(
-        r"the closest of the others: --weights int8 \(accuracy \+0.00 points \[.*\], \d+\.\d MB\) and "
+        r"the closest of the others: --weights int8 \(\+0.00 points of accuracy \[.*\], \d+\.\d MB\) and "
         r"--weights int8 --quantization.float-layers 4 \(.*\); float32 loses nothing",
         said,
     )

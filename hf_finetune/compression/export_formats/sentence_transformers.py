@@ -6,13 +6,14 @@ Legend: N rows, D features.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import nn
 
 from hf_finetune.compression.config import ExportOptions
@@ -59,10 +60,11 @@ class SentenceEncoder(ExportFormat):
 
     def write(self, classifier: TrainedModel, rows: Dataset, folder: Path, options: ExportOptions) -> None:
         """See `ExportFormat.write`."""
-        if (why := why_no_text_encoder(classifier)) is not None:
+        merged = replace(classifier, model=in_dtype(classifier.model, torch.float32))
+        if (why := why_no_text_encoder(merged)) is not None:
             raise InputError(f"{classifier.name}: {why}; expected --format onnx, openvino or torch")
         with quiet_export():
-            sentence_transformer(classifier).save(str(folder), create_model_card=False)
+            sentence_transformer(merged).save(str(folder), create_model_card=False)
 
     def program(self, classifier: TrainedModel) -> str:
         """See `ExportFormat.program`."""
@@ -91,7 +93,11 @@ class SentenceEncoder(ExportFormat):
 
 
 def why_no_text_encoder(classifier: TrainedModel) -> str | None:
-    """Return why a SentenceTransformer cannot make the embeddings of a classifier. None: it can."""
+    """Return why a SentenceTransformer cannot make the embeddings of a classifier. None: it can.
+
+    Args:
+        classifier: with merged adapters, if they can be.
+    """
     model, inputs = classifier.model, classifier.inputs
     if not isinstance(inputs, TextInputs) or is_token_classifier(model):
         return "a SentenceTransformer embeds whole texts, not images or words"
@@ -99,6 +105,8 @@ def why_no_text_encoder(classifier: TrainedModel) -> str | None:
         return "a SentenceTransformer embeds single texts, and this model reads pairs"
     if plain_settings(inputs) is not None:
         return "a SentenceTransformer reads the beginning of a text alone, and this model long texts in another way"
+    if isinstance(model, PeftModel):
+        return "a SentenceTransformer has no prompts or prefixes, and the adapter of this model cannot be merged"
     return None if embedding_of(model) else "a SentenceTransformer has no pooling and layer like those of its head"
 
 
@@ -109,7 +117,7 @@ def embedding_of(model: nn.Module) -> Embedding | None:
         if model.token_network or model.chunk_pooling or spec.last_layers > 1 or spec.kind not in POOLINGS:
             return None
         return Embedding(spec.kind, head.dense, head.activation) if head.has_hidden else Embedding(spec.kind)
-    stock = stock_head(in_dtype(model, torch.float32).config)  # type: ignore[arg-type]
+    stock = stock_head(model.config)  # type: ignore[arg-type]
     if stock is None or stock.kind != "mlp" or stock.activation not in ACTIVATIONS:
         return None
     assert stock.pooling is not None, "an mlp reads one pooling"
@@ -117,7 +125,7 @@ def embedding_of(model: nn.Module) -> Embedding | None:
 
 
 def sentence_transformer(classifier: TrainedModel) -> SentenceTransformer:
-    """Return the encoder, the pooling and the hidden layer of a classifier.
+    """Return the encoder, the pooling and the hidden layer of a classifier with merged adapters, if it has any.
 
     Raises:
         InputError: the package is missing.
@@ -129,7 +137,7 @@ def sentence_transformer(classifier: TrainedModel) -> SentenceTransformer:
         raise InputError(
             f"export: it needs the package {error.name}; {INSTALL.format('sentence-transformers')}"
         ) from None
-    model, inputs = in_dtype(classifier.model, torch.float32), classifier.inputs
+    model, inputs = classifier.model, classifier.inputs
     assert isinstance(inputs, TextInputs), "images were refused"
     embedding = embedding_of(model)
     assert embedding is not None, "other heads were refused"
