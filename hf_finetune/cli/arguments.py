@@ -62,6 +62,12 @@ class Flags:
         """Return the type of a flag or of its negation, or None if there is no such flag."""
         return self.hints.get(flag) or self.hints.get(f"--{flag.removeprefix('--').replace('no-', '', 1)}")
 
+    def choices_with(self, section: str, name: str) -> list[str]:
+        """Return the configs with this field that the flag of a section could choose, but has not."""
+        hint, field = self.hints.get(section), name.removeprefix("no-").replace("-", "_")
+        configs = configs_in(hint) if is_union(unwrapped(hint)[0]) else []
+        return [each.__name__ for each in configs if field in {known.name for known in dataclasses.fields(each)}]
+
 
 def with_joined_labels(flags: Flags, arguments: Sequence[str]) -> list[str]:
     """Join the words after `--label` by commas, `--label a b c`, where all other words come before the flags."""
@@ -87,11 +93,14 @@ def flag_of(argument: str) -> str:
     return argument.partition("=")[0] if argument.startswith("--") else argument
 
 
-def unknown_argument(argument: str, prog: str, typed: str, known: Iterable[str]) -> InputError:
-    """Return the error of an argument that a command does not take."""
+def unknown_argument(argument: str, prog: str, typed: str, flags: Flags, others: Iterable[str] = ()) -> InputError:
+    """Return the error of an argument that a command does not take. For the arguments, see `explain`."""
     if not argument.startswith("-"):
         return InputError(f"{argument}: unexpected; `{prog} --help` lists what it takes")
-    remedy = did_you_mean(typed, known) or f"; `{prog} --help` lists them"
+    section, _, name = argument.rpartition(".")
+    if owners := flags.choices_with(section, name):
+        return InputError(f"{typed}: a field of {' or '.join(owners)}; add {section} {owners[0]}")
+    remedy = did_you_mean(typed, {*flags.hints, *others} - {typed}) or f"; `{prog} --help` lists them"
     return InputError(f"{typed}: no such flag{remedy}")
 
 
@@ -113,7 +122,7 @@ def explain(
             number += 1
             continue
         if (hint := flags.hint(flag)) is None:
-            return unknown_argument(flag, prog, typed.get(flag, flag), {*flags.hints, *others})
+            return unknown_argument(flag, prog, typed.get(flag, flag), flags, others)
         values = [value] if equals else []
         while rest and not equals and not rest[0].startswith("--") and _takes_more(hint, len(values)):
             values.append(rest.pop(0))

@@ -58,7 +58,7 @@ def parse(
         raise error or InputError(f"{prog}: these arguments cannot be read; see `{prog} --help`") from None
     if unknown:
         first = next((flag_of(argument) for argument in unknown if argument.startswith("-")), unknown[0])
-        raise unknown_argument(first, prog, typed.get(first, first), {*Flags.of(kind, default).hints, *others})
+        raise unknown_argument(first, prog, typed.get(first, first), Flags.of(kind, default), others)
     return job
 
 

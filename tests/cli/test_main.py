@@ -195,6 +195,13 @@ def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "d.csv", "--augment", "[SwapWords]", "--data.augment.0.p=3"], "--data.augment.0.p 3: .*, 0 to 1$"),
         (["train", "d.csv", "e.csv", "--text", "a"], "e.csv: unexpected; `hf-finetune train --help` lists"),
         (["train", "--text", "a"], "hf-finetune train: missing DATA$"),
+        # The flag of a section that holds nothing, or another config.
+        (["train", "d.csv", "--compress.max-loss", "1"], "--compress.max-loss: a field of Compress; add --compress C"),
+        (["train", "d.csv", "--max-loss=1"], "--max-loss: a field of Compress; add --compress Compress$"),
+        (
+            ["train", "d.csv", "--objective.loss.gamma", "1"],
+            "--objective.loss.gamma: a field of .*Focal.*; add --objective.loss [A-Z][A-Za-z]+$",
+        ),
         (["train", "d.csv", "-x", "3"], "-x: no such flag; `hf-finetune train --help` lists them$"),
         (["predict", "m", "d", "--data.limits.classes", "0"], "--data.limits.classes 0: .*, at least 1$"),
         (
