@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,6 +53,7 @@ from hf_finetune.pipeline.encode_rows import encode_rows
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, evaluate, predict, save_predictions
 from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.load_data import load_data, load_splits
+from hf_finetune.pipeline.measure_row import measure_row
 from hf_finetune.pipeline.origin import find_origin
 from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, on_all_rows
 from hf_finetune.pipeline.parity import refuse_failed, verify
@@ -89,8 +90,6 @@ from hf_finetune.utils.files import discard
 from hf_finetune.utils.messages import counted, silenced
 
 logger = logging.getLogger("hf_finetune.run")
-TIMED_ROWS = 64
-"""Held-out rows whose prediction is timed, where their logits are computed from cached activations."""
 WITHOUT_ADAPTER = (
     "adapter: only model/ is saved, with the adapter merged; adapter/ would need a checkpoint changed by {}"
 )
@@ -185,14 +184,18 @@ def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run
     if not (folder / "recipe.json").exists():
         record.write(folder)
     whole = on_all_rows(prepared)
-    return whole, cross_validate(prepared.data.splits, folds_of(prepared), folder, partial(_trained_logits, whole))
+    logits = partial(_trained_logits, whole, cache(partial(measure_row, whole)))
+    return whole, cross_validate(prepared.data.splits, folds_of(prepared), folder, logits)
 
 
-def _trained_logits(whole: Run, splits: Splits, is_held_out_N: np.ndarray) -> tuple[Any, float]:
+def _trained_logits(
+    whole: Run, row_s: Callable[[], float], splits: Splits, is_held_out_N: np.ndarray
+) -> tuple[Any, float]:
     """Train on the training rows of other splits; return logits of the validation rows, and the seconds they take.
 
     Args:
         whole: the run on all rows, which are encoded.
+        row_s: measures the seconds to predict a row. From cached activations it takes a fraction of them.
         is_held_out_N: which of these are the validation rows.
     """
     assert whole.encoded is not None, "see `on_all_rows`"
@@ -203,13 +206,10 @@ def _trained_logits(whole: Run, splits: Splits, is_held_out_N: np.ndarray) -> tu
         variant = replace(variant, model=build_model(variant.context, variant.data))
         trained = fit_dry(variant, Path(folder), KernelChoice(default_kernels(variant)))
         logits = trained.setup.rows.validation_logits(trained.network, batch_size=variant.eval_batch_size)
-        # From cached activations they take a fraction of what they take from texts, which a few rows tell.
-        rows = splits.validation
-        timed = rows if logits is None else rows.select(range(min(TIMED_ROWS, len(rows))))
+        if logits is not None:
+            return logits, len(logits) * row_s()
         started = time.perf_counter()
-        predicted = predict(trained.network, variant, timed)
-        seconds = (time.perf_counter() - started) * len(rows) / len(timed)
-        return (predicted if logits is None else logits), seconds
+        return predict(trained.network, variant, splits.validation), time.perf_counter() - started
 
 
 def prepare(recipe: Recipe) -> Run:

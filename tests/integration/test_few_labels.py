@@ -62,11 +62,11 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
     trained: list[int] = []
     logits = run_module._trained_logits
 
-    def counted(run: Run, splits: Splits, is_held_out_N: np.ndarray) -> tuple[np.ndarray, float]:
+    def counted(run: Run, row_s: Any, splits: Splits, is_held_out_N: np.ndarray) -> tuple[np.ndarray, float]:
         trained.append(len(splits.train))
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return logits(run, splits, is_held_out_N)
+        return logits(run, row_s, splits, is_held_out_N)
 
     monkeypatch.setattr(run_module, "_trained_logits", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -117,9 +117,18 @@ def test_folds_of_a_head_share_frozen_features(tmp_path: Path, monkeypatch: pyte
         return trained
 
     monkeypatch.setattr(run_module, "fit_dry", compared)
+    measured: list[Run] = []
+
+    def row_s(whole: Run) -> float:
+        measured.append(whole)
+        return 0.5
+
+    monkeypatch.setattr(run_module, "measure_row", row_s)
     head = FittedHead(torch.ones(2, 32), torch.zeros(2), 1.0)
     with train_prepared(replace(prepare(recipe), start_heads=(head,)), Launch(str(tmp_path / "run"))) as trained:
         assert trained.out_of_fold is not None and len(trained.out_of_fold.rows) == 60
+        # The seconds of a prediction are those of a row from its text, which are measured once.
+        assert len(measured) == 1 and trained.out_of_fold.predict_s == pytest.approx(60 * 0.5)
     assert filled == [len(set(text_rows(60)["text"]))] and len(differences) == 3
     assert max(differences) < 1e-5, "float32 rounds otherwise where rows of another length share a batch"
 

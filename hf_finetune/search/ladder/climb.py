@@ -360,11 +360,9 @@ class Climb:
 
     @property
     def _scoring(self) -> Scoring:
-        """What scoring costs, as the run of the head has measured it on all rows; else, as a few rows do."""
+        """What scoring costs, as the run of the head has measured it; before that, as a few rows do."""
         head = self.state.find("head")
-        # With folds a few rows alone are predicted from their texts.
-        is_measured = self.state.folds is not None and self.costs.row_s is not None
-        if head is not None and head.folder is not None and not is_measured:
+        if head is not None and head.folder is not None:
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]
         return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s)

@@ -15,8 +15,8 @@ from hf_finetune.data.word_inputs import encoded_of
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run, RunInput
-from hf_finetune.pipeline.evaluate import predict
 from hf_finetune.pipeline.measure_costs import isolated, rows_of_steps, short_training, step_sizes, step_times
+from hf_finetune.pipeline.measure_row import measure_row
 from hf_finetune.pipeline.run import fit_dry
 from hf_finetune.training.callbacks import LOG, read_log
 from hf_finetune.training.probe import KernelChoice
@@ -25,10 +25,7 @@ from hf_finetune.utils.console import Progress
 logger = logging.getLogger("hf_finetune.run")
 BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
-TIMED_ROWS, VALIDATED_ROWS = 128, 32
-TIMES, MOST_TIMED_S = 2, 1.5
-"""How often the rows are timed, if the first passes took no longer. The least counts: what else runs on the cores comes
-and goes."""
+VALIDATED_ROWS = 32
 PASSES = 3.0
 """What training on a row costs, in passes of its precision, by which the features of a head are computed, too."""
 LEAST_ROWS = 256
@@ -247,30 +244,6 @@ def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
     # With folds no rows are scored after an epoch.
     validated = scoring.rows["validation"] if run.recipe.evaluate.folds is None else 0
     return RungCost(epoch_s + validated * scoring.row_s, BUILD_S, scoring.after_s, steps, once_s=cache_s)
-
-
-def measure_row(run: Run) -> float:
-    """Return the seconds to predict a row among many, from a few training rows; the network is not changed."""
-    rows, network, inputs = run.data.splits.train, run.model.network, run.data.inputs
-    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TIMED_ROWS])
-    timed, seconds = rows.select(drawn), list[float]()
-    # At first kernels are made for each shape.
-    while len(seconds) <= TIMES and sum(seconds) <= MOST_TIMED_S:
-        started = time.perf_counter()
-        predict(network, run, timed)
-        seconds.append(time.perf_counter() - started)
-    share = _share_of_tokens(inputs.lengths(inputs.encode(timed)), run.eval_batch_size)
-    return share * min(seconds[1:] or seconds) / len(timed)
-
-
-def _share_of_tokens(lengths: np.ndarray | None, batch_size: int) -> float:
-    """Return the share of tokens that are no padding in batches of rows sorted by length. Among many rows, a batch has
-    rows of about one length, and nearly no padding."""
-    if lengths is None or not len(lengths):
-        return 1.0
-    order = np.sort(lengths)
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return float(lengths.sum() / sum(batch[-1] * len(batch) for batch in batches))
 
 
 def measure_epoch(run: Run, encoded: Dataset) -> tuple[float, float, int]:

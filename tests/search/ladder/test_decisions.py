@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.search.ladder.costs import RungCost, Scoring, _share_of_tokens
+from hf_finetune.pipeline.measure_row import _share_of_tokens
+from hf_finetune.search.ladder.costs import RungCost, Scoring
 from hf_finetune.search.ladder.decisions import (
     STRAIGHT,
     describe,

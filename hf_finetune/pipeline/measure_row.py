@@ -1,0 +1,41 @@
+"""Measure what predicting a row takes."""
+
+import time
+
+import numpy as np
+
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.evaluate import predict
+
+TIMED_ROWS = 128
+TIMES, MOST_TIMED_S = 2, 1.5
+"""How often the rows are timed, if the first passes took no longer. The least counts: what else runs on the cores comes
+and goes."""
+
+
+def measure_row(run: Run) -> float:
+    """Return the seconds to predict a row among many, from a few training rows.
+
+    The network is moved to the device of the run, and not changed.
+    """
+    rows, network, inputs = run.data.splits.train, run.model.network, run.data.inputs
+    network.to(run.context.device)
+    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TIMED_ROWS])
+    timed, seconds = rows.select(drawn), list[float]()
+    # At first kernels are made for each shape.
+    while len(seconds) <= TIMES and sum(seconds) <= MOST_TIMED_S:
+        started = time.perf_counter()
+        predict(network, run, timed)
+        seconds.append(time.perf_counter() - started)
+    share = _share_of_tokens(inputs.lengths(inputs.encode(timed)), run.eval_batch_size)
+    return share * min(seconds[1:] or seconds) / len(timed)
+
+
+def _share_of_tokens(lengths: np.ndarray | None, batch_size: int) -> float:
+    """Return the share of tokens that are no padding in batches of rows sorted by length. Among many rows, a batch has
+    rows of about one length, and nearly no padding."""
+    if lengths is None or not len(lengths):
+        return 1.0
+    order = np.sort(lengths)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return float(lengths.sum() / sum(batch[-1] * len(batch) for batch in batches))
