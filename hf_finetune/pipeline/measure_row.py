@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+from torch import nn
 
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.evaluate import predict
@@ -18,7 +19,8 @@ def measure_row(run: Run) -> float:
 
     The network is moved to the device of the run, and not changed.
     """
-    rows, network, inputs = run.data.splits.train, run.model.network, run.data.inputs
+    rows, inputs = run.data.splits.train, run.data.inputs
+    network: nn.Module = run.model.network
     network.to(run.context.device)
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TIMED_ROWS])
     timed, seconds = rows.select(drawn), list[float]()
