@@ -1,8 +1,8 @@
 """Method auto and its rivals at equal wall-clock time, paired by seed and row.
 
     python tests/benchmarks/equal_time.py measure DATA_FOLDER --seconds 30 120 --seeds 0 --output equal.jsonl \
-        [--rows 1500 | --per-class 8] [--sides ours default linear probe trainer setfit autogluon] [--rates 1e-4 3e-4] [--test-rows 2000] \
-        [--python PYTHON_OF_AUTOGLUON]
+        [--rows 1500 | --per-class 8] [--sides ours default linear probe trainer setfit autogluon] \
+        [--rates 1e-4 3e-4] [--test-rows 2000] [--python PYTHON_OF_AUTOGLUON]
     python tests/benchmarks/equal_time.py table FILE ...
     python tests/benchmarks/equal_time.py plot FILE ... --to docs/equal_time.svg
 
@@ -10,9 +10,10 @@ DATA_FOLDER holds train and test (csv or parquet) with the columns text and labe
 `--per-class` of each class, and is the seed of the training; the test rows are the same for all. Each side is a process
 of its own, and its time is that of the process, imports included, without the test rows. Ours is `hf-finetune train
 --method auto --budget Ts` with an empty cache; each rung that was its result for a time is scored, too. The rivals are
-those of rivals.py; `default` is `hf-finetune train` with no flag, which has no limit of time. The Trainer trains with each of `--rates`, and `table` takes the best one on test, which favors it. A
-command that is given again goes on where it stopped; shards write to files of their own. Leave the machine otherwise idle,
-and OMP_NUM_THREADS and OMP_WAIT_POLICY unset.
+those of rivals.py; `default` is `hf-finetune train` with no flag, which has no limit of time. The Trainer trains with each
+of `--rates`, and `table` takes the best one on test, which favors it. A command that is given again goes on where it
+stopped; what has been measured is in tests/benchmarks/results. Leave the machine otherwise idle, and OMP_NUM_THREADS and
+OMP_WAIT_POLICY unset.
 """
 
 import argparse
@@ -38,6 +39,8 @@ from hf_finetune.evaluation.paired import paired_difference, paired_macro_f1, pa
 RIVALS = Path(__file__).parent / "rivals.py"
 ENOUGH_ROWS = 20
 """Training rows of a class that has to be predicted, if the linear baseline finds it."""
+ROWS = "rows"
+"""The line of what all sides of a seed share."""
 MOST_S = 3600
 """Seconds after which a run without a limit of time is given up."""
 Lines = dict[int, dict[str, Any]]
@@ -129,21 +132,30 @@ def measure(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             train.to_csv(Path(folder) / "train.csv", index=False)
             test.to_csv(Path(folder) / "test.csv", index=False)
+            key = {"data": options.folder.name, "size": size, "seed": seed}
+            classes = {label: number for number, label in enumerate(sorted(set(train.label)))}
+            book.measure({**key, "side": ROWS}, partial(_rows, train, test, classes))
             for seconds in options.seconds:
                 for side, fit in sides.items():
-                    key = {"data": options.folder.name, "size": size, "seconds": seconds, "seed": seed, "side": side}
                     work = partial(fit, Path(folder), seed, seconds)
-                    book.measure(key, partial(_scored, work, train, test))
+                    book.measure({**key, "seconds": seconds, "side": side}, partial(_numbered, work, classes))
 
 
-def _scored(work: Callable[[], dict[str, Any]], train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
-    """A measurement with its labels as numbers."""
-    classes = {label: number for number, label in enumerate(sorted(set(train.label)))}
+def _rows(train: pd.DataFrame, test: pd.DataFrame, classes: dict[str, int]) -> dict[str, Any]:
+    """The number of the class of each test row, and the training rows of each class."""
+    train_rows = train.label.value_counts()
+    return {
+        "labels": [classes[label] for label in test.label],
+        "train_rows": [int(train_rows[label]) for label in classes],
+    }
+
+
+def _numbered(work: Callable[[], dict[str, Any]], classes: dict[str, int]) -> dict[str, Any]:
+    """A measurement with its predicted labels as numbers."""
     record = work()
     for labeled in (record, *record.get("rungs", ())):
         labeled["predicted"] = [classes[label] for label in labeled["predicted"]]
-    train_rows = [int((train.label == label).sum()) for label in classes]
-    return {**record, "labels": [classes[label] for label in test.label], "train_rows": train_rows}
+    return record
 
 
 def correct(lines: Iterable[dict[str, Any]]) -> np.ndarray:
@@ -154,10 +166,13 @@ def correct(lines: Iterable[dict[str, Any]]) -> np.ndarray:
 def groups_of(files: Iterable[Path]) -> dict[tuple[str, str], dict[float, dict[str, Lines]]]:
     """Measurements by data and size, time, side and seed; of the Trainer those with its best rate on test."""
     groups: dict[tuple[str, str], dict[float, dict[str, Lines]]] = {}
-    for line in (line for file in files for line in read(file).values() if "error" not in line):
-        key = line["key"]
+    lines = [line for file in files for line in read(file).values() if "error" not in line]
+    shared = {_drawn(line): line for line in lines if line["key"]["side"] == ROWS}
+    for line in (line for line in lines if line["key"]["side"] != ROWS):
+        key, rows = line["key"], shared[_drawn(line)]
         sides = groups.setdefault((key["data"], key["size"]), {}).setdefault(key["seconds"], {})
-        sides.setdefault(key["side"], {})[key["seed"]] = line
+        both = {**line, **{name: rows[name] for name in ("labels", "train_rows")}}
+        sides.setdefault(key["side"], {})[key["seed"]] = both
     for times in groups.values():
         for seconds, sides in times.items():
             rates = sorted(
@@ -165,6 +180,10 @@ def groups_of(files: Iterable[Path]) -> dict[tuple[str, str], dict[float, dict[s
             )
             times[seconds] = {side: lines for side, lines in sides.items() if side not in rates[:-1]}
     return groups
+
+
+def _drawn(line: dict[str, Any]) -> tuple[str, str, int]:
+    return line["key"]["data"], line["key"]["size"], line["key"]["seed"]
 
 
 def table(files: list[Path]) -> None:
