@@ -17,7 +17,6 @@ import torch
 
 from hf_finetune.utils.environment import hardware, package_commit
 
-
 PACKED_FROM = 64
 """Numbers of a list that is stored as bytes."""
 
