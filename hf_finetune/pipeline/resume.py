@@ -28,7 +28,7 @@ MAY_CHANGE = frozenset(
         *(f"model.{field.name}" for field in fields(CheckpointLimits)),
     }
 )
-MAY_CHANGE_WITHIN = ("hub.", "data.limits.", "search.")
+MAY_CHANGE_WITHIN = ("hub.", "data.limits.", "search.", "compress")
 # Further keys of recipe.json that must stay the same, by their names in messages.
 COMPARED = {
     "fingerprint": "data fingerprint",

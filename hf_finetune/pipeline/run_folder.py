@@ -106,7 +106,7 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
         InputError: the folder cannot be made, holds files and `resume` is off, holds no run or a finished one, or
             another process writes there.
     """
-    folder = (_next_folder(name, resume=resume) if output is None else Path(output).expanduser()).absolute()
+    folder = named_folder(name, output, resume=resume)
     # A new number is free. If another run takes it from now on, `owned_folder` takes the next one.
     if output is None and not resume:
         check_writable(folder.parent)
@@ -119,6 +119,11 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     _check_content(folder, resume=resume)
     check_writable(folder)
     return folder
+
+
+def named_folder(name: str, output: str | None, *, resume: bool) -> Path:
+    """Return the absolute folder of a run, see `output_folder`, whatever is in it."""
+    return (_next_folder(name, resume=resume) if output is None else Path(output).expanduser()).absolute()
 
 
 def _check_content(folder: Path, *, resume: bool) -> None:

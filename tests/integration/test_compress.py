@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from helpers.hub_server import HubServer
 from helpers.small_runs import small_recipe, text_rows
 
 import hf_finetune
-from hf_finetune import Classifier
+from hf_finetune import Classifier, Compress, Launch, Recipe
 from hf_finetune.cli.main import main_command
 from hf_finetune.compression import formats
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
 from hf_finetune.compression.steps import Chain, StepRows
-from hf_finetune.errors import GateError, InputError
+from hf_finetune.errors import GateError, InputError, StoppedBySignal
 from hf_finetune.hub.push import push
 from hf_finetune.inference.compressing import run as compressing
 from hf_finetune.pipeline import push as pipeline_push
@@ -39,20 +40,39 @@ class Permuted(formats.Safetensors):
         layer.weight.data, layer.bias.data = kept
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished run; what is measured is measured in this process."""
-    gate.run_here(monkeypatch.setattr)
-    gate.measure_here(monkeypatch.setattr)
-    recipe = small_recipe(tmp_path)
+def recipe_in(folder: Path) -> Recipe:
+    """A small recipe with validation and test rows."""
+    recipe = small_recipe(folder)
     for name, count in (("validation", 40), ("test", 60)):
-        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+        with (folder / f"{name}.csv").open("w", newline="") as file:
             lines = csv.writer(file)
             lines.writerow(["text", "label"])
             lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(count, seed=len(name)))
-    data = replace(recipe.data, validation=str(tmp_path / "validation.csv"), test=str(tmp_path / "test.csv"))
-    hf_finetune.run(replace(recipe, data=data), hf_finetune.Launch(str(tmp_path / "run")))
-    return tmp_path / "run"
+    data = replace(recipe.data, validation=str(folder / "validation.csv"), test=str(folder / "test.csv"))
+    return replace(recipe, data=data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run and of its rows."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        gate.run_here(patch.setattr)
+        hf_finetune.run(recipe_in(folder), Launch(str(folder / "run")))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is measured in this process."""
+    gate.run_here(monkeypatch.setattr)
+    gate.measure_here(monkeypatch.setattr)
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """The run in a copy of this folder."""
+    return Path(shutil.copytree(finished, tmp_path / "copy")) / "run"
 
 
 def with_chains(monkeypatch: pytest.MonkeyPatch, *chains: Chain) -> None:
@@ -158,3 +178,33 @@ def test_nothing_within_the_limits(
     assert json.loads(capsys.readouterr().out)["chosen"] == name.replace("\\", "")
     before, after = (json.loads((each / "model" / "config.json").read_text()) for each in (run, run / "small"))
     assert 4 * after["intermediate_size"] == before["intermediate_size"]
+
+
+def test_a_recipe_compresses_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the recipe `compress_joint` does; stopped between training and the first candidate, and resumed."""
+    recipe = replace(recipe_in(tmp_path), compress=Compress(steps="layers,float32", max_loss=100))
+    folder, run_one = tmp_path / "run", compressing.Trials.run
+
+    def stopping(self: compressing.Trials, chain: Chain, seconds: float | None) -> compressing.Candidate:
+        monkeypatch.setattr(compressing.Trials, "run", run_one)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compressing.Trials, "run", stopping)
+    with pytest.raises(StoppedBySignal, match=r"stopped; 1 candidate of 2 in .*compressed; --resume goes on"):
+        hf_finetune.run(recipe, Launch(str(folder)))
+    trained = (folder / "model" / "model.safetensors").read_bytes()
+    other = replace(recipe, train=replace(recipe.train, learning_rate=1.0))
+    with pytest.raises(InputError, match=r"learning_rate: the run in .* has .*, now it is 1\.0"):
+        hf_finetune.run(other, Launch(str(folder), resume=True))
+
+    result = hf_finetune.run(recipe, Launch(str(folder), resume=True))
+    assert result is not None and result["compression"]["chosen"] == "layers+float32"
+    assert (folder / "model" / "model.safetensors").read_bytes() == trained, "it was not trained again"
+    written = json.loads((folder / "compressed" / "result.json").read_text())
+    names = [each["name"] for each in written["compression"]["candidates"]]
+    assert names == ["source", "layers+float32"] and "layers+float32" in written["compression"]["front"]
+    places = (folder, folder / "compressed")
+    before, after = (json.loads((each / "model" / "config.json").read_text()) for each in places)
+    assert after["num_hidden_layers"] < before["num_hidden_layers"]
+    with pytest.raises(InputError, match="the compression in it is finished, there is nothing to resume"):
+        hf_finetune.run(recipe, Launch(str(folder), resume=True))
