@@ -87,7 +87,7 @@ def evaluate(trained: TrainedRun, known: Evaluation | None = None) -> Evaluation
     run, splits, task = trained.run, trained.run.data.splits, trained.task
     network, evaluated = trained.network, {"validation": splits.validation, "test": splits.test}
     scored = {} if known is None else dict(known.splits)
-    if trained.out_of_fold is not None:
+    if trained.out_of_fold is not None and "validation" not in scored:
         scored["validation"] = Scoring.of(run).score_out_of_fold(task, trained.out_of_fold)
     with trained.clock.measure("evaluate_s"):
         for name, rows in evaluated.items():

@@ -32,7 +32,6 @@ from hf_finetune.pipeline.promotion import promote, write_result
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.run import finalize, load_input, train_prepared, with_network
 from hf_finetune.pipeline.run_folder import UNFINISHED, is_finished, output_folder, owned_folder
-from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.ladder.state import read_scores, write_scores
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
@@ -96,19 +95,11 @@ def run_seeds(
 def _run_seed(prepared: Run, place: Path, command: str | None) -> tuple[Dataset, Dataset] | None:
     """Run one seed in its folder, and return the encoded training and validation rows. None: folds have joined them."""
     with train_prepared(prepared, Launch(str(place), resume=place.exists()), command=command) as trained:
-        # With folds the network was trained on the validation rows, too.
-        evaluation = evaluate_validation(trained) if trained.out_of_fold is None else None
-        scores_NC = _out_of_fold(trained) if evaluation is None else evaluation.judged_split.scores_NC
-        write_scores(place, trained.task.settled(scores_NC))
+        evaluation = evaluate_validation(trained)
+        write_scores(place, trained.task.settled(evaluation.judged_split.scores_NC))
         finalize(trained, evaluation)
         encoded = trained.setup.encoded
         return (encoded.train, encoded.validation) if trained.out_of_fold is None else None
-
-
-def _out_of_fold(trained: TrainedRun) -> Any:
-    """Return the scores of the training and validation rows by networks that were not trained on them."""
-    assert trained.out_of_fold is not None, "there are folds"
-    return trained.task.scores(trained.out_of_fold.logits_RNC[0])
 
 
 def seeds_section(loaded: RunInput, folder: Path, seeds: Sequence[int]) -> dict[str, Any]:

@@ -200,15 +200,17 @@ def table(files: list[Path]) -> None:
                 wall = np.mean([line["wall_s"] for line in lines.values()])
                 row = f"| {data} | {size} | {seconds:g} | {side} | {len(lines)} | {correct(lines.values()).mean():.4f} | {f1:.4f} |"
                 print(row, f"{wall:.0f} |", _against(sides.get("ours", {}), lines) if side != "ours" else "| | |")
-    print("\n| data | rows | Trainer's T, s | its accuracy | ours is there after s, by seed |\n|---|---|---|---|---|")
+    print(
+        "\n| data | rows | side | T, s | its accuracy | wall s | ours is there after s, by seed |\n|---|---|---|---|---|---|---|"
+    )
     for (data, size), times in groups.items():
         for seconds, sides in sorted(times.items()):
             for side, lines in sides.items():
-                if side.startswith("trainer"):
+                if side.startswith(("trainer", "setfit")):
                     reached = [_reached(times, seed, correct([line]).mean()) for seed, line in sorted(lines.items())]
-                    print(
-                        f"| {data} | {size} | {seconds:g} | {correct(lines.values()).mean():.4f} | {', '.join(reached)} |"
-                    )
+                    wall = np.mean([line["wall_s"] for line in lines.values()])
+                    row = f"| {data} | {size} | {side} | {seconds:g} | {correct(lines.values()).mean():.4f} | {wall:.0f} |"
+                    print(row, f"{', '.join(reached)} |")
     missed = [text for group, times in groups.items() for text in _never_predicted(group, times)]
     print(
         f"\nClasses with {ENOUGH_ROWS} training rows that linear finds and ours never predicts: {'; '.join(missed) or 'none'}"

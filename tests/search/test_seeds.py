@@ -7,9 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from scipy.stats import t
 
+from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.pipeline.out_of_fold import OutOfFold
 from hf_finetune.search import seeds
 from hf_finetune.search.ladder.state import read_scores, write_scores
 from hf_finetune.search.seeds import _within, over_rows_and_seeds, seeds_section
@@ -38,19 +41,26 @@ def test_no_interval_has_values_that_the_metric_cannot_have(name: str, low: floa
 
 
 def test_with_folds_seeds_are_judged_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network of a seed was trained on the validation rows, so that it must not predict them."""
+    """The network of a seed was trained on the validation rows, so that it must not predict them: here there is none."""
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 0, 0]})
     logits_NC = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     trained = SimpleNamespace(
         task=SingleLabel(("bad", "good")),
-        out_of_fold=SimpleNamespace(logits_RNC=logits_NC[None]),
-        setup=SimpleNamespace(encoded=SimpleNamespace(train=None, validation=None)),
+        run=SimpleNamespace(
+            all_splits=None,
+            data=SimpleNamespace(task=SingleLabel(("bad", "good")), splits=None),
+            recipe=SimpleNamespace(evaluate=Evaluate(), model=SimpleNamespace(trust_remote_code=False)),
+        ),
+        setup=SimpleNamespace(encoded=None),
+        out_of_fold=OutOfFold(rows, logits_NC[None], np.array([[0, 1, 2]]), 1.0, 1.0),
     )
     known = []
     monkeypatch.setattr(seeds, "train_prepared", lambda *_, **__: nullcontext(trained))
-    monkeypatch.setattr(seeds, "evaluate_validation", lambda _: pytest.fail("predicts rows that it was trained on"))
     monkeypatch.setattr(seeds, "finalize", lambda _, evaluation: known.append(evaluation))
     seeds._run_seed(None, tmp_path, None)
-    assert np.allclose(read_scores(tmp_path), trained.task.scores(logits_NC)) and known == [None]
+    assert np.allclose(read_scores(tmp_path), trained.task.scores(logits_NC))
+    # The second of three rows is wrong, by the network of its fold.
+    assert known[0].judged_split.metrics["accuracy"].value == pytest.approx(2 / 3)
 
 
 def test_a_collapsed_run_is_named(tmp_path: Path) -> None:
