@@ -41,6 +41,8 @@ ENOUGH_ROWS = 20
 """Training rows of a class that has to be predicted, if the linear baseline finds it."""
 ROWS = "rows"
 """The line of what all sides of a seed share."""
+UNLIMITED = "linear"
+"""The side that ends within seconds, whatever the time: it is measured once, and stands for all times."""
 MOST_S = 3600
 """Seconds after which a run without a limit of time is given up."""
 Lines = dict[int, dict[str, Any]]
@@ -137,6 +139,8 @@ def measure(options: argparse.Namespace) -> None:
             book.measure({**key, "side": ROWS}, partial(_rows, train, test, classes))
             for seconds in options.seconds:
                 for side, fit in sides.items():
+                    if side == UNLIMITED and seconds != min(options.seconds):
+                        continue
                     work = partial(fit, Path(folder), seed, seconds)
                     book.measure({**key, "seconds": seconds, "side": side}, partial(_numbered, work, classes))
 
@@ -174,7 +178,9 @@ def groups_of(files: Iterable[Path]) -> dict[tuple[str, str], dict[float, dict[s
         both = {**line, **{name: rows[name] for name in ("labels", "train_rows")}}
         sides.setdefault(key["side"], {})[key["seed"]] = both
     for times in groups.values():
+        always = {seed: line for sides in times.values() for seed, line in sides.pop(UNLIMITED, {}).items()}
         for seconds, sides in times.items():
+            sides.update({UNLIMITED: always} if always else {})
             rates = sorted(
                 (s for s in sides if s.startswith("trainer")), key=lambda s: correct(sides[s].values()).mean()
             )
