@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from hf_finetune.utils.environment import requirement
 from hf_finetune.utils.files import write_text
 
 FILE = "Dockerfile"
@@ -30,9 +30,8 @@ def write_dockerfile(folder: Path, extras: Sequence[str]) -> None:
     """Write Dockerfile and .dockerignore beside the files of an export.
 
     Args:
-        extras: of this version of the package, which compute the export.
+        extras: of this version of the package, which read its inputs and compute it.
     """
-    requirement = shlex.quote(f"hf_finetune[{','.join([*extras, 'serve'])}]=={version('hf_finetune')}")
     start = "[" + ", ".join(f'"{word}"' for word in START) + "]"
-    write_text(folder / FILE, CONTENT.format(requirement=requirement, start=start))
+    write_text(folder / FILE, CONTENT.format(requirement=shlex.quote(requirement(*extras, "serve")), start=start))
     write_text(folder / ".dockerignore", IGNORED)

@@ -75,7 +75,8 @@ class Exported:
         """
         options = ExportOptions(self.document["format"], self.document["weights"], docker=True)
         (kind := format_of(options)).check(options)
-        write_dockerfile(self.folder, kind.extras)
+        reads_images = self.document["hub_task"] == "image-classification"
+        write_dockerfile(self.folder, (*kind.extras, "vision") if reads_images else kind.extras)
 
 
 @shared_cores()

@@ -13,6 +13,7 @@ from hf_finetune.errors import InputError, PushError, StoppedBySignal
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.hub.space.push import SpaceOptions, check_branch, push_space
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.classical.parity import compare_pulled
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
@@ -78,9 +79,17 @@ def push_with_space(folder: Path, target: Hub, *, include_predictions: bool = Fa
     """
     check_branch(target)
     pushed, finished = push_run(folder, target, include_predictions=include_predictions), load_finished(str(folder))
-    has_scores = finished.task.activation != "identity" and finished.task.name != "tokens"
-    shown = SpaceOptions("pair" if finished.pairs else finished.kind, has_scores, target.license)
-    return pushed, push_space(target, shown)
+    return pushed, push_space(target, _space_options(finished, target.license))
+
+
+def _space_options(finished: Trained, license: str | None) -> SpaceOptions:
+    is_graph = isinstance(finished, TrainedModel) and isinstance(finished.model, ExportedNetwork)
+    return SpaceOptions(
+        inputs="pair" if finished.pairs else finished.kind,
+        has_scores=finished.task.activation != "identity" and finished.task.name != "tokens",
+        extras=(*(["onnx"] if is_graph else []), *(["vision"] if finished.kind == "image" else [])),
+        license=license,
+    )
 
 
 def push_if_asked(folder: Path, hub: Hub) -> None:

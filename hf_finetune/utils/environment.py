@@ -41,6 +41,12 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def requirement(*extras: str) -> str:
+    """Return this version of the package with extras, as pip reads it."""
+    marks = f"[{','.join(extras)}]" if extras else ""
+    return f"hf_finetune{marks}=={version('hf_finetune')}"
+
+
 def package_commit() -> str | None:
     """Return the git commit of this package, or None if it does not run from a checkout."""
     root = Path(__file__).resolve().parent.parent.parent

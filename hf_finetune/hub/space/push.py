@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from hf_finetune.config.recipe import Hub
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.push import check_target
 from hf_finetune.hub.retry import Retries
+from hf_finetune.utils.environment import requirement
 
 SDK_VERSION = "6.31.0"
 """Of Gradio: the one that app.py was run with."""
@@ -31,6 +31,8 @@ class SpaceOptions:
     inputs: Literal["text", "pair", "image"]
     has_scores: bool
     """Whether each class or tag has a score for a whole row: not of numbers, and not of words."""
+    extras: tuple[str, ...] = ()
+    """Of the package, which read the inputs and compute the model."""
     license: str | None = None
 
 
@@ -98,8 +100,7 @@ def space_files(repo_id: str, options: SpaceOptions) -> dict[str, bytes]:
         f"---\n{card.to_yaml()}\n---\n\n# {name}\n\n[{repo_id}](https://huggingface.co/{repo_id}) in a browser. "
         "A private model needs the secret `HF_TOKEN`, with a token that may read it.\n"
     )
-    requirements = f"hf_finetune[vision]=={version('hf_finetune')}\n"
-    contents = dict(zip(FILES, (text, app, requirements), strict=True))
+    contents = dict(zip(FILES, (text, app, requirement(*options.extras) + "\n"), strict=True))
     return {path: content.encode() for path, content in contents.items()}
 
 
