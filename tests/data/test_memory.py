@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 
 from hf_finetune import InputError
 from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.memory import collect, holding, input_columns
 from hf_finetune.data.sources import sniff_kind
@@ -221,6 +223,15 @@ def test_inputs_to_predict() -> None:
     assert input_columns(["x.png"], kind="image") == {"image": [{"bytes": None, "path": "x.png"}]}
     with pytest.raises(InputError, match="data, row 1 counted from 0: expected an image of Pillow, its path"):
         input_columns([IMAGES[0], 5], kind="image")
+
+
+def test_an_image_in_memory_is_turned_as_its_file_is() -> None:
+    content, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((16, 8)).save(content, "JPEG", exif=exif)
+    columns = input_columns([content.getvalue(), Image.open(content)], kind="image")
+    file, opened = (np.asarray(decode(each)) for each in columns["image"])
+    assert file.shape == (16, 8, 3) and np.array_equal(file, opened)
 
 
 def test_labels_of_several_columns() -> None:

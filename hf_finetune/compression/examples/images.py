@@ -6,7 +6,7 @@ python example.py photo.jpg other.png
 import sys
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor
 
 from hf_finetune.compression.examples.onnx import FOLDER, SETTINGS, compute
@@ -16,7 +16,7 @@ processor = AutoImageProcessor.from_pretrained(FOLDER)
 
 def logits(paths: list) -> np.ndarray:
     """Return the logits of images: shape (images, classes)."""
-    images = [Image.open(path).convert("RGB") for path in paths]
+    images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
     return compute({"pixel_values": processor(images, return_tensors="np")["pixel_values"]})
 
 

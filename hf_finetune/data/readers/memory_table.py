@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Features
 
 from hf_finetune.data.config import DEFAULT_LIMITS, DataLimits
-from hf_finetune.data.image_decoding import EncodedImage, are_image_names
+from hf_finetune.data.image_decoding import ORIENTATION, EncodedImage, are_image_names
 from hf_finetune.data.image_paths import ImageFolder
 from hf_finetune.data.readers.arrow_cells import in_pieces
 from hf_finetune.data.readers.parquet_file import arrow_columns
@@ -233,10 +233,15 @@ def _of_pixels(pixels: np.ndarray, place: str) -> Image:
 
 
 def _png(image: Image, place: str) -> bytes:
-    """Return an image as a PNG file, which keeps every pixel."""
-    file = io.BytesIO()
+    """Return an image as a PNG file, which keeps every pixel and the EXIF orientation."""
+    from PIL.Image import Exif
+
+    file, exif = io.BytesIO(), Exif()
     try:
-        (image if image.mode in PNG_MODES else image.convert("RGB")).save(file, "PNG", compress_level=1)
+        if orientation := image.getexif().get(ORIENTATION):
+            exif[ORIENTATION] = orientation
+        stored = image if image.mode in PNG_MODES else image.convert("RGB")
+        stored.save(file, "PNG", compress_level=1, exif=exif)
     except Exception as error:  # Pillow reads the file only now, and decoders raise whatever stops them
         raise InputError(f"{place}: the image cannot be stored ({one_line(error)})") from error
     return file.getvalue()
