@@ -4,6 +4,7 @@
 `from hf_finetune import Recipe, TextData, SwapWords, Distill`. A name is imported when it is first used.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 # fmt: off
@@ -133,12 +134,18 @@ def __getattr__(name: str) -> Any:
             # tqdm's, in a notebook without ipywidgets, which our progress does not need.
             warnings.filterwarnings("ignore", "IProgress not found")
             return getattr(import_module(_HOMES[name]), name)
+    return _names_of_recipes()[name]
+
+
+@cache
+def _names_of_recipes() -> dict[str, Any]:
+    """Return what a recipe can hold, its errors and the embedded data, by name."""
     from hf_finetune import errors
     from hf_finetune.config.recipe import Launch, Recipe
     from hf_finetune.utils import embedded
     from hf_finetune.utils.hints import configs_below
 
-    return {**vars(errors), **vars(embedded), **configs_below(Recipe), **configs_below(Launch)}[name]
+    return {**vars(errors), **vars(embedded), **configs_below(Recipe), **configs_below(Launch)}
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -25,14 +26,20 @@ import pytest
 # A shell in the background ignores SIGINT, nohup ignores SIGHUP: here, and in the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# No test cuts the power. `test_crashes` watches what is synced, in processes of its own.
+os.fsync = lambda _: None
 atexit.register(shutil.rmtree, os.environ["HF_FINETUNE_CACHE"], ignore_errors=True)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def pytest_collection_finish() -> None:
-    """What the modules have imported is never collected: each run on a tiny checkpoint would go through it for longer
-    than it trains."""
+    """What the modules have imported is never collected, and operations are counted once for each structure: each run
+    on a tiny checkpoint would take longer for either than it trains."""
+    if "hf_finetune.training.flops" in sys.modules:
+        from helpers import flop_counts
+
+        flop_counts.count_once()
     gc.collect()
     gc.freeze()
 

@@ -84,6 +84,15 @@ class ClassificationMetric(evaluate.Metric):
                 value = point_values(labels, probabilities)[self.metric.name]
         return {} if value is None else {self.metric.name: value}
 
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float] | None:
+        """Return the metric of these rows and of those that were added."""
+        given = {"predictions": predictions, "references": references, **kwargs}
+        rows = {name: given.get(name) for name in self._feature_names()}
+        if self.writer is not None or self.num_process > 1 or any(column is None for column in rows.values()):
+            return super().compute(**given)
+        # These are all. `evaluate` would copy them to Arrow and read them back, for each metric.
+        return self._compute(**rows)
+
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add predicted class ids, or rows of probabilities as `prediction_scores`, and true class ids."""
         if self._takes_classes:

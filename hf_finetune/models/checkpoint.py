@@ -204,12 +204,17 @@ def find_checkpoint(
     return FoundCheckpoint(name, folder, folder.name)
 
 
+def is_sentence_encoder(local: LocalCheckpoint) -> bool:
+    """Return whether sentence-transformers has written a checkpoint."""
+    return (local.folder / "modules.json").is_file()
+
+
 def is_mean_of_sentences(local: LocalCheckpoint) -> bool:
     """Return whether a checkpoint is a sentence encoder whose embedding is the mean of its tokens.
 
     sentence-transformers writes that into a sub-folder, which is fetched only here.
     """
-    if not (local.folder / "modules.json").is_file():
+    if not is_sentence_encoder(local):
         return False
     folder = local.folder
     if local.commit is not None:

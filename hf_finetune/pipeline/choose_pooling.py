@@ -21,7 +21,7 @@ from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.unlabeled import labeled_rows
-from hf_finetune.models.checkpoint import is_mean_of_sentences
+from hf_finetune.models.checkpoint import is_mean_of_sentences, is_sentence_encoder
 from hf_finetune.models.config import Model
 from hf_finetune.models.families import FAMILIES, UNKNOWN, stock_head
 from hf_finetune.models.heads.stock import can_switch
@@ -80,9 +80,10 @@ def choose_pooling(
     model = context.recipe.model
     if model.pooling != "auto":
         return context, None
-    stock = replace(model, pooling="default")
-    context = _with_model(context, stock)
-    if not _may_choose(context, data):
+    context = _with_model(context, replace(model, pooling="default"))
+    rows = len(labeled_rows(data.splits.train))
+    is_compared = most_rows > 0 and rows >= LEAST_ROWS
+    if not (is_compared or is_sentence_encoder(context.checkpoint)) or not _may_choose(context, data):
         return context, None
     started = time.perf_counter()
     network = _network(context, data)
@@ -90,18 +91,17 @@ def choose_pooling(
     if not network.fresh or not _reads_first_token(network.network):
         return context, None
     mean = _reading_mean(network.network, context)
-    labeled = labeled_rows(data.splits.train)
     has_own_head = context.recipe.chunk_pooling is not None
     costs_nothing = has_own_head or (_is_stock(network.network, mean) and not context.recipe.uses_adapter)
-    is_sentence_encoder = is_mean_of_sentences(context.checkpoint)
-    measured, rows, is_mean = None, len(labeled), is_sentence_encoder and costs_nothing
-    if rows >= LEAST_ROWS and most_rows:
+    is_trained_so = is_mean_of_sentences(context.checkpoint)
+    measured, is_mean = None, is_trained_so and costs_nothing
+    if is_compared:
         try:
             measured, rows = _compare(context, data, network, mean, most_rows)
         except NotOfRows:
             return context, None
         verdict = measured["difference"]["verdict"]
-        is_mean = costs_nothing and (verdict == "better" or (is_sentence_encoder and verdict != "worse"))
+        is_mean = costs_nothing and (verdict == "better" or (is_trained_so and verdict != "worse"))
     # Another process may round differently, or not reach the Hub.
     (is_mean,) = broadcast_object_list([is_mean])
     if measured is None and not is_mean:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ _started: ContextVar[float | None] = ContextVar("start of the run", default=None
 
 def versions() -> dict[str, str]:
     """Return the installed versions of Python, this package and the libraries that affect a result."""
+    return dict(_versions())
+
+
+@cache  # Each is parsed from a file of its package, as long as a page.
+def _versions() -> dict[str, str]:
     installed = {"python": platform.python_version(), "hf_finetune": version("hf_finetune")}
     for name in PACKAGES:
         try:

@@ -70,7 +70,7 @@ def test_area_is_left_out_when_a_class_has_no_references(tmp_path: Path) -> None
         ([float("nan")], [0], "integer class ids"),
         ([], [], "at least one row"),
         ([0, 1], [0, -1], "0 or more, got -1 in row 1"),
-        ([0, 1, 1], [0, 1], "Mismatch"),
+        ([0, 1, 1], [0, 1], "one for each of 2 labels, got 3"),
         (None, [0], "one class id per row"),
     ],
 )

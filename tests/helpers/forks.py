@@ -140,11 +140,13 @@ if __name__ == "__main__":
     # The helpers are found by `helpers.<name>`, as under pytest.
     sys.path[0] = str(Path(__file__).parent.parent)
     import torch
+    from helpers import flop_counts
 
     import hf_finetune.cli.main
     import hf_finetune.pipeline.run  # noqa: F401
     from hf_finetune.training import flops
 
+    flop_counts.count_once()
     # Measured once, and not again by each child that trains.
     flops.gemm_peak(torch.float32, torch.device("cpu"), width=32)
     # What is there now is never collected: a child that went through it would copy its pages.

@@ -80,7 +80,7 @@ def small_recipe(folder: Path) -> Recipe:
         model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
         precision=Precision(mixed_precision="no"),
-        evaluate=Evaluate(resamples=100, baselines=False, plots=False),
+        evaluate=Evaluate(resamples=100, baselines=False, plots=False, parity_rows=4),
     )
 
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from hf_finetune.models.freezing import freeze_lower
 from hf_finetune.training import flops
+from hf_finetune.training.flops import training_flops
 
 # The tiny BERT: 3 layers of width 32, inner width 64.
 LAYER = 2 * (4 * 32 * 32 + 2 * 32 * 64)
@@ -37,7 +38,7 @@ def ids(tokens):
 def test_a_trained_network_counts_three_times_its_forward_pass(checkpoint, attention, autocast):
     model = classifier(checkpoint, attention)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        counted = flops.training_flops(model, ids(9))
+        counted = training_flops(model, ids(9))
     # The lowest layer's input is the embeddings, which train: nothing is left out.
     assert counted == 3 * forward(9)
 
@@ -46,13 +47,13 @@ def test_a_frozen_layer_counts_once_and_the_lowest_trained_one_needs_no_gradient
     model = classifier(checkpoint)
     freeze_lower(model, 1)
     inputs_gradient = 9 * 2 * 3 * 32 * 32  # of query, key and value
-    assert flops.training_flops(model, ids(9)) == forward(9, 1) - HEAD + 3 * forward(9, 2) - inputs_gradient
+    assert training_flops(model, ids(9)) == forward(9, 1) - HEAD + 3 * forward(9, 2) - inputs_gradient
 
 
 def test_counting_leaves_no_trace(checkpoint):
     model = classifier(checkpoint).eval()
     before = torch.get_rng_state()
-    flops.training_flops(model, ids(9))
+    training_flops(model, ids(9))
     assert not model.training and all(p.grad is None for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -62,7 +63,7 @@ def test_counting_leaves_batch_norm_as_it_was(tmp_path):
     checkpoint = tiny_image_checkpoint(tmp_path, "resnet")
     model = AutoModelForImageClassification.from_pretrained(checkpoint, num_labels=5).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    assert before and flops.training_flops(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}) > 0
+    assert before and training_flops(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}) > 0
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert model.training and all(module.training for module in model.modules())
 
