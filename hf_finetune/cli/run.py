@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -113,17 +114,20 @@ def start(job: RunJob, command: Sequence[str]) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import without garbage collection.
+    """Import without garbage collection, and without log messages.
 
     The libraries make a million objects that stay; collections over them took 15% of the time to the first step. Later
-    collections skip them, too.
+    collections skip them, too. transformers imports torchao where it is installed, which logs what the machine lacks.
     """
     say_loading()
     gc.disable()
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with Progress("import the libraries", quiet=True):
             yield
     finally:
+        logging.disable(level)
         gc.freeze()
         gc.enable()
 

@@ -15,6 +15,7 @@ from hf_finetune.compression.pruning.hidden_width import PruneHiddenWidth
 from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.pruning.unstructured import ZeroWeights
 from hf_finetune.compression.pruning.vocabulary import TrimVocabulary
+from hf_finetune.compression.quantization.aware_training import DistillQuantized
 from hf_finetune.compression.recovery import Distill
 from hf_finetune.compression.steps import Chain, Format, Step
 from hf_finetune.errors import InputError
@@ -33,6 +34,8 @@ STEPS: dict[str, tuple[Step, str]] = {
     "hidden-width": (PruneHiddenWidth(), "share"),
     "zero-weights": (ZeroWeights(), "share"),
     "distill": (Distill(), "epochs"),
+    "qat-int8": (DistillQuantized(weights="int8"), "epochs"),
+    "qat-int4": (DistillQuantized(weights="int4"), "epochs"),
 }
 """A step by its name, and its field that a number sets."""
 
@@ -40,21 +43,24 @@ STEPS: dict[str, tuple[Step, str]] = {
 def named_chains(text: str) -> tuple[Chain, ...]:
     """Return the candidates of steps such as `vocabulary,feed-forward=0.3,distill` or `layers,distill,int8=0.5`.
 
-    The last one may be the number format, with a number for `Onnx.smooth`. Else there is a candidate in int8, and in
-    float32 a graph and a checkpoint.
+    The last one may be the number format, with a number for `Onnx.smooth`. Else there is a candidate in each format for
+    which quantization-aware training prepares; without it one in int8, and in float32 a graph and a checkpoint.
 
     Raises:
         InputError: a step is not known or named twice, or its number is none that it can have.
     """
     parts = [part.strip() for part in text.split(",")]
-    formats: tuple[Format, ...] = (Onnx("int8"), Onnx(), Safetensors())
-    if (named := _named_format(parts[-1])) is not None:
-        parts, formats = parts[:-1], (named,)
-    steps = tuple(map(_named_step, parts))
+    named = _named_format(parts[-1])
+    steps = tuple(map(_named_step, parts if named is None else parts[:-1]))
     names = [part.partition("=")[0].strip() for part in parts]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"--steps: {repeated}: expected each step once, got it {names.count(repeated)} times")
-    return tuple(Chain(steps, each) for each in formats)
+    return tuple(Chain(steps, each) for each in (_formats_after(steps) if named is None else (named,)))
+
+
+def _formats_after(steps: tuple[Step, ...]) -> tuple[Format, ...]:
+    prepared = next((step.formats for step in steps if isinstance(step, DistillQuantized)), None)
+    return prepared or (Onnx("int8"), Onnx(), Safetensors())
 
 
 def _named_format(text: str) -> Format | None:
@@ -72,6 +78,8 @@ def _named_format(text: str) -> Format | None:
 
 def _named_step(text: str) -> Step:
     name, has_value, value = text.partition("=")
+    if name in OnnxExport.numbers:
+        raise InputError(f"--steps: {name}: expected a number format at the end alone, after the steps")
     if name not in STEPS:
         hint = (
             did_you_mean(name, STEPS) or f"; known: {', '.join(STEPS)}, and at the end {', '.join(OnnxExport.numbers)}"

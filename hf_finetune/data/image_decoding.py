@@ -17,6 +17,7 @@ import numpy as np
 from hf_finetune.data.config import DEFAULT_LIMITS
 from hf_finetune.data.image_paths import open_regular
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import install_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -321,7 +322,7 @@ def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError:
-        raise InputError("images need Pillow: pip install 'hf_finetune[vision]'") from None
+        raise InputError(f"images need Pillow: {install_command('vision')}") from None
     _silence_libtiff()
 
 

@@ -17,13 +17,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.artifacts import Runtime
-from hf_finetune.utils.messages import one_line
+from hf_finetune.utils.messages import install_command, one_line
 
 if TYPE_CHECKING:
     import onnxruntime
     import openvino
 
-INSTALL = "pip install 'hf_finetune[{}]'"
 SLOW_FUSIONS = "SkipLayerNormFusion"
 """Fusion of ONNX Runtime that costs time: in 1.32, its kernel for the sum of a residual connection and the layer norm
 after it takes several times as long as the two by themselves, which is a quarter of the time of an int8 MiniLM."""
@@ -110,8 +109,8 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
     except ImportError:
-        install = INSTALL.format("onnx")
-        raise InputError(f"{path}: it needs ONNX Runtime, which is not installed; {install}") from None
+        command = install_command("onnx")
+        raise InputError(f"{path}: it needs ONNX Runtime, which is not installed; {command}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -127,8 +126,8 @@ def compile_openvino(path: Path, threads: int, *, bfloat16: bool) -> openvino.Co
     try:
         import openvino
     except ImportError:
-        install = INSTALL.format("openvino")
-        raise InputError(f"{path}: it needs OpenVINO, which is not installed; {install}") from None
+        command = install_command("openvino")
+        raise InputError(f"{path}: it needs OpenVINO, which is not installed; {command}") from None
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": threads}
     try:
         return openvino.Core().compile_model(str(path), "CPU", settings)

@@ -18,7 +18,7 @@ from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import input_errors, quiet
 from hf_finetune.models.own_tokenizers import reading_sequences
 from hf_finetune.models.tokenizer_files import PROBE, check_tokenizer_files
-from hf_finetune.utils.messages import one_line, short
+from hf_finetune.utils.messages import install_command, one_line, short
 from hf_finetune.utils.panics import tokenize
 from hf_finetune.utils.sequences import SequenceKind
 
@@ -178,7 +178,7 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
         InputError: torchvision or pillow is missing, or the processor's file is broken.
     """
     if find_spec("torchvision") is None or find_spec("PIL") is None:
-        raise InputError("images need torchvision and pillow; pip install 'hf_finetune[vision]'")
+        raise InputError(f"images need torchvision and pillow; {install_command('vision')}")
     if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         with input_errors(f"{local.name}: its image processor cannot be loaded"), quiet():
             trust = local.trust_remote_code

@@ -16,9 +16,10 @@ from pathlib import Path
 from hf_finetune.errors import InputError
 from hf_finetune.utils.environment import cache_folder
 from hf_finetune.utils.files import check_writable, settle, temporary_path, write_text
+from hf_finetune.utils.messages import install_command
 
-REMEDY = "pip install 'hf_finetune[quickstart]'"
-IMAGE_REMEDY = "pip install 'hf_finetune[quickstart-image]'"
+REMEDY = install_command("quickstart")
+IMAGE_REMEDY = install_command("quickstart-image")
 TEXT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_CHECKPOINT = "google/vit-base-patch16-224-in21k"
 

@@ -26,6 +26,11 @@ def silenced() -> Iterator[None]:
         logging.disable(level)
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of this package."""
+    return f"pip install 'hf_finetune[{extra}]'"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` if a known name is similar, else an empty string.
 

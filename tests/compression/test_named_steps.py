@@ -70,7 +70,7 @@ def test_the_last_name_may_be_a_number_format(text: str, names: list[str]) -> No
         ("layers=0.5", "PruneLayers.drop: expected"),
         ("int8=2", "Onnx.smooth: expected"),
         ("float16=0.5", "--steps: float16: expected no number after it, got '0.5'"),
-        ("int8,layers", "--steps: 'int8' is no step; known: vocabulary, "),
+        ("int8,layers", "--steps: int8: expected a number format at the end alone"),
         ("", "--steps: '' is no step; known: vocabulary, "),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_finetune.data.text_pieces import core_of
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import install_command
 
 # WordNet lists most of these with another meaning: "in" is an inch, "who" an organization, "it" computing.
 _FUNCTION_WORDS = """
@@ -40,7 +41,7 @@ def check_installed(operation: str) -> None:
         _file()
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
-            f"{operation}: expected the package oyemi for synonyms, got none; pip install 'hf_finetune[augment]'"
+            f"{operation}: expected the package oyemi for synonyms, got none; {install_command('augment')}"
         ) from None
 
 

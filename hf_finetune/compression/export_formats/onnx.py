@@ -14,9 +14,9 @@ from hf_finetune.compression.export_formats.base import ExportFormat
 from hf_finetune.compression.quantization.quantize import quantize
 from hf_finetune.compression.tracing import tracing
 from hf_finetune.errors import InputError
-from hf_finetune.models.exported_network import INSTALL
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.artifacts import GRAPH_FILE
+from hf_finetune.utils.messages import install_command
 
 OPSET = 20
 """Of the current ONNX Runtime and of transformers.js."""
@@ -57,7 +57,7 @@ def write_graph(classifier: TrainedModel, rows: Dataset, path: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(f"export: it needs the package {error.name}; {INSTALL.format('onnx')}") from None
+        raise InputError(f"export: it needs the package {error.name}; {install_command('onnx')}") from None
     with tracing(classifier, rows) as traced:
         program = torch.onnx.export(
             traced.network,

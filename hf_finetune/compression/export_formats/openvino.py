@@ -13,9 +13,9 @@ from hf_finetune.compression.config import ExportOptions
 from hf_finetune.compression.export_formats.base import ExportFormat
 from hf_finetune.compression.export_formats.onnx import Onnx
 from hf_finetune.errors import InputError
-from hf_finetune.models.exported_network import INSTALL
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.artifacts import GRAPH_FILE, GRAPHS
+from hf_finetune.utils.messages import install_command
 
 
 class OpenVino(ExportFormat):
@@ -34,7 +34,7 @@ class OpenVino(ExportFormat):
         try:
             import openvino
         except ImportError:
-            raise InputError(f"export: it needs the package openvino; {INSTALL.format('openvino')}") from None
+            raise InputError(f"export: it needs the package openvino; {install_command('openvino')}") from None
         is_int8 = options.weights == "int8-static"
         with tempfile.TemporaryDirectory(dir=folder) as name:
             graph = replace(options, format="onnx", weights=options.weights if is_int8 else "float32")

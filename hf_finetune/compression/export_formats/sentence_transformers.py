@@ -22,7 +22,6 @@ from hf_finetune.compression.gate import example_outputs
 from hf_finetune.compression.tracing import in_dtype, quiet_export
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
 from hf_finetune.errors import GateError, InputError
-from hf_finetune.models.exported_network import INSTALL
 from hf_finetune.models.families import stock_head, width_of
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.modules import classification_layers, encoder, is_token_classifier, submodule
@@ -30,6 +29,7 @@ from hf_finetune.pipeline.parity import TOLERANCE, plain_settings
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.training.warm_start import head_features
+from hf_finetune.utils.messages import install_command
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -135,7 +135,7 @@ def sentence_transformer(classifier: TrainedModel) -> SentenceTransformer:
         from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
     except ImportError as error:
         raise InputError(
-            f"export: it needs the package {error.name}; {INSTALL.format('sentence-transformers')}"
+            f"export: it needs the package {error.name}; {install_command('sentence-transformers')}"
         ) from None
     model, inputs = classifier.model, classifier.inputs
     assert isinstance(inputs, TextInputs), "images were refused"

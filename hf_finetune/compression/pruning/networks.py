@@ -17,12 +17,19 @@ from hf_finetune.models.modules import encoder, without_adapter
 from hf_finetune.tasks.trained_model import TrainedModel
 
 
-def why_no_layers(classifier: TrainedModel) -> str | None:
-    """Return why the layers of a classifier cannot be pruned, as the end of a sentence. None: they can."""
+def why_fixed(classifier: TrainedModel) -> str | None:
+    """Return why the weights of a classifier cannot be changed, as the end of a sentence. None: they can."""
     if isinstance(classifier.model, ExportedNetwork):
         return "it is exported already; name the folder of its run"
     if any(name.startswith("adapter/") for name in classifier.files):
         return "its adapter cannot be merged"
+    return None
+
+
+def why_no_layers(classifier: TrainedModel) -> str | None:
+    """Return why the layers of a classifier cannot be pruned, as the end of a sentence. None: they can."""
+    if (why := why_fixed(classifier)) is not None:
+        return why
     family = without_adapter(classifier.model).config.model_type
     return None if family in FAMILIES else f"expected one of {', '.join(FAMILIES)}, got {family}"
 

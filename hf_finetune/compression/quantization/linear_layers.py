@@ -11,11 +11,26 @@ import torch
 from torch import nn
 
 from hf_finetune.compression.calibration import Batch, logits_of
+from hf_finetune.errors import InputError
+from hf_finetune.models.modules import encoder_layers, without_adapter
 
 
 def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear layers by name."""
     return {name: module for name, module in network.named_modules() if type(module) is nn.Linear}
+
+
+def after_the_encoder(network: nn.Module) -> set[str]:
+    """Return the names of linear layers outside of the encoder's layers.
+
+    They compute one token of a row, so that they take no time, and BERT's pooler was the most sensitive layer of all.
+    """
+    try:
+        layers = encoder_layers(without_adapter(network))
+    except InputError:  # a family without a list of layers
+        return set()
+    inner = {id(module) for layer in layers for module in layer.modules()}
+    return {name for name, layer in linear_layers(network).items() if id(layer) not in inner}
 
 
 def largest_inputs(network: nn.Module, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:

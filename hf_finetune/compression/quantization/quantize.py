@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from torch import nn
 
 from hf_finetune.compression.calibration import Batch, calibration_batches
 from hf_finetune.compression.config import ExportOptions
@@ -18,12 +17,11 @@ from hf_finetune.compression.quantization.graph_edits import (
     smooth,
     split_residual_sums,
 )
-from hf_finetune.compression.quantization.linear_layers import largest_inputs, linear_layers
+from hf_finetune.compression.quantization.linear_layers import after_the_encoder, largest_inputs
 from hf_finetune.compression.quantization.methods import DynamicInt8, Float16, Quantization, StaticInt8, WeightOnly
 from hf_finetune.compression.quantization.sensitivity import sensitivities
 from hf_finetune.compression.tracing import graph_inputs, quiet_export
 from hf_finetune.errors import InputError
-from hf_finetune.models.modules import encoder_layers, without_adapter
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.messages import one_line
 
@@ -75,7 +73,7 @@ def quantize(
     prepared = source.with_name("prepared.onnx")
     try:
         with quiet_export():
-            after = _after_the_encoder(classifier.model)
+            after = after_the_encoder(classifier.model)
             names = _prepare(classifier, source, prepared, batches, options)
             if chosen.float_layers:
                 found = sensitivities(classifier.model, batches)
@@ -88,19 +86,6 @@ def quantize(
     except Exception as error:  # of many classes
         raise InputError(f"{classifier.name}: ONNX Runtime cannot quantize it: {one_line(error)}") from None
     return report
-
-
-def _after_the_encoder(network: nn.Module) -> set[str]:
-    """Return the names of linear layers outside of the encoder's layers.
-
-    They compute one token of a row, so that they take no time, and BERT's pooler was the most sensitive layer of all.
-    """
-    try:
-        layers = encoder_layers(without_adapter(network))
-    except InputError:  # a family without a list of layers
-        return set()
-    inner = {id(module) for layer in layers for module in layer.modules()}
-    return {name for name, layer in linear_layers(network).items() if id(layer) not in inner}
 
 
 def _method(options: ExportOptions) -> Quantization:

@@ -21,7 +21,7 @@ from hf_finetune.data.readers.compressed import most_decoded, too_large
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
 from hf_finetune.data.readers.table import DROP, Chunk, Column, DataFile, Fault, batched
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import counted, did_you_mean, listed, one_line, quoted
+from hf_finetune.utils.messages import counted, did_you_mean, install_command, listed, one_line, quoted
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -165,7 +165,7 @@ class ExcelFile(DataFile):
         try:
             import openpyxl
         except ImportError:
-            raise InputError(f"{self.path}: Excel files need openpyxl: pip install 'hf_finetune[excel]'") from None
+            raise InputError(f"{self.path}: Excel files need openpyxl: {install_command('excel')}") from None
         self._refuse_size()
         try:
             # openpyxl would leave the file open where it fails.

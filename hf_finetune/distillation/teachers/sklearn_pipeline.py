@@ -28,7 +28,7 @@ from hf_finetune.distillation.teachers.precomputed import LEAST_PROBABILITY
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.utils import hashing
-from hf_finetune.utils.messages import listed, one_line
+from hf_finetune.utils.messages import install_command, listed, one_line
 
 SUFFIX = ".skops"
 # Errors of skops for other files, and of estimators that are not fitted.
@@ -147,7 +147,7 @@ def read_sklearn(
     try:
         from skops.io import get_untrusted_types, load
     except ModuleNotFoundError:
-        raise InputError(f"{name} needs skops, which is not installed; pip install 'hf_finetune[sklearn]'") from None
+        raise InputError(f"{name} needs skops, which is not installed; {install_command('sklearn')}") from None
     try:
         untrusted = get_untrusted_types(file=path)
         model: Any = None if untrusted else load(path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hf_finetune.errors import InputError
 from hf_finetune.inference.serving.config import ServeLimits
 from hf_finetune.tasks.trained_pipeline import load_finished
+from hf_finetune.utils.messages import install_command
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,7 +36,7 @@ def serve(model: str, limits: ServeLimits, *, host: str, port: int, workers: int
         import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise InputError(f"serve: it needs the package {error.name}; pip install 'hf_finetune[serve]'") from None
+        raise InputError(f"serve: it needs the package {error.name}; {install_command('serve')}") from None
     os.environ[SETTINGS] = json.dumps({"model": model, "limits": asdict(limits)})
     application: FastAPI | str = "hf_finetune.inference.serving.run:app"
     if workers == 1:

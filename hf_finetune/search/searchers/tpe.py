@@ -5,6 +5,7 @@ from typing import Any
 from hf_finetune.errors import InputError
 from hf_finetune.search.searchers.base import RUNGS, Candidate, Decision, Searcher, SearchSpace, Trial
 from hf_finetune.search.searchers.halving import halving_counts, max_candidates
+from hf_finetune.utils.messages import install_command
 
 
 def _import_optuna() -> Any:
@@ -17,7 +18,7 @@ def _import_optuna() -> Any:
         import optuna
     except ImportError:
         raise InputError(
-            "--searcher tpe: expected Optuna to be installed; `pip install hf_finetune[search]`, or --searcher sweep"
+            f"--searcher tpe: expected Optuna to be installed; {install_command('search')}, or --searcher sweep"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.messages import did_you_mean
+from hf_finetune.utils.messages import did_you_mean, install_command
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -52,6 +52,4 @@ def check_installed(names: Sequence[str]) -> None:
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"train.report_to: {name} is not installed; pip install 'hf_finetune[{name}]', or leave {name} out"
-            )
+            raise InputError(f"train.report_to: {name} is not installed; {install_command(name)}, or leave {name} out")
