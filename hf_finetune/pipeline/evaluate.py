@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import labeled_rows
@@ -244,7 +244,13 @@ def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None
         progress: title of the count, see `predict_logits`.
     """
     inputs = run.data.inputs.for_inference()
-    encoded = inputs.encode(rows)
+    return predict_encoded(network, run, inputs, inputs.encode(rows), progress=progress)
+
+
+def predict_encoded(
+    network: nn.Module, run: Run, inputs: Inputs, encoded: Dataset, *, progress: str | None = None
+) -> Any:
+    """Return the logits of rows that `inputs` has encoded, see `predict`."""
     logits_NC = predict_logits(
         network,
         Rows(encoded, columns_of(inputs, labels=False)),

@@ -148,6 +148,9 @@ def _finish_task(
     task, rows, temperature = setup.run.data.task, setup.rows.validation, None
     fits = fits_temperature(setup.run) and setup.run.recipe.evaluate.folds is None and not setup.dry_run
     if task.calibrates or fits:
+        if logits_NC is None and setup.run.recipe.train.max_time is not None:
+            # The clock has ended the training: the pass is a share of the time, and no repetition gives the same bits.
+            logits_NC = trainer.final_logits
         logits_NC = trainer.logits(rows) if logits_NC is None else logits_NC
         labels, logits_NC = (by_row(rows, each) for each in (labels_of(rows), logits_NC))
         if task.calibrates:

@@ -71,6 +71,8 @@ class ClassifierTrainer(CheckpointingTrainer):
         self.work = flops.WorkCounter()
         self.selection = best_weights.Selection()
         self.validation_logits: np.ndarray | None = None
+        """Those of the last validation, by the weights themselves and not by an average."""
+        self.validated_step: int | None = None
         self.utilization: flops.Utilization | None = None
 
     @property
@@ -250,13 +252,23 @@ class ClassifierTrainer(CheckpointingTrainer):
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         logits = self.logits(rows)
         if prefix == "eval":  # of the weights themselves, not of an average
-            self.validation_logits = logits
+            self.validation_logits, self.validated_step = logits, self.state.global_step
         nan_guard.check_logits(logits, self.state.global_step)
         values = self.metrics(by_row(rows, labels_of(rows)), by_row(rows, logits))
         return {f"{prefix}_{name}": float(value) for name, value in values.items()}
 
     def _score(self) -> float:
-        return self._metrics(self.eval_dataset, "eval")[f"eval_{self.args.metric_for_best_model}"]
+        """Return the metric that decides, of weights that may be an average."""
+        return self._metrics(self.eval_dataset, "score")[f"score_{self.args.metric_for_best_model}"]
+
+    @property
+    def final_logits(self) -> np.ndarray | None:
+        """The validation logits of the weights that stay, if the last validation was of them."""
+        best = self.selection.best
+        if best is not None and best.is_average:
+            return None
+        final = self.state.best_global_step if self.args.load_best_model_at_end else self.state.global_step
+        return self.validation_logits if self.validated_step == final else None
 
     def logits(self, rows: Dataset) -> np.ndarray:
         """Return the logits (N, C) of encoded rows, or (W, C) of their words.

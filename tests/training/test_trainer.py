@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.small_runs import furthest, small_trainer, text_rows, trainer_with, use_data, weights
@@ -13,10 +14,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.errors import InputError, TrainingError
+from hf_finetune.training.best_weights import Selection
 from hf_finetune.training.callbacks import LogLines, trim_log
 from hf_finetune.training.config import Train
 from hf_finetune.training.input_mixing import InputMixing
 from hf_finetune.training.optim.update_rule import UpdateRule
+from hf_finetune.training.soup import Candidate
 
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
 
@@ -319,3 +322,16 @@ def test_stopped_training_leaves_an_ordinary_model(tmp_path: Path, monkeypatch: 
     with pytest.raises(pytest.fail.Exception, match="stopped"):
         trainer.train()
     assert not table.sparse
+
+
+def test_the_last_validation_is_that_of_the_final_weights_or_is_not_used(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert", num_train_epochs=1.0)
+    trainer.train()
+    assert trainer.state.best_global_step == trainer.state.global_step and trainer.final_logits is not None
+    assert np.allclose(trainer.final_logits, trainer.logits(trainer.eval_dataset), atol=1e-5)
+    # An epoch before was the best one, or an average of several.
+    trainer.state.best_global_step -= 1
+    assert trainer.final_logits is None
+    trainer.state.best_global_step += 1
+    trainer.selection = Selection(Candidate("ema", (trainer.state.global_step,), 0.5))
+    assert trainer.final_logits is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from datasets import Dataset
@@ -141,7 +141,9 @@ def with_folds(cost: RungCost, evaluate: Evaluate, *, train: int, rows: int, row
     # What is cached is read by the fit of the head, too.
     fit_s = 0.0 if cost.once_s else rows * row_s
     before_s = trainings * (cost.before_s + fit_s)
-    return RungCost(cost.epoch_s * passes, before_s, cost.after_s, cost.steps, trainings, cost.once_s * rows / train)
+    return replace(
+        cost, epoch_s=cost.epoch_s * passes, before_s=before_s, trainings=trainings, once_s=cost.once_s * rows / train
+    )
 
 
 def trainings_of(evaluate: Evaluate) -> int:

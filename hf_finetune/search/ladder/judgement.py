@@ -21,6 +21,9 @@ class Comparison:
     verdict: Verdict
     metric: str
     comparisons: int
+    log_loss_gain: Interval | None = None
+    """By how much the log loss is lower, with such an interval. None: see `Task.log_loss_gain`, or the other is a
+    constant."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section of result.json."""
@@ -30,10 +33,20 @@ class Comparison:
             "verdict": self.verdict,
             "metric": self.metric,
             "comparisons": self.comparisons,
+            **({} if self.log_loss_gain is None else {"log_loss_gain": self.log_loss_gain.to_dict()}),
         }
 
 
-def compare(task: Task, labels: Any, scores_NC: Any, best_NC: Any, *, against: str, comparisons: int) -> Comparison:
+def compare(
+    task: Task,
+    labels: Any,
+    scores_NC: Any,
+    best_NC: Any,
+    *,
+    against: str,
+    comparisons: int,
+    is_constant: bool = False,
+) -> Comparison:
     """Compare a rung with the best one before it.
 
     Args:
@@ -42,6 +55,15 @@ def compare(task: Task, labels: Any, scores_NC: Any, best_NC: Any, *, against: s
         scores_NC, best_NC: settled scores of both, see `Task.settled`.
         against: name of the best one.
         comparisons: those of the whole climb, by which the level is divided.
+        is_constant: whether the best one is a constant, of which the log loss says nothing.
     """
     difference = corrected(task.difference(labels, scores_NC, best_NC), comparisons)
-    return Comparison(against, difference, verdict(difference, margin=task.margin()), task.judged_by, comparisons)
+    gain = None if is_constant else task.log_loss_gain(labels, scores_NC, best_NC)
+    return Comparison(
+        against,
+        difference,
+        verdict(difference, margin=task.margin()),
+        task.judged_by,
+        comparisons,
+        None if gain is None else corrected(gain, comparisons),
+    )

@@ -98,22 +98,22 @@ class Standing:
             later: finish it at the end, if no other model is better.
         """
         comparison = self._compare(scores_NC)
-        preferred = decisions.is_preferred(name, comparison, folds=self.state.folds)
+        preference = decisions.why_preferred(name, comparison, folds=self.state.folds)
         is_better = comparison is None or comparison.verdict == "better"
         # The first model that can be saved is the result whatever its verdict.
-        promoted = is_model and (is_better or preferred or not self.has_model)
+        promoted = is_model and (is_better or preference is not None or not self.has_model)
         if finish is not None:
             promoted = self._finish(Pending(name, finish), promoted, later=later)
         record = RungRecord(
             name,
-            decisions.why_judged(comparison, preferred=preferred),
+            preference or decisions.why_judged(comparison),
             folder.name,
             title,
             self._metrics(scores_NC),
             None if comparison is None else comparison.to_dict(),
             epochs=epochs,
             out_of_fold=self.state.folds is not None,
-            preferred=preferred,
+            preferred=preference is not None,
             promoted=promoted,
         )
         self.scores[name] = scores_NC
@@ -148,8 +148,15 @@ class Standing:
         """Compare scores with those of the best rung so far. None: it is the first."""
         if (best := self.state.best) is None:
             return None
-        others_NC, comparisons = self.scores[best.name], self.state.comparisons_left
-        return compare(self.task, self.labels, scores_NC, others_NC, against=best.name, comparisons=comparisons)
+        return compare(
+            self.task,
+            self.labels,
+            scores_NC,
+            self.scores[best.name],
+            against=best.name,
+            comparisons=self.state.comparisons_left,
+            is_constant=best is self.state.rungs[0],
+        )
 
     def _metrics(self, scores_NC: Any) -> dict[str, Any]:
         intervals = self.task.intervals(self.labels, scores_NC, resamples=self.resamples)
