@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Limits:
         shares = [point.loss / self.max_loss]
         shares += [] if self.latency_ms is None else [point.latency_ms / self.latency_ms]
         shares += [] if self.max_bytes is None else [point.bytes / self.max_bytes]
-        return sum(max(share - 1, 0) for share in shares)
+        return sum(math.inf if math.isnan(share) else max(share - 1, 0) for share in shares)
 
 
 def choose(points: Sequence[Point], limits: Limits) -> str | None:

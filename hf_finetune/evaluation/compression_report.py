@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_finetune.evaluation.doubts import change, points
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import counted
 
@@ -17,13 +18,13 @@ def rows_of(section: Mapping[str, Any]) -> list[list[str]]:
         section: `compression` of result.json; that of an unfinished one has no `chosen`.
     """
     metric, chosen = section["metric"], section.get("chosen")
-    lines = [["candidate", f"{metric}, change in points", "rows/s", "p95 ms", "MB", ""]]
+    title = f"{metric}, change" if metric == "r2" else f"{metric}, change in points"
+    lines = [["candidate", title, "rows/s", "p95 ms", "MB", ""]]
     for each in section["candidates"]:
         score, difference = each["metrics"].get(metric), each["difference"]
         quality = ""
         if difference is not None:
-            value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
-            quality = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+            quality = " ".join(change(difference, decimals=2))
         elif score is not None:
             quality = f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
         measured = ["", "", ""]
@@ -59,11 +60,9 @@ def final_text(section: Mapping[str, Any]) -> str:
     """Return what the chosen candidate is on rows that did not choose."""
     chosen = next(each for each in section["candidates"] if each["name"] == section["chosen"])
     rows, speed = section["rows"], section["speedup"]
-    difference = chosen["final"]["difference"]
-    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
     split = "test row" if rows["final_is_test"] else "validation row that did not choose"
     return (
         f"{chosen['name']}: {speed['value']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}] times the rows per second "
         f"of the source by predict ({section['source_format']}), {section['smaller']:.2f} times smaller, "
-        f"{section['metric']} {value:+.2f} points [{low:+.2f}, {high:+.2f}] on {counted(rows['final'], split)}"
+        f"{points(chosen['final']['difference'], decimals=2)} on {counted(rows['final'], split)}"
     )

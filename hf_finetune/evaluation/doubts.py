@@ -220,10 +220,15 @@ def start_doubts(gain: Mapping[str, Any] | None) -> tuple[Doubt, ...]:
 def points(difference: Mapping[str, Any], *, decimals: int = 1) -> str:
     """Return a paired difference as `+1.2 points of accuracy [+0.1, +2.3]`; R² is no percentage."""
     metric = difference.get("metric", "accuracy")
-    if metric == "r2":
-        return "{value:+z.3f} of r2 [{low:+z.3f}, {high:+z.3f}]".format(**difference)
-    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
-    return f"{value:+z.{decimals}f} points of {metric} [{low:+z.{decimals}f}, {high:+z.{decimals}f}]"
+    value, bounds = change(difference, decimals=decimals)
+    return f"{value} of r2 {bounds}" if metric == "r2" else f"{value} points of {metric} {bounds}"
+
+
+def change(difference: Mapping[str, Any], *, decimals: int = 1) -> tuple[str, str]:
+    """Return a paired difference as `+1.2` and its interval as `[+0.1, +2.3]`, in percentage points; R² as it is."""
+    factor, decimals = (1, 3) if difference.get("metric") == "r2" else (100, decimals)
+    value, low, high = (f"{factor * difference[name]:+z.{decimals}f}" for name in ("value", "low", "high"))
+    return value, f"[{low}, {high}]"
 
 
 def leaked_rows(count: int, rows: int) -> tuple[Doubt, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -60,10 +61,11 @@ def best_alternatives(
             if sum(each.comparison.points_lost <= refused.max_loss for each in measured) == MOST:
                 break
     # Those within the limit as they are, by size; then those that lose the least.
-    best = sorted(measured, key=lambda each: max(each.comparison.points_lost, refused.max_loss))[:MOST]
-    if not best:
-        return "no other format could be measured; export float32"
-    return f"the closest of the others: {' and '.join(map(str, best))}; float32 loses nothing"
+    numbers = [each for each in measured if not math.isnan(each.comparison.points_lost)]
+    best = sorted(numbers, key=lambda each: max(each.comparison.points_lost, refused.max_loss))[:MOST]
+    exact = "float32" if "float32" in format_of(refused).numbers else "the model itself"
+    closest = f"the closest of the others: {' and '.join(map(str, best))}" if best else "no other could be measured"
+    return f"{closest}; {exact} loses nothing"
 
 
 def _candidates(refused: ExportOptions) -> Iterator[ExportOptions]:

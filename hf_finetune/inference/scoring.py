@@ -27,7 +27,7 @@ from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.kernels.layers import fused_layers
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.tasks.trained_pipeline import Trained, TrainedPipeline
-from hf_finetune.training.precision import default_device, has_native_bf16
+from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.utils.messages import row_place
 
 Precision = Literal["auto", "float32", "bf16"]
@@ -60,11 +60,10 @@ class Scorer:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"--batch-size {batch_size}: expected at least 1")
-        native = has_native_bf16(default_device())
+        device = next(classifier.model.parameters()).device
+        native = has_native_bf16(device)
         if precision == "bf16" and not native:
-            raise InputError(
-                f"--precision bf16: this {default_device().type} does not support bf16 natively; use float32"
-            )
+            raise InputError(f"--precision bf16: this {device.type} does not support bf16 natively; use float32")
         if views is not None:
             views.check(classifier.kind, classifier.sequence)
         classifier.task.refuse("--precision bf16", is_set=precision == "bf16")

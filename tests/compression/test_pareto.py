@@ -41,4 +41,6 @@ def test_the_closest_alternatives_are_named() -> None:
 
 
 def test_a_loss_that_is_no_number_is_not_chosen() -> None:
-    assert choose([Point("nan", float("nan"), 1e9, 0.1, 1)], Limits(0.5)) is None
+    broken = Point("nan", float("nan"), 1e9, 0.1, 1)
+    assert choose([broken], Limits(0.5)) is None
+    assert alternatives([WORSE, broken, PRUNED], Limits(0.1), most=3) == ["pruned", "worse", "nan"]

@@ -162,8 +162,16 @@ def test_the_text_shows_all_candidates() -> None:
     assert "vocabulary+float32: left: it classifies images, which have no vocabulary" in text
     assert final_text(SECTION) == (
         "onnx-int8: 1.30 [1.25, 1.34] times the rows per second of the source by predict (bf16), 3.60 times smaller, "
-        "accuracy -0.10 points [-1.10, +0.90] on 800 test rows"
+        "-0.10 points of accuracy [-1.10, +0.90] on 800 test rows"
     )
+
+
+def test_a_change_of_r2_is_no_percentage() -> None:
+    plain = json.dumps(SECTION).replace('"accuracy"', '"r2"')
+    text = compression_text(json.loads(plain), width=200)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["onnx-int8", "-0.002", "[-0.012,", "+0.008]", "130", "3.00", "25.0", "chosen"] in lines
+    assert "points" not in lines[0] and "-0.001 of r2 [-0.011, +0.009] on 800 test rows" in text
 
 
 def test_a_notebook_shows_html(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ from datasets import Dataset
 from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError, LossError
-from hf_finetune.inference import exporting
+from hf_finetune.inference import alternatives, exporting
+from hf_finetune.inference.alternatives import Alternative
 
 
 def test_the_data_of_a_run_on_the_hub(tmp_path: Path) -> None:
@@ -85,3 +87,28 @@ def test_a_loss_is_refused_with_measured_alternatives(tmp_path: Path, monkeypatc
     ) as error:
         exporting.export(trained, None, None, ExportOptions(weights="int8"))
     assert error.value.exit_status == 4
+
+
+def test_a_loss_that_is_no_number_is_no_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {"int8": float("nan"), "int8-static": 3.0, "int8-weights": 1.0, "float16": 2.0}
+
+    def measured(classifier: object, rows: object, options: ExportOptions, calibration: object) -> Alternative:
+        value = -lost[options.weights] / 100
+        comparison: Any = SimpleNamespace(
+            points_lost=-100 * value, judged={"value": value, "low": value, "high": value}
+        )
+        return Alternative(options, comparison, 1_000_000)
+
+    monkeypatch.setattr(alternatives, "_measured", measured)
+    nothing: Any = None
+    text = alternatives.best_alternatives(nothing, nothing, ExportOptions(weights="int4-weights"), lambda _: nothing)
+    assert re.findall(r"--weights (\S+)", text) == ["int8-weights", "float16"] and text.endswith(
+        "; float32 loses nothing"
+    )
+
+
+def test_a_format_without_float32_names_the_model_itself() -> None:
+    nothing: Any = None
+    refused = ExportOptions(format="safetensors", weights="bfloat16")
+    text = alternatives.best_alternatives(nothing, nothing, refused, lambda _: nothing)
+    assert text == "no other could be measured; the model itself loses nothing"

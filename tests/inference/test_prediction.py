@@ -1,3 +1,4 @@
+import copy
 import csv
 import dataclasses
 import json
@@ -17,7 +18,7 @@ from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
-from hf_finetune.inference.scoring import probabilities
+from hf_finetune.inference.scoring import Scorer, probabilities
 from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.tasks.trained_model import TrainedModel, quiet_libraries
 from hf_finetune.utils.tables import check_output
@@ -117,6 +118,12 @@ def test_bfloat16_gives_the_labels_of_float32(
         assert 0 < difference < 0.1
     reference = probabilities(classifier, Dataset.from_dict({"text": texts}))
     assert np.abs(reference - tables["float32"].iloc[:, 2:].values).max() < 1e-5
+
+
+def test_the_device_of_the_model_decides_on_bfloat16(classifier: TrainedModel) -> None:
+    elsewhere = dataclasses.replace(classifier, model=copy.deepcopy(classifier.model).to("meta"))
+    with pytest.raises(InputError, match="--precision bf16: this meta does not support bf16 natively; use float32"):
+        Scorer(elsewhere, "bf16")
 
 
 def test_evaluate_computes_in_float32_by_default(

@@ -20,6 +20,7 @@ from hf_finetune.config.compress import COMPRESS, Compress
 from hf_finetune.data.config import Source
 from hf_finetune.errors import GateError, InputError, StoppedBySignal
 from hf_finetune.evaluation.compression_report import rows_of
+from hf_finetune.evaluation.doubts import points
 from hf_finetune.inference.compressing.documents import document, score, with_final
 from hf_finetune.inference.compressing.gate import Gate
 from hf_finetune.inference.compressing.measuring import Measurements, describe_cpu
@@ -336,16 +337,15 @@ class Compression:
         """
         final, limit = self._found(chosen).final, self.options.max_loss
         assert final is not None, "it was kept"
-        value, low, high = (100 * final["difference"][name] for name in ("value", "low", "high"))
-        if high >= -limit:
+        if 100 * final["difference"]["high"] >= -limit:
             return
         self.state.save()
         others = [each for each in self.state.candidates if each.verdict == "kept" and each.name != chosen]
         fastest = sorted(others, key=lambda each: -each.rows_per_s)[:2]
-        lost = f"{-value:.2f} points (difference {value:+.2f} [{low:+.2f}, {high:+.2f}])"
         raise GateError(
-            f"compress: {chosen} was within --max-loss {limit:g} on the rows that choose, and loses {lost} on "
-            f"{counted(len(self.rows.final), 'other row')}; the next ones in {self.folder / CANDIDATES}: "
+            f"compress: {chosen} was within --max-loss {limit:g} on the rows that choose, and is not on "
+            f"{counted(len(self.rows.final), 'other row')}: {points(final['difference'], decimals=2)}; the next ones "
+            f"in {self.folder / CANDIDATES}: "
             f"{' and '.join(each.name for each in fastest) or 'none'}"
         )
 
@@ -357,7 +357,7 @@ class Compression:
     def _section(self, chosen: str | None = None) -> dict[str, Any]:
         """Return the section of result.json."""
         candidates, options = self.state.candidates, self.options
-        points = [each.point for each in candidates if each.is_measured and each.verdict in ("kept", "source")]
+        measured = [each.point for each in candidates if each.is_measured and each.verdict in ("kept", "source")]
         source = self.state.find(SOURCE)
         return {
             "source": Path(self.classifier.name).name,
@@ -374,7 +374,7 @@ class Compression:
                 "final_is_test": self.rows.final_is_test,
             },
             "cpu": describe_cpu(),
-            "front": list(front(points)),
+            "front": list(front(measured)),
             "candidates": [each.to_dict() for each in candidates],
             "notes": list(self.rows.notes),
             "seconds": round(time.perf_counter() - self.started, 1),
