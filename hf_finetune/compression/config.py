@@ -26,8 +26,8 @@ class QuantizationOptions:
     """Linear layers that stay in float32: those that change the logits most if they alone are rounded, measured by
     a sweep over all."""
     rows: Count = 128
-    """Calibration rows of the three, at most, none of which judges the result: training rows of the run, or of
-    --data what is left."""
+    """Rows that int8-static, `smooth` and the sweep of `float_layers` read, at most, none of which judges the result:
+    training rows of the run, or those of --data that are left."""
 
 
 QUANTIZATION_OPTIONS = QuantizationOptions()
@@ -44,19 +44,20 @@ class ExportOptions:
     weights: Numbers = "float32"
     """Number format of the matrix products. int8: weights by channel, activations scaled by batch; int8-static:
     activations with a fixed scale; int8-weights, int4-weights: weights in blocks of 32, activations in float32;
-    float16, bfloat16: both; in openvino float16 is that of the weights alone. onnx has all but bfloat16, openvino
-    float32, float16, bfloat16 and int8-static, torch float32 and bfloat16. What they lose on labeled rows is measured
-    and limited by --max-loss."""
+    float16, bfloat16: weights and activations; in openvino float16 is that of the weights alone. onnx has all but
+    bfloat16; openvino float32, float16, bfloat16 and int8-static; torch float32 and bfloat16; safetensors bfloat16;
+    sentence-transformers float32. What they lose on labeled rows is measured and limited by --max-loss."""
     rows: Count | None = None
     """Rows on which the exported model is compared with the model, at most, drawn at random. None: 512 in float32, and
     4,000 in another format, as the loss on 512 rows is uncertain by more than `max_loss`."""
     max_loss: Positive = 0.5
-    """Largest loss of another format than float32, in points of the metric that judges the task: the exported model is
-    refused if the paired difference on labeled rows is below it."""
+    """Largest loss of another format than float32, in points of the metric that judges the task: an exported model that
+    loses more on labeled rows is refused."""
     latency: bool = True
     """Measure the latency of both on rows of the data: batches of one row and of 32."""
     docker: bool = False
-    """Also write a Dockerfile, by which an image serves the exported model over HTTP."""
+    """Also write a Dockerfile, by which an image serves the exported model over HTTP: with --format onnx, openvino or
+    safetensors."""
     quantization: QuantizationOptions = QUANTIZATION_OPTIONS
 
     @property
