@@ -9,6 +9,9 @@ from hf_finetune.evaluation.doubts import change, points
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import counted
 
+NOTES = {"refused": "refused", "left": "left out"}
+"""How the verdicts of candidates that were not kept are shown."""
+
 
 def rows_of(section: Mapping[str, Any]) -> list[list[str]]:
     """Return the lines of the table, the title first: name, quality against the source, rate, latency of one row, size,
@@ -30,7 +33,7 @@ def rows_of(section: Mapping[str, Any]) -> list[list[str]]:
         measured = ["", "", ""]
         if each["latency"]:
             measured = [f"{each['rows_per_s']:,.0f}", f"{p95(each):.2f}", f"{each['bytes'] / 1e6:.1f}"]
-        note = "chosen" if each["name"] == chosen else "" if each["verdict"] in ("kept", "source") else each["verdict"]
+        note = "chosen" if each["name"] == chosen else NOTES.get(each["verdict"], "")
         if each["name"] in section.get("front", ()) and not note:
             note = "front"
         lines.append([each["name"], quality, *measured, note])
@@ -47,9 +50,9 @@ def compression_text(section: Mapping[str, Any], *, width: int | None = None) ->
     """Return the table, why candidates were refused or left, and the final number."""
     parts = [table(rows_of(section), right=(1, 2, 3, 4), width=width)]
     reasons = [
-        wrapped(f"{each['name']}: {each['verdict']}: {each['reason']}", indent=2, width=width)
+        wrapped(f"{each['name']}: {NOTES[each['verdict']]}: {each['reason']}", indent=2, width=width)
         for each in section["candidates"]
-        if each["verdict"] in ("refused", "left")
+        if each["verdict"] in NOTES
     ]
     parts += ["\n".join(reasons)] if reasons else []
     parts += [wrapped(final_text(section), indent=0, width=width)] if section.get("chosen") else []
@@ -61,8 +64,10 @@ def final_text(section: Mapping[str, Any]) -> str:
     chosen = next(each for each in section["candidates"] if each["name"] == section["chosen"])
     rows, speed = section["rows"], section["speedup"]
     split = "test row" if rows["final_is_test"] else "validation row that did not choose"
+    smaller = section["smaller"]
+    size = f"{smaller:.2f} times smaller" if smaller >= 1 else f"{1 / smaller:.2f} times larger"
     return (
         f"{chosen['name']}: {speed['value']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}] times the rows per second "
-        f"of the source by predict ({section['source_format']}), {section['smaller']:.2f} times smaller, "
+        f"of the source by predict ({section['source_format']}), {size}, "
         f"{points(chosen['final']['difference'], decimals=2)} on {counted(rows['final'], split)}"
     )

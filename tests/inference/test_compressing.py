@@ -159,11 +159,12 @@ def test_the_text_shows_all_candidates() -> None:
     assert ["source", "0.900", "[0.890,", "0.910]", "100", "4.50", "90.0", "front"] in lines
     assert ["onnx-int8", "-0.20", "[-1.20,", "+0.80]", "130", "3.00", "25.0", "chosen"] in lines
     assert "onnx: refused: loses 2.00 points, 2.51 with a standard error, more than 0.5" in text
-    assert "vocabulary+float32: left: it classifies images, which have no vocabulary" in text
+    assert "vocabulary+float32: left out: it classifies images, which have no vocabulary" in text
     assert final_text(SECTION) == (
         "onnx-int8: 1.30 [1.25, 1.34] times the rows per second of the source by predict (bf16), 3.60 times smaller, "
         "-0.10 points of accuracy [-1.10, +0.90] on 800 test rows"
     )
+    assert "(bf16), 2.00 times larger, -0.10 points" in final_text(SECTION | {"smaller": 0.5})
 
 
 def test_a_change_of_r2_is_no_percentage() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
 
-from hf_finetune.inference.serving.app import Refused, _image
+from hf_finetune.inference.serving.app import Refused, _image, _Service
 
 
 def _png(side: int) -> bytes:
@@ -38,3 +39,17 @@ def test_what_is_no_image_is_refused(content: object, reason: str) -> None:
     with pytest.raises(Refused, match=reason) as refused:
         _image(content)
     assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type", "reason"),
+    [
+        ("text", "image/png", "expected JSON"),
+        ("image", "application/octet-stream", "expected an image with its content-type"),
+    ],
+)
+def test_a_body_of_another_type_is_refused(kind: str, content_type: str, reason: str) -> None:
+    service = Mock(classifier=Mock(kind=kind))
+    with pytest.raises(Refused, match=reason) as refused:
+        _Service.read(service, content_type, _png(4), 10)
+    assert refused.value.status == 400

@@ -108,6 +108,7 @@ def test_clients_bodies_and_the_end(run: Path) -> None:
             ({"inputs": [1]}, 422, "expected texts"),
             ({"inputs": ["a"] * 21}, 413, "at most 20 rows"),
             ({"inputs": "a" * 30_000}, 413, "at most 20,000 bytes"),
+            (b"a" * 300_000, 413, "at most 20,000 bytes"),
         ):
             found, content = call(port, "POST", "/predict", body)
             assert found == status and message in content["error"], (body, content)

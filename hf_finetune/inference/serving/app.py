@@ -35,6 +35,9 @@ logger = logging.getLogger("hf_finetune")
 
 AT_ONCE = 16_000
 """Bytes of a body that is read at once, in about a millisecond; others are read in a thread, as images are."""
+UNREAD = 16
+"""A body of at most so many times the limit is read to its end and dropped: most clients send all of it before they
+read an answer, and would find the connection reset in place of it."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the histogram of batches."""
 INPUTS = {
@@ -58,6 +61,12 @@ INPUTS = {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
         },
     }
+}
+
+
+EXPECTED = {
+    "text": 'expected JSON, {"inputs": ["a text", ...]}',
+    "image": 'expected an image with its content-type, image/..., or JSON, {"inputs": ["an image in base64", ...]}',
 }
 
 
@@ -177,13 +186,17 @@ async def _body(request: Request, most: int) -> bytes:
     """
     parts, size = list[bytes](), 0
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > most:
-        raise Refused(413, f"expected at most {most:,} bytes, got {declared[:20]}", connection="close")
+    too_large = Refused(413, f"expected at most {most:,} bytes", connection="close")
+    if not declared.isdigit() or int(declared) > UNREAD * most:
+        raise too_large
     async for part in request.stream():
         size += len(part)
-        if size > most:
-            raise Refused(413, f"expected at most {most:,} bytes", connection="close")
-        parts.append(part)
+        if size > UNREAD * most:
+            raise too_large
+        if size <= most:
+            parts.append(part)
+    if size > most:
+        raise too_large
     return b"".join(parts)
 
 
@@ -207,13 +220,13 @@ class _Service:
         Raises:
             Refused: it holds no such rows.
         """
-        if content_type.startswith("image/"):
+        if content_type.startswith("image/") and self.classifier.kind == "image":
             inputs: list[Any] = [body]
         else:
             try:
                 inputs = json.loads(body)["inputs"]
             except (ValueError, LookupError, TypeError, RecursionError):
-                raise Refused(400, 'expected JSON, {"inputs": ["a text", ...]}') from None
+                raise Refused(400, EXPECTED[self.classifier.kind]) from None
             inputs = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(inputs, list) or not inputs:
             raise Refused(422, "inputs: expected a text, or a list of at least one")
