@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from helpers.small_runs import small_recipe
@@ -15,7 +16,9 @@ from peft import PromptTuningConfig
 from hf_finetune import Hub, Launch
 from hf_finetune.errors import GateError, InputError, PushError, RunError, StoppedBySignal
 from hf_finetune.hub.contents import collect
+from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.pipeline import push, run
+from hf_finetune.tasks.trained_model import TrainedModel
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -91,3 +94,26 @@ def test_a_push_that_is_stopped_names_the_command_that_repeats_it(
     monkeypatch.setattr(push, "push_run", stopped)
     with pytest.raises(expected, match="the run is finished, `hf-finetune push folder me/tiny` sends it"):
         push.push_if_asked(Path("folder"), Hub(repo_id="me/tiny"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_graph", "extras"),
+    [
+        ("text", False, ()),
+        ("text", True, ("onnx",)),
+        ("image", False, ("vision",)),
+        ("image", True, ("onnx", "vision")),
+    ],
+)
+def test_a_space_installs_what_its_model_needs(
+    kind: str, is_graph: bool, extras: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Mock(spec=ExportedNetwork) if is_graph else Mock()
+    finished = Mock(spec=TrainedModel, kind=kind, pairs=False, model=model, task=Mock(activation="softmax"))
+    shown = Mock()
+    monkeypatch.setattr(push, "push_run", Mock())
+    monkeypatch.setattr(push, "load_finished", lambda name: finished)
+    monkeypatch.setattr(push, "push_space", shown)
+    push.push_with_space(Path("run"), Hub(repo_id="me/run", license="mit"))
+    options = shown.call_args.args[1]
+    assert (options.inputs, options.has_scores, options.extras, options.license) == (kind, True, extras, "mit")
