@@ -1,7 +1,8 @@
-"""Operations of a training step, counted once for networks of one structure."""
+"""Operations of a training step, counted once for networks of one structure, and one peak to compare them with."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from hf_finetune.training import flops
 
 
 def count_once() -> None:
-    """Let the runs of this process share their counts, which take as long as the training of a tiny network.
+    """Let the runs of this process share counts and peak, which take longer than the training of a tiny network.
 
-    Tests of the count import `training_flops` before this.
+    Tests of the two import them before this.
     """
-    count, counts = flops.training_flops, dict[Any, int]()
+    count, measure, counts = flops.training_flops, flops.gemm_peak, dict[Any, int]()
 
     def counted(model: PreTrainedModel, batch: flops.Batch) -> int:
         weights = tuple((name, weight.shape, weight.requires_grad) for name, weight in model.named_parameters())
@@ -25,4 +26,9 @@ def count_once() -> None:
             counts[structure] = count(model, batch)
         return counts[structure]
 
+    @cache
+    def measured(dtype: torch.dtype, device: torch.device) -> float:
+        return measure(dtype, device, width=32, budget_s=0.0)
+
     flops.training_flops = counted
+    flops.gemm_peak = lambda dtype, device, **_: measured(dtype, device)

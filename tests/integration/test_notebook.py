@@ -11,10 +11,12 @@ from helpers.hub_server import hub_server
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "headlines.ipynb"
-# The gate in the same process: `test_push` has it in a fresh one.
 # Rows of each class.
 ROWS = "sample(60"
-SETUP = "from helpers import gate; gate.run_here()"
+# The gate in the same process: `test_push` has it in a fresh one.
+SETUP = "from helpers import gate, python_examples; gate.run_here()"
+# Nobody sees the plots of the folds.
+FOLDS, BEFORE_FOLDS = "cross_val_score(", "python_examples.without_plots()"
 
 
 def test_notebook(tmp_path: Path) -> None:
@@ -25,6 +27,8 @@ def test_notebook(tmp_path: Path) -> None:
     if "DOCS_NOTEBOOKS" not in os.environ:  # the site shows the outputs of all rows
         frame = next(cell for cell in notebook.cells if ROWS in cell.source)
         frame.source = frame.source.replace(ROWS, "sample(25")
+    folds = next(number for number, cell in enumerate(notebook.cells) if FOLDS in cell.source)
+    notebook.cells.insert(folds, nbformat.v4.new_code_cell(BEFORE_FOLDS))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
     with hub_server() as hub:
         paths = [str(NOTEBOOK.parents[1]), str(NOTEBOOK.parents[1] / "tests")]
@@ -47,7 +51,7 @@ def test_notebook(tmp_path: Path) -> None:
 
 def save(notebook: nbformat.NotebookNode, folder: Path, endpoint: str) -> None:
     """Write the notebook with its outputs for the site, which then shows no others."""
-    notebook.cells = notebook.cells[1:]
+    notebook.cells = [cell for cell in notebook.cells if cell.source not in (SETUP, BEFORE_FOLDS)]
     text = nbformat.writes(notebook).replace(endpoint, "https://huggingface.co").replace("tester/", "your-name/")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTEBOOK.name).write_text(text, encoding="utf-8")

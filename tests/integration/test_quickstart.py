@@ -14,8 +14,10 @@ from hf_finetune.cli.main import main_command
 pytestmark = pytest.mark.usefixtures("gate_here")
 ROOT = Path(__file__).parent.parent.parent
 # A full run, with all rows and its gate, is in `.ci/run`.
-FEW = {"epochs": 1, "resamples": 100, "parity_rows": 16, "test_fraction": 0.02, "validation_fraction": 0.02}
-FLAGS = ["--epochs", "1", "--evaluate.resamples", "100", "--evaluate.parity-rows", "16"]
+FEW = {"epochs": 1, "resamples": 100, "parity_rows": 4, "test_fraction": 0.02, "validation_fraction": 0.02}
+FEW |= {"plots": False, "baselines": False}
+FLAGS = ["--epochs", "1", "--evaluate.resamples", "100", "--evaluate.parity-rows", "4"]
+FLAGS += ["--evaluate.no-plots", "--evaluate.no-baselines"]
 FLAGS += ["--data.test-fraction", "0.02", "--data.validation-fraction", "0.02"]
 
 
@@ -37,8 +39,7 @@ def test_the_commands_at_the_end_of_images(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    flags = ["--max-train-rows", "18", *FLAGS, "--evaluate.no-baselines"]
-    main_command(["quickstart", *flags, "--image", "--output", "first"])
+    main_command(["quickstart", "--max-train-rows", "18", *FLAGS, "--image", "--output", "first"])
     predict, train, push = capsys.readouterr().out.splitlines()[-3:]
     assert push.split(maxsplit=1)[1] == "hf-finetune push first YOUR-NAME/emoji"
     model = AutoModelForImageClassification.from_pretrained("first/model")

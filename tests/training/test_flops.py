@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from hf_finetune.models.freezing import freeze_lower
 from hf_finetune.training import flops
-from hf_finetune.training.flops import training_flops
+from hf_finetune.training.flops import gemm_peak, training_flops
 
 # The tiny BERT: 3 layers of width 32, inner width 64.
 LAYER = 2 * (4 * 32 * 32 + 2 * 32 * 64)
@@ -107,7 +107,7 @@ def test_nothing_trained_is_nothing_measured():
 
 def test_the_peak_is_some_speed_measured_once_for_the_same_settings(monkeypatch):
     where = {"device": torch.device("cpu"), "width": 32, "budget_s": 0.0}
-    found = flops.gemm_peak(torch.bfloat16, **where)
-    assert found == flops.gemm_peak(torch.bfloat16, **where) > 0
+    found = gemm_peak(torch.bfloat16, **where)
+    assert found == gemm_peak(torch.bfloat16, **where) > 0
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "another")
-    assert flops.gemm_peak(torch.bfloat16, **where) != found
+    assert gemm_peak(torch.bfloat16, **where) != found
