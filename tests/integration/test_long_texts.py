@@ -78,6 +78,7 @@ def logits_of_the_card(run: Path, text: str) -> torch.Tensor:
     ],
 )
 def test_doors(tmp_path: Path, way: str, task: str, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the gate in a fresh process; the other tests have it in theirs."""
     data, model, run = table(tmp_path, task), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
     stride = ["--data.long.stride", 4] if way == "sliding" else []
     command("train", data, "--model", model, "--method", method, "--output", run, "--long", way, *stride, *FLAGS)
@@ -111,6 +112,7 @@ def test_doors(tmp_path: Path, way: str, task: str, method: str, capsys: pytest.
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 61
 
 
+@pytest.mark.usefixtures("gate_here")
 @pytest.mark.parametrize("way", ["sliding", "chunk"])
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = table(tmp_path), tiny_text_checkpoint(tmp_path / "bert")
@@ -126,6 +128,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, way: str, monkey
     assert one["metrics"] == other["metrics"] and one["artifacts"] == other["artifacts"]
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_teachers_and_refusals(tmp_path: Path) -> None:
     """A teacher and a student that read windows, and what cannot be."""
     data, model, teacher = table(tmp_path), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "teacher"
@@ -149,6 +152,7 @@ def test_teachers_and_refusals(tmp_path: Path) -> None:
         hf_finetune.Classifier.load(tmp_path / "copy")
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The way that is better by a paired test is trained, recorded and saved; `plan` has the cost of each."""
     data, model, run = table(tmp_path, count=120), tiny_text_checkpoint(tmp_path / "bert"), tmp_path / "run"
