@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import gate
 from helpers.checkpoints import load_classifier
 from helpers.small_runs import image_folder, image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
@@ -51,7 +52,9 @@ def flipped_teacher(pictures: Recipe, tmp_path_factory: pytest.TempPathFactory) 
     """A good classifier with its classes' names exchanged: it calls every dark image bright, and the other way
     round."""
     folder = tmp_path_factory.mktemp("teachers")
-    run(dataclasses.replace(pictures, method="head"), folder / "run")
+    with pytest.MonkeyPatch.context() as patch:  # `gate_here` comes after fixtures of a module
+        gate.run_here(patch.setattr)
+        run(dataclasses.replace(pictures, method="head"), folder / "run")
     # Within the run it would be refused: it is not what the run wrote.
     teacher = Path(shutil.copytree(folder / "run" / "model", folder / "flipped"))
     path, names = teacher / "config.json", {"0": "dark", "1": "bright"}
