@@ -26,6 +26,7 @@ from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.warm_start import FittedHead
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_training_that_harms_is_undone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The head is fitted to the mean of the tokens; then a rate of 1 destroys the network."""
     recipe = small_recipe(tmp_path)
@@ -49,6 +50,7 @@ def test_training_that_harms_is_undone(tmp_path: Path, caplog: pytest.LogCapture
     assert model["pooling"] == "default" and model["surgery"] == [{"type": "GatherMean", "weight": 16.0}]
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a network that saw no row of its group; the saved one is trained on all rows. A resumed run takes what is done."""
     recipe = small_recipe(tmp_path)
@@ -146,6 +148,7 @@ def test_impossible_folds_are_refused(options: dict, message: str, tmp_path: Pat
         prepare(replace(recipe, evaluate=replace(recipe.evaluate, **options)))
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_folded_temperature_reaches_all_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model and adapter pass their gates with it, and predict the labels of the run without it, less sure of them."""
     recipe = replace(small_recipe(tmp_path), method="lora")
