@@ -176,14 +176,16 @@ class Compression:
                 self._try(chain)
 
     def _further_chains(self) -> Iterator[Chain]:
-        """Yield what depends on the candidates so far."""
+        """Yield what depends on the candidates so far; where none is within the limits first what most likely is, as
+        the time may be short."""
         points = self._points
-        closest = choose(points, self.limits) or next(iter(alternatives(points, self.limits)), None)
+        chosen = choose(points, self.limits)
+        if chosen is None:
+            yield safest(self.classifier)
+        closest = chosen or next(iter(alternatives(points, self.limits)), None)
         best = next((chain for chain in self.chains if chain.name == closest), None)
         if best is not None:
             yield from in_other_formats(best, is_size_limited=self.limits.max_bytes is not None)
-        if choose(self._points, self.limits) is None:
-            yield safest(self.classifier)
 
     def _try(self, chain: Chain) -> None:
         known = self.state.find(chain.name)
