@@ -16,6 +16,8 @@ from hf_finetune.tasks.trained_model import TrainedModel
 
 FLOAT: Format = Safetensors()
 INT8: Format = Onnx("int8")
+EXACT = Chain((), Onnx())
+"""The candidate that loses nothing, whatever the rows: a graph in float32."""
 SMOOTHED = 0.5
 """The usual share of `Onnx.smooth`."""
 SHARES = (1 / 3, 1 / 2)

@@ -122,7 +122,7 @@ def test_the_best_network_so_far_is_tried_in_other_formats(monkeypatch: pytest.M
     formats = [f"{short}onnx-int8-static", f"{short}onnx-int8-smooth", f"{short}float32"]
     assert further(Compress(max_loss=2.0)) == formats
     assert further(Compress(max_loss=2.0, max_size="30MB")) == [*formats, f"{short}onnx-int4-weights"]
-    assert further(Compress(max_loss=0.1)) == ["onnx-float16", *formats], "none is within the limit"
+    assert further(Compress(max_loss=0.1)) == ["onnx-float16", *formats, "onnx"], "none is within the limit"
 
 
 def test_the_latency_is_that_of_all_threads() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.compression.chains import chains_of, in_other_formats, safest
+from hf_finetune.compression.chains import EXACT, chains_of, in_other_formats, safest
 from hf_finetune.compression.formats import Safetensors
 from hf_finetune.compression.named_steps import named_chains
 from hf_finetune.compression.pareto import Limits, Point, alternatives, choose, front
@@ -186,6 +186,9 @@ class Compression:
         best = next((chain for chain in self.chains if chain.name == closest), None)
         if best is not None:
             yield from in_other_formats(best, is_size_limited=self.limits.max_bytes is not None)
+        # Few rows: the standard error of the loss alone is beyond the limit.
+        if choose(self._points, self.limits) is None:
+            yield EXACT
 
     def _try(self, chain: Chain) -> None:
         known = self.state.find(chain.name)
