@@ -203,7 +203,10 @@ def _regression(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndar
     from sklearn.linear_model import LogisticRegression
 
     probe = LogisticRegression(C=inverse_strength, max_iter=200, tol=1e-3)
-    return probe.fit(features_ND, labels_N, sample_weight=counts_N)
+    # Of finite numbers a product of OpenBLAS once raised the flag of an invalid one. What is not finite is refused by
+    # scikit-learn itself.
+    with np.errstate(invalid="ignore"):
+        return probe.fit(features_ND, labels_N, sample_weight=counts_N)
 
 
 def halves_of(first_N: np.ndarray) -> list[np.ndarray]:

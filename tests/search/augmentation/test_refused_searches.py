@@ -69,7 +69,7 @@ def test_too_small_a_budget_is_the_first_line(
 
 def test_tpe_without_optuna(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"pip install hf_finetune\[search\]"):
+    with pytest.raises(InputError, match=r"pip install 'hf_finetune\[search\]'"):
         search_policy(RecipeVariant(recipe), SearchOptions("tpe"), output=str(tmp_path / "out"))
 
 
