@@ -1,4 +1,4 @@
-"""Parts of messages: lists of names, suggestions for misspelt names, collected notes; and silence."""
+"""Parts of messages: lists of names, suggestions for misspelled names, collected notes; and silence."""
 
 import difflib
 import io
