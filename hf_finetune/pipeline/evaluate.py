@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -191,7 +192,7 @@ class Scoring:
         if not self.config.baselines:
             return {}
         if predicted is None or judged.rows is not predicted.rows:
-            fitted = self.task.baselines(labeled_rows(self.splits.train), judged.rows)
+            fitted = self.fitted_baselines(judged.rows)
         else:
             fitted = _baselines_out_of_fold(self.task, predicted)
         task, found = judged.task, {}
@@ -206,6 +207,19 @@ class Scoring:
                 "difference": task.compare(judged.labels, judged.scores_NC, scores_NC),
             }
         return found
+
+    def fitted_baselines(self, rows: Dataset) -> dict[str, Baseline]:
+        """Return the predictions of simple models for rows, which all runs on the same splits share: the linear one of
+        10,000 rows and 77 classes takes seconds."""
+        key = type(self.task).__name__, self.splits.fingerprint
+        known = _FITTED.get(rows)
+        if known is None or known[0] != key:
+            known = _FITTED[rows] = key, self.task.baselines(labeled_rows(self.splits.train), rows)
+        return known[1]
+
+
+_FITTED: WeakKeyDictionary[Dataset, tuple[tuple[str, str], dict[str, Baseline]]] = WeakKeyDictionary()
+"""The last baselines of judged rows, as long as these are in memory."""
 
 
 def _baselines_out_of_fold(task: Task, predicted: OutOfFold) -> dict[str, Baseline]:

@@ -148,8 +148,8 @@ def _finish_task(
     task, rows, temperature = setup.run.data.task, setup.rows.validation, None
     fits = fits_temperature(setup.run) and setup.run.recipe.evaluate.folds is None and not setup.dry_run
     if task.calibrates or fits:
-        if logits_NC is None and setup.run.recipe.train.max_time is not None:
-            # The clock has ended the training: the pass is a share of the time, and no repetition gives the same bits.
+        if logits_NC is None and _ended_by_the_clock(trainer):
+            # The pass is a share of the time, and no repetition of the training gives the same bits.
             logits_NC = trainer.final_logits
         logits_NC = trainer.logits(rows) if logits_NC is None else logits_NC
         labels, logits_NC = (by_row(rows, each) for each in (labels_of(rows), logits_NC))
@@ -160,6 +160,10 @@ def _finish_task(
             fold(temperature, trainer.trained_model())
     task.finish(trainer.trained_model())
     return task, temperature
+
+
+def _ended_by_the_clock(trainer: ClassifierTrainer) -> bool:
+    return any(isinstance(each, TimeLimit) and each.share >= 1 for each in trainer.callback_handler.callbacks)
 
 
 def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:

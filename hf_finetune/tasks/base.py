@@ -189,7 +189,7 @@ class Task(TaskTraits, ABC):
 
     def log_loss_gain(self, labels: Any, scores_NC: Any, others_NC: Any) -> Interval | None:
         """Return by how much the log loss is lower than another model's, in nats, paired by row: it tells models apart
-        on fewer rows than the accuracy. None: `judged_by` is no accuracy."""
+        on fewer rows than the accuracy. None: there is none, of tags and of numbers."""
         return None
 
     @property

@@ -329,6 +329,10 @@ def test_the_last_validation_is_that_of_the_final_weights_or_is_not_used(tmp_pat
     trainer.train()
     assert trainer.state.best_global_step == trainer.state.global_step and trainer.final_logits is not None
     assert np.allclose(trainer.final_logits, trainer.logits(trainer.eval_dataset), atol=1e-5)
+    # The candidates for the final weights are scored, too.
+    kept = trainer.validation_logits
+    trainer._score()
+    assert trainer.validation_logits is kept
     # An epoch before was the best one, or an average of several.
     trainer.state.best_global_step -= 1
     assert trainer.final_logits is None

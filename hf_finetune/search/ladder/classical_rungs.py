@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from hf_finetune.data.config import FEATURE
 from hf_finetune.data.loading import Splits
@@ -15,7 +16,12 @@ from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.features.baselines import BASELINE, BASELINE_OF_IMAGES, rows_within_limits
 from hf_finetune.features.config import BoostedTrees, Classical, ColorHistogram, GradientHistogram
-from hf_finetune.pipeline.classical.run import finalize_classical, fit_classical_run, set_aside_classical
+from hf_finetune.pipeline.classical.run import (
+    finalize_classical,
+    fit_classical_run,
+    scoring_of,
+    set_aside_classical,
+)
 from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.pipeline.run_folder import is_finished
 from hf_finetune.search.ladder import decisions
@@ -94,6 +100,11 @@ def _rung(standing: Standing, name: str, run: ClassicalRun, *, command: str | No
         # A kill came before it was recorded.
         standing.judge(name, read_scores(folder), folder, started=started)
         return
+    # A student reads its teachers from the disk.
+    later = decisions.writes_later(standing.budget.left_s) and not ensembles
+    if later and name == "linear" and standing.state.folds is None:
+        _judge_baseline(standing, run, folder, command=command, started=started)
+        return
     try:
         fitted = fit_classical_run(run)
     except InputError as error:
@@ -110,7 +121,23 @@ def _rung(standing: Standing, name: str, run: ClassicalRun, *, command: str | No
         else:
             set_aside_classical(fitted, folder, evaluation, command=command)
 
-    # A student reads its teachers from the disk.
-    later = decisions.writes_later(standing.budget.left_s) and not ensembles
     title = fitted.trained.fitted.name
     standing.judge(name, settled_NC, folder, started=started, title=title, finish=finish, later=later)
+
+
+def _judge_baseline(
+    standing: Standing, run: ClassicalRun, folder: Path, *, command: str | None, started: float
+) -> None:
+    """Judge the linear model as the baseline of the networks, which is fitted in any case; it is fitted as a pipeline
+    that can be saved at the end, if no network is better."""
+    baseline = scoring_of(run).fitted_baselines(run.splits.validation)["linear"]
+    settled_NC = standing.task.settled(baseline.scores_NC)
+    write_scores(folder, settled_NC)
+
+    def finish(promoted: bool) -> None:
+        assert promoted, "it is written at the end"
+        fitted = fit_classical_run(run)
+        finalize_classical(fitted, folder, command=command)
+        standing.budget.exclude(fitted.clock.seconds("parity_s"))
+
+    standing.judge("linear", settled_NC, folder, started=started, title=baseline.name, finish=finish, later=True)

@@ -365,7 +365,8 @@ class Climb:
         if head is not None and head.folder is not None:
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]
-        return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s)
+        later = self.standing.pending is not None
+        return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s, later=later)
 
 
 def _finish(trained: TrainedRun, evaluation: Evaluation, budget: Budget, promoted: bool) -> None:

@@ -105,13 +105,15 @@ class Scoring:
     """The gate, as far as the budget counts it."""
     outputs: int = 1
     """Classes, tags or targets."""
+    later_s: float = 0.0
+    """Writing a classical model at the end, see `decisions.writes_later`."""
 
     @property
     def after_s(self) -> float:
         """Validate, score the validation and test rows, save, verify, and document."""
         # The validation rows twice: at the end of the training, in its precision, and to be judged.
         validated = self.rows.get("validation", 0) * (1 + self._pass)
-        return (validated + self.rows.get("test", 0)) * self.row_s + WRITE_S + self.gate_s
+        return (validated + self.rows.get("test", 0)) * self.row_s + WRITE_S + self.gate_s + self.later_s
 
     @property
     def _pass(self) -> float:
@@ -219,10 +221,11 @@ class MethodCosts:
         return folded(self.measured[method])
 
 
-def scoring_of(run: Run | RunInput, row_s: float, excludable_s: float) -> Scoring:
+def scoring_of(run: Run | RunInput, row_s: float, excludable_s: float, *, later: bool = False) -> Scoring:
     """Return what scoring the splits of a run costs.
 
     Args:
+        later: whether a classical model may have to be written at the end.
         excludable_s: see `Budget`. The gate starts a process, which imports as long as this one did.
     """
     splits = run.data.splits
@@ -230,7 +233,7 @@ def scoring_of(run: Run | RunInput, row_s: float, excludable_s: float) -> Scorin
     trained_row = TRAINED_ROW if run.context.autocast is None else TRAINED_ROW_IN_HALF
     counts = {name: len(rows) for name, rows in named.items() if rows is not None}
     gate_s = max(0.0, run.context.startup_s - excludable_s)
-    return Scoring(row_s, counts, trained_row, gate_s, max(1, len(splits.labels)))
+    return Scoring(row_s, counts, trained_row, gate_s, max(1, len(splits.labels)), WRITE_S if later else 0.0)
 
 
 def with_rows(run: Run, rows: int) -> Run:

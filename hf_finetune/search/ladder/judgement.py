@@ -22,8 +22,8 @@ class Comparison:
     metric: str
     comparisons: int
     log_loss_gain: Interval | None = None
-    """By how much the log loss is lower, with such an interval. None: see `Task.log_loss_gain`, or the other is a
-    constant."""
+    """By how much the log loss is lower, with an interval of half the level, as it is the second test of a rung. None: the
+    other is a constant, or no accuracy judges: the log loss ignores the order of levels."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section of result.json."""
@@ -55,15 +55,17 @@ def compare(
         scores_NC, best_NC: settled scores of both, see `Task.settled`.
         against: name of the best one.
         comparisons: those of the whole climb, by which the level is divided.
-        is_constant: whether the best one is a constant, of which the log loss says nothing.
+        is_constant: whether the best one is a constant, which only the accuracy can beat: a model that tells no class apart
+            may know their frequencies better.
     """
     difference = corrected(task.difference(labels, scores_NC, best_NC), comparisons)
-    gain = None if is_constant else task.log_loss_gain(labels, scores_NC, best_NC)
+    has_gain = task.judged_by == "accuracy" and not is_constant
+    gain = task.log_loss_gain(labels, scores_NC, best_NC) if has_gain else None
     return Comparison(
         against,
         difference,
         verdict(difference, margin=task.margin()),
         task.judged_by,
         comparisons,
-        None if gain is None else corrected(gain, comparisons),
+        None if gain is None else corrected(gain, 2 * comparisons),
     )

@@ -113,7 +113,7 @@ def _foresee(
     """Measure models and networks, and add their rungs to the clock."""
     classical = _classical_seconds(base, loaded.data.splits, loaded.data.task)
     splits, evaluate = loaded.data.splits, base.recipe.evaluate
-    scoring = scoring_of(loaded, row_s, budget.excludable_s)
+    scoring = scoring_of(loaded, row_s, budget.excludable_s, later=decisions.writes_later(budget.left_s))
     encoded = loaded.data.inputs.encode(splits.train), loaded.data.inputs.encode(splits.validation)
     train, validation, epochs = len(splits.train), len(splits.validation), base.recipe.train.epochs
     folded = partial(with_folds, evaluate=evaluate, train=train, rows=train + validation, row_s=row_s)

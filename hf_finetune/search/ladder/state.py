@@ -51,7 +51,7 @@ class RungRecord:
     out_of_fold: bool = False
     """Whether the metrics and the comparison are of all rows, see `ladder.folds`."""
     preferred: bool = False
-    """Whether it was taken without a proof, as the rows are too few for one."""
+    """Whether it was taken without a proof by the metric that judges, see `decisions.why_preferred`."""
     promoted: bool = False
     """Whether its model became the result in DIR."""
 

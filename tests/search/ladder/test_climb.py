@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from hf_finetune import Model, Recipe, TextData
+from hf_finetune.features.baselines import Baseline
 from hf_finetune.search.budget import Budget
+from hf_finetune.search.ladder import classical_rungs
 from hf_finetune.search.ladder import climb as module
 from hf_finetune.search.ladder import standing as standing_module
 from hf_finetune.search.ladder.standing import Standing
@@ -113,3 +115,27 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     timed = replace(standing, budget=Budget(seconds))
     module.Climb(base, loaded, timed, None, None, costs=module.MethodCosts(row_s=0.0024))._try_for_signal()
     assert limits == ([] if trains is None else [pytest.approx(trains, abs=0.1)])
+
+
+def test_with_little_time_the_baseline_judges_and_the_pipeline_is_fitted_at_the_end(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baselines = {"linear": Baseline("tfidf+logistic", labels_and_scores(90)[1])}
+    fitted, written = [], []
+    monkeypatch.setattr(
+        classical_rungs, "scoring_of", lambda _: SimpleNamespace(fitted_baselines=lambda rows: baselines)
+    )
+    monkeypatch.setattr(classical_rungs, "fit_classical_run", lambda run: fitted.append(run) or Fitted())
+    monkeypatch.setattr(classical_rungs, "finalize_classical", lambda _, folder, **__: written.append(folder.name))
+    run = SimpleNamespace(splits=SimpleNamespace(validation=None))
+    classical_rungs._rung(standing, "linear", run, command=None, ensembles=False)
+    rung = standing.state.rungs[1]
+    assert (rung.title, rung.is_better, rung.promoted, fitted) == ("tfidf+logistic", True, False, [])
+    standing.write_pending()
+    assert fitted == [run] and written == [rung.folder] and standing.state.rungs[1].promoted
+
+
+class Fitted:
+    """A fitted run whose gate took no time."""
+
+    clock = SimpleNamespace(seconds=lambda _: 0.0)
