@@ -36,10 +36,10 @@ class Compress:
     steps: str | None = None
     """Steps to apply one after the other, in place of trying several chains: `vocabulary,feed-forward=0.3,distill`.
     Others are feed-forward-by-layer, heads, layers=2, hidden-width=0.25 and zero-weights; feed-forward-movement,
-    heads-movement, feed-forward-gates and heads-gates remove in a training; qat-int8 and qat-int4 train with rounded weights. The
-    number is the share that is removed; or that of layers, of epochs, or of unused tokens that remain. The last one may
-    be the number format: float32, float16, int8, int8-static, int8-weights or int4-weights; else float32 and int8 are
-    tried, or those of the names of qat."""
+    heads-movement, feed-forward-gates and heads-gates remove in a training; qat-int8 and qat-int4 train with rounded
+    weights. The number is the share that is removed; or that of layers, of epochs, or of unused tokens that remain. The
+    last one may be the number format: float32, float16, int8, int8-static, int8-weights or int4-weights; else float32
+    and int8 are tried, or those of the names of qat."""
 
     @property
     def latency_ms(self) -> float | None:

@@ -22,8 +22,8 @@ class Comparison:
     metric: str
     comparisons: int
     log_loss_gain: Interval | None = None
-    """By how much the log loss is lower, with an interval of half the level, as it is the second test of a rung. None: the
-    other is a constant, or no accuracy judges: the log loss ignores the order of levels."""
+    """By how much the log loss is lower, with an interval of half the level, as it is the second test of a rung. None:
+    the other is a constant, or no accuracy judges: the log loss ignores the order of levels."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section of result.json."""
@@ -55,8 +55,8 @@ def compare(
         scores_NC, best_NC: settled scores of both, see `Task.settled`.
         against: name of the best one.
         comparisons: those of the whole climb, by which the level is divided.
-        is_constant: whether the best one is a constant, which only the accuracy can beat: a model that tells no class apart
-            may know their frequencies better.
+        is_constant: whether the best one is a constant, which only the accuracy can beat: a model that tells no class
+            apart may know their frequencies better.
     """
     difference = corrected(task.difference(labels, scores_NC, best_NC), comparisons)
     has_gain = task.judged_by == "accuracy" and not is_constant
