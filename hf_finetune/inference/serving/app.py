@@ -163,10 +163,7 @@ async def _answer(request: Request, service: _Service, batcher: Batcher, limits:
     Raises:
         Refused: its body is too large, too slow or no such inputs, or too many rows wait.
     """
-    try:
-        body = await asyncio.wait_for(_body(request, limits.max_body), limits.body_timeout)
-    except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {limits.body_timeout:g} s", connection="close") from None
+    body = await _body(request, limits)
     content = request.headers.get("content-type", "")
     if len(body) <= AT_ONCE and service.classifier.kind == "text":
         rows = service.read(content, body, limits.max_rows)
@@ -178,23 +175,32 @@ async def _answer(request: Request, service: _Service, batcher: Batcher, limits:
         raise Refused(429, f"{limits.max_queue} rows wait already; try again later", **{"retry-after": "1"}) from None
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _body(request: Request, limits: ServeLimits) -> bytes:
     """Return the body of a request.
 
     Raises:
-        Refused: it has too many bytes.
+        Refused: it has too many bytes, or did not arrive in time.
     """
-    parts, size = list[bytes](), 0
+    most, parts, size = limits.max_body, list[bytes](), 0
     declared = request.headers.get("content-length", "0")
     too_large = Refused(413, f"expected at most {most:,} bytes", connection="close")
     if not declared.isdigit() or int(declared) > UNREAD * most:
         raise too_large
-    async for part in request.stream():
-        size += len(part)
-        if size > UNREAD * most:
-            raise too_large
-        if size <= most:
-            parts.append(part)
+    try:
+        async with asyncio.timeout(limits.body_timeout):
+            async for part in request.stream():
+                size += len(part)
+                if size > UNREAD * most:
+                    raise too_large
+                if size <= most:
+                    parts.append(part)
+                else:
+                    parts.clear()
+    except TimeoutError:
+        # Clients send a request again after a 408, which would be too large again.
+        if max(size, int(declared)) > most:
+            raise too_large from None
+        raise Refused(408, f"the body did not arrive within {limits.body_timeout:g} s", connection="close") from None
     if size > most:
         raise too_large
     return b"".join(parts)
