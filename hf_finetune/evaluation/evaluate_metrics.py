@@ -84,10 +84,12 @@ class ClassificationMetric(evaluate.Metric):
                 value = point_values(labels, probabilities)[self.metric.name]
         return {} if value is None else {self.metric.name: value}
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float] | None:
+    def compute(
+        self, *, predictions: Any = None, references: Any = None, prediction_scores: Any = None
+    ) -> dict[str, float] | None:
         """Return the metric of these rows and of those that were added."""
-        given = {"predictions": predictions, "references": references, **kwargs}
-        rows = {name: given.get(name) for name in self._feature_names()}
+        given = {"predictions": predictions, "references": references, "prediction_scores": prediction_scores}
+        rows = {name: given[name] for name in self._feature_names()}
         if self.writer is not None or self.num_process > 1 or any(column is None for column in rows.values()):
             return super().compute(**given)
         # These are all. `evaluate` would copy them to Arrow and read them back, for each metric.

@@ -3,6 +3,7 @@ silently."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -28,7 +29,7 @@ def probability_metrics(folder: Path) -> list[evaluate.Metric]:
 
 
 def test_compute(tmp_path: Path) -> None:
-    values = {}
+    values: dict[str, float] = {}
     for metric in class_metrics(tmp_path):
         values |= metric.compute(predictions=PREDICTED, references=LABELS)
     for metric in probability_metrics(tmp_path):
@@ -100,6 +101,15 @@ def test_predicted_classes_are_no_scores(tmp_path: Path) -> None:
     log_loss, *_ = probability_metrics(tmp_path)
     with pytest.raises(InputError, match="expected prediction_scores"):
         log_loss.add_batch(predictions=[1], references=[1])
+
+
+def test_the_average_is_part_of_the_name(tmp_path: Path) -> None:
+    """`average`, which metrics of the Hub take, is not ignored: the result would be another metric."""
+    macro_f1 = ClassificationMetric("macro_f1", cache_dir=str(tmp_path))
+    rows: dict[str, Any] = {"predictions": PREDICTED, "references": LABELS}
+    with pytest.raises(TypeError, match=r"compute\(\) got an unexpected keyword argument 'average'"):
+        macro_f1.compute(**rows | {"average": "weighted"})
+    assert macro_f1.compute(**rows, prediction_scores=PROBABILITIES) == macro_f1.compute(**rows), "as `combine` does"
 
 
 @pytest.mark.parametrize("name", ["binary_f1", None])
