@@ -51,8 +51,8 @@ class ExportOptions:
     """Rows on which the exported model is compared with the model, at most, drawn at random. None: 512 in float32, and
     4,000 in another format, as the loss on 512 rows is uncertain by more than `max_loss`."""
     max_loss: Positive = 0.5
-    """Largest loss of another format than float32, in points of the metric that judges the task: an exported model that
-    loses more on labeled rows is refused."""
+    """Largest loss of another format than float32, in points of the metric that judges the task; of R² and kappa in
+    hundredths, 0.5 is 0.005. An exported model that loses more on labeled rows is refused."""
     latency: bool = True
     """Measure the latency of both on rows of the data: batches of one row and of 32."""
     docker: bool = False

@@ -22,7 +22,7 @@ from hf_finetune.compression.quantization.quantize import check_quantization
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.word_inputs import WordInputs
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.doubts import points
+from hf_finetune.evaluation.differences import points
 from hf_finetune.models.exported_network import ExportedNetwork
 from hf_finetune.models.peft.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from hf_finetune.pipeline.parity import plain_settings

@@ -22,7 +22,7 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.data.ragged import flat
 from hf_finetune.data.word_inputs import PLACES, by_row
 from hf_finetune.errors import GateError, LossError
-from hf_finetune.evaluation.doubts import points
+from hf_finetune.evaluation.differences import largest_loss, metric_of, points
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.pipeline.parity import (
     TOLERANCE,
@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def points_lost(self) -> float:
-        """By how many points the metric that judges is worse."""
+        """By how many points, or hundredths, the metric that judges is worse."""
         return -100 * self.judged["value"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,8 +124,9 @@ def refuse(comparison: Comparison, options: ExportOptions) -> None:
         return
     if not comparison.points_lost <= options.max_loss:
         raise LossError(
-            f"export: {options.weights} loses {comparison.points_lost:.2f} points on {comparison.rows} rows "
-            f"({points(comparison.judged, decimals=2)}), more than --max-loss {options.max_loss:g}"
+            f"export: {options.weights} loses more than --max-loss {options.max_loss:g} "
+            f"({largest_loss(options.max_loss, metric_of(comparison.judged))}) on {comparison.rows} rows: "
+            f"{points(comparison.judged, decimals=2)}"
         )
 
 

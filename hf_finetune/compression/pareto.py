@@ -13,7 +13,7 @@ class Point:
 
     name: str
     loss: float
-    """Points lost on the rows that choose, against the source, with a standard error."""
+    """Points, or hundredths, lost on the rows that choose, against the source, with a standard error."""
     rows_per_s: float
     latency_ms: float
     """95th percentile of one row."""
@@ -36,7 +36,7 @@ class Limits:
     """What a candidate has to reach."""
 
     max_loss: float
-    """Points."""
+    """On `Point.loss`."""
     latency_ms: float | None = None
     """On `Point.latency_ms`. None: no limit."""
     max_bytes: float | None = None

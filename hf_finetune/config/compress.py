@@ -26,7 +26,8 @@ class Compress:
     max_size: Megabytes | None = None
     """Most megabytes (10^6 bytes) of all files of the compressed model: 10MB. Default: no limit."""
     max_loss: Positive = 0.5
-    """Largest loss in points of the metric that judges the task, on the rows that choose."""
+    """Largest loss in points of the metric that judges the task, on the rows that choose. Of R² and kappa, which are no
+    percentages, in hundredths: 0.5 is 0.005."""
     target: Literal["cpu"] = "cpu"
     """Where it will run. The latency is measured on this machine."""
     budget: Duration | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hf_finetune.evaluation.doubts import change, points
+from hf_finetune.evaluation.differences import NO_SHARES, change, points
 from hf_finetune.utils.console import table, wrapped
 from hf_finetune.utils.messages import counted
 
 NOTES = {"refused": "refused", "left": "left out"}
-"""How the verdicts of candidates that were not kept are shown."""
+"""How the verdicts of candidates that were not kept are shown, on the card, too."""
 
 
 def rows_of(section: Mapping[str, Any]) -> list[list[str]]:
@@ -21,7 +21,7 @@ def rows_of(section: Mapping[str, Any]) -> list[list[str]]:
         section: `compression` of result.json; that of an unfinished one has no `chosen`.
     """
     metric, chosen = section["metric"], section.get("chosen")
-    title = f"{metric}, change" if metric == "r2" else f"{metric}, change in points"
+    title = f"{metric}, change" if metric in NO_SHARES else f"{metric}, change in points"
     lines = [["candidate", title, "rows/s", "p95 ms", "MB", ""]]
     for each in section["candidates"]:
         score, difference = each["metrics"].get(metric), each["difference"]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from hf_finetune.data.truncation import Truncation
+from hf_finetune.evaluation.differences import points
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.per_class import ClassScores
 from hf_finetune.evaluation.report import PLURALS
@@ -215,20 +216,6 @@ def start_doubts(gain: Mapping[str, Any] | None) -> tuple[Doubt, ...]:
         "those of before the first step, the pretrained network with a fitted head"
     )
     return (Doubt("worse_than_start", message, "a lower --train.learning-rate, more rows, or --method head"),)
-
-
-def points(difference: Mapping[str, Any], *, decimals: int = 1) -> str:
-    """Return a paired difference as `+1.2 points of accuracy [+0.1, +2.3]`; R² is no percentage."""
-    metric = difference.get("metric", "accuracy")
-    value, bounds = change(difference, decimals=decimals)
-    return f"{value} of r2 {bounds}" if metric == "r2" else f"{value} points of {metric} {bounds}"
-
-
-def change(difference: Mapping[str, Any], *, decimals: int = 1) -> tuple[str, str]:
-    """Return a paired difference as `+1.2` and its interval as `[+0.1, +2.3]`, in percentage points; R² as it is."""
-    factor, decimals = (1, 3) if difference.get("metric") == "r2" else (100, decimals)
-    value, low, high = (f"{factor * difference[name]:+z.{decimals}f}" for name in ("value", "low", "high"))
-    return value, f"[{low}, {high}]"
 
 
 def leaked_rows(count: int, rows: int) -> tuple[Doubt, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.compression_report import NOTES
 from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.evaluation.report import PLURALS
 from hf_finetune.hub import markdown, plots
@@ -49,6 +50,7 @@ def render_card(run: RunFacts) -> str:
         read_text=_read_text(run),
         few_rows=FEW_ROWS,
         plurals=PLURALS,
+        candidate_notes=NOTES,
         procedure=procedure(run),
         adapter_config=adapter_config(run),
         command=shorten(run.result.get("command") or ""),

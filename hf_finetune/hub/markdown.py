@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_finetune.evaluation.differences import change, largest_loss, metric_of, unit
 from hf_finetune.evaluation.report import averaged
 from hf_finetune.hub.local_paths import shorten
 
@@ -21,18 +22,9 @@ def interval(metric: Mapping[str, float] | None) -> str:
     return f"{metric['value']:z.3f} [{metric['low']:z.3f}, {metric['high']:z.3f}]{averaged(metric)}"
 
 
-def percentage_points(difference: Mapping[str, float]) -> str:
-    """Return a difference of shares with its bounds, in percentage points."""
-    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
 def gain(difference: Mapping[str, Any]) -> str:
-    """Return a paired difference with its metric; R², kappa and correlations are no percentages."""
-    metric = difference.get("metric", "accuracy")
-    if name := {"r2": "R²", "quadratic_kappa": "kappa", "spearman": "Spearman's correlation"}.get(metric):
-        return "{value:+z.3f} [{low:+z.3f}, {high:+z.3f}] of ".format(**difference) + name
-    return f"{percentage_points(difference)} points of {metric}"
+    """Return a paired difference as `+1.2 [+0.1, +2.3] points of accuracy`, or `+0.012 [+0.001, +0.023] of R²`."""
+    return f"{' '.join(change(difference))} {unit(metric_of(difference))}"
 
 
 def number(value: float) -> str:
@@ -80,7 +72,5 @@ def _backticks(text: str, least: int = 1) -> str:
     return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
-FILTERS = {
-    f.__name__: f for f in (cell, interval, percentage_points, gain, number, plain, code, quoted, settings, fence)
-}
+FILTERS = {f.__name__: f for f in (cell, interval, gain, largest_loss, number, plain, code, quoted, settings, fence)}
 """The filters of the card's template."""

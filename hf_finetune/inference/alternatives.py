@@ -16,7 +16,7 @@ from hf_finetune.compression.export_formats.choose import format_of
 from hf_finetune.compression.gate import Comparison
 from hf_finetune.compression.quantization.quantize import needs_rows
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.doubts import points
+from hf_finetune.evaluation.differences import points
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.utils.console import Progress
 

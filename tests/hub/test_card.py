@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from hf_finetune import Hub, ImageData, Model, Recipe, TextData, Train
+from hf_finetune.config.recipe import recipe_from_plain
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.plain import merge, to_plain
@@ -333,3 +334,11 @@ def test_plots_are_shown_where_they_belong() -> None:
     assert "![Reliability diagram](plots/reliability.png)\n\n| confidence" in section(card, "Calibration")
     assert "![Learning curves](plots/learning_curves.png)" in section(card, "Training procedure")
     assert card.content.count("](plots/") == 3 and "](plots/" not in card_of().content
+
+
+def test_compression_of_a_regression_has_its_limit_in_the_unit_of_r2() -> None:
+    stored = json.loads((Path(__file__).parents[2] / "model_cards" / "compress-joint.json").read_text())
+    stored["result"]["compression"] |= {"metric": "r2", "max_loss": 0.5}
+    stored["result"]["compression"]["candidates"][-1] |= {"verdict": "left", "reason": "no time"}
+    card = render_card(RunFacts(recipe_from_plain(stored["recipe"]), stored["result"]))
+    assert "The fastest candidate that loses at most 0.005 of R² on" in card and ": left out: no time." in card

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -72,7 +73,7 @@ SECTION: dict[str, Any] = {
 def test_a_verdict_follows_the_limit() -> None:
     assert candidate().within(1.0).verdict == "kept"
     refused = candidate(lost=0.008).within(0.5)
-    why = "loses 0.80 points, 1.31 with a standard error, more than 0.5"
+    why = "loses 0.80, 1.31 with a standard error, more than 0.5 points of accuracy"
     assert (refused.verdict, refused.reason) == ("refused", why)
     assert refused.within(1.4) == candidate(lost=0.008), "a resumed compression may allow more"
     assert candidate().within(0.5).verdict == "refused", "0.2 points and a standard error of 0.51"
@@ -158,7 +159,7 @@ def test_the_text_shows_all_candidates() -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["source", "0.900", "[0.890,", "0.910]", "100", "4.50", "90.0", "front"] in lines
     assert ["onnx-int8", "-0.20", "[-1.20,", "+0.80]", "130", "3.00", "25.0", "chosen"] in lines
-    assert "onnx: refused: loses 2.00 points, 2.51 with a standard error, more than 0.5" in text
+    assert "onnx: refused: loses 2.00, 2.51 with a standard error, more than 0.5 points of accuracy" in text
     assert "vocabulary+float32: left out: it classifies images, which have no vocabulary" in text
     assert final_text(SECTION) == (
         "onnx-int8: 1.30 [1.25, 1.34] times the rows per second of the source by predict (bf16), 3.60 times smaller, "
@@ -172,7 +173,19 @@ def test_a_change_of_r2_is_no_percentage() -> None:
     text = compression_text(json.loads(plain), width=200)
     lines = [line.split() for line in text.splitlines()]
     assert ["onnx-int8", "-0.002", "[-0.012,", "+0.008]", "130", "3.00", "25.0", "chosen"] in lines
-    assert "points" not in lines[0] and "-0.001 of r2 [-0.011, +0.009] on 800 test rows" in text
+    assert "points" not in lines[0] and "-0.001 of R² [-0.011, +0.009] on 800 test rows" in text
+
+
+def test_the_loss_of_r2_and_its_limit_are_no_percentages() -> None:
+    difference = {"metric": "r2", **interval(-0.02)}
+    refused = replace(candidate(), metrics={"r2": interval(0.7)}, difference=difference).within(0.5)
+    assert refused.reason == "loses 0.020, 0.025 with a standard error, more than 0.005 of R²"
+    regression = compression(refused)
+    regression.classifier = Mock(task=Mock(judged_by="r2"))
+    assert regression._why_none() == (
+        "compress: no candidate is within --max-loss 0.5 (0.005 of R²): the closest is onnx-int8 (loses 0.025, p95 3.00 "
+        "ms, 25.0 MB); --resume with higher limits takes one of them without trying them again"
+    )
 
 
 def test_a_notebook_shows_html(tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ def test_nothing_within_the_limits(
     with pytest.raises(GateError, match=r"none could be measured; .*resume.* with a longer .*budget.* tries them"):
         classifier.compress(run / "small", budget="1s", steps=steps)
     name = r"feed-forward-movement-0.75\+float32"
-    message = rf"within `max_loss=100` and a latency of 0.0001ms: the closest is {name} \(.* points lost, p95 .* MB\)"
+    message = (
+        rf"`max_loss=100` \(100 points of .*\) and a latency of 0.0001ms: the closest is {name} \(loses .*, p95 .* MB\)"
+    )
     with pytest.raises(GateError, match=message):
         classifier.compress(run / "small", max_loss=100, latency="0.0001ms", steps=steps, resume=True)
     assert not (run / "small" / "result.json").exists()

@@ -20,7 +20,7 @@ from hf_finetune.config.compress import COMPRESS, Compress
 from hf_finetune.data.config import Source
 from hf_finetune.errors import GateError, InputError, StoppedBySignal
 from hf_finetune.evaluation.compression_report import rows_of
-from hf_finetune.evaluation.doubts import points
+from hf_finetune.evaluation.differences import largest_loss, loss, points
 from hf_finetune.inference.compressing.documents import document, score, with_final
 from hf_finetune.inference.compressing.gate import Gate
 from hf_finetune.inference.compressing.measuring import Measurements, describe_cpu
@@ -287,16 +287,22 @@ class Compression:
             raise GateError(self._why_none())
         return chosen
 
+    @property
+    def _max_loss(self) -> str:
+        """The limit of the loss, in the unit of the metric, too."""
+        limit = self.options.max_loss
+        return f"--max-loss {limit:g} ({largest_loss(limit, self.classifier.task.judged_by)})"
+
     def _why_none(self) -> str:
         """Return that no candidate is within the limits, the two closest ones, and the remedy."""
-        options = self.options
+        options, metric = self.options, self.classifier.task.judged_by
         closest = [
-            f"{name} ({found.point.loss:z.2f} points lost, p95 {found.p95_ms:.2f} ms, {found.bytes / 1e6:.1f} MB)"
+            f"{name} (loses {loss(found.point.loss, metric)}, p95 {found.p95_ms:.2f} ms, {found.bytes / 1e6:.1f} MB)"
             for name, found in ((name, self._found(name)) for name in alternatives(self._points, self.limits))
         ]
         named = {"a latency of": options.latency, "a size of": options.max_size}
         limits = "".join(f" and {what} {limit}" for what, limit in named.items() if limit is not None)
-        none = f"compress: no candidate is within --max-loss {options.max_loss:g}{limits}"
+        none = f"compress: no candidate is within {self._max_loss}{limits}"
         if closest:
             verb = "are" if len(closest) > 1 else "is"
             why = f"the closest {verb} {' and '.join(closest)}"
@@ -340,15 +346,15 @@ class Compression:
         Raises:
             GateError: naming the next ones.
         """
-        final, limit = self._found(chosen).final, self.options.max_loss
+        final = self._found(chosen).final
         assert final is not None, "it was kept"
-        if 100 * final["difference"]["high"] >= -limit:
+        if 100 * final["difference"]["high"] >= -self.options.max_loss:
             return
         self.state.save()
         others = [each for each in self.state.candidates if each.verdict == "kept" and each.name != chosen]
         fastest = sorted(others, key=lambda each: -each.rows_per_s)[:2]
         raise GateError(
-            f"compress: {chosen} was within --max-loss {limit:g} on the rows that choose, and is not on "
+            f"compress: {chosen} was within {self._max_loss} on the rows that choose, and is not on "
             f"{counted(len(self.rows.final), 'other row')}: {points(final['difference'], decimals=2)}; the next ones "
             f"in {self.folder / CANDIDATES}: "
             f"{' and '.join(each.name for each in fastest) or 'none'}"

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from hf_finetune.compression.pareto import Point
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.compression_report import p95
+from hf_finetune.evaluation.differences import largest_loss, loss, metric_of
 from hf_finetune.utils.files import read_json, write_json
 
 FILE, CANDIDATES = "compression.json", "candidates"
@@ -81,22 +82,23 @@ class Candidate:
 
         What may not change a logit loses nothing.
         """
-        loss = 0.0
+        lost = 0.0
         if self.difference is not None and self.gate.get("lossy", True):
             value, low = self.difference["value"], self.difference["low"]
-            loss = -100 * (value - (value - low) / NORMAL)
-        return Point(self.name, loss, self.rows_per_s, self.p95_ms, self.bytes)
+            lost = -100 * (value - (value - low) / NORMAL)
+        return Point(self.name, lost, self.rows_per_s, self.p95_ms, self.bytes)
 
     def within(self, max_loss: float) -> Candidate:
-        """Return it with the verdict that its loss has by this limit, in points. What the gate refuses stays so."""
+        """Return it with the verdict of its loss by `Compress.max_loss`. What the gate refuses stays so."""
         if self.verdict == "source" or not self.is_measured or self.gate.get("refusal") is not None:
             return self
-        loss, lost = self.point.loss, 0.0 if self.difference is None else -100 * self.difference["value"]
         # Not `loss > max_loss`: NaN must fail.
-        if not loss <= max_loss:
-            why = f"loses {lost:z.2f} points, {loss:z.2f} with a standard error, more than {max_loss:g}"
-            return replace(self, verdict="refused", reason=why)
-        return replace(self, verdict="kept", reason=HOLDS)
+        if self.difference is None or self.point.loss <= max_loss:
+            return replace(self, verdict="kept", reason=HOLDS)
+        metric = metric_of(self.difference)
+        lost, uncertain = (loss(each, metric) for each in (-100 * self.difference["value"], self.point.loss))
+        why = f"loses {lost}, {uncertain} with a standard error, more than {largest_loss(max_loss, metric)}"
+        return replace(self, verdict="refused", reason=why)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of result.json."""
