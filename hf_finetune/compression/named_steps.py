@@ -47,7 +47,8 @@ def named_chains(text: str) -> tuple[Chain, ...]:
     which quantization-aware training prepares; without it one in int8, and in float32 a graph and a checkpoint.
 
     Raises:
-        InputError: a step is not known or named twice, or its number is none that it can have.
+        InputError: a step is not known or named twice, or its number is none that it can have; or quantization-aware
+            training is not the last step.
     """
     parts = [part.strip() for part in text.split(",")]
     named = _named_format(parts[-1])
@@ -55,6 +56,10 @@ def named_chains(text: str) -> tuple[Chain, ...]:
     names = [part.partition("=")[0].strip() for part in parts]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"--steps: {repeated}: expected each step once, got it {names.count(repeated)} times")
+    for step, name, following in zip(steps[:-1], names, names[1:], strict=False):
+        # What follows changes the weights that it has prepared.
+        if isinstance(step, DistillQuantized):
+            raise InputError(f"--steps: {name}: expected it as the last step, got {following} after it")
     return tuple(Chain(steps, each) for each in (_formats_after(steps) if named is None else (named,)))
 
 

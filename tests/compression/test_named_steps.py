@@ -72,6 +72,8 @@ def test_the_last_name_may_be_a_number_format(text: str, names: list[str]) -> No
         ("float16=0.5", "--steps: float16: expected no number after it, got '0.5'"),
         ("int8,layers", "--steps: int8: expected a number format at the end alone"),
         ("", "--steps: '' is no step; known: vocabulary, "),
+        ("qat-int8=2,qat-int4", "--steps: qat-int8: expected it as the last step, got qat-int4 after it"),
+        ("qat-int4,layers=2,distill,int8", "--steps: qat-int4: expected it as the last step, got layers after it"),
     ],
 )
 def test_what_is_no_step(text: str, message: str) -> None:
