@@ -23,12 +23,13 @@ MAY_CHANGE = frozenset(
     {
         *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
         "objective.teacher",
+        "compress",
         *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.max_time", "train.fit_schedule"),
         "train.report_to",
         *(f"model.{field.name}" for field in fields(CheckpointLimits)),
     }
 )
-MAY_CHANGE_WITHIN = ("hub.", "data.limits.", "search.", "compress")
+MAY_CHANGE_WITHIN = ("hub.", "data.limits.", "search.", "compress.")
 # Further keys of recipe.json that must stay the same, by their names in messages.
 COMPARED = {
     "fingerprint": "data fingerprint",

@@ -67,6 +67,12 @@ def test_fields_that_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
 
     (tmp_path / "recipe.json").write_text(json.dumps(record(teacher="here", teacher_precision="float32")))
     refuse_changes(tmp_path, record(teacher="there", teacher_precision="float32"))
+    compressed = record(teacher="here", teacher_precision="float32")
+    compressed["recipe"] |= {"compress": {"type": "Compress", "max_loss": 1.0}}
+    refuse_changes(tmp_path, compressed)
+    compressed["recipe"] |= {"compressed_rows": 5}
+    with pytest.raises(InputError, match=r"compressed_rows: the run in .* has None, now it is 5"):
+        refuse_changes(tmp_path, compressed)
     with pytest.raises(InputError, match=r"objective.teacher_precision: the run in .* has 'float32', now it is 'bf16'"):
         refuse_changes(tmp_path, record(teacher="here", teacher_precision="bf16"))
     for key in others:
