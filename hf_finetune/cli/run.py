@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 from hf_finetune.utils.console import Progress, say_loading
+from hf_finetune.utils.messages import silenced_logs
 
 # A headline, and an image beside the folder of the data, that are none of the quickstart's rows.
 HEADLINE = "Shares fall as the price of oil rises"
@@ -121,13 +121,10 @@ def importing() -> Iterator[None]:
     """
     say_loading()
     gc.disable()
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        with Progress("import the libraries", quiet=True):
+        with silenced_logs(), Progress("import the libraries", quiet=True):
             yield
     finally:
-        logging.disable(level)
         gc.freeze()
         gc.enable()
 

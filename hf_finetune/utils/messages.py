@@ -13,15 +13,18 @@ logger = logging.getLogger("hf_finetune")
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Suppress warnings, log messages up to warnings, and progress bars of this package and of all libraries.
+    """Suppress warnings, log messages up to warnings, and progress bars of this package and of all libraries."""
+    with silenced_logs(), redirect_stderr(io.StringIO()):
+        yield
 
-    Handlers of libraries hold the stderr of their first import.
-    """
+
+@contextmanager
+def silenced_logs() -> Iterator[None]:
+    """Suppress log messages up to warnings. Handlers of libraries hold the stderr of their first import."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logging.disable(level)
 

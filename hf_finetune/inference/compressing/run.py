@@ -178,11 +178,11 @@ class Compression:
     def _further_chains(self) -> Iterator[Chain]:
         """Yield what depends on the candidates so far; where none is within the limits first what most likely is, as
         the time may be short."""
-        points = self._points
-        chosen = choose(points, self.limits)
+        measured = self._points
+        chosen = choose(measured, self.limits)
         if chosen is None:
             yield safest(self.classifier)
-        closest = chosen or next(iter(alternatives(points, self.limits)), None)
+        closest = chosen or next(iter(alternatives(measured, self.limits)), None)
         best = next((chain for chain in self.chains if chain.name == closest), None)
         if best is not None:
             yield from in_other_formats(best, is_size_limited=self.limits.max_bytes is not None)
