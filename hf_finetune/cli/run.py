@@ -122,7 +122,8 @@ def importing() -> Iterator[None]:
     say_loading()
     gc.disable()
     try:
-        with silenced_logs(), Progress("import the libraries", quiet=True):
+        # The bar first: it is only shown where the log is.
+        with Progress("import the libraries", quiet=True), silenced_logs():
             yield
     finally:
         gc.freeze()

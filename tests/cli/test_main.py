@@ -243,6 +243,7 @@ def test_a_terminal_has_a_first_line_at_once(
             pass
     say_loading.cache_clear()
     lines = capsys.readouterr().err.splitlines()
+    assert any("import the libraries" in line for line in lines) == is_terminal
     assert bool(lines) == is_terminal and all(re.match(r"hf-finetune [\d.]+\w*: loading ...$", lines[0]) for _ in lines)
     assert sum("loading" in line for line in lines) <= 1
 
