@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
 
+from hf_finetune.compression.chains import EXACT
 from hf_finetune.compression.formats import Onnx
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.steps import Chain
 from hf_finetune.config.compress import COMPRESS, Compress
-from hf_finetune.errors import InputError
+from hf_finetune.errors import GateError, InputError
 from hf_finetune.evaluation.compression_report import compression_text, final_text
 from hf_finetune.inference.compressing import run as compressing
 from hf_finetune.inference.compressing.report import Compressed
@@ -124,6 +128,35 @@ def test_the_best_network_so_far_is_tried_in_other_formats(monkeypatch: pytest.M
     assert further(Compress(max_loss=2.0)) == formats
     assert further(Compress(max_loss=2.0, max_size="30MB")) == [*formats, f"{short}onnx-int4-weights"]
     assert further(Compress(max_loss=0.1)) == ["onnx-float16", *formats, "onnx"], "none is within the limit"
+
+
+@pytest.mark.parametrize(
+    ("rows_per_s", "megabytes", "chosen"),
+    [(100.1, 90, "onnx"), (99.0, 89, "onnx"), (100.0, 90, None), (99.0, 91, None)],
+)
+def test_a_graph_in_float32_counts_if_it_is_faster_or_smaller(
+    rows_per_s: float, megabytes: int, chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the last candidate, as it loses nothing: that alone is no result."""
+    short, narrow = (candidate(chain.name, lost=0.02).within(0.5) for chain in (SHORT, NARROW))
+    tries = compression(short, narrow, options=Compress(max_loss=0.5))
+    gate = {"lossy": False, "refusal": None}
+    exact = replace(candidate("onnx"), rows_per_s=rows_per_s, bytes=1_000_000 * megabytes, gate=gate)
+    tries.classifier = Mock(task=Mock(judged_by="accuracy"))
+    tries.trials = cast(Any, SimpleNamespace(why_beyond=lambda *_: None, run=lambda *_: exact))
+    tries.started = time.perf_counter()
+    monkeypatch.setattr(Chain, "refusal", lambda self, classifier: None)
+    monkeypatch.setattr(Compression, "_seconds", lambda self, chain: 0.0)
+    monkeypatch.setattr(Compression, "_record", lambda self, done: self.state.put(done))
+
+    tries._try(EXACT)
+    if chosen is not None:
+        assert tries._choose() == chosen
+        return
+    with pytest.raises(GateError, match=rf"closest are {re.escape(SHORT.name)} \(.*\) and {re.escape(NARROW.name)} \("):
+        tries._choose()
+    refused = tries._found("onnx").within(100.0)
+    assert refused.verdict == "refused" and refused.reason.endswith("neither faster nor smaller than the source")
 
 
 def test_the_latency_is_that_of_all_threads() -> None:

@@ -207,6 +207,9 @@ class Compression:
                 self._record(Candidate(chain.name, "left", reason))
                 return
             found = self.trials.run(chain, None if math.isinf(self._left_s) else self._left_s / 2)
+        if chain == EXACT:
+            # It loses nothing, which alone is no reason to take it.
+            found = found.if_better_than(self._found(SOURCE))
         self._record(found.within(self.options.max_loss))
 
     def _refusal(self, chain: Chain) -> str | None:

@@ -100,6 +100,13 @@ class Candidate:
         why = f"loses {lost}, {uncertain} with a standard error, more than {largest_loss(max_loss, metric)}"
         return replace(self, verdict="refused", reason=why)
 
+    def if_better_than(self, source: Candidate) -> Candidate:
+        """Return it, refused if it is neither faster nor smaller than the source, whatever it may lose."""
+        if self.verdict != "kept" or self.rows_per_s > source.rows_per_s or self.bytes < source.bytes:
+            return self
+        why = f"{self.rows_per_s:.0f} rows/s and {self.bytes / 1e6:.1f} MB: neither faster nor smaller than the source"
+        return replace(self, verdict="refused", reason=why, gate={**self.gate, "refusal": why})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of result.json."""
         return asdict(self)
