@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
+from hf_finetune.hub.push import check_target
 from hf_finetune.models.config import CheckpointLimits
 from hf_finetune.pipeline.choose_kernels import default_kernels, free_kernels
 from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.parity import Check, refuse_failed
+from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import HeadStart, RunRecord
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.utils.exit_status import is_main_process
 from hf_finetune.utils.files import read_json
 from hf_finetune.utils.messages import one_line
 from hf_finetune.utils.plain import flatten
@@ -70,6 +74,29 @@ def resume_record(record: RunRecord, run: Run, folder: Path) -> RunRecord:
             record = replace(record, mixed_precision=number_format)
     refuse_changes(folder, record.to_dict())
     return record
+
+
+def resume_finished(run: Run, folder: Path) -> dict[str, Any] | None:
+    """Take up a finished run for what comes after it, as its own end does: refuse failed checks, and push if asked.
+
+    Returns:
+        The content of result.json, and its `folder`. None in all processes but the main one.
+
+    Raises:
+        InputError: see `resume_record`; or there is no right to push.
+        GateError: a saved artifact does not reproduce the model.
+        PushError, StoppedBySignal: see `push_if_asked`.
+    """
+    hub = run.recipe.hub
+    if hub.repo_id is not None:
+        check_target(hub)
+    resume_record(RunRecord.from_run(run), run, folder)
+    if not is_main_process():
+        return None
+    result = read_json(folder / "result.json", NEW_FOLDER)
+    refuse_failed({name: Check(**check) for name, check in result["parity"].items()})
+    push_if_asked(folder, hub)
+    return {**result, "folder": str(folder)}
 
 
 def refuse_changes(folder: Path, record: dict[str, Any]) -> None:

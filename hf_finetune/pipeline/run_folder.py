@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -24,6 +24,7 @@ from hf_finetune.utils.files import check_writable, discard, is_temporary, put_i
 from hf_finetune.utils.folder_lock import owned, refuse_owned
 
 logger = logging.getLogger("hf_finetune.run")
+T = TypeVar("T")
 UNFINISHED = "unfinished"
 """Key of a result.json that a better one may replace."""
 
@@ -49,18 +50,23 @@ def owned_folder(name: str, output: str | None, *, resume: bool) -> Iterator[Run
     Raises:
         InputError: see `output_folder`; or another process owns the folder.
     """
-    outcome: list[Any] = [None]
     with ExitStack() as stack:
-        if is_main_process():
-            try:
-                outcome = [stack.enter_context(_claimed(name, output, resume=resume))]
-            except InputError as error:
-                outcome = [error]
-        if torch.distributed.is_initialized():
-            broadcast_object_list(outcome)
-        if isinstance(outcome[0], InputError):
-            raise outcome[0]
-        yield outcome[0]
+        yield _from_main_process(lambda: stack.enter_context(_claimed(name, output, resume=resume)))
+
+
+def _from_main_process(decide: Callable[[], T]) -> T:
+    """Return in all processes what the main one decides, or raise its InputError."""
+    outcome: list[Any] = [None]
+    if is_main_process():
+        try:
+            outcome = [decide()]
+        except InputError as error:
+            outcome = [error]
+    if torch.distributed.is_initialized():
+        broadcast_object_list(outcome)
+    if isinstance(outcome[0], InputError):
+        raise outcome[0]
+    return outcome[0]
 
 
 @contextmanager
@@ -106,7 +112,7 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
         InputError: the folder cannot be made, holds files and `resume` is off, holds no run or a finished one, or
             another process writes there.
     """
-    folder = named_folder(name, output, resume=resume)
+    folder = _named_folder(name, output, resume=resume)
     # A new number is free. If another run takes it from now on, `owned_folder` takes the next one.
     if output is None and not resume:
         check_writable(folder.parent)
@@ -121,8 +127,32 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return folder
 
 
-def named_folder(name: str, output: str | None, *, resume: bool) -> Path:
-    """Return the absolute folder of a run, see `output_folder`, whatever is in it."""
+def finished_folder(name: str, output: str | None) -> Path | None:
+    """Return the folder of a finished run, for what comes after it. None: there is no finished run in it.
+
+    The main process decides, and tells the others. What a kill in its last moments has left is removed.
+
+    Args:
+        name, output: see `output_folder`, of a run that is resumed.
+
+    Raises:
+        InputError: another process writes there; or see `is_finished`.
+    """
+
+    def decide() -> Path | None:
+        folder = _named_folder(name, output, resume=True)
+        if not folder.is_dir():
+            return None
+        refuse_owned(folder)
+        if not is_finished(folder):
+            return None
+        remove_leftovers(folder)
+        return folder
+
+    return _from_main_process(decide)
+
+
+def _named_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return (_next_folder(name, resume=resume) if output is None else Path(output).expanduser()).absolute()
 
 

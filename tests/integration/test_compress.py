@@ -7,6 +7,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers import gate
@@ -14,7 +16,7 @@ from helpers.hub_server import HubServer
 from helpers.small_runs import small_recipe, text_rows
 
 import hf_finetune
-from hf_finetune import Classifier, Compress, Launch, Recipe
+from hf_finetune import Classifier, Compress, Hub, Launch, Recipe
 from hf_finetune.cli.main import main_command
 from hf_finetune.compression import formats
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
@@ -24,7 +26,10 @@ from hf_finetune.errors import GateError, InputError, StoppedBySignal
 from hf_finetune.hub.push import push
 from hf_finetune.inference.compressing import run as compressing
 from hf_finetune.pipeline import push as pipeline_push
+from hf_finetune.pipeline import resume
+from hf_finetune.search import run as search_run
 from hf_finetune.tasks.trained_model import TrainedModel
+from hf_finetune.utils.folder_lock import owned
 
 
 class Permuted(formats.Safetensors):
@@ -210,3 +215,56 @@ def test_a_recipe_compresses_its_result(tmp_path: Path, monkeypatch: pytest.Monk
     assert after["num_hidden_layers"] < before["num_hidden_layers"]
     with pytest.raises(InputError, match="the compression in it is finished, there is nothing to resume"):
         hf_finetune.run(recipe, Launch(str(folder), resume=True))
+
+
+def test_a_finished_run_is_taken_up_as_it_would_have_ended(
+    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compressed only if its gate holds. Its push may have failed, and a kill may have left its checkpoints."""
+    events: list[str] = []
+
+    def compressed(*_: object, **__: object) -> SimpleNamespace:
+        events.append("compress")
+        return SimpleNamespace(document={})
+
+    monkeypatch.setattr(resume, "check_target", lambda hub: None)
+    monkeypatch.setattr(resume, "push_if_asked", lambda folder, hub: events.append(f"push {folder.name} {hub.repo_id}"))
+    monkeypatch.setattr(search_run, "compress", compressed)
+    recipe = replace(recipe_in(finished), compress=Compress(), hub=Hub(repo_id="tester/run"))
+    launch, file = Launch(str(run), resume=True), run / "result.json"
+    (run / "checkpoints" / "checkpoint-7").mkdir(parents=True)
+    passed = json.loads(file.read_text())
+    failed = passed["parity"]["reload"] | {"ok": False, "max_abs_difference": 0.5}
+    file.write_text(json.dumps(passed | {"parity": {"reload": failed}}))
+    with pytest.raises(GateError, match=r"parity: reload does not reproduce the trained model: 0\.5 over"):
+        hf_finetune.run(recipe, launch)
+    file.write_text(json.dumps(passed))
+    with owned(run), pytest.raises(InputError, match="has been writing there since"):
+        hf_finetune.run(recipe, launch)
+    (run / "compressed").mkdir()
+    (run / "compressed" / "compression.json").write_text('{"chosen": "onnx"}')
+    with pytest.raises(InputError, match="the compression in it is finished, there is nothing to resume"):
+        hf_finetune.run(recipe, launch)
+    shutil.rmtree(run / "compressed")
+    assert not events
+    result = hf_finetune.run(recipe, launch)
+    assert result is not None and result["metrics"] == passed["metrics"]
+    assert events == ["push run tester/run", "compress"] and not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "auto"}, "compress: expected null with method auto"),
+        ({"compress": Compress(steps="qat-int8,layers")}, "--steps: qat-int8: expected it as the last step"),
+    ],
+)
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_what_cannot_be_compressed_is_refused_first(
+    finished: Path, run: Path, changes: dict[str, Any], message: str, is_resumed: bool
+) -> None:
+    recipe = replace(recipe_in(finished), **{"compress": Compress(), **changes})
+    folder = run if is_resumed else run / "new"
+    with pytest.raises(InputError, match=message):
+        hf_finetune.run(recipe, Launch(str(folder), resume=is_resumed))
+    assert not (run / "new").exists()

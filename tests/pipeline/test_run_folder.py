@@ -13,7 +13,7 @@ from helpers.forks import Child, run
 from hf_finetune import InputError, TrainingError
 from hf_finetune.pipeline import run_folder
 from hf_finetune.pipeline.resume import COMPARED, refuse_changes
-from hf_finetune.pipeline.run_folder import output_folder, owned_folder, plain_disk_errors, replacing
+from hf_finetune.pipeline.run_folder import finished_folder, output_folder, owned_folder, plain_disk_errors, replacing
 from hf_finetune.utils import disk_errors, files
 from hf_finetune.utils.files import write_json
 
@@ -52,6 +52,20 @@ def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"metrics": {}}')
     with pytest.raises(InputError, match="is finished, there is nothing to resume"):
         output_folder("a", str(tmp_path), resume=True)
+
+
+def test_all_processes_take_up_the_same_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main one decides, here another one, which does not see its result yet."""
+    assert finished_folder("a", str(tmp_path)) is None
+
+    def broadcast(decided: list[Path | None]) -> None:
+        assert decided == [None]
+        decided[0] = tmp_path
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr(run_folder, "broadcast_object_list", broadcast)
+    assert finished_folder("a", str(tmp_path)) == tmp_path
 
 
 def test_fields_that_may_differ_in_a_resumed_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hf_finetune.compression.pareto import Point
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.compression_report import p95
 from hf_finetune.evaluation.differences import largest_loss, loss, metric_of
-from hf_finetune.utils.files import read_json, write_json
+from hf_finetune.utils.files import read_json, read_object, write_json
 
 FILE, CANDIDATES = "compression.json", "candidates"
 SCHEMA = 1
@@ -112,6 +112,16 @@ class Candidate:
         return asdict(self)
 
 
+def refuse_finished(folder: Path) -> None:
+    """Refuse a folder whose compression is finished.
+
+    Raises:
+        InputError: it is.
+    """
+    if (read_object(folder / FILE) or {}).get("chosen") is not None:
+        raise InputError(f"--output {folder}: the compression in it is finished, there is nothing to resume")
+
+
 @dataclass
 class State:
     """The candidates so far."""
@@ -134,14 +144,13 @@ class State:
         path, remedy = folder / FILE, "start anew in another --output"
         if not path.exists():
             return cls(folder, settings)
+        refuse_finished(folder)
         plain = read_json(path, remedy)
         try:
             candidates = [_candidate(each) for each in plain["candidates"]]
             state = cls(folder, dict(plain["settings"]), candidates, float(plain["seconds"]), plain["chosen"])
         except (LookupError, TypeError, ValueError):
             raise InputError(f"{path}: damaged; {remedy}") from None
-        if state.chosen is not None:
-            raise InputError(f"--output {folder}: the compression in it is finished, there is nothing to resume")
         changed = [name for name, value in settings.items() if state.settings.get(name) != value]
         if changed:
             raise InputError(f"{path}: it was begun with another {changed[0]}; {remedy}")
