@@ -217,6 +217,11 @@ def load_in_fresh_process(job: Path, script: str = plain_loading.__file__) -> st
     return None if child.returncode == 0 else (child.stderr.strip().splitlines()[-1:] or ["no output"])[0]
 
 
+def recorded_checks(result: Mapping[str, Any]) -> dict[str, Check]:
+    """Return the checks in the content of result.json; none of a run that was set aside."""
+    return {name: Check(**check) for name, check in result["parity"].items()}
+
+
 def refuse_failed(checks: Mapping[str, Check]) -> None:
     """Raise the first failed check.
 

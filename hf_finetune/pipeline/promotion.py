@@ -10,6 +10,7 @@ from hf_finetune.hub.card import render_card
 from hf_finetune.hub.plots import FOLDER as PLOTS
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.pipeline.draw_plots import draw_plots, write_plots
+from hf_finetune.pipeline.parity import recorded_checks, refuse_failed
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.utils.files import atomic_file, discard, read_json, write_json, write_text
 
@@ -29,10 +30,15 @@ def promote(rung: Path, folder: Path, sections: Mapping[str, Any]) -> dict[str, 
 
     Returns:
         The content of result.json.
+
+    Raises:
+        GateError: a check of the run failed. A resumed climb, or one of several seeds, takes it for finished.
     """
+    result = read_json(rung / "result.json", "train again")
+    refuse_failed(recorded_checks(result))
     (folder / "result.json").unlink(missing_ok=True)
     link_files(rung, folder)
-    result = {**read_json(rung / "result.json", "train again"), **sections}
+    result |= sections
     write_json(folder / "result.json", result)
     write_text(folder / "README.md", render_card(RunFacts.read(folder)))
     return result

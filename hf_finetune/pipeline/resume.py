@@ -10,7 +10,7 @@ from hf_finetune.hub.push import check_target
 from hf_finetune.models.config import CheckpointLimits
 from hf_finetune.pipeline.choose_kernels import default_kernels, free_kernels
 from hf_finetune.pipeline.context import Run
-from hf_finetune.pipeline.parity import Check, refuse_failed
+from hf_finetune.pipeline.parity import recorded_checks, refuse_failed
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import HeadStart, RunRecord
 from hf_finetune.training.precision import has_native_bf16
@@ -94,7 +94,7 @@ def resume_finished(run: Run, folder: Path) -> dict[str, Any] | None:
     if not is_main_process():
         return None
     result = read_json(folder / "result.json", NEW_FOLDER)
-    refuse_failed({name: Check(**check) for name, check in result["parity"].items()})
+    refuse_failed(recorded_checks(result))
     push_if_asked(folder, hub)
     return {**result, "folder": str(folder)}
 
