@@ -196,6 +196,8 @@ def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "d.csv", "e.csv", "--text", "a"], "e.csv: unexpected; `hf-finetune train --help` lists"),
         (["train", "--text", "a"], "hf-finetune train: missing DATA$"),
         # The flag of a section that holds nothing, or another config.
+        (["compress", "runs/r", "--latency", "5"], "^--latency 5: expected a time such as 5ms$"),
+        (["compress", "runs/r", "--max-loss=0"], "^--max-loss 0: expected a number above 0$"),
         (["train", "d.csv", "--compress.max-loss", "1"], "--compress.max-loss: a field of Compress; add --compress C"),
         (["train", "d.csv", "--max-loss=1"], "--max-loss: a field of Compress; add --compress Compress$"),
         (
