@@ -214,6 +214,7 @@ def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
             ["train", "d.csv", "--method", "lorra"],
             "--method lorra: expected one of full, lora, top, head, classical, auto$",
         ),
+        (["serve", "runs/r", "--max-batch", "0"], "^--max-batch 0: expected a whole number, at least 1$"),
         (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -12,9 +13,9 @@ from PIL import Image
 from hf_finetune.inference.serving.app import Refused, _image, _Service
 
 
-def _png(side: int) -> bytes:
+def _png(width: int, height: int | None = None) -> bytes:
     content = io.BytesIO()
-    Image.new("1", (side, side)).save(content, "PNG")
+    Image.new("1", (width, height or width)).save(content, "PNG")
     return content.getvalue()
 
 
@@ -53,3 +54,17 @@ def test_a_body_of_another_type_is_refused(kind: str, content_type: str, reason:
     with pytest.raises(Refused, match=reason) as refused:
         _Service.read(service, content_type, _png(4), 10)
     assert refused.value.status == 400
+
+
+def test_a_client_reads_of_no_flag() -> None:
+    """The limits of `predict` on images are no flags of `serve`."""
+    known = {"label_values": None, "columns": None, "label_separator": None, "sequence": None}
+    service = Mock(
+        classifier=Mock(kind="image", task=SimpleNamespace(name="single-label", has_words=False), **known),
+        _input=_image,
+    )
+    with pytest.raises(
+        Refused, match=r"800 x 4 pixels, expected sides of .* at most 100; cut it into pieces\)"
+    ) as refused:
+        _Service.read(service, "image/png", _png(800, 4), 10)
+    assert "--" not in str(refused.value)

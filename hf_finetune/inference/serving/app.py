@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -40,6 +41,8 @@ UNREAD = 16
 read an answer, and would find the connection reset in place of it."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the histogram of batches."""
+RAISE = re.compile(r",? or raise --data\.limits\.[a-z-]+")
+"""A remedy in messages on inputs: a flag of `predict`, which neither a client has nor the server."""
 INPUTS = {
     "requestBody": {
         "required": True,
@@ -241,7 +244,7 @@ class _Service:
         try:
             parts = [*read_inputs(self.classifier, list(map(self._input, inputs)), DEFAULT_LIMITS)]
         except InputError as error:
-            raise Refused(422, str(error)) from None
+            raise Refused(422, RAISE.sub("", str(error))) from None
         return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
     def _input(self, given: Any) -> Any:

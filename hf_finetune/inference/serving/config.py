@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from hf_finetune.utils.config import Count, NonNegative, Positive
+from hf_finetune.utils.config import Count, NonNegative, Positive, configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class ServeLimits:
     """What a server takes, and how it gathers rows of several requests."""
 
