@@ -159,6 +159,23 @@ def test_a_graph_in_float32_counts_if_it_is_faster_or_smaller(
     assert refused.verdict == "refused" and refused.reason.endswith("neither faster nor smaller than the source")
 
 
+def test_a_candidate_that_is_left_out_again_has_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compressing, "show_board", lambda text: False)
+    resumed = compression()
+    resumed.classifier = Mock(task=Mock(judged_by="accuracy"))
+    resumed.classifier.name = "runs/r"
+    resumed.rows = Mock(choosing=[], final=[], notes=())
+    resumed.state.folder, resumed.started = tmp_path, 0.0
+    with caplog.at_level("INFO", "hf_finetune.run"):
+        for reason in ("it takes about 10m, and 9m are left", "it takes about 10m, and 8m are left"):
+            resumed._record(Candidate(SHORT.name, "left", reason))
+        resumed._record(candidate(SHORT.name))
+    assert [message.split("  ")[-1] for message in caplog.messages] == ["left out", "front"]
+    assert caplog.messages[0] == f"{SHORT.name}  left out"
+
+
 def test_the_latency_is_that_of_all_threads() -> None:
     assert candidate().p95_ms == 3.0 and candidate().point.loss == pytest.approx(0.2 + 1 / 1.96)
 

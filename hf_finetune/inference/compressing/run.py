@@ -225,10 +225,13 @@ class Compression:
         return None
 
     def _record(self, candidate: Candidate) -> None:
+        before = self.state.find(candidate.name)
         self.state.put(candidate)
         self.state.used_s = time.perf_counter() - self.started
         self.state.save()
-        if not show_board(table(rows_of(self._section()), right=(1, 2, 3, 4))):
+        is_shown = show_board(table(rows_of(self._section()), right=(1, 2, 3, 4)))
+        # One that is left out again, as in a resumed compression, has its line already.
+        if not is_shown and (before is None or before.verdict != candidate.verdict):
             line = rows_of({**self._section(), "candidates": [candidate.to_dict()]})[1]
             logger.info("%s", "  ".join(cell for cell in (*line[:-1], line[-1] or candidate.verdict) if cell))
 
