@@ -37,7 +37,7 @@ COMMANDS = {
     "evaluate": Command("evaluate:evaluate", "score a finished model on labeled rows"),
     "compare": Command("compare:compare", "compare finished runs row by row on the rows they share"),
     "predict": Command("predict:predict", "label rows with a finished model"),
-    "export": Command("export:export", "write a finished model in the format of another runtime, and verify it"),
+    "export": Command("export:export", "write a model in the format of another runtime, and verify it"),
     "compress": Command("compress:compress", "prune and quantize a finished model, and prove what it kept"),
     "serve": Command("serve:serve", "answer requests over HTTP with a finished model"),
     "features": Command("features:features", "write features of rows: classical, or of any layer of a model"),

@@ -51,8 +51,7 @@ def parse(
         # tyro prints errors as a page of text for people; `explain` has one line.
         with contextlib.redirect_stderr(io.StringIO()):
             job, unknown = tyro.cli(kind, args=current, prog=prog, default=base, return_unknown_args=True)
-    # A config refuses its fields by an InputError, which names them as in Python.
-    except (SystemExit, InputError) as stop:
+    except (SystemExit, InputError) as stop:  # a config names its fields as in Python
         if isinstance(stop, SystemExit) and not stop.code:
             raise
         error = explain(Flags.of(kind, default), current, prog, typed, others) or _cause(stop)
