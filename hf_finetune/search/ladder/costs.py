@@ -45,6 +45,10 @@ HEAD_SHARE = 0.1
 """Share of the time that the features of a head take at most, where full fine-tuning follows it."""
 JUDGED_SHARE = 0.1
 """Share of the time of training that judging a head takes at most."""
+HEAD_COST, MANY_SEEN = 0.15, 2_000
+"""Share of the time from which a head is left, if full fine-tuning sees so many rows of each class: a head is then
+neither the result nor needed as a start. Of 120 s on 8,482 sentences of two classes it took 20, and lost to the linear
+model."""
 LEAST_SEEN = 200
 """Rows of a class that full fine-tuning sees at least, if most of the time is to be its own. With fewer, a head on
 frozen features of all rows is better: on 77 classes the stock Trainer had .619 after 88 rows of each and .910 after
@@ -153,11 +157,21 @@ class Scoring:
     def goes_straight(self, left_s: float) -> bool:
         """Whether full fine-tuning comes without a head before it, whose features, fit and judgement would take a part
         of the time that training needs."""
+        if math.isinf(left_s):
+            return False
         judged_s = BUILD_S + self.rows["validation"] * self.row_s
         usable_s = left_s * (1 - RESERVE)
-        if judged_s <= JUDGED_SHARE * (usable_s - self.after_s - judged_s):
+        if judged_s <= JUDGED_SHARE * (usable_s - self.after_s - judged_s) and not self._is_head_idle(left_s, judged_s):
             return False
         return self._fine_tunes_within(usable_s)
+
+    def _is_head_idle(self, left_s: float, judged_s: float) -> bool:
+        """Whether a head would take much of the time of a full fine-tuning that sees many rows, see `HEAD_COST`."""
+        usable_s = left_s * (1 - RESERVE)
+        features = self.head_rows(left_s, fine_tunes=True) + self.rows["validation"]
+        head_s = judged_s + features * self._pass * self.row_s + WRITE_S
+        seen = self.usual().epochs_within(usable_s) * self.rows["train"]
+        return head_s > HEAD_COST * usable_s and seen >= MANY_SEEN * self.outputs
 
     def _fine_tunes_within(self, seconds: float) -> bool:
         """Whether full fine-tuning sees so many rows within a time that the time is better its own."""

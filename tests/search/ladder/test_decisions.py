@@ -92,12 +92,20 @@ def test_of_many_rows_a_small_share_is_enough() -> None:
 
 
 def test_a_head_is_not_judged_where_that_takes_the_time_of_training() -> None:
-    scoring = Scoring(0.01, {"train": 4_000, "validation": 200, "test": 200}, 2.0)
+    scoring = Scoring(0.01, {"train": 4_000, "validation": 200, "test": 200}, 2.0, outputs=2)
     assert scoring.goes_straight(40) and not scoring.goes_straight(60)
     # A quarter of an epoch and its scoring take 28.8 s; 8 % stay free.
     assert scoring.goes_straight(32) and not scoring.goes_straight(31)
     # In 40 s training sees 1,365 rows: 200 of 6 classes, not of 7.
     assert replace(scoring, outputs=6).goes_straight(40) and not replace(scoring, outputs=7).goes_straight(40)
+
+
+def test_a_head_is_left_where_it_takes_much_time_of_a_training_that_sees_many_rows() -> None:
+    scoring = Scoring(0.01, {"train": 40_000, "validation": 200, "test": 200}, 2.0, outputs=2)
+    # 100 s: the head takes 16.8 of the 92 that are used, in which training sees 4,160 rows: 2,000 of 2 classes, not of 3.
+    assert scoring.goes_straight(100) and not replace(scoring, outputs=3).goes_straight(100)
+    # 300 s: 36.8 of 276, which is a smaller share.
+    assert not scoring.goes_straight(300) and not scoring.goes_straight(math.inf)
 
 
 def test_all_features_of_many_classes_come_before_a_fine_tuning_that_sees_few_rows_of_each() -> None:
