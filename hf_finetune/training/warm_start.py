@@ -19,6 +19,7 @@ from torch import nn
 from hf_finetune.data.inputs import EpochRows
 from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.data.long.windows import mean_of_windows
+from hf_finetune.evaluation.calibration import least_log_loss
 from hf_finetune.evaluation.logits import Collate, predict_logits
 
 MOST_ROWS = 5_000
@@ -32,9 +33,10 @@ soon as training moves the features."""
 MEASURED_AT = 0.1
 """scikit-learn's C of the fit that measures how much the features explain. With the stronger penalty that suits the
 start of a head, the measure would depend more on the number of rows and classes than on the features."""
-STRONGER = (0.01, 0.001)
-"""Values of scikit-learn's C that method head tries beside its default, of which the log loss of held-out halves
-chooses: two classes need a stronger penalty than 77."""
+STRONGER = (0.03, 0.01, 0.003, 0.001)
+"""Values of scikit-learn's C that method head tries beside its default: two classes need a stronger penalty than 77.
+The log loss of held-out halves chooses, each at its best temperature: a temperature follows, so that the penalty need
+not make the probabilities right. See docs/benchmarks.md#choice-of-the-defaults."""
 MOST_COMPARED = 100_000
 """Rows times classes up to which the penalty is chosen. Beyond, the fits take seconds, and a penalty matters less."""
 
@@ -170,22 +172,20 @@ def fit_head(
             repeats.
         explains: measure `FittedHead.explained`, else it is NaN.
     """
-    standard = Standardized.of(features_ND)
-    standard_ND = standard.features_ND
+    standard_ND = (standard := Standardized.of(features_ND)).features_ND
     counts_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     first_N = np.arange(len(labels_N)) if first_N is None else first_N
     tried = (inverse_strength, *stronger) if len(labels_N) * num_labels <= MOST_COMPARED else (inverse_strength,)
     measured = {*(tried if len(tried) > 1 else ()), *((MEASURED_AT,) if explains else ())}
-    explained = {strength: _explained(standard_ND, labels_N, counts_N, first_N, strength) for strength in measured}
-    probe = _regression(standard_ND, labels_N, counts_N, max(tried, key=lambda strength: explained.get(strength, 0.0)))
-    coefficients, intercept = _of_each_class(probe)
-    weight = np.zeros((num_labels, features_ND.shape[1]))
-    bias = np.zeros(num_labels)
+    held_out = {each: _held_out(standard_ND, labels_N, counts_N, first_N, each) for each in measured}
+    chosen = min(tried, key=lambda each: _loss_at_best(labels_N, held_out.get(each)))
+    coefficients, intercept = _of_each_class(probe := _regression(standard_ND, labels_N, counts_N, chosen))
+    weight, bias = np.zeros((num_labels, features_ND.shape[1])), np.zeros(num_labels)
     weight[probe.classes_], bias[probe.classes_] = standard.fold(coefficients, intercept)
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),
-        explained[MEASURED_AT] if explains else math.nan,
+        _explained(labels_N, counts_N, held_out[MEASURED_AT]) if explains else math.nan,
     )
 
 
@@ -222,25 +222,35 @@ def halves_of(first_N: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(np.isin(source_N, half)) for half in drawn]
 
 
-def _explained(
+def _held_out(
     features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray, inverse_strength: float
-) -> float:
-    """Compute `FittedHead.explained` at a penalty: the fit to one half of the rows predicts the other half."""
-    halves = halves_of(first_N)
+) -> np.ndarray | None:
+    """Return the log-probabilities (N, C) of the classes that there are, by fits to the other half of the rows. None: a
+    half has one class alone."""
+    halves, classes = halves_of(first_N), np.unique(labels_N)
     # A class that the other half lacks has the probability of one row among all.
-    likelihood_N = np.full(len(labels_N), 1 / len(labels_N))
+    likelihood_NC = np.full((len(labels_N), len(classes)), 1 / len(labels_N))
     for held_out, fitted in (halves, halves[::-1]):
         if len(set(labels_N[fitted])) < 2:
-            return 0.0
+            return None
         probe = _regression(features_ND[fitted], labels_N[fitted], counts_N[fitted], inverse_strength)
-        places = np.searchsorted(probe.classes_, labels_N[held_out])
-        known = np.isin(labels_N[held_out], probe.classes_)
-        predicted = probe.predict_proba(features_ND[held_out[known]])
-        likelihood_N[held_out[known]] = predicted[np.arange(len(predicted)), places[known]]
-    frequency_N = (np.bincount(labels_N, counts_N) / counts_N.sum())[labels_N]
+        known = np.searchsorted(classes, probe.classes_)
+        likelihood_NC[np.ix_(held_out, known)] = probe.predict_proba(features_ND[held_out])
+    # A probability of 0 comes from rounding, or from rows of weight 0.
+    return np.log(np.maximum(likelihood_NC, np.finfo(float).tiny))
 
-    def log_loss(p_N: np.ndarray) -> float:
-        # A probability of 0 comes from rounding, or from rows of weight 0.
-        return -float(np.average(np.log(np.maximum(p_N, np.finfo(float).tiny)), weights=counts_N))
 
-    return 1 - log_loss(likelihood_N) / log_loss(frequency_N)
+def _loss_at_best(labels_N: np.ndarray, log_NC: np.ndarray | None) -> float:
+    """Return the log loss of log-probabilities at their best temperature."""
+    places_N = np.unique(labels_N, return_inverse=True)[1]
+    return 0.0 if log_NC is None else least_log_loss(places_N, log_NC)
+
+
+def _explained(labels_N: np.ndarray, counts_N: np.ndarray, log_NC: np.ndarray | None) -> float:
+    """Compute `FittedHead.explained` of log-probabilities of held-out rows."""
+    if log_NC is None:
+        return 0.0
+    places_N = np.unique(labels_N, return_inverse=True)[1]
+    log_frequency_C = np.log(np.maximum(np.bincount(places_N, counts_N) / counts_N.sum(), np.finfo(float).tiny))
+    loss = -np.average(log_NC[np.arange(len(labels_N)), places_N], weights=counts_N)
+    return float(1 - loss / -np.average(log_frequency_C[places_N], weights=counts_N))
