@@ -71,20 +71,23 @@ def temperature(labels: Any, logits: Any) -> float:
     return _best_temperature(labels, logits)[0]
 
 
-def least_log_loss(labels: Any, logits: Any) -> float:
+def least_log_loss(labels: Any, logits: Any, weights_N: np.ndarray | None = None) -> float:
     """Return the minimum of the log loss, in nats, over the temperatures within `TEMPERATURES`.
 
     Args:
         labels: true class ids, shape (N,).
         logits: shape (N, C).
+        weights_N: weight of each row, shape (N,). None: equal weights.
 
     Raises:
         InputError: see `metrics.labels_and_scores`.
     """
-    return _best_temperature(*labels_and_scores(labels, logits))[1]
+    return _best_temperature(*labels_and_scores(labels, logits), weights_N)[1]
 
 
-def _best_temperature(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+def _best_temperature(
+    labels: np.ndarray, logits: np.ndarray, weights_N: np.ndarray | None = None
+) -> tuple[float, float]:
     """Return the best temperature and its log loss."""
     # The loss of a row is the log-sum-exp of its logits' differences to the true class.
     margins = logits - logits[np.arange(len(labels)), labels][:, None]
@@ -93,7 +96,8 @@ def _best_temperature(labels: np.ndarray, logits: np.ndarray) -> tuple[float, fl
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
-        return float((highest[:, 0] * scale + np.log(np.exp(below * scale).sum(axis=1))).mean())
+        losses_N = highest[:, 0] * scale + np.log(np.exp(below * scale).sum(axis=1))
+        return float(np.average(losses_N, weights=weights_N))
 
     best = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x)), float(best.fun)

@@ -81,9 +81,9 @@ def choose_pooling(
     if model.pooling != "auto":
         return context, None
     context = _with_model(context, replace(model, pooling="default"))
-    rows = len(labeled_rows(data.splits.train))
+    rows = len(labeled_rows(data.splits.train)) if _may_choose(context, data) else 0
     is_compared = most_rows > 0 and rows >= LEAST_ROWS
-    if not (is_compared or is_sentence_encoder(context.checkpoint)) or not _may_choose(context, data):
+    if not rows or not (is_compared or is_sentence_encoder(context.checkpoint)):
         return context, None
     started = time.perf_counter()
     network = _network(context, data)

@@ -26,7 +26,7 @@ from hf_finetune.evaluation.intervals import Interval, mean_interval
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.per_class import ClassScores, finds_alone
 from hf_finetune.features.baselines import Baseline
-from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.pipeline.out_of_fold import OutOfFold
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.tasks.base import Task
@@ -133,10 +133,10 @@ class Scoring:
     trust_remote_code: bool
 
     @classmethod
-    def of(cls, run: Run) -> Self:
+    def of(cls, run: Run | ClassicalRun) -> Self:
         """Return how a run scores its rows."""
-        splits = run.all_splits or run.data.splits
-        return cls(run.data.task, splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
+        task, splits = (run.task, run.splits) if isinstance(run, ClassicalRun) else (run.data.task, run.data.splits)
+        return cls(task, run.all_splits or splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
 
     def score(self, task: Task, rows: Dataset, predict: Callable[[Dataset], Any]) -> ScoredSplit:
         """Score labeled rows.

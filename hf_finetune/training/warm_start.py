@@ -10,6 +10,7 @@ Legend: N rows, D features, C classes.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -172,20 +173,20 @@ def fit_head(
             repeats.
         explains: measure `FittedHead.explained`, else it is NaN.
     """
-    standard_ND = (standard := Standardized.of(features_ND)).features_ND
+    standard = Standardized.of(features_ND)
     counts_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     first_N = np.arange(len(labels_N)) if first_N is None else first_N
-    tried = (inverse_strength, *stronger) if len(labels_N) * num_labels <= MOST_COMPARED else (inverse_strength,)
-    measured = {*(tried if len(tried) > 1 else ()), *((MEASURED_AT,) if explains else ())}
-    held_out = {each: _held_out(standard_ND, labels_N, counts_N, first_N, each) for each in measured}
-    chosen = min(tried, key=lambda each: _loss_at_best(labels_N, held_out.get(each)))
-    coefficients, intercept = _of_each_class(probe := _regression(standard_ND, labels_N, counts_N, chosen))
+    held_out = cache(partial(_HeldOut.of, standard.features_ND, labels_N, counts_N, first_N))
+    is_compared = bool(stronger) and len(labels_N) * num_labels <= MOST_COMPARED
+    tried = (inverse_strength, *stronger)
+    chosen = min(tried, key=lambda each: held_out(each).loss) if is_compared else inverse_strength
+    probe = _regression(standard.features_ND, labels_N, counts_N, chosen)
     weight, bias = np.zeros((num_labels, features_ND.shape[1])), np.zeros(num_labels)
-    weight[probe.classes_], bias[probe.classes_] = standard.fold(coefficients, intercept)
+    weight[probe.classes_], bias[probe.classes_] = standard.fold(*_of_each_class(probe))
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),
-        _explained(labels_N, counts_N, held_out[MEASURED_AT]) if explains else math.nan,
+        held_out(MEASURED_AT).explained if explains else math.nan,
     )
 
 
@@ -222,35 +223,49 @@ def halves_of(first_N: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(np.isin(source_N, half)) for half in drawn]
 
 
-def _held_out(
-    features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray, inverse_strength: float
-) -> np.ndarray | None:
-    """Return the log-probabilities (N, C) of the classes that there are, by fits to the other half of the rows. None: a
-    half has one class alone."""
-    halves, classes = halves_of(first_N), np.unique(labels_N)
-    # A class that the other half lacks has the probability of one row among all.
-    likelihood_NC = np.full((len(labels_N), len(classes)), 1 / len(labels_N))
-    for held_out, fitted in (halves, halves[::-1]):
-        if len(set(labels_N[fitted])) < 2:
-            return None
-        probe = _regression(features_ND[fitted], labels_N[fitted], counts_N[fitted], inverse_strength)
-        known = np.searchsorted(classes, probe.classes_)
-        likelihood_NC[np.ix_(held_out, known)] = probe.predict_proba(features_ND[held_out])
-    # A probability of 0 comes from rounding, or from rows of weight 0.
-    return np.log(np.maximum(likelihood_NC, np.finfo(float).tiny))
+@dataclass(frozen=True)
+class _HeldOut:
+    """What fits to one half of the rows say of the other half."""
 
+    places_N: np.ndarray
+    """Class of each row, of those that there are."""
+    counts_N: np.ndarray
+    log_NC: np.ndarray | None
+    """Log-probabilities of these classes. None: a half has one class alone."""
 
-def _loss_at_best(labels_N: np.ndarray, log_NC: np.ndarray | None) -> float:
-    """Return the log loss of log-probabilities at their best temperature."""
-    places_N = np.unique(labels_N, return_inverse=True)[1]
-    return 0.0 if log_NC is None else least_log_loss(places_N, log_NC)
+    @classmethod
+    def of(
+        cls,
+        features_ND: np.ndarray,
+        labels_N: np.ndarray,
+        counts_N: np.ndarray,
+        first_N: np.ndarray,
+        inverse_strength: float,
+    ) -> "_HeldOut":
+        """Fit at a penalty."""
+        halves, (classes, places_N) = halves_of(first_N), np.unique(labels_N, return_inverse=True)
+        # A class that the other half lacks has the probability of one row among all.
+        likelihood_NC = np.full((len(labels_N), len(classes)), 1 / len(labels_N))
+        for held_out, fitted in (halves, halves[::-1]):
+            if len(set(labels_N[fitted])) < 2:
+                return cls(places_N, counts_N, None)
+            probe = _regression(features_ND[fitted], labels_N[fitted], counts_N[fitted], inverse_strength)
+            known = np.searchsorted(classes, probe.classes_)
+            likelihood_NC[np.ix_(held_out, known)] = probe.predict_proba(features_ND[held_out])
+        # A probability of 0 comes from rounding, or from rows of weight 0.
+        return cls(places_N, counts_N, np.log(np.maximum(likelihood_NC, np.finfo(float).tiny)))
 
+    @property
+    def loss(self) -> float:
+        """The log loss at the best temperature."""
+        return 0.0 if self.log_NC is None else least_log_loss(self.places_N, self.log_NC, self.counts_N)
 
-def _explained(labels_N: np.ndarray, counts_N: np.ndarray, log_NC: np.ndarray | None) -> float:
-    """Compute `FittedHead.explained` of log-probabilities of held-out rows."""
-    if log_NC is None:
-        return 0.0
-    places_N = np.unique(labels_N, return_inverse=True)[1]
-    log_frequency_C = np.log(np.maximum(np.bincount(places_N, counts_N) / counts_N.sum(), np.finfo(float).tiny))
-    loss = -np.average(log_NC[np.arange(len(labels_N)), places_N], weights=counts_N)
-    return float(1 - loss / -np.average(log_frequency_C[places_N], weights=counts_N))
+    @property
+    def explained(self) -> float:
+        """See `FittedHead.explained`."""
+        if self.log_NC is None:
+            return 0.0
+        shares_C = np.bincount(self.places_N, self.counts_N) / self.counts_N.sum()
+        entropy = -np.average(np.log(np.maximum(shares_C, np.finfo(float).tiny))[self.places_N], weights=self.counts_N)
+        rows = np.arange(len(self.places_N))
+        return float(1 + np.average(self.log_NC[rows, self.places_N], weights=self.counts_N) / entropy)

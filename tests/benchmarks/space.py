@@ -4,9 +4,9 @@
     python tests/benchmarks/space.py runs/pairs "How old are you?" "What is your age?"      # two texts are a pair
     python tests/benchmarks/space.py runs/photos a.jpg b.png
 
-The run is pushed there with --space; app.py is started by a Python that has gradio, and asked through gradio_client, which
+The run is pushed there with --space; app.py is started by a Python that has gradio, and called through gradio_client, which
 uploads images as a page does. Its answers and scores have to be those of `Classifier`, and an empty input an error that
-says so. Of images, variants are asked, too: turned by EXIF, transparent, 16-bit gray, CMYK.
+says so. Of images, variants are sent, too: turned by EXIF, transparent, 16-bit gray, CMYK.
 """
 
 import argparse

@@ -81,5 +81,9 @@ def test_the_least_log_loss_never_falls_by_a_mistake() -> None:
     assert losses == sorted(losses) and losses[0] < losses[1]
     right = logits.argmax(axis=1)
     assert least_log_loss(right, 2 * logits) < least_log_loss(right, logits) < 0.2
+    # A weight of two is a row that stands there twice.
+    twice = np.concatenate([np.arange(len(labels)), [0]])
+    counts = np.bincount(twice).astype(float)
+    assert least_log_loss(labels, logits, counts) == pytest.approx(least_log_loss(labels[twice], logits[twice]))
     best = temperature(labels, logits)
     assert least_log_loss(labels, logits) == pytest.approx(row_log_losses(labels, softmax(logits / best)).mean())

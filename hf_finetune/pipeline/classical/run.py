@@ -94,7 +94,7 @@ class FittedRun:
     @property
     def scoring(self) -> Scoring:
         """How its rows are scored."""
-        return scoring_of(self.run)
+        return Scoring.of(self.run)
 
     def evaluate(self, known: Evaluation | None = None, *, only: str | None = None) -> Evaluation:
         """Score the labeled splits.
@@ -113,11 +113,6 @@ class FittedRun:
                 elif rows and only in (None, name):
                     scored[name] = self.scoring.score(self.trained.task, rows, self.trained.logits)
         return Evaluation(scored)
-
-
-def scoring_of(run: ClassicalRun) -> Scoring:
-    """Return how a run scores its rows."""
-    return Scoring(run.task, run.all_splits or run.splits, run.recipe.evaluate, run.recipe.model.trust_remote_code)
 
 
 def fit_classical_run(run: ClassicalRun) -> FittedRun:

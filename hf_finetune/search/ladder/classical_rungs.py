@@ -16,13 +16,9 @@ from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.features.baselines import BASELINE, BASELINE_OF_IMAGES, rows_within_limits
 from hf_finetune.features.config import BoostedTrees, Classical, ColorHistogram, GradientHistogram
-from hf_finetune.pipeline.classical.run import (
-    finalize_classical,
-    fit_classical_run,
-    scoring_of,
-    set_aside_classical,
-)
+from hf_finetune.pipeline.classical.run import finalize_classical, fit_classical_run, set_aside_classical
 from hf_finetune.pipeline.context import ClassicalRun, Run
+from hf_finetune.pipeline.evaluate import Scoring
 from hf_finetune.pipeline.run_folder import is_finished
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.folds import constants_out_of_fold
@@ -130,7 +126,7 @@ def _judge_baseline(
 ) -> None:
     """Judge the linear model as the baseline of the networks, which is fitted in any case; it is fitted as a pipeline
     that can be saved at the end, if no network is better."""
-    baseline = scoring_of(run).fitted_baselines(run.splits.validation)["linear"]
+    baseline = Scoring.of(run).fitted_baselines(run.splits.validation)["linear"]
     settled_NC = standing.task.settled(baseline.scores_NC)
     write_scores(folder, settled_NC)
 

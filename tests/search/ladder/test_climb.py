@@ -11,6 +11,7 @@ import torch
 
 from hf_finetune import Model, Recipe, TextData
 from hf_finetune.features.baselines import Baseline
+from hf_finetune.pipeline.evaluate import Scoring
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder import classical_rungs
 from hf_finetune.search.ladder import climb as module
@@ -122,9 +123,7 @@ def test_with_little_time_the_baseline_judges_and_the_pipeline_is_fitted_at_the_
 ) -> None:
     baselines = {"linear": Baseline("tfidf+logistic", labels_and_scores(90)[1])}
     fitted, written = [], []
-    monkeypatch.setattr(
-        classical_rungs, "scoring_of", lambda _: SimpleNamespace(fitted_baselines=lambda rows: baselines)
-    )
+    monkeypatch.setattr(Scoring, "of", lambda _: SimpleNamespace(fitted_baselines=lambda rows: baselines))
     monkeypatch.setattr(classical_rungs, "fit_classical_run", lambda run: fitted.append(run) or Fitted())
     monkeypatch.setattr(classical_rungs, "finalize_classical", lambda _, folder, **__: written.append(folder.name))
     run = SimpleNamespace(splits=SimpleNamespace(validation=None))
