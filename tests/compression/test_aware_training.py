@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import randomized
+from helpers.models import classifier_on, randomized
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import PreTrainedModel
 
 from hf_finetune.compression.formats import Onnx, Safetensors
 from hf_finetune.compression.named_steps import named_chains
@@ -30,17 +30,13 @@ needs_torchao = pytest.mark.skipif(aware_training.find_spec("torchao") is None, 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """Each output of a feed-forward network has one large weight, beside which the others are rounded coarsely."""
-    folder = tmp_path_factory.mktemp("aware")
-    encoder = tiny_text_checkpoint(folder / "encoder")
-    names = {0: "low", 1: "high"}
-    config = AutoConfig.from_pretrained(encoder, id2label=names, label2id={name: i for i, name in names.items()})
-    torch.manual_seed(0)
-    model = randomized(AutoModelForSequenceClassification.from_pretrained(encoder, config=config))
-    for layer in model.bert.encoder.layer:
-        layer.output.dense.weight.data[:, 0] = 40.0
-    model.save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder / "model")
-    return load_trained(str(folder / "model"))
+
+    def coarse(model: PreTrainedModel) -> None:
+        for layer in randomized(model).bert.encoder.layer:
+            layer.output.dense.weight.data[:, 0] = 40.0
+
+    encoder = tiny_text_checkpoint(tmp_path_factory.mktemp("aware") / "encoder")
+    return classifier_on(encoder, ["low", "high"], coarse)
 
 
 def by_hand(weights_NK: torch.Tensor, weights: RoundedWeights) -> torch.Tensor:

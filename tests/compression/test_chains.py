@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helpers.models import classifier_on
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    ViTImageProcessor,
-)
 
 from hf_finetune.compression.chains import chains_of, in_other_formats
 from hf_finetune.compression.formats import Onnx, Safetensors
 from hf_finetune.compression.pruning.feed_forward import PruneFeedForward
 from hf_finetune.compression.pruning.layers import PruneLayers
 from hf_finetune.compression.steps import Chain
-from hf_finetune.tasks.trained_model import TrainedModel, load_trained
+from hf_finetune.tasks.trained_model import TrainedModel
 
 
 def classifier(folder: Path, *, image: bool) -> TrainedModel:
     encoder = (tiny_image_checkpoint if image else tiny_text_checkpoint)(folder / "encoder", num_hidden_layers=4)
-    names = {0: "low", 1: "high"}
-    config = AutoConfig.from_pretrained(encoder, id2label=names, label2id={name: i for i, name in names.items()})
-    auto = AutoModelForImageClassification if image else AutoModelForSequenceClassification
-    auto.from_pretrained(encoder, config=config).save_pretrained(folder / "model")
-    (ViTImageProcessor if image else AutoTokenizer).from_pretrained(encoder).save_pretrained(folder / "model")
-    return load_trained(str(folder / "model"))
+    return classifier_on(encoder, ["low", "high"])
 
 
 def test_texts_are_pruned_in_all_ways(tmp_path: Path) -> None:

@@ -7,26 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.models import classifier_on
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_finetune.compression.recovery import Distill
 from hf_finetune.compression.steps import StepRows
 from hf_finetune.inference.compressing.gate import logits_of
-from hf_finetune.tasks.trained_model import TrainedModel, load_trained
+from hf_finetune.tasks.trained_model import TrainedModel
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    folder = tmp_path_factory.mktemp("distill")
-    encoder = tiny_text_checkpoint(folder / "encoder")
-    names = {0: "low", 1: "high"}
-    config = AutoConfig.from_pretrained(encoder, id2label=names, label2id={name: i for i, name in names.items()})
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(encoder, config=config).save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder / "model")
-    return load_trained(str(folder / "model"))
+    encoder = tiny_text_checkpoint(tmp_path_factory.mktemp("distill") / "encoder")
+    return classifier_on(encoder, ["low", "high"])
 
 
 def damaged(source: TrainedModel) -> TrainedModel:

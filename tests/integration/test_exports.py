@@ -15,15 +15,14 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import forks
+from helpers.models import classifier_on
 from helpers.tiny import IMAGE_FAMILIES, tiny_esm_checkpoint, tiny_image_checkpoint, tiny_text_checkpoint
 from peft import get_peft_config
 from transformers import (
     AutoConfig,
-    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     EsmTokenizer,
-    ViTImageProcessor,
 )
 
 from hf_finetune.compression.config import ExportFormatName, ExportOptions, Numbers, QuantizationOptions
@@ -68,14 +67,7 @@ def classifier_of(family: str, folder: Path) -> TrainedModel:
     is_image = family in IMAGE_FAMILIES
     tiny_checkpoint = tiny_image_checkpoint if is_image else tiny_text_checkpoint
     encoder = tiny_checkpoint(folder / "encoder", family, **FEWER_LAYERS.get(family, {"num_hidden_layers": 1}))
-    names = {0: "low", 1: "middle", 2: "high"}
-    config = AutoConfig.from_pretrained(encoder, id2label=names, label2id={name: i for i, name in names.items()})
-    torch.manual_seed(0)
-    auto = AutoModelForImageClassification if is_image else AutoModelForSequenceClassification
-    model = folder / "model"
-    auto.from_pretrained(encoder, config=config).save_pretrained(model)
-    (ViTImageProcessor if is_image else AutoTokenizer).from_pretrained(encoder).save_pretrained(model)
-    return load_trained(str(model))
+    return classifier_on(encoder, ["low", "middle", "high"])
 
 
 def rows_of(classifier: TrainedModel, *, labels: bool = False) -> Dataset:
