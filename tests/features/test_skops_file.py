@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier
 
 from hf_finetune.errors import InputError
+from hf_finetune.features import skops_file
 from hf_finetune.features.classical import fit_classical
 from hf_finetune.features.config import (
     BoostedTrees,
@@ -53,6 +54,24 @@ def test_a_file_holds_no_file_for_each_word(tmp_path: Path) -> None:
     save_pipeline(fitted.pipeline, tmp_path / "pipeline.skops")
     with zipfile.ZipFile(tmp_path / "pipeline.skops") as archive:
         assert len(archive.namelist()) < 20
+
+
+@pytest.mark.parametrize("most", [skops_file.MOST_CHARACTERS, 10], ids=["array", "long words"])
+def test_words_keep_their_places(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skops_file, "MOST_CHARACTERS", most)
+    fitted = fit_classical(Classical(extractors=(WordTfidf(),)), rows(40), labels=LABELS, search_s=1e-9)
+    columns = fitted.pipeline["features"]
+    before = columns.get_feature_names_out().tolist()
+    save_pipeline(fitted.pipeline, tmp_path / "pipeline.skops")
+    again = load_pipeline(tmp_path / "pipeline.skops", "run")
+    assert again["features"].get_feature_names_out().tolist() == before == columns.get_feature_names_out().tolist()
+    # What was saved can be fitted again, to other words.
+    counter = columns.named_transformers_["tfidf"]
+    assert counter.vocabulary is None and set(counter.fit(["other words"]).vocabulary_) >= {"other", "words"}
+    # A loaded one is saved as well.
+    save_pipeline(again, tmp_path / "again.skops")
+    third = load_pipeline(tmp_path / "again.skops", "run")
+    assert third["features"].get_feature_names_out().tolist() == before
 
 
 def shout(texts: object) -> object:

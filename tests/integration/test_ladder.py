@@ -87,7 +87,9 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert read(folder) == {name: value for name, value in document.items() if name != "folder"}
     assert UNFINISHED not in document and document["ladder"]["verdict"]
     rungs = {rung["name"]: rung for rung in document["rungs"]}
-    assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full", "student"]
+    assert list(rungs) == ["majority", "linear", "head", "linear+head", "top", "lora", "full", "student"]
+    # The hidden layer below the head of a BERT is no feature of its tokens.
+    assert "left: the head reads other features" in rungs.pop("linear+head")["reason"]
     assert all(rung["folder"] and rung["metrics"]["accuracy"]["n"] == 6 for rung in rungs.values())
     chosen = next(rung for rung in reversed(document["rungs"]) if rung["promoted"])
     assert document["ladder"]["chosen"] == chosen["name"] and document["parity"]["reload"]["ok"]
@@ -132,7 +134,8 @@ def test_a_climb_that_ends_with_the_head(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
     fast = replace(recipe(tmp_path), search=Search(preset="fast", budget="1h"))
     document = run(fast, Launch(str(tmp_path / "auto")))
-    assert document is not None and [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head"]
+    assert document is not None
+    assert [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head", "linear+head"]
     assert document["ladder"]["chosen"] == "head" and document["rungs"][2]["preferred"]
 
 

@@ -17,7 +17,7 @@ from hf_finetune.data import provenance
 from hf_finetune.data.dropped_rows import write_dropped
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
-from hf_finetune.features.classical import fit_classical
+from hf_finetune.features.classical import FittedClassical, fit_classical
 from hf_finetune.pipeline.classical.document import document
 from hf_finetune.pipeline.classical.parity import verify
 from hf_finetune.pipeline.context import ClassicalRun
@@ -210,12 +210,17 @@ def _save(fitted: FittedRun, folder: Path, command: str | None) -> dict[str, Any
 
 
 def fit(run: ClassicalRun) -> TrainedPipeline:
-    """Fit the pipeline to the training rows; of tags, their thresholds to the validation rows."""
-    splits, task = run.splits, run.task
-    outputs = OUTPUTS[task.activation]
+    """Fit the pipeline to the training rows, see `as_trained`."""
+    splits, outputs = run.splits, OUTPUTS[run.task.activation]
     config = run.recipe.classical
     options: dict[str, Any] = {"names": splits.columns, "cache_gb": run.recipe.batching.cache_gb}
     fitted = fit_classical(config, splits.train, labels=splits.labels, outputs=outputs, **options)
+    return as_trained(run, fitted)
+
+
+def as_trained(run: ClassicalRun, fitted: FittedClassical) -> TrainedPipeline:
+    """Return a fitted pipeline as the result of a run; of tags, their thresholds are fitted to the validation rows."""
+    splits, task = run.splits, run.task
     trained = TrainedPipeline(
         fitted,
         task,

@@ -2,6 +2,7 @@
 
     classical        the constant, a linear model of words or pixels, and boosted trees of further columns, in seconds
     head             a linear head on frozen features, which are computed once
+    linear+head      the linear model and the head together
     top, lora, full  from the head of the rung before, as long as the time that is left holds
 
 A rung is a run of a variant of the recipe in DIR/rungs/. A paired test on the validation rows, corrected for the number
@@ -49,6 +50,7 @@ from hf_finetune.search.ladder.costs import (
 from hf_finetune.search.ladder.decisions import RungPlan
 from hf_finetune.search.ladder.ensemble import plan_student
 from hf_finetune.search.ladder.folds import choose_folds, judging_rows, trainings_of, with_folds
+from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
@@ -155,7 +157,8 @@ def with_judges(
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
     task = run.data.task
     search = base.recipe.search
-    classical = 1 if task.has_words else len(classical_candidates(run.data.splits))
+    splits = run.data.splits
+    classical = 1 if task.has_words else len(classical_candidates(splits)) + may_join(task, splits, state.folds)
     methods = decisions.methods_within(search.preset, budget.left_s)
     # More where a resumed climb has a larger budget.
     state.comparisons = max(state.comparisons, classical + 1 + len(methods) + 2 * search.ensemble)
@@ -234,6 +237,7 @@ class Climb:
             self.first = None
         else:
             self._rung("head", "head", RungPlan("the first network"))
+        climb_joined(self.standing, self.base, self.loaded, self.heads, self._scoring, command=self.command)
         if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hf_finetune.search.ladder import decisions
-from hf_finetune.search.ladder.costs import RungCost, Scoring
+from hf_finetune.search.ladder.costs import BUILD_S, RungCost, Scoring
 from hf_finetune.search.recipe_variant import SingleMethod
 
 
@@ -62,6 +62,8 @@ class NetworkCosts:
     """Seconds of the rung of the head, by its number of training rows."""
     folds: int | None
     """None: the validation rows judge."""
+    joins: bool = False
+    """Whether the linear model and the head may be judged together."""
 
 
 def foresee(
@@ -109,3 +111,5 @@ def _add_head(clock: PlannedClock, costs: NetworkCosts, *, fine_tunes: bool, has
     rows = train if costs.folds is not None else scoring.head_rows(clock.left_s, fine_tunes=fine_tunes)
     part = "" if rows >= train else f" of {rows:,} of {train:,} rows"
     clock.climb("head", costs.head_s(rows), f"a linear head on frozen features{part}")
+    if costs.joins and has_model:
+        clock.climb(decisions.JOINED, BUILD_S, "the linear model and the head together")

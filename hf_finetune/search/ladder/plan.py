@@ -22,6 +22,7 @@ from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load, with_judges
 from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungCost, scoring_of
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, PlannedRung, foresee
+from hf_finetune.search.ladder.joined_rung import may_join
 from hf_finetune.search.ladder.state import LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 from hf_finetune.tasks.base import Task
@@ -131,7 +132,8 @@ def _foresee(
             return BUILD_S + (rows + validation) * row_s + scoring.after_s
         return FoldTimes(train + validation, epochs, scoring).head_s(evaluate.folds)
 
-    networks = NetworkCosts(scoring, cost, head_s, evaluate.folds)
+    joins = may_join(loaded.data.task, splits, evaluate.folds)
+    networks = NetworkCosts(scoring, cost, head_s, evaluate.folds, joins)
     search = base.recipe.search
     methods = decisions.methods_of(search.preset)
     foresee(clock, classical, networks, methods, epochs=epochs, ensemble=search.ensemble)

@@ -32,6 +32,9 @@ class Pending:
     name: str
     finish: Callable[[bool], None]
     """See `Standing.judge`."""
+    since: str
+    """The first rung that a killed climb climbs again, so that there is a model: it may have taken the place of another
+    one that was not written."""
 
 
 @dataclass
@@ -103,7 +106,8 @@ class Standing:
         # The first model that can be saved is the result whatever its verdict.
         promoted = is_model and (is_better or preference is not None or not self.has_model)
         if finish is not None:
-            promoted = self._finish(Pending(name, finish), promoted, later=later)
+            since = name if self.pending is None else self.pending.since
+            promoted = self._finish(Pending(name, finish, since), promoted, later=later)
         record = RungRecord(
             name,
             preference or decisions.why_judged(comparison),
@@ -182,7 +186,7 @@ class Standing:
     def save(self) -> None:
         """Save the state with the time that was used."""
         self.state.used_s = self.budget.used_s
-        self.state.save(before=None if self.pending is None else self.pending.name)
+        self.state.save(before=None if self.pending is None else self.pending.since)
 
     def sections(self, *, unfinished: bool = False) -> dict[str, Any]:
         """Return what result.json has beside the sections of the chosen rung."""

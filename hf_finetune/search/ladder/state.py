@@ -33,7 +33,7 @@ class RungRecord:
     """A rung that was climbed or left."""
 
     name: str
-    """majority, linear, trees, histograms, head, trial (a short fine-tuning), top, lora, full or student."""
+    """majority, linear, trees, histograms, head, linear+head, trial (a short fine-tuning), top, lora, full, student."""
     reason: str
     """What its verdict means, or why it was left."""
     folder: str | None = None

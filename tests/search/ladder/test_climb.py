@@ -94,6 +94,20 @@ def test_a_model_that_another_one_beats_is_not_written(standing: Standing) -> No
     assert LadderState.read(standing.state.folder).rungs == standing.state.rungs
 
 
+def test_a_killed_climb_fits_both_models_again_of_which_none_is_written(standing: Standing) -> None:
+    linear, joined = later(standing, 75), []
+    standing.record(RungRecord("head", "left"))
+    scores = labels_and_scores(98)[1]
+    folder = standing.state.folder / "3-linear+head"
+    standing.judge("linear+head", scores, folder, started=0.0, finish=joined.append, later=True)
+    assert standing.state.best is standing.state.find("linear+head") and standing.state.chosen is None
+    # Without the linear one, a climb that is resumed and has no time for the other would have no model.
+    assert [rung.name for rung in LadderState.read(standing.state.folder).rungs] == ["majority"]
+    standing.write_pending()
+    assert (linear, joined) == ([], [True])
+    assert LadderState.read(standing.state.folder).rungs == standing.state.rungs
+
+
 def test_what_began_before_a_kill_and_is_left_leaves_no_folder(standing: Standing) -> None:
     begun = standing.state.folder / "2-top"
     begun.mkdir()

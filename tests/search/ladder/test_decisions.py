@@ -134,13 +134,17 @@ def test_full_fine_tuning_is_preferred_to_a_head_where_few_held_out_rows_decide_
     assert not why_preferred("full", replace(held_out, difference=Interval(0.0, -0.5, 0.5, 2)))
     assert not why_preferred("full", replace(held_out, difference=Interval(-0.06, -0.1, 0.02, 150)))
     assert "fine-tuning is mostly better" in why_preferred("full", held_out)
+    assert "fine-tuning is mostly better" in why_preferred("full", replace(held_out, against="linear+head"))
 
 
 def test_what_the_accuracy_cannot_decide_the_log_loss_may() -> None:
     gain = Interval(0.044, 0.010, 0.078, 848)
     comparison = Comparison("linear", Interval(0.028, -0.004, 0.060, 848), "undecided", "accuracy", 2, gain)
     reason = "its log loss is lower than that of linear, by 0.044 [0.010, 0.078], and its accuracy is no lower"
-    assert why_preferred("full", comparison) == reason
+    assert why_preferred("full", comparison) == why_preferred("linear+head", comparison) == reason
+    # A network can be exported, and is given up for a proof by the accuracy alone.
+    against_head = replace(comparison, against="head")
+    assert why_preferred("full", against_head) and not why_preferred("linear+head", against_head)
     assert why_preferred("full", replace(comparison, log_loss_gain=Interval(0.044, -0.010, 0.098, 848))) is None
     assert why_preferred("full", replace(comparison, difference=Interval(-0.001, -0.03, 0.028, 848))) is None
     assert why_preferred("full", replace(comparison, verdict="worse")) is None

@@ -20,9 +20,9 @@ COSTS = {"full": RungCost(40.0, 2.0, 8.0, 100), "lora": RungCost(30.0, 2.0, 8.0,
 SCORING = Scoring(0.01, {"train": 1000, "validation": 100}, 3.5)
 
 
-def planned(budget_s: float, *, folds: int | None = None, **options: Any) -> dict[str, Any]:
+def planned(budget_s: float, *, folds: int | None = None, joins: bool = False, **options: Any) -> dict[str, Any]:
     clock = PlannedClock(budget_s, 10.0)
-    costs = NetworkCosts(SCORING, COSTS.__getitem__, lambda rows: 5 + rows * 0.01, folds)
+    costs = NetworkCosts(SCORING, COSTS.__getitem__, lambda rows: 5 + rows * 0.01, folds, joins)
     foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3, **options)
     return {rung.name: rung for rung in clock.rungs} | {"clock": clock}
 
@@ -31,6 +31,8 @@ def test_rungs_follow_each_other_within_the_budget() -> None:
     rungs = planned(1000)
     assert [rungs[name].ends_s for name in ("linear", "head", "top", "lora", "full")] == [14, 29, 58, 158, 288]
     assert rungs["full"].epochs == 3 and rungs["clock"].left_s == pytest.approx(712, abs=0.1)
+    # Both together cost next to nothing.
+    assert planned(1000, joins=True)["linear+head"].ends_s == 30.5
     # Without a limit all are climbed.
     assert all(planned(math.inf)[name].seconds for name in COSTS)
 
