@@ -17,6 +17,7 @@ from hf_finetune.data.duplicates import row_digests
 from hf_finetune.errors import InputError, LossError, NoLabels
 from hf_finetune.inference.alternatives import best_alternatives
 from hf_finetune.inference.parts import read_parts
+from hf_finetune.pipeline.parity import refuse_unverified
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
 from hf_finetune.tasks.trained_pipeline import Trained
 from hf_finetune.utils.files import read_json
@@ -40,12 +41,13 @@ def export(
 
     Raises:
         InputError: the classifier has no graph, or the rows cannot be read.
-        GateError: the exported classifier is not what the classifier is.
+        GateError: the exported classifier is not what the classifier is; or the parity gate of its run failed.
         LossError: it loses too much; names the two best formats of those that were measured instead.
     """
     if not isinstance(classifier, TrainedModel):
         raise InputError(f"{classifier.name}: a pipeline of scikit-learn, which has no graph; expected a network")
     check_exportable(classifier)
+    refuse_unverified(run_folder(classifier.files))
     check_options(options)
     rows = _rows(classifier, source, options)
 

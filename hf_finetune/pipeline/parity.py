@@ -23,13 +23,14 @@ from hf_finetune.data.image_decoding import EncodedImage, decode, upright_size
 from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.thumbnails import LARGE_PIXELS, small_copy
 from hf_finetune.data.word_inputs import PLACES
-from hf_finetune.errors import GateError
+from hf_finetune.errors import GateError, InputError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.hub import plain_loading
 from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
+from hf_finetune.utils.files import read_object
 
 TOLERANCE = 1e-4
 
@@ -218,8 +219,8 @@ def load_in_fresh_process(job: Path, script: str = plain_loading.__file__) -> st
 
 
 def recorded_checks(result: Mapping[str, Any]) -> dict[str, Check]:
-    """Return the checks in the content of result.json; none of a run that was set aside."""
-    return {name: Check(**check) for name, check in result["parity"].items()}
+    """Return the checks in the content of result.json; none of a run that was set aside, or of a model of others."""
+    return {name: Check(**check) for name, check in (result.get("parity") or {}).items()}
 
 
 def refuse_failed(checks: Mapping[str, Check]) -> None:
@@ -234,6 +235,24 @@ def refuse_failed(checks: Mapping[str, Check]) -> None:
         if not check.ok:
             value = check.labels_agree if check.max_abs_difference is None else check.max_abs_difference
             raise GateError(f"parity: {name} does not reproduce the trained model: {value} over {check.rows} rows")
+
+
+def refuse_unverified(folder: Path) -> None:
+    """Refuse a finished run with a failed check before anything else is made of its model.
+
+    A folder that records no checks passes: it is a model of others, or a run of an earlier version.
+
+    Raises:
+        GateError: naming the folder, the artifact and its difference.
+        InputError: its result.json records something else as checks.
+    """
+    path = folder / "result.json"
+    try:
+        refuse_failed(recorded_checks(read_object(path) or {}))
+    except GateError as error:
+        raise GateError(f"{folder}: {error}; train again") from None
+    except (TypeError, AttributeError):
+        raise InputError(f"{path}: parity: expected the checks of a run; restore it, or train again") from None
 
 
 def plain_rows(rows: Dataset, folder: Path) -> list[dict[str, Any]]:

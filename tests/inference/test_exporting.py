@@ -81,7 +81,7 @@ def test_a_loss_is_refused_with_measured_alternatives(tmp_path: Path, monkeypatc
     monkeypatch.setattr(exporting, "_rows", lambda *_: rows)
     monkeypatch.setattr(exporting, "export_rows", lossy)
     monkeypatch.setattr(exporting, "best_alternatives", closest)
-    trained: Any = SimpleNamespace(name="run")
+    trained: Any = SimpleNamespace(name="run", files={"config.json": tmp_path / "config.json"})
     with pytest.raises(
         LossError, match=r"loses 3.00 points; the closest .* --weights float16 .*, or allow more"
     ) as error:

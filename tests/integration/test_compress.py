@@ -166,6 +166,24 @@ def test_candidates_and_their_gates(
         Classifier.load(run).compress(resume=True)
 
 
+@pytest.mark.parametrize("door", ["export", "compress"])
+def test_nothing_is_made_of_a_run_whose_gate_failed(door: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has a result.json, by which it is finished."""
+    result = json.loads((run / "result.json").read_text())
+    result["parity"]["reload"] |= {"ok": False, "max_abs_difference": 0.5}
+    (run / "result.json").write_text(json.dumps(result))
+    before = sorted(run.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        main_command([door, str(run)])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 4 and len(lines) == 1
+    assert "run: parity: reload does not reproduce the trained model: 0.5 over 4 rows; train again" in lines[0]
+    classifier = Classifier.load(run)
+    with pytest.raises(GateError, match="parity: reload does not reproduce"):
+        (classifier.export if door == "export" else classifier.compress)()
+    assert sorted(run.iterdir()) == before
+
+
 def test_nothing_within_the_limits(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,9 @@
 """The rows on which the saved artifacts are compared."""
 
 import io
+import json
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -9,6 +12,7 @@ from PIL import Image
 
 from hf_finetune.data import thumbnails
 from hf_finetune.data.image_decoding import decode
+from hf_finetune.errors import GateError, InputError
 from hf_finetune.pipeline import parity
 
 
@@ -34,3 +38,23 @@ def test_large_images_are_compared_as_reduced_copies(monkeypatch: pytest.MonkeyP
     assert reduced[0] == whole[0]
     expected = np.asarray(decode(whole[1]["image"])).reshape(10, 4, 10, 4, 3).mean((1, 3)).round()
     assert np.abs(np.asarray(decode(reduced[1]["image"])) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("result", [None, {}, {"parity": None}, {"parity": {}}, {"parity": {"reload": {"ok": True}}}])
+def test_models_of_others_and_earlier_runs_are_not_refused(tmp_path: Path, result: dict[str, Any] | None) -> None:
+    if result is not None:
+        (tmp_path / "result.json").write_text(json.dumps(result))
+    parity.refuse_unverified(tmp_path)
+
+
+def test_a_failed_or_damaged_check_is_refused(tmp_path: Path) -> None:
+    checks = {"reload": {"ok": True}, "pipeline": {"ok": False, "rows": 16, "labels_agree": 15}}
+    (tmp_path / "result.json").write_text(json.dumps({"parity": checks}))
+    with pytest.raises(GateError) as refused:
+        parity.refuse_unverified(tmp_path)
+    why = "parity: pipeline does not reproduce the trained model: 15 over 16 rows; train again"
+    assert str(refused.value) == f"{tmp_path}: {why}"
+    for damaged in ("no checks", {"reload": 1}, {"reload": {"rows": 16}}):
+        (tmp_path / "result.json").write_text(json.dumps({"parity": damaged}))
+        with pytest.raises(InputError, match=r"result\.json: parity: expected the checks of a run; restore it"):
+            parity.refuse_unverified(tmp_path)

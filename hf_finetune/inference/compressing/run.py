@@ -28,6 +28,7 @@ from hf_finetune.inference.compressing.report import Compressed
 from hf_finetune.inference.compressing.rows import CompressRows, load_rows
 from hf_finetune.inference.compressing.state import CANDIDATES, SOURCE, Candidate, State
 from hf_finetune.inference.compressing.trial import Trials, weight_files
+from hf_finetune.pipeline.parity import refuse_unverified
 from hf_finetune.pipeline.promotion import link_files, promote, write_result
 from hf_finetune.pipeline.run_folder import plain_disk_errors
 from hf_finetune.tasks.trained_model import TrainedModel, run_folder
@@ -68,17 +69,18 @@ def compress(
 
     Raises:
         InputError: the classifier is no network, the rows cannot be used, or the folder is not empty.
-        GateError: no candidate is within the limits; names the two closest ones.
+        GateError: no candidate is within the limits, names the two closest ones; or the parity gate of the run failed.
         StoppedBySignal: a signal stopped it; finished candidates stay.
     """
     if not isinstance(classifier, TrainedModel) or "config.json" not in classifier.files:
         raise InputError(f"{classifier.name}: a pipeline of scikit-learn; expected a network, which can be compressed")
+    refuse_unverified(run_folder(classifier.files))
     chains = _applicable(classifier, options.steps)
     folder = output or run_folder(classifier.files) / FOLDER
     _check_folder(folder, resume=resume)
     rows = load_rows(classifier, source, options)
     settings = {
-        "source": _weights_hash(classifier),
+        "source": hashing.of_files(classifier.files["config.json"], *weight_files(classifier)),
         "data": rows.splits.fingerprint,
         "rows": options.rows,
         **({} if options.steps is None else {"steps": options.steps}),
@@ -110,10 +112,6 @@ def _check_folder(folder: Path, *, resume: bool) -> None:
     if folder.is_dir() and not resume and any(path.name != LOCK for path in folder.iterdir()):
         raise InputError(f"--output {folder}: the folder is not empty; name another one, or continue by --resume")
     check_writable(folder)
-
-
-def _weights_hash(classifier: TrainedModel) -> str:
-    return hashing.of_files(classifier.files["config.json"], *weight_files(classifier))
 
 
 @dataclass
