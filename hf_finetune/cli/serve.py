@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
@@ -12,10 +11,10 @@ from hf_finetune.cli.classify import Runtime, model_of_runtime
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import importing
 from hf_finetune.inference.serving.config import SERVE_LIMITS, ServeLimits
-from hf_finetune.utils.config import Count
+from hf_finetune.utils.config import Count, between, configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class ServeJob:
     """Serve a finished model over HTTP: POST /predict, /health, /metrics, and a page to try it."""
 
@@ -23,7 +22,7 @@ class ServeJob:
     """Folder of a run, of a model or of an export, or a Hub id."""
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0: all of this machine; there is no authentication."""
-    port: int = 8000
+    port: Annotated[int, between(1, 65535)] = 8000
     """Port to listen on."""
     workers: Count = 1
     """Processes, each with the model. One that dies is started again."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from hf_finetune.utils.config import Count, CountOrZero, OpenFraction, Positive
+from hf_finetune.utils.config import Count, CountOrZero, OpenFraction, Positive, configclass
 
 ExportFormatName = Literal["onnx", "openvino", "torch", "safetensors", "sentence-transformers"]
 Numbers = Literal["float32", "float16", "bfloat16", "int8", "int8-static", "int8-weights", "int4-weights"]
 Calibration = Literal["min-max", "percentile", "entropy"]
 
 
-@dataclass(frozen=True)
+@configclass
 class QuantizationOptions:
     """How the matrix products are rounded."""
 
@@ -33,7 +32,7 @@ class QuantizationOptions:
 QUANTIZATION_OPTIONS = QuantizationOptions()
 
 
-@dataclass(frozen=True)
+@configclass
 class ExportOptions:
     """What is exported, and by which rows it is compared with the model."""
 

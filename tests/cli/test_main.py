@@ -198,6 +198,11 @@ def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
         # The flag of a section that holds nothing, or another config.
         (["compress", "runs/r", "--latency", "5"], "^--latency 5: expected a time such as 5ms$"),
         (["compress", "runs/r", "--max-loss=0"], "^--max-loss 0: expected a number above 0$"),
+        (["export", "runs/r", "--rows", "0"], "^--rows 0: expected a whole number, at least 1$"),
+        (["export", "runs/r", "--max-loss=-1"], "^--max-loss -1: expected a number above 0$"),
+        (["export", "runs/r", "--quantization.rows", "0"], "^--quantization.rows 0: expected .*, at least 1$"),
+        (["export", "runs/r", "--quantization.smooth", "1"], "^--quantization.smooth 1: .* above 0 and below 1$"),
+        (["export", "runs/r", "--quantization.float-layers", "-1"], "^--quantization.float-layers -1: .*, 0 or more$"),
         (["train", "d.csv", "--compress.max-loss", "1"], "--compress.max-loss: a field of Compress; add --compress C"),
         (["train", "d.csv", "--max-loss=1"], "--max-loss: a field of Compress; add --compress Compress$"),
         (
@@ -215,6 +220,8 @@ def test_the_usage_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
             "--method lorra: expected one of full, lora, top, head, classical, auto$",
         ),
         (["serve", "runs/r", "--max-batch", "0"], "^--max-batch 0: expected a whole number, at least 1$"),
+        (["serve", "runs/r", "--workers", "0"], "^--workers 0: expected a whole number, at least 1$"),
+        (["serve", "runs/r", "--port", "80000"], "^--port 80000: expected a whole number, 1 to 65535$"),
         (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
     ],
 )

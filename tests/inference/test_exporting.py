@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from hf_finetune.compression.config import EXPORT_OPTIONS, ExportOptions
+from hf_finetune.compression.config import EXPORT_OPTIONS, QUANTIZATION_OPTIONS, ExportOptions
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError, LossError
 from hf_finetune.inference import alternatives, exporting
 from hf_finetune.inference.alternatives import Alternative
+from hf_finetune.inference.classifier import Classifier
 
 
 def test_the_data_of_a_run_on_the_hub(tmp_path: Path) -> None:
@@ -63,6 +64,22 @@ def test_rounded_weights_are_judged_by_more_rows_which_leave_some_for_calibratio
     )
     parts = [Dataset.from_dict({"text": list("abcdef")})]
     assert len(exporting._drawn(iter(parts), 4000)) == 6 and len(exporting._drawn(iter(parts), 4000, half=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rows": 0}, "ExportOptions.rows: expected at least 1, got 0"),
+        ({"max_loss": -1}, "ExportOptions.max_loss: expected a number above 0, got -1"),
+        ({"format": "tflite"}, "ExportOptions.format: expected one of onnx, openvino, torch, .*, got 'tflite'"),
+        ({"weights": ["int8", QUANTIZATION_OPTIONS]}, "ExportOptions.weights: expected one of float32, .*, got "),
+    ],
+)
+def test_a_value_that_an_option_cannot_have(fields: dict[str, Any], message: str) -> None:
+    """Refused before anything is read of the model."""
+    nothing: Any = None
+    with pytest.raises(InputError, match=message):
+        Classifier.export(nothing, **fields)
 
 
 def test_a_loss_is_refused_with_measured_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
