@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from helpers import forks
 from helpers.models import classifier_on
 from helpers.tiny import IMAGE_FAMILIES, tiny_esm_checkpoint, tiny_image_checkpoint, tiny_text_checkpoint
 from peft import get_peft_config
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -29,6 +31,7 @@ from hf_finetune.compression.config import ExportFormatName, ExportOptions, Numb
 from hf_finetune.compression.export import check_options, export_rows
 from hf_finetune.compression.export_formats import onnx as graph
 from hf_finetune.compression.export_formats.choose import format_of
+from hf_finetune.compression.gate import example_outputs
 from hf_finetune.compression.quantization.quantize import quantize
 from hf_finetune.data.long.config import MARK
 from hf_finetune.errors import GateError, InputError
@@ -40,6 +43,7 @@ from hf_finetune.models.heads.head_file import save_head
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder
 from hf_finetune.models.peft.adapters import add_adapter, save_adapter
+from hf_finetune.pipeline.parity import reference_logits
 from hf_finetune.tasks.trained_model import TrainedModel, load_trained
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -76,10 +80,8 @@ def rows_of(classifier: TrainedModel, *, labels: bool = False) -> Dataset:
     numbers = {"row": list(range(count)), **label}
     if classifier.kind == "text":
         return Dataset.from_dict({"text": [TEXTS[i % len(TEXTS)] for i in range(count)], **numbers})
-    from datasets import Image
-
     pixels = np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8)
-    return Dataset.from_dict({"image": [Image().encode_example(each) for each in pixels], **numbers})
+    return Dataset.from_dict({"image": [datasets.Image().encode_example(each) for each in pixels], **numbers})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,6 +91,26 @@ def test_a_family(family: str, tmp_path: Path) -> None:
     gate = exported.document["gate"]
     assert gate["example"]["ok"] and gate["max_abs_difference"] < 1e-5 and gate["label_agreement"] == 1
     assert not list(tmp_path.glob(".*")), "nothing half-written"
+    if family == "vit":
+        check_deep_grays(classifier, exported.folder, tmp_path)
+
+
+def check_deep_grays(classifier: TrainedModel, exported: Path, folder: Path) -> None:
+    """The example scales gray values of 16 bits and floats as `predict` does: Pillow would clip them to white."""
+    gray = np.random.default_rng(0).integers(0, 65536, (40, 40))
+    values = {
+        "16-bit.png": gray.astype(np.uint16),
+        "16-bit.tif": gray.astype(np.int32),
+        "8-bit.tif": (gray // 257).astype(np.int32),
+        "shares.tif": (gray / 65535).astype(np.float32),
+        "nan.tif": np.where(gray < 9999, np.nan, gray / 257).astype(np.float32),
+    }
+    for name, pixels in values.items():
+        Image.fromarray(pixels).save(folder / name)
+    files = [str(folder / name) for name in values]
+    rows = Dataset.from_dict({"image": [{"bytes": Path(file).read_bytes(), "path": None} for file in files]})
+    expected_NC = reference_logits(classifier.model, classifier.inputs, rows)
+    assert np.abs(np.stack(example_outputs(exported, files, "logits")) - expected_NC).max() < 1e-5
 
 
 @pytest.mark.parametrize("way", [{"type": "Sliding", "stride": 2}, {"type": "HeadTail"}, {"type": "Chunk"}])

@@ -14,9 +14,22 @@ from hf_finetune.compression.examples.onnx import FOLDER, SETTINGS, compute
 processor = AutoImageProcessor.from_pretrained(FOLDER)
 
 
+def rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB. Gray values of more than 8 bits are scaled: Pillow would clip them to white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        gray = np.asarray(image, np.float64)
+        white = 255 if image.mode in ("I", "F") else 65535
+        if image.mode == "I" and gray.max() > 255:
+            white = 65535
+        elif image.mode == "F" and gray.max() <= 1:
+            white = 1
+        image = Image.fromarray(np.rint(np.nan_to_num(gray.clip(0, white)) * (255 / white)).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def logits(paths: list) -> np.ndarray:
     """Return the logits of images: shape (images, classes)."""
-    images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
+    images = [rgb(ImageOps.exif_transpose(Image.open(path))) for path in paths]
     return compute({"pixel_values": processor(images, return_tensors="np")["pixel_values"]})
 
 
