@@ -28,6 +28,7 @@ from hf_finetune.evaluation.metric_tables import METRICS
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import evaluate_validation
 from hf_finetune.pipeline.out_of_fold import all_rows
+from hf_finetune.pipeline.parity import refuse_unverified
 from hf_finetune.pipeline.promotion import promote, write_result
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.run import finalize, load_input, train_prepared, with_network
@@ -74,7 +75,10 @@ def run_seeds(
         encoded = None
         for number, seed in enumerate(seeds):
             place = folder / FOLDER / str(seed)
-            if not is_finished(place):
+            if is_finished(place):
+                # A failed gate ended the seeds there, and left a result.json.
+                refuse_unverified(place)
+            else:
                 logger.info("seed %d, %d of %d", seed, number + 1, len(seeds))
                 prepared = first or with_network(loaded.variant(chosen.with_seed(seed).recipe))
                 encoded = _run_seed(replace(prepared, encoded=encoded, is_noted=number > 0), place, command)

@@ -4,12 +4,15 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from datasets import Dataset
 from scipy.stats import t
 
+from hf_finetune.config.recipe import Launch
+from hf_finetune.errors import GateError
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.pipeline.out_of_fold import OutOfFold
@@ -61,6 +64,25 @@ def test_with_folds_seeds_are_judged_out_of_fold(tmp_path: Path, monkeypatch: py
     assert np.allclose(read_scores(tmp_path), trained.task.scores(logits_NC))
     # The second of three rows is wrong, by the network of its fold.
     assert known[0].judged_split.metrics["accuracy"].value == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("failed", [3, 4])
+def test_a_resumed_seed_whose_gate_failed_is_refused(
+    failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the run before: it has a result.json, by which it is finished."""
+    (tmp_path / "recipe.json").write_text('{"recipe": {}}')
+    for seed in (3, 4):
+        place = tmp_path / "seeds" / str(seed)
+        place.mkdir(parents=True)
+        check = {"ok": seed != failed, "rows": 4, "max_abs_difference": 0.5}
+        (place / "result.json").write_text(json.dumps({"metrics": {}, "parity": {"reload": check}}))
+    for name in ("load_input", "with_network", "promote"):
+        monkeypatch.setattr(seeds, name, Mock())
+    monkeypatch.setattr(seeds.RecipeVariant, "without_push", lambda variant: variant)
+    monkeypatch.setattr(seeds.RecipeVariant, "with_seed", lambda variant, seed: variant)
+    with pytest.raises(GateError, match=rf"seeds/{failed}: parity: reload does not reproduce .*; train again"):
+        seeds.run_seeds(seeds.RecipeVariant(Mock()), (3, 4), Launch(str(tmp_path), resume=True))
 
 
 def test_a_collapsed_run_is_named(tmp_path: Path) -> None:
