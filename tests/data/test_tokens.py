@@ -1,5 +1,7 @@
 """Batches equal those of `tokenizer.pad`, and rows those of `datasets`."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ from helpers.tiny import TEXT_FAMILIES, tiny_tokenizer
 from hf_finetune.data import tokens
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.tokens import TokenLists, count_tokens, pack, pad, runs_of_texts, used_token_ids
+from hf_finetune.data.word_inputs import WordInputs
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,16 @@ def test_long_texts_have_the_tokens_of_whole_ones(family: str, paired: bool, mon
     longest.clear()
     inputs.encode_batch({"text": [LONG[0], LONG[3]]})
     assert longest == [10_000], "the ends of these are not tokenized"
+
+
+@pytest.mark.parametrize("kind", [TextInputs, WordInputs])
+def test_rows_that_are_read_once_are_not_hashed(kind: type[TextInputs], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a cache of `datasets` that nothing reads."""
+    rows = Dataset.from_dict({"text": ["a good film", "bad"], "row": [0, 1]})
+    hashed = Mock()
+    monkeypatch.setattr("datasets.arrow_dataset.generate_fingerprint", hashed)
+    encoded = kind(tiny_tokenizer("bert"), 24).encode_in_memory(rows)
+    assert encoded["length"][:] == [5, 3] and not hashed.called
 
 
 def test_texts_that_are_cut_off_on_the_left_are_whole() -> None:
