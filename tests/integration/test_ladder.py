@@ -125,6 +125,7 @@ def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: 
     assert document["ladder"]["verdict"] in " ".join(str(model.result).split())
     card = (tmp_path / "auto" / "README.md").read_text()
     assert "## What was tried" in card and "pipeline.skops" in card
+    assert "The model was chosen on these rows" in card and "Nothing was chosen" not in card
 
 
 @pytest.mark.usefixtures("gate_here")

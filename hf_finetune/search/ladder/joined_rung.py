@@ -115,7 +115,7 @@ class Joined:
     @property
     def title(self) -> str:
         """The weights of both."""
-        return f"{self.pool.share:.0%} linear, {1 - self.pool.share:.0%} head"
+        return f"{self.pool.share:.0%} linear + {1 - self.pool.share:.0%} head"
 
     def write(self, folder: Path, command: str | None) -> None:
         """Fit the pipeline, and save, verify and document it.

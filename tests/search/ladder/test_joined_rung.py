@@ -73,7 +73,7 @@ def test_both_together_become_a_pipeline_to_use(base: RecipeVariant, tmp_path: P
     rung = judged.climb()
     # It is the first one here that can be the result.
     assert rung["promoted"], rung
-    assert rung["title"] == "80% linear, 20% head" and rung["metrics"]["accuracy"]["n"] == 6
+    assert rung["title"] == "80% linear + 20% head" and rung["metrics"]["accuracy"]["n"] == 6
     result = json.loads((tmp_path / "auto" / "result.json").read_text())
     assert result["method"] == "classical" and result["parity"]["reload"]["ok"] and result["parity"]["rows"]["ok"]
     assert any("of a head on frozen features: " in note for note in result["notes"])
