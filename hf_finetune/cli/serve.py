@@ -22,7 +22,7 @@ class ServeJob:
     """Folder of a run, of a model or of an export, or a Hub id."""
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0: all of this machine; there is no authentication."""
-    port: Annotated[int, between(1, 65535)] = 8000
+    port: Annotated[int, between(0, 65535)] = 8000
     """Port to listen on."""
     workers: Count = 1
     """Processes, each with the model. One that dies is started again."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
@@ -27,7 +26,7 @@ from hf_finetune.data.long.config import TRUNCATE
 from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.data.long.windows import Windowed, split_windows
 from hf_finetune.data.ragged import Ragged, flat
-from hf_finetune.data.rows import to_dataset
+from hf_finetune.data.rows import in_memory
 from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad, runs_of_texts
 from hf_finetune.data.truncation import Truncation, WholeLengths, truncation, whole_lengths
 from hf_finetune.utils import hashing
@@ -83,8 +82,7 @@ class TextInputs:
     def encode_in_memory(self, rows: Dataset) -> Dataset:
         """Return the token columns alone. For rows that are read once: takes a third of the time of `encode`."""
         names = [n for n in ("text", "text_pair", "row") if n in rows.column_names]
-        # Dataset.from_dict also hashes the columns: 1.5 of the 11.5 ms of a call with a single text.
-        return to_dataset(pa.table(self._token_lists({n: rows[n][:] for n in names})))
+        return in_memory(self._token_lists({n: rows[n][:] for n in names}))
 
     def _token_lists(self, batch: dict[str, list]) -> dict[str, list]:
         names = [n for n in self.tokenizer.model_input_names if n != "attention_mask"]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, List, Value
+from datasets.arrow_writer import OptimizedTypedSequence
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.table import InMemoryTable
 
@@ -304,6 +305,13 @@ def to_table(parts: Sequence[Columns]) -> pa.Table:
 def with_label(table: pa.Table, labels: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Replace the column `label`."""
     return table.set_column(table.column_names.index("label"), "label", labels)
+
+
+def in_memory(columns: Mapping[str, list[Any]]) -> Dataset:
+    """Return columns as `Dataset.from_dict` does, with its small integers for token ids, but without hashing them: that
+    takes 1.5 of the 11.5 ms of a call with a single text."""
+    typed = {name: pa.array(OptimizedTypedSequence(values, col=name)) for name, values in columns.items()}
+    return to_dataset(pa.table(typed))
 
 
 def to_dataset(table: pa.Table, fingerprint: str | None = None) -> Dataset:

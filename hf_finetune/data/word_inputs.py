@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.ragged import Ragged, flat
-from hf_finetune.data.rows import to_dataset
+from hf_finetune.data.rows import in_memory
 from hf_finetune.data.tokens import runs_of_texts
 from hf_finetune.data.truncation import Truncation
 from hf_finetune.data.words import word_bounds
@@ -74,7 +73,7 @@ class WordInputs(TextInputs):
         """Return what `encode` does, without `text`, `row` and `label`."""
         columns = rows.select_columns([n for n in ("text", "bounds", "row") if n in rows.column_names])
         windows = self._windows(columns.with_format("arrow")[:].to_pydict(), range(len(rows)))
-        return to_dataset(pa.table({name: values for name, values in windows.items() if name not in ("text", "row")}))
+        return in_memory({name: values for name, values in windows.items() if name not in ("text", "row")})
 
     def _windows(self, batch: dict[str, list], indices: Any) -> dict[str, list]:
         windows: dict[str, list] = {}

@@ -22,16 +22,14 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.calibration import least_log_loss, temperature
 from hf_finetune.features.classical import FittedClassical, targets_of
 from hf_finetune.features.config import Classical, EncoderFeatures
-from hf_finetune.features.extractors.base import StatePooling
-from hf_finetune.features.pipelines import estimator, feature_pipeline, quiet_fit
+from hf_finetune.features.encoder_states import POOLINGS
+from hf_finetune.features.pipelines import estimator, feature_pipeline, logits_of, quiet_fit
 from hf_finetune.features.table import RowTable
 
 SHARES = (0.5, 0.35, 0.65, 0.2, 0.8)
 """Weights of the linear model that are compared."""
-LEAST_PROBABILITY = 1e-12
-POOLINGS: tuple[StatePooling, ...] = ("mean", "cls", "max")
 LEAST_CORRELATION = 0.99
-"""Of the logits of a network with those of its head on the features of an extractor."""
+"""Of the logits of a network with those of its head on the features of an extractor, row by row."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,19 @@ class Pool:
 
         Args:
             labels_N: class of each row, none of which has trained a model.
-            linear_NC, head_NC: probabilities.
+            linear_NC, head_NC: probabilities. A class that has none by the linear model was not among its rows: what
+                both say of it is not weighed.
         """
+        is_known_N = np.isin(labels_N, np.flatnonzero(linear_NC.any(axis=0)))
+        labels_N, linear_NC, head_NC = labels_N[is_known_N], linear_NC[is_known_N], head_NC[is_known_N]
         means = {share: cls(share, 1.0).logits(linear_NC, head_NC) for share in SHARES}
         share = min(SHARES, key=lambda each: least_log_loss(labels_N, means[each]))
         return cls(share, temperature(labels_N, means[share]))
 
     def logits(self, linear_NC: np.ndarray, head_NC: np.ndarray) -> np.ndarray:
         """Return the weighted mean of log-probabilities, shape (N, C)."""
-        mean_NC = self.share * log_of(linear_NC) + (1 - self.share) * log_of(head_NC)
-        return mean_NC / self.temperature
-
-
-def log_of(scores_NC: np.ndarray) -> np.ndarray:
-    """Return finite logarithms of probabilities."""
-    return np.log(np.maximum(scores_NC, LEAST_PROBABILITY))
+        linear, head = logits_of(linear_NC, "classes"), logits_of(head_NC, "classes")
+        return (self.share * linear + (1 - self.share) * head) / self.temperature
 
 
 def cross_fitted(labels_N: np.ndarray, linear_NC: np.ndarray, head_NC: np.ndarray) -> np.ndarray:
@@ -71,9 +67,9 @@ def cross_fitted(labels_N: np.ndarray, linear_NC: np.ndarray, head_NC: np.ndarra
     rows."""
     logits_NC, order = np.zeros_like(linear_NC), np.random.default_rng(0).permutation(len(labels_N))
     halves = np.array_split(order, 2)
-    for mine, others in (halves, halves[::-1]):
-        pool = Pool.fitted(labels_N[others], linear_NC[others], head_NC[others])
-        logits_NC[mine] = pool.logits(linear_NC[mine], head_NC[mine])
+    for half, rest in (halves, halves[::-1]):
+        pool = Pool.fitted(labels_N[rest], linear_NC[rest], head_NC[rest])
+        logits_NC[half] = pool.logits(linear_NC[half], head_NC[half])
     return logits_NC
 
 
@@ -112,7 +108,7 @@ class EncoderHead:
             if features_ND.shape[1] != weight_CD.shape[1]:
                 continue
             logits_NC = (_normalized(features_ND) if is_normalized else features_ND) @ weight_CD.T
-            slope, bias_C, correlation = _nearest(_centered(logits_NC), _centered(log_of(head_NC)))
+            slope, bias_C, correlation = _nearest(_centered(logits_NC), _centered(logits_of(head_NC, "classes")))
             if slope > 0 and correlation > closest:
                 best, closest = cls(each, is_normalized, slope * weight_CD, bias_C), correlation
         if best is None:
@@ -121,12 +117,15 @@ class EncoderHead:
 
 
 def _nearest(logits_NC: np.ndarray, target_NC: np.ndarray) -> tuple[float, np.ndarray, float]:
-    """Return the factor and the bias (C,) that bring logits nearest to others, and how they are correlated then."""
-    varying_NC = logits_NC - logits_NC.mean(axis=0)
-    slope = float((varying_NC * target_NC).sum() / max(np.square(varying_NC).sum(), 1e-12))
-    bias_C = (target_NC - slope * logits_NC).mean(axis=0)
-    fitted_NC = slope * logits_NC + bias_C
-    return slope, bias_C, float(np.corrcoef(fitted_NC.ravel(), target_NC.ravel())[0, 1])
+    """Return the factor and the bias (C,) that bring logits nearest to others, and how the differences between rows are
+    correlated: a bias alone would make classes of different frequency agree."""
+    mean_C, target_C = logits_NC.mean(axis=0), target_NC.mean(axis=0)
+    varying_NC, wanted_NC = logits_NC - mean_C, target_NC - target_C
+    size, wanted_size = float(np.square(varying_NC).sum()), float(np.square(wanted_NC).sum())
+    if size <= 0 or wanted_size <= 0:
+        return 0.0, target_C, 0.0
+    shared = float((varying_NC * wanted_NC).sum())
+    return shared / size, target_C - shared / size * mean_C, shared / float(np.sqrt(size * wanted_size))
 
 
 def _centered(logits_NC: np.ndarray) -> np.ndarray:
@@ -183,11 +182,11 @@ def _with_features_of(head: EncoderHead, features: Any, frame: Any) -> Any:
     from sklearn.frozen import FrozenEstimator
     from sklearn.preprocessing import Normalizer
 
-    read = [f"{head.extractor.prefix}{i}" for i in range(head.weight_CD.shape[1])]
+    columns = [f"{head.extractor.prefix}{i}" for i in range(head.weight_CD.shape[1])]
     reader = Normalizer() if head.is_normalized else "passthrough"
-    parts = [("linear", FrozenEstimator(features), list(frame.columns)), (head.extractor.name, reader, read)]
+    parts = [("linear", FrozenEstimator(features), list(frame.columns)), ("encoder", reader, columns)]
     # A row is enough to fit what is left, which learns nothing of rows.
-    row = pd.DataFrame(np.zeros((1, len(read)), np.float32), columns=read, index=frame.index[:1])
+    row = pd.DataFrame(np.zeros((1, len(columns)), np.float32), columns=columns, index=frame.index[:1])
     return ColumnTransformer(parts, sparse_threshold=1).fit(pd.concat([frame.iloc[:1], row], axis=1))
 
 

@@ -21,6 +21,8 @@ from hf_finetune.features.table import RowTable
 from hf_finetune.utils.messages import one_line
 
 Outputs = Literal["classes", "tags", "numbers"]
+LEAST_PROBABILITY = 1e-12
+"""Probabilities of 0 have a finite logarithm."""
 
 
 @contextmanager
@@ -167,3 +169,11 @@ def placed(predicted: np.ndarray, classes: Sequence[Any], labels: Sequence[str])
     scores_NC = np.zeros((len(predicted), len(labels)))
     scores_NC[:, [ids[str(name)] for name in classes]] = predicted
     return scores_NC
+
+
+def logits_of(scores_NC: np.ndarray, outputs: Outputs) -> np.ndarray:
+    """Return logits of probabilities, or the numbers."""
+    if outputs == "numbers":
+        return scores_NC
+    logits_NC = np.log(np.maximum(scores_NC, LEAST_PROBABILITY))
+    return logits_NC if outputs == "classes" else logits_NC - np.log(np.maximum(1 - scores_NC, LEAST_PROBABILITY))

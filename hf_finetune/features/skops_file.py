@@ -62,9 +62,9 @@ def _vocabularies_as_arrays(pipeline: Any) -> Iterator[None]:
     fitted = [(part, part.vocabulary_) for part in counters if "vocabulary_" in vars(part)]
     for part, vocabulary in fitted:
         words = sorted(vocabulary, key=lambda word: vocabulary[word])
-        # An array has room for the longest word in each place.
-        wide = len(words) * max(map(len, words)) > MOST_CHARACTERS
-        part.vocabulary = words if wide else np.array(words)
+        # An array has room for the longest word in each place, and drops NUL at the end of a word.
+        fits = len(words) * max(map(len, words)) <= MOST_CHARACTERS
+        part.vocabulary = np.array(words) if fits and not any(word.endswith("\0") for word in words) else words
         del part.vocabulary_
     try:
         yield

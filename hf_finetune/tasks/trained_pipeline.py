@@ -19,7 +19,7 @@ from hf_finetune.features.classical import FittedClassical
 from hf_finetune.features.config import Classical, EncoderFeatures
 from hf_finetune.features.encoder_states import load_encoder
 from hf_finetune.features.extractors.base import Computed, TableColumns
-from hf_finetune.features.pipelines import Outputs
+from hf_finetune.features.pipelines import Outputs, logits_of
 from hf_finetune.features.skops_file import load_pipeline, save_pipeline
 from hf_finetune.features.table import RowTable
 from hf_finetune.models.checkpoint import check_files, find_checkpoint
@@ -32,8 +32,6 @@ from hf_finetune.utils.config import validated
 from hf_finetune.utils.files import read_json, write_json
 from hf_finetune.utils.plain import to_plain
 
-LEAST_PROBABILITY = 1e-12
-"""Probabilities of 0 have a finite logarithm."""
 OUTPUTS: dict[str, Outputs] = {"softmax": "classes", "sigmoid": "tags", "identity": "numbers"}
 """What a task's activation makes of logits."""
 
@@ -115,14 +113,6 @@ class TrainedPipeline(TrainedClassifier):
 
 Trained: TypeAlias = TrainedModel | TrainedPipeline
 """What a finished run has: a network, or a pipeline of scikit-learn."""
-
-
-def logits_of(scores_NC: np.ndarray, outputs: Outputs) -> np.ndarray:
-    """Return logits of probabilities, or the numbers."""
-    if outputs == "numbers":
-        return scores_NC
-    logits_NC = np.log(np.maximum(scores_NC, LEAST_PROBABILITY))
-    return logits_NC if outputs == "classes" else logits_NC - np.log(np.maximum(1 - scores_NC, LEAST_PROBABILITY))
 
 
 def load_finished(

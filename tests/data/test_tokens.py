@@ -146,6 +146,11 @@ def test_rows_that_are_read_once_are_not_hashed(kind: type[TextInputs], monkeypa
     monkeypatch.setattr("datasets.arrow_dataset.generate_fingerprint", hashed)
     encoded = kind(tiny_tokenizer("bert"), 24).encode_in_memory(rows)
     assert encoded["length"][:] == [5, 3] and not hashed.called
+    # The numbers of `datasets`, by whose bytes cached predictions of teachers are found.
+    monkeypatch.undo()
+    again = Dataset.from_dict({name: encoded[name][:] for name in encoded.column_names})
+    assert encoded.data.schema.types == again.data.schema.types
+    assert pa.list_(pa.int32()) in encoded.data.schema.types and pa.list_(pa.int8()) in encoded.data.schema.types
 
 
 def test_texts_that_are_cut_off_on_the_left_are_whole() -> None:

@@ -58,6 +58,20 @@ def test_the_pipeline_is_the_pool_of_both_models(bert: str, labels: list[str], i
     assert joined.scores(new) == pytest.approx(expected_NC, abs=1e-5)
 
 
+def test_classes_of_different_frequency_do_not_make_features_agree(bert: str) -> None:
+    """A bias alone has nearly all of the variance between the logits of a rare and of a frequent class."""
+    rows, rng = rows_of(["fine", "bad"]), np.random.default_rng(0)
+    features_ND = encoder_features(load_encoder(bert, "text", 32), rows, [(-1, "mean")])[-1, "mean"]
+    weight_CD = rng.normal(size=(2, features_ND.shape[1]))
+    noise_N = 0.6 * rng.normal(size=60)
+    scores_NC = softmax(np.stack([noise_N, -6 - noise_N], axis=1), axis=1)
+    with pytest.raises(InputError, match="reads other features"):
+        EncoderHead.of(EncoderFeatures(bert, max_length=32), weight_CD, rows, scores_NC)
+    # Of constant logits nothing is known.
+    with pytest.raises(InputError, match="reads other features"):
+        EncoderHead.of(EncoderFeatures(bert, max_length=32), weight_CD, rows, np.full((60, 2), 0.5))
+
+
 def test_a_head_of_other_features_is_refused(bert: str) -> None:
     rows, rng = rows_of(["fine", "bad"]), np.random.default_rng(0)
     width = encoder_features(load_encoder(bert, "text", 32), rows, [(-1, "mean")])[-1, "mean"].shape[1]
@@ -89,6 +103,17 @@ def test_the_share_follows_the_better_model_and_both_together_are_better() -> No
     )
     both = (cross_fitted(labels_N, strong_NC, other_NC).argmax(1) == labels_N).mean()
     assert both > (strong_NC.argmax(1) == labels_N).mean() + 0.02
+
+
+def test_a_class_without_rows_of_the_linear_model_weighs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(3, size=400)
+    linear_NC, head_NC = probabilities(labels_N, 2.0, rng), probabilities(labels_N, 1.0, rng)
+    linear_NC[:, 2] = 0
+    known_N = labels_N < 2
+    assert Pool.fitted(labels_N, linear_NC, head_NC) == Pool.fitted(
+        *(a[known_N] for a in (labels_N, linear_NC, head_NC))
+    )
 
 
 def test_rows_are_judged_by_weights_that_did_not_see_them() -> None:

@@ -74,6 +74,18 @@ def test_words_keep_their_places(most: int, tmp_path: Path, monkeypatch: pytest.
     assert third["features"].get_feature_names_out().tolist() == before
 
 
+def test_a_word_keeps_its_nul(tmp_path: Path) -> None:
+    """An array of strings drops it at their end."""
+    train = rows(40)
+    train = train.remove_columns("text").add_column("text", [f"{text} \0" for text in train["text"]])
+    fitted = fit_classical(Classical(extractors=(WordTfidf(),)), train, labels=LABELS, search_s=1e-9)
+    names = fitted.pipeline["features"].get_feature_names_out().tolist()
+    assert any(name.endswith("\0") for name in names)
+    save_pipeline(fitted.pipeline, tmp_path / "pipeline.skops")
+    again = load_pipeline(tmp_path / "pipeline.skops", "run")
+    assert again["features"].get_feature_names_out().tolist() == names
+
+
 def shout(texts: object) -> object:
     return texts
 

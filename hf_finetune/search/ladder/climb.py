@@ -158,7 +158,7 @@ def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state
     task = run.data.task
     search = base.recipe.search
     splits = run.data.splits
-    classical = 1 if task.has_words else len(classical_candidates(splits)) + may_join(task, splits, state.folds)
+    classical = 1 if task.has_words else len(classical_candidates(splits)) + may_join(base, task, splits)
     methods = decisions.methods_within(search.preset, budget.left_s)
     # More where a resumed climb has a larger budget.
     state.comparisons = max(state.comparisons, classical + 1 + len(methods) + 2 * search.ensemble)
@@ -237,7 +237,7 @@ class Climb:
             self.first = None
         else:
             self._rung("head", "head", RungPlan("the first network"))
-        climb_joined(self.standing, self.base, self.loaded, self.heads, self._scoring, command=self.command)
+        self._join()
         if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
@@ -278,7 +278,12 @@ class Climb:
             write_scores(folder, scores_NC)
             finish = partial(_finish, trained, evaluation, self.budget)
             epochs = round(float(trained.trainer.state.epoch or 0), 3)
-            self.standing.judge(name, scores_NC, folder, started=started, epochs=epochs, finish=finish)
+            is_joined = name == "head" and self._may_join
+            self.standing.judge(name, scores_NC, folder, started=started, epochs=epochs, finish=finish, later=is_joined)
+            if is_joined:
+                # Both together may take its place, before it is verified for nothing.
+                self._join()
+                self.standing.settle(name, finish)
             del finish
         del prepared, trained
         gc.collect()
@@ -307,7 +312,17 @@ class Climb:
         return "full" in decisions.methods_of(self.base.recipe.search.preset)
 
     def _head_rows(self) -> int:
-        return self._scoring.head_rows(self.budget.left_s, fine_tunes=self._fine_tunes)
+        scoring, left_s = self._scoring, self.budget.left_s
+        if self.standing.pending is not None and self._may_join:
+            left_s -= scoring.joined_s
+        return scoring.head_rows(left_s, fine_tunes=self._fine_tunes)
+
+    @property
+    def _may_join(self) -> bool:
+        return may_join(self.base, self.standing.task, self.loaded.data.splits)
+
+    def _join(self) -> None:
+        climb_joined(self.standing, self.base, self.loaded, self.heads, self._scoring, command=self.command)
 
     def _keep(self, trained: TrainedRun, folder: Path) -> None:
         """Keep what later rungs start from."""
@@ -366,7 +381,7 @@ class Climb:
     def _scoring(self) -> Scoring:
         """What scoring costs, as the run of the head has measured it; before that, as a few rows do."""
         head = self.state.find("head")
-        if head is not None and head.folder is not None:
+        if head is not None and head.folder is not None and is_finished(self.state.folder / head.folder):
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]
         later = self.standing.pending is not None

@@ -21,8 +21,10 @@ METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
     "best": ("top", "lora", "full"),
 }
 """What each preset trains after the head. Without a preset: all that there is time for."""
-JOINED = "linear+head"
+JOINED_RUNG = "linear+head"
 """The rung of the linear model and the head together, see `joined_rung`."""
+NETWORKS = ("head", "top", "lora", "full")
+"""Rungs whose models an ensemble has as members."""
 LEAST_EXPLAINED = 0.01
 """Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
 START_EXPLAINED = 0.2
@@ -36,8 +38,12 @@ COMPARED_FROM_S = 240.0
 """With less time left, what the head reads is compared on `FEW_ROWS` rows: on 1,000 it took 30 of 120 seconds."""
 LEAST_HELD_OUT = 30
 """Rows of validation from which full fine-tuning may be taken without a proof: ten times as many trained it."""
-PRIOR = ("pretrained features need fewer rows", "fine-tuning is mostly better from some hundred rows on")
-"""Why a head is taken without a proof, and why full fine-tuning is."""
+PRIOR = {
+    "head": "pretrained features need fewer rows",
+    JOINED_RUNG: "words and frozen features mostly complete each other",
+    "full": "fine-tuning is mostly better from some hundred rows on",
+}
+"""Why a rung is taken without a proof."""
 STRAIGHT = "left: full fine-tuning needs the time"
 TRIAL_S = 20.0
 """Seconds of training by which a climb without a signal so far decides whether to go on."""
@@ -135,25 +141,22 @@ def why_preferred(name: str, comparison: Comparison | None, *, folds: int | None
     nothing. Rows that speak against it, by half of what would prove it worse, outweigh that: its checkpoint may never
     have seen such text.
 
-    The linear model and the head together, which no graph holds, take the place of a network by a proof alone.
-
     Args:
         folds: in which the rungs are judged. None: by rows that are held out.
     """
     if comparison is None or comparison.verdict in ("better", "worse"):
         return None
     difference, gain, other = comparison.difference, comparison.log_loss_gain, comparison.against
-    if name == JOINED and other == "head":
-        return None
     if gain is not None and gain.low > 0 and difference.value >= 0:
         lower = f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
         return f"its log loss is lower than that of {other}, by {lower}, and its {comparison.metric} is no lower"
-    is_held_out = folds is None and difference.n >= LEAST_HELD_OUT and other in ("head", JOINED)
-    may_be = name == "head" or (name == "full" and is_held_out)
+    is_held_out = folds is None and difference.n >= LEAST_HELD_OUT and other in ("head", JOINED_RUNG)
+    lowers = gain is not None and gain.value > 0
+    may_be = name == "head" or (name == JOINED_RUNG and lowers) or (name == "full" and is_held_out)
     if not may_be or difference.n >= FEW_ROWS or difference.value + difference.high <= 0:
         return None
     few = f"{difference.n} rows are too few to prove it better than {other}"
-    return f"{few}; it is taken, as {PRIOR[name == 'full']}"
+    return f"{few}; it is taken, as {PRIOR[name]}"
 
 
 def why_judged(comparison: Comparison | None) -> str:

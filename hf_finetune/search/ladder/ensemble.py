@@ -28,7 +28,6 @@ from hf_finetune.search.ladder.state import RungRecord
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 
 logger = logging.getLogger("hf_finetune.run")
-NETWORKS = ("head", "top", "lora", "full")
 PIPELINE = "classical/pipeline.skops"
 
 
@@ -74,7 +73,7 @@ def _members(standing: Standing, splits: Splits) -> dict[str, str]:
     """Return what distillation takes as teacher, by the name of the rung."""
     # Pipelines teach classes of single texts, which they read alone.
     alone = set(splits.columns) <= {"text", "label"} and "text" in splits.columns
-    names = (*NETWORKS, *(["linear"] if alone and standing.task.has_classes else []))
+    names = (*decisions.NETWORKS, *(["linear"] if alone and standing.task.has_classes else []))
     members = {}
     for rung in standing.state.rungs:
         if rung.name in names and rung.folder is not None:

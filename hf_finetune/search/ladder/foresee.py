@@ -108,8 +108,9 @@ def _add_head(clock: PlannedClock, costs: NetworkCosts, *, fine_tunes: bool, has
     if has_model and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
         clock.leave("head", decisions.STRAIGHT)
         return
-    rows = train if costs.folds is not None else scoring.head_rows(clock.left_s, fine_tunes=fine_tunes)
+    left_s = clock.left_s - (scoring.joined_s if costs.joins and decisions.writes_later(clock.left_s) else 0.0)
+    rows = train if costs.folds is not None else scoring.head_rows(left_s, fine_tunes=fine_tunes)
     part = "" if rows >= train else f" of {rows:,} of {train:,} rows"
     clock.climb("head", costs.head_s(rows), f"a linear head on frozen features{part}")
     if costs.joins and has_model:
-        clock.climb(decisions.JOINED, BUILD_S, "the linear model and the head together")
+        clock.climb(decisions.JOINED_RUNG, BUILD_S, "the linear model and the head together")

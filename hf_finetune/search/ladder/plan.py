@@ -132,7 +132,7 @@ def _foresee(
             return BUILD_S + (rows + validation) * row_s + scoring.after_s
         return FoldTimes(train + validation, epochs, scoring).head_s(evaluate.folds)
 
-    joins = may_join(loaded.data.task, splits, evaluate.folds)
+    joins = may_join(base, loaded.data.task, splits)
     networks = NetworkCosts(scoring, cost, head_s, evaluate.folds, joins)
     search = base.recipe.search
     methods = decisions.methods_of(search.preset)

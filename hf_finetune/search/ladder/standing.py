@@ -108,6 +108,8 @@ class Standing:
         if finish is not None:
             since = name if self.pending is None else self.pending.since
             promoted = self._finish(Pending(name, finish, since), promoted, later=later)
+        elif promoted:
+            self.pending = None
         record = RungRecord(
             name,
             preference or decisions.why_judged(comparison),
@@ -133,6 +135,17 @@ class Standing:
         if promoted:
             self.pending = model if later else None
         return promoted and not later
+
+    def settle(self, name: str, finish: Callable[[bool], None]) -> None:
+        """Finish a rung whose model was to be written later: whole if it still is the result, else set aside.
+
+        Args:
+            finish: see `judge`.
+        """
+        if self.pending is not None and self.pending.name == name:
+            self.write_pending()
+        else:
+            finish(False)
 
     def write_pending(self) -> None:
         """Write the model that is the result so far, if it is not on the disk yet."""

@@ -108,6 +108,32 @@ def test_a_killed_climb_fits_both_models_again_of_which_none_is_written(standing
     assert LadderState.read(standing.state.folder).rungs == standing.state.rungs
 
 
+def test_a_finished_rung_that_a_kill_left_unrecorded_takes_the_place_of_what_is_not_written(standing: Standing) -> None:
+    linear = later(standing, 75)
+    scores = labels_and_scores(98)[1]
+    standing.judge("head", scores, standing.state.folder / "3-head", started=0.0)
+    standing.write_pending()
+    assert linear == [] and standing.state.chosen is standing.state.find("head")
+
+
+@pytest.mark.parametrize("joined_right", [60, 98])
+def test_a_head_is_finished_after_both_together_were_judged(joined_right: int, standing: Standing) -> None:
+    head, joined = [], []
+    folder = standing.state.folder
+    standing.judge("head", labels_and_scores(80)[1], folder / "2-head", started=0.0, finish=head.append, later=True)
+    scores = labels_and_scores(joined_right)[1]
+    standing.judge("linear+head", scores, folder / "3-linear+head", started=0.0, finish=joined.append, later=True)
+    standing.settle("head", head.append)
+    if joined_right == 98:
+        # Set aside; what takes its place is written at the end.
+        assert (head, joined) == ([False], []) and standing.state.chosen is None
+        standing.write_pending()
+        assert joined == [True]
+    else:
+        assert (head, joined) == ([True], []) and standing.pending is None
+    assert [rung.promoted for rung in standing.state.rungs] == [False, joined_right == 60, joined_right == 98]
+
+
 def test_what_began_before_a_kill_and_is_left_leaves_no_folder(standing: Standing) -> None:
     begun = standing.state.folder / "2-top"
     begun.mkdir()

@@ -124,6 +124,13 @@ def test_a_head_is_preferred_where_few_rows_decide_nothing() -> None:
     # As English features of 106 sequences of DNA, against letters counted.
     assert not why_preferred("head", replace(few, difference=Interval(-0.094, -0.192, 0.007, 106)))
     assert why_preferred("head", few).startswith("50 rows are too few to prove it better than linear")
+    # Both together, if the log loss speaks for it, too.
+    assert not why_preferred("linear+head", few)
+    lower, higher = (
+        replace(few, against="head", log_loss_gain=Interval(v, v - 0.1, v + 0.1, 50)) for v in (0.04, -0.04)
+    )
+    assert "words and frozen features" in why_preferred("linear+head", lower)
+    assert not why_preferred("linear+head", higher)
 
 
 def test_full_fine_tuning_is_preferred_to_a_head_where_few_held_out_rows_decide_nothing() -> None:
@@ -142,9 +149,6 @@ def test_what_the_accuracy_cannot_decide_the_log_loss_may() -> None:
     comparison = Comparison("linear", Interval(0.028, -0.004, 0.060, 848), "undecided", "accuracy", 2, gain)
     reason = "its log loss is lower than that of linear, by 0.044 [0.010, 0.078], and its accuracy is no lower"
     assert why_preferred("full", comparison) == why_preferred("linear+head", comparison) == reason
-    # A network can be exported, and is given up for a proof by the accuracy alone.
-    against_head = replace(comparison, against="head")
-    assert why_preferred("full", against_head) and not why_preferred("linear+head", against_head)
     assert why_preferred("full", replace(comparison, log_loss_gain=Interval(0.044, -0.010, 0.098, 848))) is None
     assert why_preferred("full", replace(comparison, difference=Interval(-0.001, -0.03, 0.028, 848))) is None
     assert why_preferred("full", replace(comparison, verdict="worse")) is None
