@@ -302,9 +302,11 @@ class Climb:
         return replace(run, encoded=self.encoded, start_heads=heads, is_noted=True)
 
     def _goes_straight(self) -> bool:
-        """Whether there is a model, and so little time that full fine-tuning needs it all."""
-        is_open = self.standing.has_model and self.state.find("head") is None and self.state.current is None
-        may_be = is_open and self._fine_tunes and self.state.folds is None
+        """Whether there is a model with a signal, and so little time that full fine-tuning needs it all. Without a
+        signal the head, and a trial, say sooner that there is none."""
+        state = self.state
+        is_open = self.standing.has_model and state.find("head") is None and state.current is None
+        may_be = is_open and self._fine_tunes and state.folds is None and state.best is not state.rungs[0]
         return may_be and self._scoring.goes_straight(self.budget.left_s)
 
     @property

@@ -141,6 +141,18 @@ def test_what_began_before_a_kill_and_is_left_leaves_no_folder(standing: Standin
     assert not begun.exists() and (standing.state.folder / "ladder.json").exists()
 
 
+@pytest.mark.parametrize(("right", "is_straight"), [(90, True), (52, False)])
+def test_full_fine_tuning_comes_straight_after_a_signal(
+    right: int, is_straight: bool, standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, head and trial are the sooner answer."""
+    later(standing, right)
+    monkeypatch.setattr(module.Climb, "_scoring", SimpleNamespace(goes_straight=lambda _: True))
+    base = RecipeVariant(Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto"))
+    loaded: Any = None
+    assert module.Climb(base, loaded, standing, None, None)._goes_straight() is is_straight
+
+
 @pytest.mark.parametrize(("seconds", "folds", "trains"), [(60, 3, 5.0), (20, 3, None), (20, None, 15.8)])
 def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     seconds: int, folds: int | None, trains: float | None, standing: Standing, monkeypatch: pytest.MonkeyPatch
