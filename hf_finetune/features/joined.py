@@ -99,6 +99,8 @@ class EncoderHead:
         Raises:
             InputError: the head reads something else.
         """
+        from sklearn.preprocessing import normalize
+
         table = RowTable.of(rows, [replace(extractor, pooling=pooling) for pooling in POOLINGS])
         candidates = [each for each in table.extractors if isinstance(each, EncoderFeatures)]
         computed = EncoderFeatures.compute_all(candidates, rows, table.columns)
@@ -107,7 +109,7 @@ class EncoderHead:
             features_ND = computed[each][1].astype(np.float64)
             if features_ND.shape[1] != weight_CD.shape[1]:
                 continue
-            logits_NC = (_normalized(features_ND) if is_normalized else features_ND) @ weight_CD.T
+            logits_NC = (normalize(features_ND) if is_normalized else features_ND) @ weight_CD.T
             slope, bias_C, correlation = _nearest(_centered(logits_NC), _centered(logits_of(head_NC, "classes")))
             if slope > 0 and correlation > closest:
                 best, closest = cls(each, is_normalized, slope * weight_CD, bias_C), correlation
@@ -131,11 +133,6 @@ def _nearest(logits_NC: np.ndarray, target_NC: np.ndarray) -> tuple[float, np.nd
 def _centered(logits_NC: np.ndarray) -> np.ndarray:
     """Return logits whose mean over the classes is 0, which leaves the probabilities as they are."""
     return logits_NC - logits_NC.mean(axis=1, keepdims=True)
-
-
-def _normalized(features_ND: np.ndarray) -> np.ndarray:
-    """Return features of length 1, as `Normalizer` of scikit-learn does."""
-    return features_ND / np.maximum(np.linalg.norm(features_ND, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def fit_joined(

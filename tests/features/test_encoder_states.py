@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_runs import image_rows, text_rows
-from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import tiny_image_checkpoint
 from transformers import AutoModel, AutoTokenizer
 
 from hf_finetune.data.inputs import ImageInputs
@@ -16,16 +16,7 @@ from hf_finetune.features.config import EncoderFeatures
 from hf_finetune.features.encoder_states import encoder_features, load_encoder, pool_all
 from hf_finetune.features.extractors.base import TableColumns
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    load_encoder.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_text_checkpoint(tmp_path_factory.mktemp("bert"), "bert"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_pooling_by_hand() -> None:

@@ -1,11 +1,8 @@
 """The linear model and a head as one pipeline, against both of them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from datasets import Dataset
-from helpers.tiny import tiny_text_checkpoint
 from scipy.special import softmax
 
 from hf_finetune.errors import InputError
@@ -18,15 +15,7 @@ from hf_finetune.features.joined import EncoderHead, Pool, cross_fitted, fit_joi
 WORDS = {"bad": ("awful", "poor", "dull"), "fine": ("good", "bright", "warm"), "odd": ("strange", "weird", "eerie")}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    load_encoder.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_text_checkpoint(tmp_path_factory.mktemp("bert"), "bert"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def rows_of(labels: list[str], seed: int = 0) -> Dataset:
