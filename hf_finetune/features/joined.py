@@ -84,14 +84,22 @@ class EncoderHead:
     bias_C: np.ndarray
 
     @classmethod
-    def of(cls, extractor: EncoderFeatures, weight_CD: np.ndarray, rows: Dataset, head_NC: np.ndarray) -> Self:
+    def of(
+        cls,
+        extractor: EncoderFeatures,
+        layers: Sequence[int],
+        weight_CD: np.ndarray,
+        rows: Dataset,
+        head_NC: np.ndarray,
+    ) -> Self:
         """Return the linear head of a network as one on the features of an extractor.
 
         A network may bend what its head reads: `GatherMean` reads the mean of the tokens through a LayerNorm and a
         nearly linear layer. Scale and bias are those that come nearest to its logits, by least squares.
 
         Args:
-            extractor: of the encoder and the layer, of any pooling.
+            extractor: of the encoder, of any layer and pooling.
+            layers: those that the head may read.
             weight_CD: of the network's head, up to a factor.
             rows: some rows of text.
             head_NC: their probabilities by the network.
@@ -101,7 +109,7 @@ class EncoderHead:
         """
         from sklearn.preprocessing import normalize
 
-        table = RowTable.of(rows, [replace(extractor, pooling=pooling) for pooling in POOLINGS])
+        table = RowTable.of(rows, [replace(extractor, layer=n, pooling=way) for n in layers for way in POOLINGS])
         candidates = [each for each in table.extractors if isinstance(each, EncoderFeatures)]
         computed = EncoderFeatures.compute_all(candidates, rows, table.columns)
         best, closest = None, LEAST_CORRELATION

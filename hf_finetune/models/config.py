@@ -108,7 +108,8 @@ class Model(CheckpointLimits, Pretrained):
     own class. A model that no stock class can express is saved as encoder/ and head.safetensors instead of model/.
     auto: for texts the mean where heads on frozen features, cross-validated on training examples, show that it is
     better than default, and for sentence encoders where it is no worse, if a stock class can read it and no adapter
-    trains; see GatherMean in `surgery`. Else default."""
+    trains; see GatherMean in `surgery`. Else default. With method head also the layer whose mean says most: those above
+    are dropped, see KeepLayers."""
     last_layers: Count = 1
     """Concatenate the hidden states of this many of the highest layers before pooling."""
     head: Literal["default", "linear", "mlp", "gru", "lstm", "convolution"] = "default"

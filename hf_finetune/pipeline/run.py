@@ -1,7 +1,7 @@
 """The stages of a run: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
 
-    prepare    setup_context, load_data, choose_length, choose_pooling, choose_long, build_model, check_run; nothing is
-               written yet
+    prepare    setup_context, load_data, choose_length, choose_pooling, choose_long, choose_layer, build_model,
+               check_run; nothing is written yet
                pretrain, if the recipe asks for it
     fit        add_copies, encode_rows, predict_with_teachers, add_adapter, choose_kernels, cache_activations, fit_head,
                train
@@ -37,7 +37,7 @@ from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.features.frozen_layers import TrainingRows
 from hf_finetune.hub.push import check_target
-from hf_finetune.pipeline import check, comparison
+from hf_finetune.pipeline import check, choose_layer, comparison
 from hf_finetune.pipeline.add_adapter import add_adapter, trial_network
 from hf_finetune.pipeline.augment import add_copies
 from hf_finetune.pipeline.build_model import build_model
@@ -223,22 +223,25 @@ def prepare(recipe: Recipe) -> Run:
 
 
 def load_input(
-    recipe: Recipe, *, features: Sequence[str] = (), compared_rows: Callable[[], int] = lambda: MOST_ROWS
+    recipe: Recipe,
+    *,
+    features: Sequence[str] = (),
+    compared_rows: Callable[[], int] = lambda: MOST_ROWS,
+    layer_rows: int = choose_layer.MOST_ROWS,
 ) -> RunInput:
     """Load the rows and teachers of a run, and check what needs no network.
 
     Args:
         features: see `load_data`.
         compared_rows: on which there is time to compare what the head may read, see `choose_pooling`.
+        layer_rows: those on which layers are compared, see `choose_layer`.
 
     Raises:
         InputError: see the stages.
     """
     if recipe.effective_method == "classical":
-        raise InputError(
-            "method: expected full, lora, top or head here, got 'classical': it has no network; `hf-finetune train` "
-            "fits it"
-        )
+        got = "got 'classical': it has no network; `hf-finetune train` fits it"
+        raise InputError(f"method: expected full, lora, top or head here, {got}")
     check_installed(recipe.train.trackers)
     if recipe.evaluate.extra:
         from hf_finetune.evaluation.extra_metrics import check_extra_metrics  # takes seconds to import
@@ -253,14 +256,12 @@ def load_input(
     context, data, long_choice = choose_long(context, data)
     teachers = build_teachers(context, data)
     check.check_teachers(teachers, context, data)
-    notes = (
-        *data.splits.notes,
-        *([] if long_choice is None else [f"--long auto: {long_choice.way.name}: {long_choice.why}"]),
-        *([] if pooling_choice is None else [str(pooling_choice)]),
-        *([] if length_note is None else [length_note]),
-    )
+    of_long = None if long_choice is None else f"--long auto: {long_choice.way.name}: {long_choice.why}"
+    chosen = (of_long, None if pooling_choice is None else str(pooling_choice), length_note)
+    notes = (*data.splits.notes, *(note for note in chosen if note is not None))
     long, pooling = (None if choice is None else choice.to_dict() for choice in (long_choice, pooling_choice))
-    return RunInput(context, data, teachers, long, pooling, notes)
+    loaded = RunInput(context, data, teachers, long, pooling, notes)
+    return choose_layer.choose_layer(loaded, most_rows=layer_rows)[0]
 
 
 def with_network(loaded: RunInput) -> Run:

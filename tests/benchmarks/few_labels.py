@@ -9,7 +9,8 @@ or `--per-class` of each class, and is the seed of the training; the 600 test ro
 ours with the first token, three epochs and the epoch of the best accuracy. The Trainer trains on all rows with each of
 `--rates` and keeps its last weights; ours holds a tenth back. Training is on one thread, and `cpu_s` is processor time,
 test rows excluded. A command that is given again goes on where it stopped. For every epoch of ours the file has
-`curve`: its accuracy on validation and test rows, by which `table` compares rules that choose the epoch.
+`curve`: its accuracy on validation and test rows, by which `table` compares rules that choose the epoch; not of a head on
+frozen features. `--as NAME` is what ours is called in the file, for a second one with other `--flags`.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
     """Train with these flags, and score the test rows after every epoch and at the end."""
     from hf_finetune import Launch
     from hf_finetune.cli.train import TrainJob, parse_train
+    from hf_finetune.features.frozen_layers import CachedInputs
     from hf_finetune.pipeline import train as stage
+    from hf_finetune.pipeline.evaluate import predict
     from hf_finetune.pipeline.run import trained_run
     from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -58,11 +61,15 @@ def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
 
     def built(setup: Any, bar: Any) -> Any:
         trainer = build(setup, bar)
-        trainer.test_rows = setup.run.data.inputs.encode(setup.run.data.splits.test)
+        # Cached activations are those of the other rows.
+        is_cached = isinstance(setup.rows.inputs, CachedInputs)
+        trainer.test_rows = None if is_cached else setup.run.data.inputs.encode(setup.run.data.splits.test)
         return trainer
 
     def evaluate(self: Any, *arguments: Any, **options: Any) -> dict[str, float]:
         metrics = plain(self, *arguments, **options)
+        if self.test_rows is None:
+            return metrics
         values = {name: metrics[f"eval_{name}"] for name in ("accuracy", "log_loss")}
         curve.append({"step": self.state.global_step, **values, "correct": correct_of(self)})
         return metrics
@@ -78,7 +85,9 @@ def ours(data: Path, seed: int, *, flags: str) -> dict[str, Any]:
                 trainer, best = trained.trainer, trained.trainer.selection.best
                 chosen = trainer.state.best_global_step if best is None else best.step
                 facts = {"steps": trainer.state.global_step, "chosen": chosen, "pooling": trained.run.pooling_choice}
-                return {**facts, "correct": correct_of(trainer), "cpu_s": seconds, "curve": curve}
+                test = trained.run.data.splits.test
+                correct = (predict(trained.network, trained.run, test).argmax(1) == labels_of(test)).astype(int)
+                return {**facts, "correct": correct.tolist(), "cpu_s": seconds, "curve": curve}
     finally:
         stage._build_trainer, ClassifierTrainer.evaluate = build, plain
 
@@ -111,7 +120,8 @@ def measure(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         drawn = draw(options.folder, options.rows, options.per_class, seed, TEST_ROWS)
         for side, fit in sides.items():
-            key = {"data": options.folder.name, "size": size, "seed": seed, "side": side, "flags": options.flags}
+            named = options.named if side == "ours" and options.named else side
+            key = {"data": options.folder.name, "size": size, "seed": seed, "side": named, "flags": options.flags}
             with tempfile.TemporaryDirectory() as folder:
                 for name, rows in zip(("train", "test"), drawn, strict=True):
                     rows.to_csv(Path(folder) / f"{name}.csv", index=False)
@@ -133,10 +143,12 @@ def table(path: Path) -> None:
             seconds = np.mean([line["cpu_s"] for line in other.values()])
             row = f"| {data} | {size} | {side} | {len(other)} | {accuracy:.4f} | {seconds:.0f} |"
             print(row, _difference(mine, other) if side != "ours" else "| |")
+    curves = [line["curve"] for line in lines if len(line.get("curve", ())) > 1]
+    if not curves:
+        return
     print(
         "\n| rule for the epoch, all lines with a curve | accuracy | minus best accuracy, points [95%] |\n|---|---|---|"
     )
-    curves = [line["curve"] for line in lines if len(line.get("curve", ())) > 1]
     rules: dict[str, Callable[[list[dict[str, Any]]], int]] = {
         "best accuracy": lambda curve: int(np.argmax([epoch["accuracy"] for epoch in curve])),
         "best log loss": lambda curve: int(np.argmin([epoch["log_loss"] for epoch in curve])),
@@ -176,6 +188,7 @@ def main() -> None:
     measuring.add_argument("--sides", nargs="+", default=["ours", "before", "trainer", "probe"])
     measuring.add_argument("--rates", nargs="+", default=["1e-4"])
     measuring.add_argument("--flags", default="", help="of ours and before")
+    measuring.add_argument("--as", dest="named")
     measuring.add_argument("--output", type=Path, required=True)
     commands.add_parser("table").add_argument("file", type=Path)
     options = parser.parse_args()

@@ -25,19 +25,21 @@ def rows_of(labels: list[str], seed: int = 0) -> Dataset:
     return Dataset.from_dict({"text": texts, "label": label_N.tolist()})
 
 
-@pytest.mark.parametrize("labels", [["fine", "bad"], ["odd", "fine", "bad"]])
+@pytest.mark.parametrize(
+    ("labels", "layer"), [(["fine", "bad"], -1), (["odd", "fine", "bad"], -1), (["fine", "bad"], 1)]
+)
 @pytest.mark.parametrize("is_normalized", [True, False])
-def test_the_pipeline_is_the_pool_of_both_models(bert: str, labels: list[str], is_normalized: bool) -> None:
+def test_the_pipeline_is_the_pool_of_both_models(bert: str, labels: list[str], layer: int, is_normalized: bool) -> None:
     train, new = rows_of(labels), rows_of(labels, seed=1)
-    extractor = EncoderFeatures(bert, max_length=32)
-    features_ND = encoder_features(load_encoder(bert, "text", 32), new, [(-1, "mean")])[-1, "mean"]
+    extractor = EncoderFeatures(bert, layer=layer, max_length=32)
+    features_ND = encoder_features(load_encoder(bert, "text", 32), new, [(layer, "mean")])[layer, "mean"]
     weight_CD = np.random.default_rng(2).normal(size=(len(labels), features_ND.shape[1]))
     read_ND = features_ND / np.linalg.norm(features_ND, axis=1, keepdims=True) if is_normalized else features_ND
     bias_C = np.arange(len(labels), dtype=float)
     # The temperature of a head, and the bias that suits other features, are not known.
     head_NC = softmax(0.5 * (read_ND @ weight_CD.T) + bias_C, axis=1)
 
-    head = EncoderHead.of(extractor, weight_CD, new, head_NC)
+    head = EncoderHead.of(extractor, [-1, 1], weight_CD, new, head_NC)
     assert head.extractor == extractor and head.is_normalized == is_normalized
 
     pool, words = Pool(0.35, 1.7), Classical(BASELINE, (WordTfidf(),))
@@ -55,10 +57,10 @@ def test_classes_of_different_frequency_do_not_make_features_agree(bert: str) ->
     noise_N = 0.6 * rng.normal(size=60)
     scores_NC = softmax(np.stack([noise_N, -6 - noise_N], axis=1), axis=1)
     with pytest.raises(InputError, match="reads other features"):
-        EncoderHead.of(EncoderFeatures(bert, max_length=32), weight_CD, rows, scores_NC)
+        EncoderHead.of(EncoderFeatures(bert, max_length=32), [-1], weight_CD, rows, scores_NC)
     # Of constant logits nothing is known.
     with pytest.raises(InputError, match="reads other features"):
-        EncoderHead.of(EncoderFeatures(bert, max_length=32), weight_CD, rows, np.full((60, 2), 0.5))
+        EncoderHead.of(EncoderFeatures(bert, max_length=32), [-1], weight_CD, rows, np.full((60, 2), 0.5))
 
 
 def test_a_head_of_other_features_is_refused(bert: str) -> None:
@@ -66,9 +68,9 @@ def test_a_head_of_other_features_is_refused(bert: str) -> None:
     width = encoder_features(load_encoder(bert, "text", 32), rows, [(-1, "mean")])[-1, "mean"].shape[1]
     extractor, scores_NC = EncoderFeatures(bert, max_length=32), softmax(rng.normal(size=(60, 2)), axis=1)
     with pytest.raises(InputError, match="reads other features"):
-        EncoderHead.of(extractor, rng.normal(size=(2, width)), rows, scores_NC)
+        EncoderHead.of(extractor, [-1], rng.normal(size=(2, width)), rows, scores_NC)
     with pytest.raises(InputError, match="reads other features"):
-        EncoderHead.of(extractor, rng.normal(size=(2, width + 1)), rows, scores_NC)
+        EncoderHead.of(extractor, [-1], rng.normal(size=(2, width + 1)), rows, scores_NC)
 
 
 def probabilities(labels_N: np.ndarray, right: float, rng: np.random.Generator) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import io
+import json
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from helpers.tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerState, TrainingArguments
+from transformers import AutoModel, TrainerState, TrainingArguments
 
 from hf_finetune import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
@@ -82,6 +83,35 @@ def small_recipe(folder: Path) -> Recipe:
         precision=Precision(mixed_precision="no"),
         evaluate=Evaluate(resamples=100, baselines=False, plots=False, parity_rows=4),
     )
+
+
+def recipe_of_a_word(
+    folder: Path, family: str = "bert", *, rows: int = 160, sentence_encoder: bool = False, **config: Any
+) -> Recipe:
+    """The small recipe with this many rows of `text_rows`, on a tiny encoder.
+
+    Args:
+        sentence_encoder: whether the checkpoint says that it was trained to be read by the mean of its tokens.
+        config: see `tiny_text_checkpoint`.
+    """
+    recipe = small_recipe(folder)
+    lines = [f"{row['text']},{('bad', 'good')[row['label']]}" for row in text_rows(rows)]
+    (folder / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    checkpoint = tiny_text_checkpoint(folder / family, family, **config)
+    if sentence_encoder:
+        (checkpoint / "modules.json").write_text("[]")
+        (checkpoint / "1_Pooling").mkdir()
+        (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return replace(recipe, model=Model(checkpoint=str(checkpoint)))
+
+
+def recipe_of_a_lower_layer(folder: Path) -> Recipe:
+    """That recipe for a sentence encoder of four layers, the top one of which forgets what it reads."""
+    recipe = recipe_of_a_word(folder, sentence_encoder=True, num_hidden_layers=4)
+    network = AutoModel.from_pretrained(recipe.model.checkpoint)
+    nn.init.zeros_(network.encoder.layer[-1].output.LayerNorm.weight)
+    network.save_pretrained(recipe.model.checkpoint)
+    return recipe
 
 
 def small_trainer(

@@ -47,7 +47,9 @@ def test_training_that_harms_is_undone(tmp_path: Path, caplog: pytest.LogCapture
     choice = result["data"]["pooling_choice"]
     assert choice["chosen"] == "mean" and result["standalone"]
     model = json.loads((folder / "recipe.json").read_text())["recipe"]["model"]
-    assert model["pooling"] == "default" and model["surgery"] == [{"type": "GatherMean", "weight": 16.0}]
+    assert model["pooling"] == "default" and model["surgery"] == [
+        {"type": "GatherMean", "weight": 16.0, "hidden_scale": None}
+    ]
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 from helpers.hub_server import HubServer
-from helpers.small_runs import small_recipe, stop_after
+from helpers.small_runs import recipe_of_a_lower_layer, small_recipe, stop_after
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import Classifier, Hub, InputError, Launch, Recipe, Search, StoppedBySignal, run
 from hf_finetune.hub.push import push
 from hf_finetune.pipeline import push as push_run
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
 from hf_finetune.search.ladder import costs, decisions, ensemble, folds, judgement, standing
 from hf_finetune.search.ladder.costs import RungCost
+from hf_finetune.search.ladder.state import STARTS, read_heads
 from hf_finetune.utils.manifest import Manifest
 
 
@@ -103,6 +105,42 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert document["ladder"]["verdict"] in " ".join(str(Classifier.load(str(folder)).result).split())
     with pytest.raises(InputError, match="the run in it is finished"):
         run(auto, Launch(str(folder), resume=True))
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_head_on_a_lower_layer_leaves_all_layers_to_the_rungs_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start from a head of the top layer, also after a kill."""
+    small, begun = recipe_of_a_lower_layer(tmp_path), []
+    auto = replace(small, method="auto", search=Search(preset="good"))
+    train_prepared = module.train_prepared
+
+    def noted(prepared: Run, launch: Launch, **options: Any) -> Any:
+        starts = [head.weight_CD.tolist() for head in prepared.start_heads]
+        begun.append((prepared.recipe.method, prepared.model.network.config.num_hidden_layers, starts))
+        return train_prepared(prepared, launch, **options)
+
+    monkeypatch.setattr(module, "train_prepared", noted)
+    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    monkeypatch.setattr(standing, "compare", judging("better", "better", "better", "better", "better"))
+    folder = tmp_path / "auto"
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Climb, "_weigh", _stopping_at_full(patch, module.Climb._weigh))
+        with pytest.raises(StoppedBySignal):
+            run(auto, Launch(str(folder)))
+    rung = folder / "rungs" / "3-head"
+    (start,), (trained,) = read_heads(rung, name=STARTS), read_heads(rung)
+    assert begun == [("head", 4, []), ("full", 5, [start.weight_CD.tolist()])] and not start.weight_CD.equal(
+        trained.weight_CD
+    )
+    begun.clear()
+    document = run(auto, Launch(str(folder), resume=True))
+    assert document is not None and begun == [("full", 5, [start.weight_CD.tolist()])]
+    joined = next(rung for rung in document["rungs"] if rung["name"] == "linear+head")
+    # Its pipeline reads the layer of the head.
+    extractors = json.loads((folder / "rungs" / joined["folder"] / "recipe.json").read_text())
+    assert [each["layer"] for each in extractors["recipe"]["classical"]["extractors"] if "layer" in each] == [3]
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.small_runs import small_recipe, text_rows
-from helpers.tiny import tiny_text_checkpoint
+from helpers.small_runs import recipe_of_a_word as recipe_of
 
-from hf_finetune import Chunk, Model, Recipe
+from hf_finetune import Chunk
 from hf_finetune.models.surgery.gather_mean import GatherMean
 from hf_finetune.pipeline import choose_pooling
 from hf_finetune.pipeline.run import prepare
-
-
-def recipe_of(folder: Path, family: str = "bert", *, rows: int = 160, sentence_encoder: bool = False) -> Recipe:
-    """A recipe with this many rows of `text_rows`."""
-    recipe = small_recipe(folder)
-    lines = [f"{row['text']},{('bad', 'good')[row['label']]}" for row in text_rows(rows)]
-    (folder / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    checkpoint = tiny_text_checkpoint(folder / family, family)
-    if sentence_encoder:
-        (checkpoint / "modules.json").write_text("[]")
-        (checkpoint / "1_Pooling").mkdir()
-        (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    return replace(recipe, model=Model(checkpoint=str(checkpoint)))
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:

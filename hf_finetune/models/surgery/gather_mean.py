@@ -29,6 +29,9 @@ class GatherMean(Operation):
 
     weight: Positive = 16.0
     """Weight of the mean beside the token itself, which the layer's residual connection adds."""
+    hidden_scale: Positive | None = None
+    """Weight of the head's hidden layer, a multiple of the identity. None: 0.5 before tanh, 1 before gelu and relu. The
+    smaller, the straighter: states of lower layers have features up to 15 deviations from their mean."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
         """Add a layer to `config`.
@@ -55,7 +58,7 @@ class GatherMean(Operation):
         for norm in family.norms:
             _fill(result, f"{layer}.{norm}", weight=1.0)
         scale, bias = STRAIGHT[stock.activation]
-        _set_multiple_of_identity(result, stock.dense, scale)
+        _set_multiple_of_identity(result, stock.dense, self.hidden_scale or scale)
         _fill(result, stock.dense, bias=bias)
         return result
 

@@ -27,6 +27,7 @@ import torch
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import StoppedBySignal
+from hf_finetune.pipeline.choose_layer import choose_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
@@ -54,6 +55,7 @@ from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
+    STARTS,
     LadderState,
     RungRecord,
     read_heads,
@@ -130,7 +132,13 @@ def load(base: RecipeVariant, budget: Budget) -> RunInput:
     torch.set_float32_matmul_precision(recipe.precision.float32_matmul)
     features = base.recipe.data.features
     with Progress("read the data and the checkpoint", quiet=True):
-        return load_input(recipe, features=features, compared_rows=lambda: decisions.compared_rows(budget.left_s))
+        # What layer the head reads is chosen where there is a head, for it alone.
+        return load_input(
+            recipe,
+            features=features,
+            compared_rows=lambda: decisions.compared_rows(budget.left_s),
+            layer_rows=0,
+        )
 
 
 def _refuse(base: RecipeVariant, launch: Launch) -> None:
@@ -186,8 +194,12 @@ class Climb:
     encoded: tuple[Any, Any] | None = None
     """Encoded training and validation rows."""
     heads: tuple[FittedHead, ...] = ()
-    """Those of the rung that the next ones start from."""
+    """Those of the rung `head`, from which the next ones start."""
+    starts: tuple[FittedHead, ...] = ()
+    """Those of the top layer, from which they start where that rung reads a lower one. Empty: it reads the top one."""
     costs: MethodCosts = field(default_factory=MethodCosts)
+    head_cost: float = 1.0
+    """What the network of the head costs, as a share of the others."""
 
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""
@@ -220,7 +232,7 @@ class Climb:
         self.standing.take_up()
         for rung in self.state.rungs:
             if rung.folder is not None:
-                self.heads = read_heads(self.state.folder / rung.folder) or self.heads
+                self._take_heads(self.state.folder / rung.folder)
         if self.state.rungs:
             logger.info("resumed after %s", listed(decisions.climbed(self.state)))
 
@@ -236,6 +248,7 @@ class Climb:
             # Else its network fills memory beside the one that trains.
             self.first = None
         else:
+            self._choose_layer()
             self._rung("head", "head", RungPlan("the first network"))
         self._join()
         if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
@@ -247,15 +260,32 @@ class Climb:
             if student is not None:
                 replace(self, base=student.base, loaded=student.loaded)._rung("student", "full", student.plan)
 
+    def _choose_layer(self) -> None:
+        """Let the head read the layer that says most. All layers train after it."""
+        if self.first is None or self.state.find("head") or is_finished(self._next_folder("head")):
+            return
+        first, rows = self.first, self._scoring.layer_rows(self.budget.left_s)
+        loaded, choice = choose_layer(self.loaded.variant(first.recipe), most_rows=rows)
+        if choice is not None:
+            self.starts, self.head_cost = choice.top_heads, choice.cost
+            self.first = with_network(loaded)
+
+    def _next_folder(self, name: str) -> Path:
+        return self.state.folder / self.state.next_folder(name)
+
+    def _take_heads(self, folder: Path) -> None:
+        self.heads = read_heads(folder) or self.heads
+        self.starts = read_heads(folder, name=STARTS) or self.starts
+
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
         """Train by a method, judge it, and promote it if it is better, unless that is done."""
         if self.state.find(name):
             return
         started = time.perf_counter()
-        folder = self.state.folder / self.state.next_folder(name)
+        folder = self._next_folder(name)
         if is_finished(folder):
             # A kill came before it was recorded.
-            self.heads = read_heads(folder) or self.heads
+            self._take_heads(folder)
             self.standing.judge(name, read_scores(folder), folder, started=started)
             return
         begun = self.state.current or {}
@@ -295,7 +325,7 @@ class Climb:
         variant = self.base.for_rung(method, seconds=plan.limit_s)
         if plan.epochs is not None:
             variant = variant.with_length(plan.epochs)
-        heads = self.heads
+        heads = self.starts or self.heads
         if not decisions.starts_from_head(self.state, heads[0].explained if heads else None):
             variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
@@ -317,6 +347,7 @@ class Climb:
         scoring, left_s = self._scoring, self.budget.left_s
         if self.standing.pending is not None and self._may_join:
             left_s -= scoring.joined_s
+        scoring = replace(scoring, row_s=self.head_cost * scoring.row_s)
         return scoring.head_rows(left_s, fine_tunes=self._fine_tunes)
 
     @property
@@ -336,6 +367,8 @@ class Climb:
             return
         self.heads = trained_heads(trained.network, trained.temperature, start.explained)
         write_heads(folder, self.heads)
+        if self.starts:
+            write_heads(folder, self.starts, name=STARTS)
 
     # Decisions
 
@@ -382,7 +415,8 @@ class Climb:
     @property
     def _scoring(self) -> Scoring:
         """What scoring costs, as the run of the head has measured it; before that, as a few rows do."""
-        head = self.state.find("head")
+        # A head on a lower layer predicts faster than what comes after it.
+        head = None if self.starts else self.state.find("head")
         if head is not None and head.folder is not None and is_finished(self.state.folder / head.folder):
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from hf_finetune.data.labels import is_labeled, labels_of
 from hf_finetune.data.word_inputs import encoded_of
+from hf_finetune.pipeline import choose_layer
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run, RunInput
@@ -45,6 +46,13 @@ HEAD_SHARE = 0.1
 """Share of the time that the features of a head take at most, where full fine-tuning follows it."""
 JUDGED_SHARE = 0.1
 """Share of the time of training that judging a head takes at most."""
+LAYER_SHARE = 0.03
+"""Share of the time in which rows are read to compare layers."""
+ENOUGH_COMPARED = 200
+"""Rows without which layers are not compared, if there are so many: chance would choose."""
+MANY_OUTPUTS, MANY_OUTPUTS_FROM_S = 20, 240.0
+"""Classes beyond which it takes more time than that of the rows, and so much of it: with 77 the fits took 4 of 30
+seconds, and the top layer was the best one by far."""
 HEAD_COST, MANY_SEEN = 0.15, 2_000
 """Share of the time from which a head is left, if full fine-tuning sees so many rows of each class: a head is then
 neither the result nor needed as a start. Of 120 s on 8,482 sentences of two classes it took 20, and lost to the linear
@@ -160,6 +168,16 @@ class Scoring:
         if fine_tunes and self._fine_tunes_within(usable_s - short_s):
             usable_s = short_s
         return min(self.rows["train"], max(LEAST_ROWS, int(usable_s / feature_s)))
+
+    def layer_rows(self, left_s: float) -> int:
+        """Return on how many rows the layers are compared that a head may read, all of them in one pass. 0: the top one
+        is read."""
+        if math.isinf(left_s):
+            return choose_layer.MOST_ROWS
+        rows = int(LAYER_SHARE * left_s / (self._pass * self.row_s))
+        fits_s = MANY_OUTPUTS_FROM_S if self.outputs > MANY_OUTPUTS else 0.0
+        has_time = left_s >= fits_s and rows >= min(ENOUGH_COMPARED, self.rows["train"])
+        return min(rows, choose_layer.MOST_ROWS) if has_time else 0
 
     def goes_straight(self, left_s: float) -> bool:
         """Whether full fine-tuning comes without a head before it, whose features, fit and judgement would take a part

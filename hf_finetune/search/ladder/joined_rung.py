@@ -24,6 +24,7 @@ from hf_finetune.features.config import Classical, EncoderFeatures
 from hf_finetune.features.encoder_states import load_encoder
 from hf_finetune.features.joined import EncoderHead, Pool, cross_fitted, fit_joined
 from hf_finetune.features.table import RowTable
+from hf_finetune.pipeline.choose_layer import layers_of_depth
 from hf_finetune.pipeline.classical.run import FittedRun, as_trained, finalize_classical
 from hf_finetune.pipeline.context import ClassicalRun, RunInput
 from hf_finetune.pipeline.run_folder import is_finished
@@ -134,8 +135,10 @@ class JoinedModel:
             raise InputError("the head reads long texts whole, an extractor their beginning")
         extractor = EncoderFeatures(base.recipe.model.checkpoint, max_length=inputs.max_length)
         rows_n = np.random.default_rng(0).permutation(len(splits.validation))[:ROWS_READ]
+        depth = load_encoder(extractor.checkpoint, "text", extractor.max_length).layers
+        layers = [-1, *layers_of_depth(depth)[1:]]
         weight_CD = head.weight_CD.double().numpy()
-        found = EncoderHead.of(extractor, weight_CD, splits.validation.select(rows_n), head_NC[rows_n])
+        found = EncoderHead.of(extractor, layers, weight_CD, splits.validation.select(rows_n), head_NC[rows_n])
         run = classical_run(base.for_classical(Classical(BASELINE)), splits)
         config = Classical(BASELINE, (*RowTable.of(run.splits.train).extractors, found.extractor))
         model = cls(run, found, Pool.fitted(standing.labels, linear_NC, head_NC), Stopwatch())

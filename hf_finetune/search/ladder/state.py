@@ -5,6 +5,7 @@ DIR/rungs/ladder.json           the rungs that are done, and the seconds that we
 DIR/rungs/N-NAME/               the run of a rung
 DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a constant nothing else
 DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rungs start
+DIR/rungs/N-head/starts.npz     of a head that reads a lower layer: those of the top one, from which they start
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.files import read_json, write_bytes, write_json
 
 FOLDER, FILE = "rungs", "ladder.json"
-SCORES, HEADS = "scores.npz", "heads.npz"
+SCORES, HEADS, STARTS = "scores.npz", "heads.npz", "starts.npz"
 SCHEMA = 1
 
 
@@ -172,25 +173,25 @@ def read_scores(folder: Path) -> Any:
     return Ragged(arrays["values"], arrays["offsets"]) if "offsets" in arrays else arrays["values"]
 
 
-def write_heads(folder: Path, heads: tuple[FittedHead, ...]) -> None:
+def write_heads(folder: Path, heads: tuple[FittedHead, ...], *, name: str = HEADS) -> None:
     """Write classification layers."""
     arrays: dict[str, np.ndarray] = {}
     for number, head in enumerate(heads):
         arrays[f"weight{number}"] = head.weight_CD.numpy()
         arrays[f"bias{number}"] = head.bias_C.numpy()
         arrays[f"explained{number}"] = np.array(head.explained)
-    _write_arrays(folder / HEADS, arrays)
+    _write_arrays(folder / name, arrays)
 
 
-def read_heads(folder: Path) -> tuple[FittedHead, ...]:
+def read_heads(folder: Path, *, name: str = HEADS) -> tuple[FittedHead, ...]:
     """Read what `write_heads` wrote; empty where there is nothing.
 
     Raises:
         InputError: it is damaged.
     """
-    if not (folder / HEADS).exists():
+    if not (folder / name).exists():
         return ()
-    arrays = _read_arrays(folder / HEADS)
+    arrays = _read_arrays(folder / name)
     return tuple(
         FittedHead(
             torch.from_numpy(arrays[f"weight{number}"]),

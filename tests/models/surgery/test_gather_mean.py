@@ -45,6 +45,12 @@ def test_the_head_reads_the_mean(family: str, tmp_path: Path) -> None:
     assert after.config.num_hidden_layers == before.config.num_hidden_layers + 1
 
 
+def test_a_smaller_scale_is_straighter(tmp_path: Path) -> None:
+    before = load_classifier(tiny_text_checkpoint(tmp_path), task="text-classification", labels=["bad", "good"]).model
+    dense = GatherMean(hidden_scale=0.1)(before).bert.pooler.dense
+    torch.testing.assert_close(dense.weight, 0.1 * torch.eye(32))
+
+
 def test_a_tagger_has_no_such_head(tmp_path: Path) -> None:
     """A tagger reads all tokens, which would become the same."""
     tagger = AutoModelForTokenClassification.from_pretrained(tiny_text_checkpoint(tmp_path, "bert"))
