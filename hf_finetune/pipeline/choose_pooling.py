@@ -28,9 +28,8 @@ from hf_finetune.models.heads.stock import can_switch
 from hf_finetune.models.surgery.gather_mean import FAMILIES_WITH_MEAN, GatherMean
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.context import RunContext, RunData, RunModel
-from hf_finetune.pipeline.frozen_features import frozen_features
-from hf_finetune.tasks.base import HeadFit
-from hf_finetune.training.warm_start import MEASURED_AT, NotOfRows, halves_of
+from hf_finetune.pipeline.frozen_features import draw_rows, frozen_features, held_out_scores
+from hf_finetune.training.warm_start import NotOfRows, halves_of
 from hf_finetune.utils.messages import silenced
 
 MOST_ROWS = 1_000
@@ -177,29 +176,17 @@ def _compare(
     """Return the metric of both ways on held-out rows, and the number of rows."""
     task, inputs, labeled = data.task, data.inputs, labeled_rows(data.splits.train)
     assert isinstance(inputs, TextInputs), "see _may_choose"
-    drawn = np.sort(np.random.default_rng(0).permutation(len(labeled))[:most_rows])
-    rows = labeled.select(task.with_every_output(drawn, labels_of(labeled)))
+    rows = draw_rows(task, labeled, most_rows)
     encoded, labels = inputs.encode(rows), labels_of(rows)
-    halves = halves_of(first_sources(rows, by_content=True))
+    half_N = np.zeros(len(rows), dtype=np.int64)
+    half_N[halves_of(first_sources(rows, by_content=True))[1]] = 1
     scores = {}
     for name, model in (("default", network), ("mean", _network(_with_model(context, mean), data))):
         features_ND = frozen_features(context, model.network, inputs, encoded, progress="choose the pooling")
-        scores[name] = _held_out_scores(data, features_ND, labels, halves)
+        scores[name] = held_out_scores(task, features_ND, labels, half_N)
     judged = task.judged_by
     values = {name: {judged: round(task.values(labels, each_NC)[judged], 4)} for name, each_NC in scores.items()}
     return {**values, "difference": task.compare(labels, scores["mean"], scores["default"])}, len(rows)
-
-
-def _held_out_scores(data: RunData, features_ND: np.ndarray, labels: Any, halves: list[np.ndarray]) -> np.ndarray:
-    """Return the scores (N, C) of each row by a head that is fitted to the other half."""
-    scores_NC = np.zeros((len(features_ND), len(data.task.labels)))
-    for held_out, fitted in (halves, halves[::-1]):
-        # A regression needs two classes. Both ways lack these rows.
-        if not data.task.has_classes or len(np.unique(labels[fitted])) > 1:
-            head = data.task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT, explains=False))
-            logits_NC = features_ND[held_out] @ head.weight_CD.numpy().T + head.bias_C.numpy()
-            scores_NC[held_out] = data.task.training_scores(logits_NC)
-    return scores_NC
 
 
 def _with_model(context: RunContext, model: Model) -> RunContext:

@@ -1,7 +1,8 @@
 """Predict every row by a model that was not trained on it, in place of a split that trains nothing.
 
-Each fold trains the run's recipe on the other folds, a network for as many epochs and with its last weights: nothing is
-chosen by the rows that it predicts. The run itself then trains on all rows, and reports the estimate of the folds.
+Each fold trains the run's recipe on the other folds, a network for as many epochs and with its last weights: nothing
+is chosen by the rows that it predicts, but for what the head reads, which all folds have in common. The run itself then
+trains on all rows, and reports the estimate of the folds.
 
 Legend: R repeats, N rows, C classes.
 """

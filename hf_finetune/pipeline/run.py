@@ -37,12 +37,14 @@ from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.features.frozen_layers import TrainingRows
 from hf_finetune.hub.push import check_target
-from hf_finetune.pipeline import check, choose_layer, comparison
+from hf_finetune.pipeline import check, comparison
 from hf_finetune.pipeline.add_adapter import add_adapter, trial_network
 from hf_finetune.pipeline.augment import add_copies
 from hf_finetune.pipeline.build_model import build_model
 from hf_finetune.pipeline.cache_activations import cache_activations
 from hf_finetune.pipeline.choose_kernels import choose_kernels, default_kernels
+from hf_finetune.pipeline.choose_layer import MOST_ROWS as MOST_LAYER_ROWS
+from hf_finetune.pipeline.choose_layer import choose_layer
 from hf_finetune.pipeline.choose_length import choose_length
 from hf_finetune.pipeline.choose_long import choose_long
 from hf_finetune.pipeline.choose_pooling import MOST_ROWS, choose_pooling
@@ -227,7 +229,7 @@ def load_input(
     *,
     features: Sequence[str] = (),
     compared_rows: Callable[[], int] = lambda: MOST_ROWS,
-    layer_rows: int = choose_layer.MOST_ROWS,
+    layer_rows: int = MOST_LAYER_ROWS,
 ) -> RunInput:
     """Load the rows and teachers of a run, and check what needs no network.
 
@@ -261,7 +263,7 @@ def load_input(
     notes = (*data.splits.notes, *(note for note in chosen if note is not None))
     long, pooling = (None if choice is None else choice.to_dict() for choice in (long_choice, pooling_choice))
     loaded = RunInput(context, data, teachers, long, pooling, notes)
-    return choose_layer.choose_layer(loaded, most_rows=layer_rows)[0]
+    return choose_layer(loaded, most_rows=layer_rows)[0]
 
 
 def with_network(loaded: RunInput) -> Run:

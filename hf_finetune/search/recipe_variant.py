@@ -171,7 +171,7 @@ class RecipeVariant:
             "hub": replace(recipe.hub, repo_id=None),
             "train": train,
         }
-        if method == "top" and GatherMean() in recipe.model.surgery:
+        if method == "top" and any(isinstance(step, GatherMean) for step in recipe.model.surgery):
             # It comes on top of the layers that train.
             changes["model"] = replace(recipe.model, top_layers=recipe.model.top_layers + 1)
         if method == "head":

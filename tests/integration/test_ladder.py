@@ -21,7 +21,6 @@ from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
 from hf_finetune.search.ladder import costs, decisions, ensemble, folds, judgement, standing
 from hf_finetune.search.ladder.costs import RungCost
-from hf_finetune.search.ladder.state import STARTS, read_heads
 from hf_finetune.utils.manifest import Manifest
 
 
@@ -111,7 +110,7 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
 def test_a_head_on_a_lower_layer_leaves_all_layers_to_the_rungs_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They start from a head of the top layer, also after a kill."""
+    """None of them starts from it, also after a kill."""
     small, begun = recipe_of_a_lower_layer(tmp_path), []
     auto = replace(small, method="auto", search=Search(preset="good"))
     train_prepared = module.train_prepared
@@ -129,18 +128,43 @@ def test_a_head_on_a_lower_layer_leaves_all_layers_to_the_rungs_after_it(
         patch.setattr(module.Climb, "_weigh", _stopping_at_full(patch, module.Climb._weigh))
         with pytest.raises(StoppedBySignal):
             run(auto, Launch(str(folder)))
-    rung = folder / "rungs" / "3-head"
-    (start,), (trained,) = read_heads(rung, name=STARTS), read_heads(rung)
-    assert begun == [("head", 4, []), ("full", 5, [start.weight_CD.tolist()])] and not start.weight_CD.equal(
-        trained.weight_CD
-    )
+    # No head from which to start: full fine-tuning fits one to the top layer itself.
+    assert begun == [("head", 4, []), ("full", 5, [])]
     begun.clear()
     document = run(auto, Launch(str(folder), resume=True))
-    assert document is not None and begun == [("full", 5, [start.weight_CD.tolist()])]
+    assert document is not None and begun == [("full", 5, [])]
+    assert [rung["layer"] for rung in document["rungs"] if rung["name"] in ("head", "full")] == [3, None]
     joined = next(rung for rung in document["rungs"] if rung["name"] == "linear+head")
     # Its pipeline reads the layer of the head.
     extractors = json.loads((folder / "rungs" / joined["folder"] / "recipe.json").read_text())
     assert [each["layer"] for each in extractors["recipe"]["classical"]["extractors"] if "layer" in each] == [3]
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_head_that_was_begun_reads_the_layer_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layer was chosen on as many rows as there was time for; a resumed climb has less time, and the same network. What is
+    finished and was not recorded has its layer, too."""
+    auto = replace(recipe_of_a_lower_layer(tmp_path), method="auto", search=Search(preset="fast", budget="1h"))
+    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    folder = tmp_path / "auto"
+    for times, interrupted in enumerate(("_keep", "_join")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module.Climb, interrupted, _killed)
+            if times:
+                patch.setattr(costs.Scoring, "layer_rows", lambda *_: 0)
+            with pytest.raises(Killed):
+                run(auto, Launch(str(folder), resume=bool(times)))
+    document = run(auto, Launch(str(folder), resume=True))
+    assert document is not None
+    assert [rung["layer"] for rung in document["rungs"] if rung["name"] == "head"] == [3]
+
+
+class Killed(BaseException):
+    """In place of kill -9."""
+
+
+def _killed(*_: Any) -> None:
+    raise Killed
 
 
 @pytest.mark.usefixtures("gate_here")

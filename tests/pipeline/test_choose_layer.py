@@ -47,26 +47,16 @@ def test_the_layer_with_the_least_log_loss_is_read(recipe: Recipe, tmp_path: Pat
 
 
 def test_the_features_are_those_of_the_network_without_the_layers_above(recipe: Recipe) -> None:
-    loaded = load_input(recipe, layer_rows=0)
-    rows = loaded.data.splits.train.select(range(20))
-    whole = module.build_model(loaded.context, loaded.data).network
-    third_ND, _, read_ND = module._features(loaded, whole, rows, [3, 4])
-    surgery = (KeepLayers(first=3), GatherMean())
-    model = replace(recipe.model, pooling="default", surgery=surgery)
-    lower = loaded.variant(replace(loaded.context.recipe, model=model))
-    fewer = module.build_model(lower.context, lower.data).network
-    (top_ND, lower_ND) = module._features(lower, fewer, rows, [3])
-    assert top_ND == pytest.approx(third_ND, abs=1e-5)
-    # What the classification layer reads is a nearly linear function of it; of the whole network it is constant.
-    assert lower_ND.std(axis=0).min() > 0.01 > read_ND.std(axis=0).max()
-
-
-def test_heads_of_the_top_layer_are_there_to_start_from(recipe: Recipe) -> None:
-    loaded, choice = choose_layer(load_input(recipe, layer_rows=0), most_rows=60)
+    whole = load_input(recipe, layer_rows=0)
+    lower, choice = choose_layer(whole, most_rows=60)
     assert choice is not None and choice.is_lower and choice.rows == 60 and choice.cost == 4 / 5
-    (head,) = choice.top_heads
-    assert head.weight_CD.shape == (2, 32) and head.explained < 0.1
-    assert loaded.context.recipe.model.surgery == (KeepLayers(first=3), GatherMean(hidden_scale=0.1))
+    assert lower.context.recipe.model.surgery == (KeepLayers(first=3), GatherMean(hidden_scale=0.1))
+    rows = whole.data.splits.train.select(range(20))
+    means = [
+        module._means_of_layers(each, module.build_model(each.context, each.data).network, rows, [3])[3]
+        for each in (whole, lower)
+    ]
+    assert means[1] == pytest.approx(means[0], abs=1e-5) and np.ptp(means[0], axis=0).min() > 0.01
 
 
 def test_all_processes_take_what_the_main_one_chooses(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,9 +68,11 @@ def test_all_processes_take_what_the_main_one_chooses(recipe: Recipe, monkeypatc
 
 
 def test_where_there_is_no_choice(recipe: Recipe, tmp_path: Path) -> None:
-    """Other methods train all layers; a pooling that is named has its layer; of few rows nothing can be said."""
+    """Other methods train all layers; surgery that is named has its layer; rows of a group, as of an author, stay together;
+    of few rows nothing can be said."""
     named = replace(recipe.model, surgery=(GatherMean(),))
-    for other in (replace(recipe, method="full"), replace(recipe, model=named)):
+    grouped = replace(recipe, evaluate=replace(recipe.evaluate, folds=3, group="text"))
+    for other in (replace(recipe, method="full"), replace(recipe, model=named), grouped):
         assert prepare(other).recipe.model.surgery == (GatherMean(),)
     lines = (tmp_path / "train.csv").read_text().splitlines()
     (tmp_path / "train.csv").write_text("\n".join(lines[:11]) + "\n")

@@ -29,11 +29,11 @@ from hf_finetune.evaluation.paired import corrected, verdict
 from hf_finetune.evaluation.report import candidates_table
 from hf_finetune.features.encoder_states import encoder_features, load_encoder
 from hf_finetune.models.checkpoint import inspect_checkpoint
+from hf_finetune.pipeline.frozen_features import held_out_scores
 from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.search.checkpoints.log_evidence import log_evidence
-from hf_finetune.tasks.base import HeadFit, Task
+from hf_finetune.tasks.base import Task
 from hf_finetune.tasks.choose import task_of
-from hf_finetune.training.warm_start import MEASURED_AT
 from hf_finetune.utils.files import read_json, write_json
 from hf_finetune.utils.messages import counted
 
@@ -172,7 +172,7 @@ def _probe(checkpoint: str, data: TextData | ImageData, rows: Dataset, task: Tas
     features = encoder_features(source, rows, requested, cache_gb=cache_gb)
     labels = labels_of(rows)
     fold_N = _folds(rows, labels, task)
-    scores = {pooling: _out_of_fold(each_ND, labels, fold_N, task) for (_, pooling), each_ND in features.items()}
+    scores = {pooling: held_out_scores(task, each_ND, labels, fold_N) for (_, pooling), each_ND in features.items()}
     values = {pooling: task.values(labels, each_NC)[task.judged_by] for pooling, each_NC in scores.items()}
     best = max(values, key=lambda pooling: values[pooling])
     targets_NC = np.eye(len(task.labels))[labels] if labels.ndim == 1 else labels
@@ -195,19 +195,6 @@ def _folds(rows: Dataset, labels: Any, task: Task) -> np.ndarray:
             f"search.candidates: {counted(len(rows), 'training row')} cannot be divided into folds; name one by --model"
         )
     return fold_numbers(groups_N, classes_N, count=min(FOLDS, most, len(np.unique(groups_N))), seed=0)
-
-
-def _out_of_fold(features_ND: np.ndarray, labels: Any, fold_N: np.ndarray, task: Task) -> np.ndarray:
-    """Return the scores (N, C) of each row by a head that is fitted to the other folds."""
-    scores_NC = np.zeros((len(features_ND), len(task.labels)))
-    for fold in np.unique(fold_N):
-        fitted = fold_N != fold
-        # A regression needs two classes. All checkpoints lack these rows.
-        if not task.has_classes or len(np.unique(labels[fitted])) > 1:
-            head = task.fit_head(features_ND[fitted], labels[fitted], HeadFit(MEASURED_AT, explains=False))
-            logits_NC = features_ND[~fitted] @ head.weight_CD.numpy().T + head.bias_C.numpy()
-            scores_NC[~fitted] = task.training_scores(logits_NC)
-    return scores_NC
 
 
 def _ranked(probes: Sequence[_Probe], task: Task, labels: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import torch
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import StoppedBySignal
-from hf_finetune.pipeline.choose_layer import choose_layer
+from hf_finetune.pipeline.choose_layer import choose_layer, lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
@@ -55,7 +55,6 @@ from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
-    STARTS,
     LadderState,
     RungRecord,
     read_heads,
@@ -194,12 +193,8 @@ class Climb:
     encoded: tuple[Any, Any] | None = None
     """Encoded training and validation rows."""
     heads: tuple[FittedHead, ...] = ()
-    """Those of the rung `head`, from which the next ones start."""
-    starts: tuple[FittedHead, ...] = ()
-    """Those of the top layer, from which they start where that rung reads a lower one. Empty: it reads the top one."""
+    """Those of the rung `head`, from which the next ones start if it reads the top layer."""
     costs: MethodCosts = field(default_factory=MethodCosts)
-    head_cost: float = 1.0
-    """What the network of the head costs, as a share of the others."""
 
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""
@@ -232,7 +227,7 @@ class Climb:
         self.standing.take_up()
         for rung in self.state.rungs:
             if rung.folder is not None:
-                self._take_heads(self.state.folder / rung.folder)
+                self.heads = read_heads(self.state.folder / rung.folder) or self.heads
         if self.state.rungs:
             logger.info("resumed after %s", listed(decisions.climbed(self.state)))
 
@@ -248,7 +243,6 @@ class Climb:
             # Else its network fills memory beside the one that trains.
             self.first = None
         else:
-            self._choose_layer()
             self._rung("head", "head", RungPlan("the first network"))
         self._join()
         if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
@@ -260,63 +254,79 @@ class Climb:
             if student is not None:
                 replace(self, base=student.base, loaded=student.loaded)._rung("student", "full", student.plan)
 
-    def _choose_layer(self) -> None:
-        """Let the head read the layer that says most. All layers train after it."""
-        if self.first is None or self.state.find("head") or is_finished(self._next_folder("head")):
-            return
-        first, rows = self.first, self._scoring.layer_rows(self.budget.left_s)
-        loaded, choice = choose_layer(self.loaded.variant(first.recipe), most_rows=rows)
-        if choice is not None:
-            self.starts, self.head_cost = choice.top_heads, choice.cost
-            self.first = with_network(loaded)
-
-    def _next_folder(self, name: str) -> Path:
-        return self.state.folder / self.state.next_folder(name)
-
-    def _take_heads(self, folder: Path) -> None:
-        self.heads = read_heads(folder) or self.heads
-        self.starts = read_heads(folder, name=STARTS) or self.starts
-
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
-        """Train by a method, judge it, and promote it if it is better, unless that is done."""
+        """Train by a method, and judge it, unless that is done."""
         if self.state.find(name):
             return
-        started = time.perf_counter()
-        folder = self._next_folder(name)
+        started, folder = time.perf_counter(), self.state.folder / self.state.next_folder(name)
         if is_finished(folder):
-            # A kill came before it was recorded.
-            self._take_heads(folder)
-            self.standing.judge(name, read_scores(folder), folder, started=started)
+            self._take_finished(name, folder, started)
             return
         begun = self.state.current or {}
         is_resumed = begun.get("name") == name
         if not is_resumed:
             # What came before it was not written before a kill, and is other.
             discard(folder)
-        rows = None
-        if method == "head" and self.state.folds is None:
-            rows = begun["rows"] if is_resumed else self._head_rows()
+        rows, layer_rows = None, 0
+        if method == "head":
+            layer_rows = begun.get("layer_rows", 0) if is_resumed else self._scoring.layer_rows(self.budget.left_s)
+            head_cost = self._choose_layer(layer_rows)
+            if self.state.folds is None:
+                rows = begun["rows"] if is_resumed else self._head_rows(head_cost)
         prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
         if rows is not None:
             prepared = with_rows(prepared, rows)
         rows = len(prepared.data.splits.train)
-        self.standing.begin(begun if is_resumed else {"name": name, "epochs": plan.epochs, "rows": rows})
+        new = {"name": name, "epochs": plan.epochs, "rows": rows, "layer_rows": layer_rows}
+        self.standing.begin(begun if is_resumed else new)
         with train_prepared(prepared, Launch(str(folder), resume=folder.exists()), command=self.command) as trained:
             self._keep(trained, folder)
-            evaluation = evaluate_validation(trained)
-            scores_NC = trained.task.settled(evaluation.judged_split.scores_NC)
-            write_scores(folder, scores_NC)
-            finish = partial(_finish, trained, evaluation, self.budget)
-            epochs = round(float(trained.trainer.state.epoch or 0), 3)
-            is_joined = name == "head" and self._may_join
-            self.standing.judge(name, scores_NC, folder, started=started, epochs=epochs, finish=finish, later=is_joined)
-            if is_joined:
-                # Both together may take its place, before it is verified for nothing.
-                self._join()
-                self.standing.settle(name, finish)
-            del finish
+            self._judge(name, trained, folder, started)
         del prepared, trained
         gc.collect()
+
+    def _judge(self, name: str, trained: TrainedRun, folder: Path, started: float) -> None:
+        """Judge a rung that was trained, and promote it if it is better."""
+        evaluation = evaluate_validation(trained)
+        scores_NC = trained.task.settled(evaluation.judged_split.scores_NC)
+        write_scores(folder, scores_NC)
+        finish = partial(_finish, trained, evaluation, self.budget)
+        is_joined = name == "head" and self._may_join
+        self.standing.judge(
+            name,
+            scores_NC,
+            folder,
+            started=started,
+            epochs=round(float(trained.trainer.state.epoch or 0), 3),
+            layer=lower_layer(trained.run.pooling_choice),
+            finish=finish,
+            later=is_joined,
+        )
+        if is_joined:
+            # Both together may take its place, before it is verified for nothing.
+            self._join()
+            self.standing.settle(name, finish)
+
+    def _take_finished(self, name: str, folder: Path, started: float) -> None:
+        """Judge a rung that a kill left finished, and not recorded."""
+        self.heads = read_heads(folder) or self.heads
+        layer = lower_layer(read_json(folder / "result.json", "start anew")["data"]["pooling_choice"])
+        self.standing.judge(name, read_scores(folder), folder, started=started, layer=layer)
+
+    def _choose_layer(self, most_rows: int) -> float:
+        """Let the head read the layer that says most, and return what its network costs, as a share of the others'."""
+        assert self.first is not None, "nothing is trained yet"
+        loaded, choice = choose_layer(self.loaded.variant(self.first.recipe), most_rows=most_rows)
+        if choice is None:
+            return 1.0
+        self.first = with_network(loaded)
+        return choice.cost
+
+    @property
+    def _reads_lower_layer(self) -> bool:
+        """Whether the rung `head` reads a layer below the top one, so that no other one starts from it."""
+        head = self.state.find("head")
+        return head is not None and head.layer is not None
 
     def _prepare(self, method: SingleMethod, plan: RungPlan) -> Run:
         if method == "head" and self.first is not None:
@@ -325,7 +335,7 @@ class Climb:
         variant = self.base.for_rung(method, seconds=plan.limit_s)
         if plan.epochs is not None:
             variant = variant.with_length(plan.epochs)
-        heads = self.starts or self.heads
+        heads = () if self._reads_lower_layer else self.heads
         if not decisions.starts_from_head(self.state, heads[0].explained if heads else None):
             variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
@@ -343,12 +353,11 @@ class Climb:
     def _fine_tunes(self) -> bool:
         return "full" in decisions.methods_of(self.base.recipe.search.preset)
 
-    def _head_rows(self) -> int:
+    def _head_rows(self, cost: float) -> int:
         scoring, left_s = self._scoring, self.budget.left_s
         if self.standing.pending is not None and self._may_join:
             left_s -= scoring.joined_s
-        scoring = replace(scoring, row_s=self.head_cost * scoring.row_s)
-        return scoring.head_rows(left_s, fine_tunes=self._fine_tunes)
+        return scoring.head_rows(left_s, fine_tunes=self._fine_tunes, cost=cost)
 
     @property
     def _may_join(self) -> bool:
@@ -367,8 +376,6 @@ class Climb:
             return
         self.heads = trained_heads(trained.network, trained.temperature, start.explained)
         write_heads(folder, self.heads)
-        if self.starts:
-            write_heads(folder, self.starts, name=STARTS)
 
     # Decisions
 
@@ -407,16 +414,18 @@ class Climb:
         return self.costs.of(method, self._scoring, prepared, self.encoded[0], left_s=left_s, folded=self._folded)
 
     def _folded(self, cost: RungCost) -> RungCost:
-        """Return the cost of a rung with that of its folds."""
+        """Return the cost of a rung with that of its folds, and of the fit of a head of its own."""
         splits, evaluate = self.loaded.data.splits, self.base.recipe.evaluate
         train, validation = len(splits.train), len(splits.validation)
+        if self._reads_lower_layer and evaluate.folds is None:
+            cost = replace(cost, before_s=cost.before_s + self._scoring.fit_s)
         return with_folds(cost, evaluate, train=train, rows=train + validation, row_s=self._scoring.row_s)
 
     @property
     def _scoring(self) -> Scoring:
         """What scoring costs, as the run of the head has measured it; before that, as a few rows do."""
         # A head on a lower layer predicts faster than what comes after it.
-        head = None if self.starts else self.state.find("head")
+        head = None if self._reads_lower_layer else self.state.find("head")
         if head is not None and head.folder is not None and is_finished(self.state.folder / head.folder):
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]

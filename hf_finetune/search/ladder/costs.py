@@ -21,6 +21,7 @@ from hf_finetune.pipeline.measure_row import measure_row
 from hf_finetune.pipeline.run import fit_dry
 from hf_finetune.training.callbacks import LOG, read_log
 from hf_finetune.training.probe import KernelChoice
+from hf_finetune.training.warm_start import MOST_ROWS as MOST_FITTED
 from hf_finetune.utils.console import Progress
 
 logger = logging.getLogger("hf_finetune.run")
@@ -135,6 +136,11 @@ class Scoring:
         return 2 * BUILD_S + self.rows["validation"] * self.row_s / 2
 
     @property
+    def fit_s(self) -> float:
+        """The features of the rows to which a training fits its head, where it starts from no other one."""
+        return min(self.rows["train"], MOST_FITTED) * self._pass * self.row_s
+
+    @property
     def _pass(self) -> float:
         """What a pass in the precision of training costs, in predictions of a row."""
         return min(1.0, self.trained_row / PASSES)
@@ -153,16 +159,17 @@ class Scoring:
         """Return what full fine-tuning costs, without measuring it."""
         return self._cost(self.trained_row, BUILD_S)
 
-    def head_rows(self, left_s: float, *, fine_tunes: bool) -> int:
+    def head_rows(self, left_s: float, *, fine_tunes: bool, cost: float = 1.0) -> int:
         """Return how many training rows a head can have, whose features are to take no more than the time that is left.
 
         Args:
             fine_tunes: whether full fine-tuning may follow, to which most of the time then goes.
+            cost: of the head's network, as a share of that of full fine-tuning.
         """
         if math.isinf(left_s):
             return self.rows["train"]
         # The features of the validation rows are cached, too.
-        feature_s = self._pass * self.row_s
+        feature_s = cost * self._pass * self.row_s
         usable_s = left_s * (1 - RESERVE) - self.rows["validation"] * feature_s - self.after_s
         short_s = min(usable_s, max(HEAD_SHARE * left_s, LEAST_ROWS * feature_s))
         if fine_tunes and self._fine_tunes_within(usable_s - short_s):

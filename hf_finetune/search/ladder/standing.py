@@ -86,6 +86,7 @@ class Standing:
         started: float,
         title: str | None = None,
         epochs: float | None = None,
+        layer: int | None = None,
         is_model: bool = True,
         finish: Callable[[bool], None] | None = None,
         later: bool = False,
@@ -96,6 +97,7 @@ class Standing:
             scores_NC: settled scores of the rows that judge.
             folder, started: of the rung.
             title, epochs: of its model.
+            layer: see `RungRecord`.
             is_model: whether it can be the result.
             finish: saves the run of the rung: whole, if it is promoted. None: it is saved, or there is none.
             later: finish it at the end, if no other model is better.
@@ -120,6 +122,7 @@ class Standing:
             epochs=epochs,
             out_of_fold=self.state.folds is not None,
             preferred=preference is not None,
+            layer=layer,
             promoted=promoted,
         )
         self.scores[name] = scores_NC

@@ -5,7 +5,6 @@ DIR/rungs/ladder.json           the rungs that are done, and the seconds that we
 DIR/rungs/N-NAME/               the run of a rung
 DIR/rungs/N-NAME/scores.npz     its scores of the validation rows; and of a constant nothing else
 DIR/rungs/N-NAME/heads.npz      its classification layers, from which later rungs start
-DIR/rungs/N-head/starts.npz     of a head that reads a lower layer: those of the top one, from which they start
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.files import read_json, write_bytes, write_json
 
 FOLDER, FILE = "rungs", "ladder.json"
-SCORES, HEADS, STARTS = "scores.npz", "heads.npz", "starts.npz"
+SCORES, HEADS = "scores.npz", "heads.npz"
 SCHEMA = 1
 
 
@@ -53,6 +52,8 @@ class RungRecord:
     """Whether the metrics and the comparison are of all rows, see `ladder.folds`."""
     preferred: bool = False
     """Whether it was taken without a proof by the metric that judges, see `decisions.why_preferred`."""
+    layer: int | None = None
+    """Of the rung head: the layer that it reads, if the layers above it were dropped."""
     promoted: bool = False
     """Whether its model became the result in DIR."""
 
@@ -76,7 +77,7 @@ class LadderState:
     rungs: list[RungRecord] = field(default_factory=list)
     used_s: float = 0.0
     current: dict[str, Any] | None = None
-    """`name` and `epochs` of a rung that was begun."""
+    """`name` and `epochs` of a rung that was begun, the `rows` of a head, and the `layer_rows` that chose its layer."""
     folds: int | None = None
     """In how many folds all rows judge. None: the validation rows do."""
     comparisons: int = 0
@@ -173,25 +174,25 @@ def read_scores(folder: Path) -> Any:
     return Ragged(arrays["values"], arrays["offsets"]) if "offsets" in arrays else arrays["values"]
 
 
-def write_heads(folder: Path, heads: tuple[FittedHead, ...], *, name: str = HEADS) -> None:
+def write_heads(folder: Path, heads: tuple[FittedHead, ...]) -> None:
     """Write classification layers."""
     arrays: dict[str, np.ndarray] = {}
     for number, head in enumerate(heads):
         arrays[f"weight{number}"] = head.weight_CD.numpy()
         arrays[f"bias{number}"] = head.bias_C.numpy()
         arrays[f"explained{number}"] = np.array(head.explained)
-    _write_arrays(folder / name, arrays)
+    _write_arrays(folder / HEADS, arrays)
 
 
-def read_heads(folder: Path, *, name: str = HEADS) -> tuple[FittedHead, ...]:
+def read_heads(folder: Path) -> tuple[FittedHead, ...]:
     """Read what `write_heads` wrote; empty where there is nothing.
 
     Raises:
         InputError: it is damaged.
     """
-    if not (folder / name).exists():
+    if not (folder / HEADS).exists():
         return ()
-    arrays = _read_arrays(folder / name)
+    arrays = _read_arrays(folder / HEADS)
     return tuple(
         FittedHead(
             torch.from_numpy(arrays[f"weight{number}"]),
