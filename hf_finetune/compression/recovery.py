@@ -62,14 +62,17 @@ class Distill(Step):
     """
 
     name = "distill"
-    epochs: Epochs = 3.0
-    """Passes over the training rows."""
+    epochs: Epochs = 6.0
+    """Passes over the training rows, within `most_passes`. After three, a network of banking77 with two of seven layers
+    and half of the neurons removed had lost half a point more."""
     learning_rate: Positive = 2e-4
     """Peak of AdamW's rate, which rises over a tenth of the steps, and falls to 0."""
     batch_size: Count = 32
     """Rows of a step."""
     most_rows: Count = 20_000
     """Training rows that are read, at most."""
+    most_passes: Count = 60_000
+    """Rows of all epochs together, at most: those of many rows are fewer."""
 
     def refusal(self, classifier: TrainedModel) -> str | None:
         """Refuse nothing."""
@@ -77,7 +80,11 @@ class Distill(Step):
 
     def row_passes(self, rows: StepRows) -> int:
         """Return its cost: a step takes three passes of a network that is smaller, and the source one."""
-        return int((1 + 2 * self.epochs) * min(len(rows.train), self.most_rows))
+        read = min(len(rows.train), self.most_rows)
+        return read + int(2 * self._passes(read))
+
+    def _passes(self, rows: int) -> float:
+        return min(self.epochs * rows, self.most_passes)
 
     def apply(self, classifier: TrainedModel, rows: StepRows) -> TrainedModel:
         """Return the trained classifier."""
@@ -101,7 +108,7 @@ class Distill(Step):
         most_s: float | None,
         hook: TrainingHook,
     ) -> None:
-        steps = max(1, round(self.epochs * pair.rows / self.batch_size))
+        steps = max(1, round(self._passes(pair.rows) / self.batch_size))
         weights = _trained(model)
         optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=0.01, fused=True)
         device = weights[0].device

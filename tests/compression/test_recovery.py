@@ -54,4 +54,5 @@ def test_no_time_trains_nothing(source: TrainedModel) -> None:
 def test_its_cost_counts_all_epochs(source: TrainedModel) -> None:
     rows = text_rows(40)
     assert Distill(epochs=2.0).row_passes(StepRows(rows, rows, source)) == (1 + 2 * 2) * 40
+    assert Distill(epochs=2.0, most_passes=50).row_passes(StepRows(rows, rows, source)) == 40 + 2 * 50
     assert Distill(epochs=2.0, most_rows=10).row_passes(StepRows(rows, rows, source)) == (1 + 2 * 2) * 10

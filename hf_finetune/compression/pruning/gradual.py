@@ -38,7 +38,7 @@ class PruneGradually(Step):
     learned with the weights, most of which become exactly 0 or 1 (arXiv:1712.01312, arXiv:2204.00408)."""
     share: OpenFraction = 0.5
     """Share of each layer that is removed."""
-    training: Distill = Distill()
+    training: Distill = Distill(epochs=3.0)
     """Epochs, learning rate and rows."""
 
     @property
