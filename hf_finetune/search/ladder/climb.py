@@ -310,7 +310,7 @@ class Climb:
     def _take_finished(self, name: str, folder: Path, started: float) -> None:
         """Judge a rung that a kill left finished, and not recorded."""
         self.heads = read_heads(folder) or self.heads
-        layer = lower_layer(read_json(folder / "result.json", "start anew")["data"]["pooling_choice"])
+        layer = lower_layer(read_json(folder / "result.json", "start anew")["data"].get("pooling_choice"))
         self.standing.judge(name, read_scores(folder), folder, started=started, layer=layer)
 
     def _choose_layer(self, most_rows: int) -> float:
