@@ -26,6 +26,7 @@ from hf_finetune.data.word_inputs import PLACES
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.hub import plain_loading
+from hf_finetune.pipeline.context import RunContext
 from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.precision import exact_float32
@@ -33,6 +34,8 @@ from hf_finetune.utils.artifacts import ArtifactKind
 from hf_finetune.utils.files import read_object
 
 TOLERANCE = 1e-4
+LOAD_S = 1.0
+"""Seconds to load a model in a fresh process, whose imports take as long as those of this one."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,16 @@ def check_artifacts(
         plain_NC = expected_NC if pipeline_NC is None else pipeline_NC
         checks["pipeline"] = _compare_labels(predicted, plain_NC[: len(predicted)], labels)
     return checks
+
+
+def gate_seconds(context: RunContext, row_s: float) -> float:
+    """Return the seconds of the gate: both processes score its rows, and `pipeline` the first ones.
+
+    Args:
+        row_s: to predict a row.
+    """
+    rows = 2 * context.recipe.evaluate.parity_rows + plain_loading.BATCH_ROWS
+    return context.startup_s + LOAD_S + rows * row_s
 
 
 def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evaluation) -> dict[str, Check]:

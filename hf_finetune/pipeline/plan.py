@@ -28,6 +28,7 @@ from hf_finetune.pipeline.measure_costs import (
     time_pretraining,
 )
 from hf_finetune.pipeline.optimization import learning_rate, schedule
+from hf_finetune.pipeline.parity import gate_seconds
 from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
 from hf_finetune.utils.core_sharing import shared_cores
@@ -35,8 +36,6 @@ from hf_finetune.utils.environment import hardware, memory, seconds_since_start
 from hf_finetune.utils.files import write_bytes
 from hf_finetune.utils.plots import line_chart, render, sparkline
 
-# The process of the parity gate starts a little faster than this one, then loads the model and scores a few rows.
-PARITY_SECONDS = 1.0
 # Rate at which weights and optimizer states are written, read again for their digest, and synchronized.
 DISK_BYTES_PER_S = 5e8
 TOKENS = "{mean} a row on average, {longest} at most, {truncated_share:.1%} of the rows truncated"
@@ -214,7 +213,7 @@ def _parts(
         "validation_s": (costs.score_s * validation / run.context.processes + checkpoint_s) * epochs,
         "evaluate_s": scored * (costs.evaluate_s + costs.interval_s * recipe.evaluate.resamples),
         "baselines_s": costs.baseline_s * (rows + scored) * recipe.evaluate.baselines,
-        "parity_s": run.context.startup_s + PARITY_SECONDS,
+        "parity_s": gate_seconds(run.context, costs.evaluate_s),
     }
     if recipe.evaluate.folds is not None:
         parts["folds_s"] = _more_training(run, rows) * (loop_s + sum(parts[name] for name in EVERY_FOLD))

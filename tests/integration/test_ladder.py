@@ -19,7 +19,7 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.checkpoints import choose
 from hf_finetune.search.ladder import climb as module
-from hf_finetune.search.ladder import costs, decisions, ensemble, folds, judgement, standing
+from hf_finetune.search.ladder import costs, decisions, ensemble, folds, judgement, judges, standing
 from hf_finetune.search.ladder.costs import RungCost
 from hf_finetune.utils.manifest import Manifest
 
@@ -59,7 +59,7 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
         return train_prepared(prepared, launch, **options)
 
     monkeypatch.setattr(module, "train_prepared", counted)
-    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    monkeypatch.setattr(judges, "choose_folds", lambda *_, **__: None)
     monkeypatch.setattr(standing, "compare", judging("better", "no worse", "better", "no worse", "no worse", "better"))
     monkeypatch.setattr(ensemble, "compare", judging("better"))
     monkeypatch.setattr(ensemble, "select", lambda scores, _: ["linear", "top"])
@@ -121,7 +121,7 @@ def test_a_head_on_a_lower_layer_leaves_all_layers_to_the_rungs_after_it(
         return train_prepared(prepared, launch, **options)
 
     monkeypatch.setattr(module, "train_prepared", noted)
-    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    monkeypatch.setattr(judges, "choose_folds", lambda *_, **__: None)
     monkeypatch.setattr(standing, "compare", judging("better", "better", "better", "better", "better"))
     folder = tmp_path / "auto"
     with monkeypatch.context() as patch:
@@ -145,7 +145,7 @@ def test_a_head_that_was_begun_reads_the_layer_of_before(tmp_path: Path, monkeyp
     """Its layer was chosen on as many rows as there was time for; a resumed climb has less time, and the same network. What is
     finished and was not recorded has its layer, too."""
     auto = replace(recipe_of_a_lower_layer(tmp_path), method="auto", search=Search(preset="fast", budget="1h"))
-    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    monkeypatch.setattr(judges, "choose_folds", lambda *_, **__: None)
     folder = tmp_path / "auto"
     for times, interrupted in enumerate(("_keep", "_join")):
         with monkeypatch.context() as patch:
@@ -192,7 +192,7 @@ def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: 
 def test_a_climb_that_ends_with_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row is measured by the network that the head then trains. Without a signal nothing is fine-tuned to find one."""
     monkeypatch.setattr(decisions, "LEAST_EXPLAINED", 9.0)
-    monkeypatch.setattr(module, "choose_folds", lambda *_, **__: None)
+    monkeypatch.setattr(judges, "choose_folds", lambda *_, **__: None)
     fast = replace(recipe(tmp_path), search=Search(preset="fast", budget="1h"))
     document = run(fast, Launch(str(tmp_path / "auto")))
     assert document is not None

@@ -50,8 +50,9 @@ from hf_finetune.search.ladder.costs import (
 )
 from hf_finetune.search.ladder.decisions import RungPlan
 from hf_finetune.search.ladder.ensemble import plan_student
-from hf_finetune.search.ladder.folds import choose_folds, judging_rows, trainings_of, with_folds
+from hf_finetune.search.ladder.folds import judging_rows, trainings_of, with_folds
 from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
+from hf_finetune.search.ladder.judges import with_judges
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
@@ -108,7 +109,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
                 refuse_changes(folder.path / FOLDER, record.to_dict())
             state = LadderState.read(folder.path / FOLDER)
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        chosen, first = with_judges(chosen, first, costs, budget, state)
+        chosen, loaded, first = with_judges(chosen, loaded, first, costs, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
         ladder = Climb(chosen, loaded, standing, command, first, costs=costs)
         del first
@@ -148,17 +149,6 @@ def _refuse(base: RecipeVariant, launch: Launch) -> None:
     """
     refuse_processes("method auto", launch.num_processes)
     output_folder(base.recipe.name, launch.output, resume=launch.resume)
-
-
-def with_judges(
-    base: RecipeVariant, run: Run, costs: MethodCosts, budget: Budget, state: LadderState
-) -> tuple[RecipeVariant, Run]:
-    """Return the recipe and the run of the head with the folds that judge, which a resumed climb knows."""
-    if not state.rungs:
-        methods = decisions.methods_of(base.recipe.search.preset)
-        state.folds = choose_folds(base, run, costs, budget, fine_tunes="full" in methods)
-    recipe = RecipeVariant(run.recipe).with_folds(state.folds).recipe
-    return base.with_folds(state.folds), run.variant(recipe=recipe)
 
 
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
@@ -234,8 +224,7 @@ class Climb:
     # Rungs
 
     def _climb_networks(self) -> None:
-        reason = decisions.why_no_network(self.budget.left_s)
-        if reason is not None and self.standing.has_model and self.state.find("head") is None:
+        if (reason := self._why_no_network()) is not None:
             self.standing.record(RungRecord("head", reason))
             return
         if self._goes_straight():
@@ -379,6 +368,13 @@ class Climb:
 
     # Decisions
 
+    def _why_no_network(self) -> str | None:
+        """Return why there is time for no network. None: there is, or there is no other model."""
+        state = self.state
+        if not self.standing.has_model or state.find("head") is not None or state.current is not None:
+            return None
+        return decisions.why_no_network(self.budget.left_s, lambda: self._scoring, folds=state.folds)
+
     def _weigh(self, method: SingleMethod) -> None:
         """Climb a rung if it is worth its time, or record why it is left."""
         if self.state.find(method):
@@ -429,8 +425,8 @@ class Climb:
         if head is not None and head.folder is not None and is_finished(self.state.folder / head.folder):
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]
-        later = self.standing.pending is not None
-        return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s, later=later)
+        later_s = self.standing.later_s
+        return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s, later_s=later_s)
 
 
 def _finish(trained: TrainedRun, evaluation: Evaluation, budget: Budget, promoted: bool) -> None:

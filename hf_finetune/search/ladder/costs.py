@@ -18,7 +18,9 @@ from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.measure_costs import isolated, rows_of_steps, short_training, step_sizes, step_times
 from hf_finetune.pipeline.measure_row import measure_row
+from hf_finetune.pipeline.parity import gate_seconds
 from hf_finetune.pipeline.run import fit_dry
+from hf_finetune.search.ladder.judgement import FEW_ROWS
 from hf_finetune.training.callbacks import LOG, read_log
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.training.warm_start import MOST_ROWS as MOST_FITTED
@@ -47,6 +49,9 @@ HEAD_SHARE = 0.1
 """Share of the time that the features of a head take at most, where full fine-tuning follows it."""
 JUDGED_SHARE = 0.1
 """Share of the time of training that judging a head takes at most."""
+VALIDATED_SHARE, TESTED_SHARE = 0.2, 0.1
+"""Shares of the time that a network takes at most to predict the rows that judge it, and those of test. Of more rows a
+part is drawn, `FEW_ROWS` at least."""
 LAYER_SHARE = 0.03
 """Share of the time in which rows are read to compare layers."""
 ENOUGH_COMPARED = 200
@@ -119,7 +124,7 @@ class Scoring:
     outputs: int = 1
     """Classes, tags or targets."""
     later_s: float = 0.0
-    """Writing a classical model at the end, see `decisions.writes_later`."""
+    """Fitting and writing a classical model at the end, see `decisions.writes_later`."""
 
     @property
     def after_s(self) -> float:
@@ -127,6 +132,18 @@ class Scoring:
         # The validation rows twice: at the end of the training, in its precision, and to be judged.
         validated = self.rows.get("validation", 0) * (1 + self._pass)
         return (validated + self.rows.get("test", 0)) * self.row_s + WRITE_S + self.gate_s + self.later_s
+
+    def rows_scored(self, left_s: float) -> dict[str, int]:
+        """Return how many rows of each split a network can score, see `VALIDATED_SHARE`."""
+        seconds = {"validation": VALIDATED_SHARE * left_s / (1 + self._pass), "test": TESTED_SHARE * left_s}
+        return {name: max(FEW_ROWS, int(share_s / self.row_s)) for name, share_s in seconds.items()}
+
+    @property
+    def least_head_s(self) -> float:
+        """What a head on the fewest rows takes; the features of the validation rows are read in place of one of their
+        passes."""
+        rows = min(self.rows["train"], LEAST_ROWS)
+        return BUILD_S + rows * self._pass * self.row_s + self.after_s
 
     @property
     def joined_s(self) -> float:
@@ -267,19 +284,19 @@ class MethodCosts:
         return folded(self.measured[method])
 
 
-def scoring_of(run: Run | RunInput, row_s: float, excludable_s: float, *, later: bool = False) -> Scoring:
+def scoring_of(run: Run | RunInput, row_s: float, excludable_s: float, *, later_s: float = 0.0) -> Scoring:
     """Return what scoring the splits of a run costs.
 
     Args:
-        later: whether a classical model may have to be written at the end.
-        excludable_s: see `Budget`. The gate starts a process, which imports as long as this one did.
+        later_s: see `Scoring`.
+        excludable_s: see `Budget`.
     """
     splits = run.data.splits
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     trained_row = TRAINED_ROW if run.context.autocast is None else TRAINED_ROW_IN_HALF
     counts = {name: len(rows) for name, rows in named.items() if rows is not None}
-    gate_s = max(0.0, run.context.startup_s - excludable_s)
-    return Scoring(row_s, counts, trained_row, gate_s, max(1, len(splits.labels)), WRITE_S if later else 0.0)
+    gate_s = max(0.0, gate_seconds(run.context, row_s) - excludable_s)
+    return Scoring(row_s, counts, trained_row, gate_s, max(1, len(splits.labels)), later_s)
 
 
 def with_rows(run: Run, rows: int) -> Run:

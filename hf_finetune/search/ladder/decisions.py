@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hf_finetune.config.search import Preset
 from hf_finetune.pipeline.choose_pooling import MOST_ROWS
-from hf_finetune.search.ladder.costs import MEASURED_FROM_S, RESERVE, RungCost
-from hf_finetune.search.ladder.judgement import Comparison
+from hf_finetune.search.ladder.costs import MEASURED_FROM_S, RESERVE, RungCost, Scoring
+from hf_finetune.search.ladder.judgement import FEW_ROWS, Comparison
 from hf_finetune.search.ladder.state import LadderState, RungRecord
 from hf_finetune.search.recipe_variant import SingleMethod
 from hf_finetune.utils.durations import format_duration
@@ -30,10 +30,8 @@ LEAST_EXPLAINED = 0.01
 START_EXPLAINED = 0.2
 """A head that explains less starts no other rung, unless it is better than the rungs before it: the network would first
 have to leave the wrong features. It is the default of any fine-tuning, see `training.warm_start.default_fit`."""
-FEW_ROWS = 300
-"""With fewer rows a paired test rarely decides."""
 LEAST_NETWORK_S = 5.0
-"""Seconds that a head on frozen features takes at least, with its features, its gate and its card."""
+"""With less time left, no network is trained, nor a row measured."""
 COMPARED_FROM_S = 240.0
 """With less time left, what the head reads is compared on `FEW_ROWS` rows: on 1,000 it took 30 of 120 seconds."""
 LEAST_HELD_OUT = 30
@@ -44,6 +42,8 @@ PRIOR = {
     "full": "fine-tuning is mostly better from some hundred rows on",
 }
 """Why a rung is taken without a proof."""
+LEFT_FREE = 0.02
+"""Share of the time that is left which a training's limit leaves free: what surrounds it is not measured exactly."""
 STRAIGHT = "left: full fine-tuning needs the time"
 TRIAL_S = 20.0
 """Seconds of training by which a climb without a signal so far decides whether to go on."""
@@ -87,11 +87,19 @@ def writes_later(left_s: float) -> bool:
     return LEAST_NETWORK_S <= left_s < MEASURED_FROM_S
 
 
-def why_no_network(left_s: float) -> str | None:
-    """Return why no network is trained at all. None: there is time for one."""
-    if left_s >= LEAST_NETWORK_S:
+def why_no_network(left_s: float, scoring: Callable[[], Scoring], *, folds: int | None) -> str | None:
+    """Return why no network is trained at all. None: there is time for one.
+
+    Args:
+        scoring: measures a row, if there may be time.
+        folds: which hold, see `folds.choose_folds`. None: the validation rows judge.
+    """
+    needed_s = LEAST_NETWORK_S
+    if left_s >= needed_s and folds is None:
+        needed_s = scoring().least_head_s
+    if left_s >= needed_s:
         return None
-    return f"left: a network takes {LEAST_NETWORK_S:.0f} s at least, and {max(left_s, 0):.0f} are left"
+    return f"left: a network takes {needed_s:.0f} s at least, and {max(left_s, 0):.0f} are left"
 
 
 def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, left_s: float, epochs: float) -> RungPlan:
@@ -120,7 +128,7 @@ def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, lef
     if fitting < least:
         need_s, left = mine.seconds(least), format_duration(max(left_s, 1))
         return RungPlan(f"left: it would take {format_duration(need_s)} at least, and {left} are left")
-    limit_s = None if math.isinf(left_s) else max(1.0, (left_s - mine.around_s) / mine.trainings)
+    limit_s = None if math.isinf(left_s) else max(1.0, (left_s * (1 - LEFT_FREE) - mine.around_s) / mine.trainings)
     takes = f"{fitting:.3g} epochs, about {format_duration(mine.seconds(fitting))}"
     # Where the estimate is wrong, the limit and its schedule hold.
     reason = takes if fitting == epochs else f"{takes}, which is the time that is left"

@@ -20,7 +20,7 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.out_of_fold import all_rows, folds_of
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, MethodCosts, RungCost, Scoring, scoring_of
-from hf_finetune.search.ladder.decisions import FEW_ROWS
+from hf_finetune.search.ladder.judgement import FEW_ROWS
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.durations import format_duration

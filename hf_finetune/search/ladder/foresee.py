@@ -85,7 +85,7 @@ def foresee(
     """
     for name, seconds in classical.items():
         clock.climb(name, seconds, "a model after seconds")
-    reason = decisions.why_no_network(clock.left_s)
+    reason = decisions.why_no_network(clock.left_s, lambda: costs.scoring, folds=costs.folds)
     if reason is not None and classical:
         clock.leave("head", reason)
         return

@@ -10,6 +10,9 @@ from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import Verdict, corrected, verdict
 from hf_finetune.tasks.base import Task
 
+FEW_ROWS = 300
+"""With fewer rows a paired test rarely decides."""
+
 
 @dataclass(frozen=True)
 class Comparison:

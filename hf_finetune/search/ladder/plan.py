@@ -18,11 +18,12 @@ from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.choose import PART_OF_BUDGET
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, classical_run
-from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load, with_judges
+from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load
 from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungCost, scoring_of
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, PlannedRung, foresee
 from hf_finetune.search.ladder.joined_rung import may_join
+from hf_finetune.search.ladder.judges import with_judges
 from hf_finetune.search.ladder.state import LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 from hf_finetune.tasks.base import Task
@@ -82,7 +83,7 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     base, first = base.with_choices(RecipeVariant(loaded.context.recipe)), with_network(loaded)
     costs = MethodCosts()
     with silenced():
-        base, first = with_judges(base, first, costs, budget, LadderState(Path()))
+        base, loaded, first = with_judges(base, loaded, first, costs, budget, LadderState(Path()))
     clock = PlannedClock(budget.seconds, budget.used_s)
     if candidates and not math.isinf(clock.left_s):
         clock.climb("candidates", PART_OF_BUDGET * clock.left_s, "probes on frozen features of each, at most")
@@ -114,7 +115,8 @@ def _foresee(
     """Measure models and networks, and add their rungs to the clock."""
     classical = _classical_seconds(base, loaded.data.splits, loaded.data.task)
     splits, evaluate = loaded.data.splits, base.recipe.evaluate
-    scoring = scoring_of(loaded, row_s, budget.excludable_s, later=decisions.writes_later(budget.left_s))
+    later_s = classical.get("linear", 0.0) if decisions.writes_later(budget.left_s) else 0.0
+    scoring = scoring_of(loaded, row_s, budget.excludable_s, later_s=later_s)
     encoded = loaded.data.inputs.encode(splits.train), loaded.data.inputs.encode(splits.validation)
     train, validation, epochs = len(splits.train), len(splits.validation), base.recipe.train.epochs
     folded = partial(with_folds, evaluate=evaluate, train=train, rows=train + validation, row_s=row_s)

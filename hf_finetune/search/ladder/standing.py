@@ -16,6 +16,7 @@ from hf_finetune.pipeline.run_folder import UNFINISHED
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.ranking import Ranking
 from hf_finetune.search.ladder import decisions
+from hf_finetune.search.ladder.costs import WRITE_S
 from hf_finetune.search.ladder.judgement import Comparison, compare
 from hf_finetune.search.ladder.state import LadderState, RungRecord, read_scores
 from hf_finetune.tasks.base import Task
@@ -63,6 +64,12 @@ class Standing:
     def has_model(self) -> bool:
         """Whether there is a model to use, or one that is only to be written."""
         return self.state.chosen is not None or self.pending is not None
+
+    @property
+    def later_s(self) -> float:
+        """Seconds to write the pending model: each has a linear model, which is fitted again."""
+        linear = self.state.find("linear")
+        return 0.0 if self.pending is None or linear is None else linear.seconds + WRITE_S
 
     def take_up(self) -> None:
         """Take up the rungs of a killed climb: their scores, and the result that a kill kept from its place."""

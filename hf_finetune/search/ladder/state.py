@@ -80,6 +80,8 @@ class LadderState:
     """`name` and `epochs` of a rung that was begun, the `rows` of a head, and the `layer_rows` that chose its layer."""
     folds: int | None = None
     """In how many folds all rows judge. None: the validation rows do."""
+    scored: dict[str, int] = field(default_factory=dict)
+    """How many rows of a split are scored, where the time holds a part of them."""
     comparisons: int = 0
     """Those of the whole climb, by which the level of the paired tests is divided."""
 
@@ -106,7 +108,7 @@ class LadderState:
             raise InputError(f"{path}: schema {plain.get('schema')}, expected {SCHEMA}; {remedy}")
         try:
             rungs = [RungRecord(**rung) for rung in plain["rungs"]]
-            known = plain.get("folds"), plain.get("comparisons", 0)
+            known = plain.get("folds"), plain.get("scored", {}), plain.get("comparisons", 0)
             return cls(folder, rungs, float(plain["seconds"]), plain["current"], *known)
         except (LookupError, TypeError, ValueError):
             raise InputError(f"{path}: damaged; {remedy}") from None
@@ -123,6 +125,7 @@ class LadderState:
             "seconds": round(self.used_s, 2),
             "rungs": [asdict(rung) for rung in rungs],
             "folds": self.folds,
+            "scored": self.scored,
             "comparisons": self.comparisons,
             "current": self.current,
         }

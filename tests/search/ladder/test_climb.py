@@ -163,7 +163,7 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     recipe = Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto")
     base = RecipeVariant(replace(recipe, evaluate=replace(recipe.evaluate, folds=folds)))
     splits = SimpleNamespace(train=range(1350), validation=range(150), test=None, labels=("bad", "good"))
-    context = SimpleNamespace(autocast=None, startup_s=0.0)
+    context = SimpleNamespace(autocast=None, startup_s=0.0, recipe=recipe)
     loaded: Any = SimpleNamespace(data=SimpleNamespace(splits=splits), context=context)
     timed = replace(standing, budget=Budget(seconds))
     module.Climb(base, loaded, timed, None, None, costs=module.MethodCosts(row_s=0.0024))._try_for_signal()

@@ -17,6 +17,7 @@ from hf_finetune.search.ladder.decisions import (
     methods_within,
     starts_from_head,
     weigh,
+    why_no_network,
     why_preferred,
 )
 from hf_finetune.search.ladder.judgement import Comparison, compare
@@ -32,9 +33,10 @@ def plan(method: str, left_s: float, *, epochs: float = 3):
 
 def test_full_fine_tuning_takes_the_time_that_is_left() -> None:
     assert plan("full", 500).epochs == 3
-    # 100 s, less the reserve of 8 %, less 10 s: 82 s of 0.4 s a step. The limit holds, whatever the estimate.
+    # 100 s, less the reserve of 8 %, less 10 s: 82 s of 0.4 s a step. The limit holds, whatever
+    # the estimate, with a fiftieth left free.
     fitted = plan("full", 100)
-    assert fitted.epochs == 3 and fitted.limit_s == 90
+    assert fitted.epochs == 3 and fitted.limit_s == 88
     assert "2.05 epochs" in fitted.reason and "the time that is left" in fitted.reason
     assert plan("full", math.inf).limit_s is None
     left = plan("full", 18)
@@ -73,6 +75,19 @@ def test_rows_of_a_head() -> None:
     assert scoring.head_rows(27, fine_tunes=True) == scoring.head_rows(27, fine_tunes=False) == 2_776
     assert replace(scoring, trained_row=3.5).head_rows(27, fine_tunes=False) == 1_784
     assert scoring.head_rows(1, fine_tunes=True) == 256
+
+
+def test_a_network_is_left_where_its_judgement_takes_the_time() -> None:
+    scoring = Scoring(0.01, {"train": 4_000, "validation": 1_200}, 1.5, later_s=10)
+    # The features of 256 rows in half of the time of a prediction, those of 1,200 and their prediction, 3.5 s around and
+    # 10 of the linear model.
+    assert scoring.least_head_s == pytest.approx(1.28 + 18 + 3.5 + 10)
+    assert why_no_network(33, lambda: scoring, folds=None) is None
+    left = why_no_network(32, lambda: scoring, folds=None)
+    assert left == "left: a network takes 33 s at least, and 32 are left"
+    # Folds were chosen by the time. With next to none, no row is measured.
+    assert why_no_network(32, lambda: scoring, folds=3) is None
+    assert "5 s at least" in why_no_network(4, lambda: pytest.fail("measured"), folds=3)
 
 
 def test_padding_of_a_few_rows_is_not_that_of_many() -> None:
