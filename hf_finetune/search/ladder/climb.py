@@ -343,10 +343,10 @@ class Climb:
         return "full" in decisions.methods_of(self.base.recipe.search.preset)
 
     def _head_rows(self, cost: float) -> int:
-        scoring, left_s = self._scoring, self.budget.left_s
-        if self.standing.pending is not None and self._may_join:
-            left_s -= scoring.joined_s
-        return scoring.head_rows(left_s, fine_tunes=self._fine_tunes, cost=cost)
+        scoring, linear, joined_s = self._scoring, self.state.find("linear"), 0.0
+        if self._may_join and linear is not None:
+            joined_s = scoring.joined_s(linear.seconds, later=self.standing.pending is not None)
+        return scoring.head_rows(self.budget.left_s, fine_tunes=self._fine_tunes, joined_s=joined_s, cost=cost)
 
     @property
     def _may_join(self) -> bool:

@@ -89,7 +89,7 @@ def foresee(
     if reason is not None and classical:
         clock.leave("head", reason)
         return
-    _add_head(clock, costs, fine_tunes="full" in methods, has_model=bool(classical))
+    _add_head(clock, costs, classical.get("linear"), fine_tunes="full" in methods)
     for method in methods:
         left_s, started = clock.left_s, time.perf_counter()
         plan = decisions.weigh(method, costs.of, left_s=left_s, epochs=epochs)
@@ -103,14 +103,22 @@ def foresee(
         clock.leave("student", "only if the mean of some rungs is better than the best one, and time is left")
 
 
-def _add_head(clock: PlannedClock, costs: NetworkCosts, *, fine_tunes: bool, has_model: bool) -> None:
+def _add_head(clock: PlannedClock, costs: NetworkCosts, linear_s: float | None, *, fine_tunes: bool) -> None:
+    """Add the head, and what follows it.
+
+    Args:
+        linear_s: seconds of the linear model. None: there is none.
+    """
     scoring, train = costs.scoring, costs.scoring.rows["train"]
-    if has_model and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
+    if linear_s is not None and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
         clock.leave("head", decisions.STRAIGHT)
         return
-    left_s = clock.left_s - (scoring.joined_s if costs.joins and decisions.writes_later(clock.left_s) else 0.0)
-    rows = train if costs.folds is not None else scoring.head_rows(left_s, fine_tunes=fine_tunes)
+    later = decisions.writes_later(clock.left_s)
+    joined_s = scoring.joined_s(linear_s, later=later) if costs.joins and linear_s is not None else 0.0
+    rows = train
+    if costs.folds is None:
+        rows = scoring.head_rows(clock.left_s, fine_tunes=fine_tunes, joined_s=joined_s)
     part = "" if rows >= train else f" of {rows:,} of {train:,} rows"
     clock.climb("head", costs.head_s(rows), f"a linear head on frozen features{part}")
-    if costs.joins and has_model:
+    if costs.joins and linear_s is not None:
         clock.climb(decisions.JOINED_RUNG, BUILD_S, "the linear model and the head together")

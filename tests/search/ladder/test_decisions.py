@@ -75,6 +75,12 @@ def test_rows_of_a_head() -> None:
     assert scoring.head_rows(27, fine_tunes=True) == scoring.head_rows(27, fine_tunes=False) == 2_776
     assert replace(scoring, trained_row=3.5).head_rows(27, fine_tunes=False) == 1_784
     assert scoring.head_rows(1, fine_tunes=True) == 256
+    # What joins it with the linear model is left free, where full fine-tuning does not follow.
+    assert scoring.head_rows(27, fine_tunes=True, joined_s=5) == 2_026
+    assert scoring.head_rows(100, fine_tunes=True, joined_s=5) == 1_500
+    # Two builds and half a pass at the end; else a build, the linear model again, and what follows any training.
+    assert scoring.joined_s(7, later=True) == 3.5
+    assert scoring.joined_s(7, later=False) == pytest.approx(1.5 + 7 + scoring.after_s)
 
 
 def test_a_network_is_left_where_its_judgement_takes_the_time() -> None:
