@@ -64,6 +64,8 @@ class Splits:
     """The names of labels that the data number, if `label_names` names them."""
     held_out: tuple[Role, ...] = ()
     """The splits that were held out from train, as the data has none."""
+    drawn: tuple[Role, ...] = ()
+    """The splits of which a part was drawn, as there is no time for all of their rows."""
     dropped: dict[Role, list[UnusableRow]] | None = None
     """By split the rows that were left out as unusable. None: they would have been refused."""
     left_out: Dataset | None = None

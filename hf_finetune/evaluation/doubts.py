@@ -151,6 +151,10 @@ def missing_classes(
     return (Doubt("missing_class", f"{message}; {consequences}" if consequences else message, remedy),)
 
 
+MORE_TIME = "a larger --budget, with which more of the rows are scored"
+"""The remedy where a part of them was drawn."""
+
+
 def few_rows(
     split: str, metric: str, interval: Interval, *, purpose: str, remedy: str, widest: float = WIDEST
 ) -> tuple[Doubt, ...]:

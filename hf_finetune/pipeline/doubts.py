@@ -51,6 +51,8 @@ def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]
 
 
 def _more_classes(run: Run, split: str) -> str:
+    if split in run.data.splits.drawn:
+        return doubts.MORE_TIME
     if split in run.data.splits.held_out:
         return "label more rows of such classes: one of a single row stays in train"
     return f"label {split} rows of such classes, or name rows that have them by --{split}"
@@ -65,7 +67,9 @@ def _few_validation_rows(run: Run, validation: ScoredSplit) -> tuple[Doubt, ...]
     if metric not in SHARES or metric not in validation.metrics:
         return ()
     remedy = "name about {rows} rows by --validation"
-    if run.recipe.evaluate.folds is not None:
+    if "validation" in run.data.splits.drawn:
+        remedy = doubts.MORE_TIME
+    elif run.recipe.evaluate.folds is not None:
         remedy = "label more rows: {rows} would do"
     elif "validation" in run.data.splits.held_out:
         half = (validation.metrics[metric].high - validation.metrics[metric].low) / 2

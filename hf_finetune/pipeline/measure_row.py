@@ -12,7 +12,7 @@ from hf_finetune.pipeline.evaluate import predict_encoded
 TIMED_ROWS, FEWEST_ROWS = 128, 32
 TIMES, MOST_TIMED_S = 3, 1.0
 """How often the rows are timed, if the first passes took no longer. The least counts: what else runs on the cores comes
-and goes. Rows of which a few take as long are timed by these alone."""
+and goes. Where one pass over all of these rows takes longer, it is the fewest that are timed."""
 
 
 def measure_row(run: Run) -> float:
@@ -33,9 +33,10 @@ def measure_row(run: Run) -> float:
 
     order = np.random.default_rng(0).permutation(len(rows))
     few, more = (rows.select(np.sort(order[:count])) for count in (FEWEST_ROWS, TIMED_ROWS))
-    # At first kernels are made for each shape.
-    first_s, _ = timed(few)
-    read, seconds = more if first_s <= MOST_TIMED_S / 2 else few, list[float]()
+    timed(few)  # at first kernels are made for each shape
+    few_s, encoded = timed(few)
+    is_long = few_s * len(more) > MOST_TIMED_S * len(few)
+    read, seconds = (few, [few_s]) if is_long else (more, [])
     while not seconds or (len(seconds) < TIMES and sum(seconds) <= MOST_TIMED_S):
         spent_s, encoded = timed(read)
         seconds.append(spent_s)

@@ -148,7 +148,8 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
     more_rows = "label more rows of these classes"
     few: tuple[Doubt, ...] = ()
     if judged.per_class and metric in judged.metrics:
-        purpose, remedy = "to judge a model by", "label about {rows} rows"
+        is_drawn = evaluation.judged in run.splits.drawn
+        purpose, remedy = "to judge a model by", doubts.MORE_TIME if is_drawn else "label about {rows} rows"
         few = doubts.few_rows(evaluation.judged, metric, judged.metrics[metric], purpose=purpose, remedy=remedy)
     never = "label more such rows, or weigh them more: --classical.classifier.balanced with LinearModel or LinearSVM"
     return (
@@ -156,7 +157,12 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
         *(
             doubt
             for name, split in splits.items()
-            for doubt in doubts.missing_classes(name, split.per_class, split.metrics, remedy=more_rows)
+            for doubt in doubts.missing_classes(
+                name,
+                split.per_class,
+                split.metrics,
+                remedy=doubts.MORE_TIME if name in run.splits.drawn else more_rows,
+            )
         ),
         *few,
         *doubts.baseline_doubts(

@@ -26,6 +26,7 @@ import torch
 
 from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
+from hf_finetune.data.loading import Splits
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline.choose_layer import choose_layer, lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
@@ -52,7 +53,7 @@ from hf_finetune.search.ladder.decisions import RungPlan
 from hf_finetune.search.ladder.ensemble import plan_student
 from hf_finetune.search.ladder.folds import judging_rows, trainings_of, with_folds
 from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
-from hf_finetune.search.ladder.judges import with_judges
+from hf_finetune.search.ladder.judges import with_judges, with_scored
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
     FOLDER,
@@ -111,7 +112,9 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
         chosen, loaded, first = with_judges(chosen, loaded, first, costs, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
-        ladder = Climb(chosen, loaded, standing, command, first, costs=costs)
+        splits = loaded.data.splits
+        loaded, first = with_scored(loaded, first, state, "test")
+        ladder = Climb(chosen, loaded, standing, command, first, splits, costs=costs)
         del first
         with plain_disk_errors(folder.path):
             for place in (each for each in (folder.path, folder.path / FOLDER) if not (each / "recipe.json").exists()):
@@ -180,6 +183,8 @@ class Climb:
     command: str | None
     first: Run | None
     """The prepared run of the head, until it is trained."""
+    splits: Splits
+    """Of classical models, which score all test rows."""
     encoded: tuple[Any, Any] | None = None
     """Encoded training and validation rows."""
     heads: tuple[FittedHead, ...] = ()
@@ -192,7 +197,7 @@ class Climb:
         try:
             self._take_up()
             assert self.first is not None, "nothing is trained yet"
-            climb_classical(self.standing, self.base, self.first, command=self.command)
+            climb_classical(self.standing, self.base, self.first.variant(splits=self.splits), command=self.command)
             self._climb_networks()
             return self.standing.end()
         finally:
@@ -344,7 +349,7 @@ class Climb:
 
     def _head_rows(self, cost: float) -> int:
         scoring, linear, joined_s = self._scoring, self.state.find("linear"), 0.0
-        if self._may_join and linear is not None:
+        if self._may_join and linear is not None and linear.folder is not None:
             joined_s = scoring.joined_s(linear.seconds, later=self.standing.pending is not None)
         return scoring.head_rows(self.budget.left_s, fine_tunes=self._fine_tunes, joined_s=joined_s, cost=cost)
 
@@ -371,9 +376,11 @@ class Climb:
     def _why_no_network(self) -> str | None:
         """Return why there is time for no network. None: there is, or there is no other model."""
         state = self.state
-        if not self.standing.has_model or state.find("head") is not None or state.current is not None:
+        if not self.standing.has_model or state.find("head") is not None:
             return None
-        return decisions.why_no_network(self.budget.left_s, lambda: self._scoring, folds=state.folds)
+        # Of one that was begun, and of folds, it is known that they fit.
+        is_open = state.current is None and state.folds is None
+        return decisions.why_no_network(self.budget.left_s, (lambda: self._scoring) if is_open else None)
 
     def _weigh(self, method: SingleMethod) -> None:
         """Climb a rung if it is worth its time, or record why it is left."""

@@ -29,6 +29,8 @@ from hf_finetune.utils.console import Progress
 logger = logging.getLogger("hf_finetune.run")
 BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
+ROWS_READ = 128
+"""Validation rows that an encoder reads to find what a head reads, before it is joined with a linear model."""
 VALIDATED_ROWS = 32
 PASSES = 3.0
 """What training on a row costs, in passes of its precision, by which the features of a head are computed, too."""
@@ -49,7 +51,7 @@ HEAD_SHARE = 0.1
 """Share of the time that the features of a head take at most, where full fine-tuning follows it."""
 JUDGED_SHARE = 0.1
 """Share of the time of training that judging a head takes at most."""
-VALIDATED_SHARE, TESTED_SHARE = 0.2, 0.1
+VALIDATED_SHARE, TESTED_SHARE = 0.2, 0.2
 """Shares of the time that a network takes at most to predict the rows that judge it, and those of test. Of more rows a
 part is drawn, `FEW_ROWS` at least."""
 LAYER_SHARE = 0.03
@@ -136,7 +138,8 @@ class Scoring:
     def rows_scored(self, left_s: float) -> dict[str, int]:
         """Return how many rows of each split a network can score, see `VALIDATED_SHARE`."""
         seconds = {"validation": VALIDATED_SHARE * left_s / (1 + self._pass), "test": TESTED_SHARE * left_s}
-        return {name: max(FEW_ROWS, int(share_s / self.row_s)) for name, share_s in seconds.items()}
+        # Whole hundreds: what was measured differs a little from run to run.
+        return {name: max(FEW_ROWS, int(share_s / self.row_s) // 100 * 100) for name, share_s in seconds.items()}
 
     @property
     def least_head_s(self) -> float:
@@ -155,7 +158,7 @@ class Scoring:
         """
         if later:
             return 2 * BUILD_S + self.rows["validation"] * self.row_s / 2
-        return BUILD_S + linear_s + self.after_s
+        return BUILD_S + ROWS_READ * self.row_s + linear_s + self.after_s
 
     @property
     def fit_s(self) -> float:

@@ -87,19 +87,18 @@ def writes_later(left_s: float) -> bool:
     return LEAST_NETWORK_S <= left_s < MEASURED_FROM_S
 
 
-def why_no_network(left_s: float, scoring: Callable[[], Scoring], *, folds: int | None) -> str | None:
+def why_no_network(left_s: float, scoring: Callable[[], Scoring] | None) -> str | None:
     """Return why no network is trained at all. None: there is time for one.
 
     Args:
-        scoring: measures a row, if there may be time.
-        folds: which hold, see `folds.choose_folds`. None: the validation rows judge.
+        scoring: measures a row, if there may be time. None: more than next to no time was decided on before.
     """
     needed_s = LEAST_NETWORK_S
-    if left_s >= needed_s and folds is None:
+    if left_s >= needed_s and scoring is not None:
         needed_s = scoring().least_head_s
     if left_s >= needed_s:
         return None
-    return f"left: a network takes {needed_s:.0f} s at least, and {max(left_s, 0):.0f} are left"
+    return f"left: a network takes {math.ceil(needed_s)} s at least, and {max(int(left_s), 0)} are left"
 
 
 def weigh(method: SingleMethod, cost: Callable[[SingleMethod], RungCost], *, left_s: float, epochs: float) -> RungPlan:

@@ -74,6 +74,7 @@ def foresee(
     *,
     epochs: float,
     ensemble: bool = False,
+    has_model: bool = True,
 ) -> None:
     """Add the rungs of a climb to its clock.
 
@@ -82,14 +83,15 @@ def foresee(
         methods: see `decisions.methods_of`.
         epochs: those of the recipe.
         ensemble: whether a student of the rungs may be the last one.
+        has_model: whether a model without a network can be the result.
     """
     for name, seconds in classical.items():
         clock.climb(name, seconds, "a model after seconds")
-    reason = decisions.why_no_network(clock.left_s, lambda: costs.scoring, folds=costs.folds)
-    if reason is not None and classical:
+    reason = decisions.why_no_network(clock.left_s, None if costs.folds is not None else lambda: costs.scoring)
+    if reason is not None and has_model:
         clock.leave("head", reason)
         return
-    _add_head(clock, costs, classical.get("linear"), fine_tunes="full" in methods)
+    _add_head(clock, costs, classical["linear"] if has_model else None, fine_tunes="full" in methods)
     for method in methods:
         left_s, started = clock.left_s, time.perf_counter()
         plan = decisions.weigh(method, costs.of, left_s=left_s, epochs=epochs)
@@ -98,7 +100,9 @@ def foresee(
         if plan.epochs is None:
             clock.leave(method, plan.reason)
         else:
-            clock.climb(method, costs.of(method).seconds(plan.expected), plan.reason, epochs=round(plan.expected, 3))
+            # What is written at the end was counted, and not spent.
+            seconds = costs.of(method).seconds(plan.expected) - costs.scoring.later_s
+            clock.climb(method, seconds, plan.reason, epochs=round(plan.expected, 3))
     if ensemble:
         clock.leave("student", "only if the mean of some rungs is better than the best one, and time is left")
 
@@ -107,7 +111,7 @@ def _add_head(clock: PlannedClock, costs: NetworkCosts, linear_s: float | None, 
     """Add the head, and what follows it.
 
     Args:
-        linear_s: seconds of the linear model. None: there is none.
+        linear_s: seconds of the linear model. None: it cannot be the result.
     """
     scoring, train = costs.scoring, costs.scoring.rows["train"]
     if linear_s is not None and fine_tunes and costs.folds is None and scoring.goes_straight(clock.left_s):
@@ -119,6 +123,6 @@ def _add_head(clock: PlannedClock, costs: NetworkCosts, linear_s: float | None, 
     if costs.folds is None:
         rows = scoring.head_rows(clock.left_s, fine_tunes=fine_tunes, joined_s=joined_s)
     part = "" if rows >= train else f" of {rows:,} of {train:,} rows"
-    clock.climb("head", costs.head_s(rows), f"a linear head on frozen features{part}")
+    clock.climb("head", costs.head_s(rows) - scoring.later_s, f"a linear head on frozen features{part}")
     if costs.joins and linear_s is not None:
         clock.climb(decisions.JOINED_RUNG, BUILD_S, "the linear model and the head together")

@@ -31,16 +31,13 @@ from hf_finetune.pipeline.run_folder import is_finished
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder.classical_rungs import classical_run
-from hf_finetune.search.ladder.costs import BUILD_S, MEASURED_FROM_S, Scoring
+from hf_finetune.search.ladder.costs import BUILD_S, MEASURED_FROM_S, ROWS_READ, Scoring
 from hf_finetune.search.ladder.decisions import JOINED_RUNG
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import RungRecord, read_scores, write_scores
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
 from hf_finetune.training.warm_start import FittedHead
-
-ROWS_READ = 128
-"""Validation rows that the encoder reads to find what the head reads."""
 
 
 def may_join(base: RecipeVariant, task: Task, splits: Splits) -> bool:
@@ -182,8 +179,8 @@ def _refuse_without_time(standing: Standing, costs: Scoring, *, later: bool) -> 
     """
     linear = standing.state.find("linear")
     assert linear is not None, "it has scores"
-    # `Scoring.joined_s` has left time for the end.
-    written_s = 0.0 if later else linear.seconds + costs.after_s
-    needed_s, left_s = BUILD_S + ROWS_READ * costs.row_s + written_s, standing.budget.left_s
+    # The head has left time for the end, see `Scoring.joined_s`.
+    needed_s = BUILD_S + ROWS_READ * costs.row_s if later else costs.joined_s(linear.seconds, later=False)
+    left_s = standing.budget.left_s
     if left_s < needed_s:
         raise InputError(f"it would take {needed_s:.0f} s, and {max(left_s, 0):.0f} are left")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from datasets import Dataset
 
+from hf_finetune.data.config import Role
+from hf_finetune.data.duplicates import dataset_digests
 from hf_finetune.data.loading import Splits
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.search.budget import Budget
@@ -22,19 +23,16 @@ from hf_finetune.search.ladder.folds import choose_folds
 from hf_finetune.search.ladder.judgement import FEW_ROWS
 from hf_finetune.search.ladder.state import LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant
-from hf_finetune.utils.messages import listed
-
-Prepared = TypeVar("Prepared", Run, RunInput)
 
 
 def with_judges(
     base: RecipeVariant, loaded: RunInput, run: Run, costs: MethodCosts, budget: Budget, state: LadderState
 ) -> tuple[RecipeVariant, RunInput, Run]:
     """Return the recipe, its input and the run of the head with the rows or the folds that judge, which a resumed climb
-    knows."""
+    knows. All test rows are there, see `with_scored`."""
     if not state.rungs:
         state.scored = rows_within(loaded, run, costs, budget)
-    loaded, run = with_scored(loaded, state.scored), with_scored(run, state.scored)
+    loaded, run = with_scored(loaded, run, state, "validation")
     if not state.rungs:
         methods = decisions.methods_of(base.recipe.search.preset)
         state.folds = choose_folds(base, run, costs, budget, fine_tunes="full" in methods)
@@ -43,7 +41,7 @@ def with_judges(
 
 
 def rows_within(loaded: RunInput, run: Run, costs: MethodCosts, budget: Budget) -> dict[str, int]:
-    """Return how many rows of a split are scored, where the time holds a part of them.
+    """Return how many rows are scored of each split that has more than the time holds.
 
     Args:
         run: the prepared one of the head, which measures a row.
@@ -58,19 +56,36 @@ def rows_within(loaded: RunInput, run: Run, costs: MethodCosts, budget: Budget) 
     return {name: fitting[name] for name in large if fitting[name] < len(getattr(splits, name))}
 
 
-def with_scored(each: Prepared, counts: dict[str, int]) -> Prepared:
-    """Return a run or its input with so many rows of these splits, drawn at random, and a note on them."""
-    splits: Splits = each.data.splits
-    counts = {name: rows for name, rows in counts.items() if rows < len(getattr(splits, name) or ())}
-    if not counts:
-        return each
-    parts = {name: _drawn(getattr(splits, name), rows) for name, rows in counts.items()}
-    said = listed([f"{rows:,} of {len(getattr(splits, name)):,} {name} rows" for name, rows in counts.items()])
-    note = f"{said} are scored, drawn at random; with a larger --budget all are"
-    fingerprint = " ".join([splits.fingerprint, *(f"{rows} {name} rows" for name, rows in counts.items())])
-    part = replace(splits, **parts, notes=(*splits.notes, note), fingerprint=fingerprint)
-    return replace(each, data=replace(each.data, splits=part), notes=(*each.notes, note))
+def with_scored(loaded: RunInput, run: Run, state: LadderState, name: Role) -> tuple[RunInput, Run]:
+    """Return the input of networks, and a run on it, with the rows of a split that they score, and a note on these.
+
+    Classical models of texts score all test rows in no time, and read an input without this.
+    """
+    splits = loaded.data.splits
+    rows, count = getattr(splits, name), state.scored.get(name)
+    if count is None or rows is None or count >= len(rows):
+        return loaded, run
+    part = _drawn(splits, name, rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:count])))
+    known, data = len(loaded.notes), replace(loaded.data, splits=part)
+    notes = (*part.notes, *loaded.notes[len(splits.notes) :])
+    # Both have the same Datasets, by which baselines are shared.
+    return replace(loaded, data=data, notes=notes), replace(run, data=data, notes=(*notes, *run.notes[known:]))
 
 
-def _drawn(rows: Dataset, count: int) -> Dataset:
-    return rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:count]))
+def _drawn(splits: Splits, name: Role, rows: Dataset) -> Splits:
+    """Return splits with a part of one of them."""
+    count, duplicates = len(rows), dict(splits.duplicates)
+    if duplicates.get(name):
+        trained = set(dataset_digests(splits.train))
+        duplicates[name] = sum(digest in trained for digest in dataset_digests(rows))
+    note = f"{count:,} of {len(getattr(splits, name)):,} {name} rows are scored, drawn at random"
+    # Features of training and validation rows are cached by the fingerprint.
+    suffix = f" {count} {name} rows" if name == "validation" else ""
+    return replace(
+        splits,
+        **{name: rows},
+        fingerprint=splits.fingerprint + suffix,
+        duplicates=duplicates,
+        notes=(*splits.notes, f"{note}; with a larger --budget all are"),
+        drawn=(*splits.drawn, name),
+    )

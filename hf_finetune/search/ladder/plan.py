@@ -23,7 +23,7 @@ from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungC
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, PlannedRung, foresee
 from hf_finetune.search.ladder.joined_rung import may_join
-from hf_finetune.search.ladder.judges import with_judges
+from hf_finetune.search.ladder.judges import with_judges, with_scored
 from hf_finetune.search.ladder.state import LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 from hf_finetune.tasks.base import Task
@@ -83,7 +83,9 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     base, first = base.with_choices(RecipeVariant(loaded.context.recipe)), with_network(loaded)
     costs = MethodCosts()
     with silenced():
-        base, loaded, first = with_judges(base, loaded, first, costs, budget, LadderState(Path()))
+        state = LadderState(Path())
+        base, loaded, first = with_judges(base, loaded, first, costs, budget, state)
+        loaded, first = with_scored(loaded, first, state, "test")
     clock = PlannedClock(budget.seconds, budget.used_s)
     if candidates and not math.isinf(clock.left_s):
         clock.climb("candidates", PART_OF_BUDGET * clock.left_s, "probes on frozen features of each, at most")
@@ -115,7 +117,9 @@ def _foresee(
     """Measure models and networks, and add their rungs to the clock."""
     classical = _classical_seconds(base, loaded.data.splits, loaded.data.task)
     splits, evaluate = loaded.data.splits, base.recipe.evaluate
-    later_s = classical.get("linear", 0.0) if decisions.writes_later(budget.left_s) else 0.0
+    search, has_model = base.recipe.search, not loaded.data.task.has_words
+    is_later = has_model and not search.ensemble and decisions.writes_later(budget.left_s)
+    later_s = classical["linear"] if is_later else 0.0
     scoring = scoring_of(loaded, row_s, budget.excludable_s, later_s=later_s)
     encoded = loaded.data.inputs.encode(splits.train), loaded.data.inputs.encode(splits.validation)
     train, validation, epochs = len(splits.train), len(splits.validation), base.recipe.train.epochs
@@ -136,9 +140,8 @@ def _foresee(
 
     joins = may_join(base, loaded.data.task, splits)
     networks = NetworkCosts(scoring, cost, head_s, evaluate.folds, joins)
-    search = base.recipe.search
     methods = decisions.methods_of(search.preset)
-    foresee(clock, classical, networks, methods, epochs=epochs, ensemble=search.ensemble)
+    foresee(clock, classical, networks, methods, epochs=epochs, ensemble=search.ensemble, has_model=has_model)
 
 
 def _classical_seconds(base: RecipeVariant, splits: Splits, task: Task) -> dict[str, float]:

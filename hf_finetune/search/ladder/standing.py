@@ -67,9 +67,11 @@ class Standing:
 
     @property
     def later_s(self) -> float:
-        """Seconds to write the pending model: each has a linear model, which is fitted again."""
-        linear = self.state.find("linear")
-        return 0.0 if self.pending is None or linear is None else linear.seconds + WRITE_S
+        """Seconds to write the pending model: what has a linear model fits it again, with it what was fitted once."""
+        if self.pending is None:
+            return 0.0
+        linear = self.state.find("linear") if self.pending.name in ("linear", decisions.JOINED_RUNG) else None
+        return WRITE_S + (0.0 if linear is None else linear.seconds)
 
     def take_up(self) -> None:
         """Take up the rungs of a killed climb: their scores, and the result that a kill kept from its place."""

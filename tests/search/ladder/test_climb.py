@@ -150,7 +150,7 @@ def test_full_fine_tuning_comes_straight_after_a_signal(
     monkeypatch.setattr(module.Climb, "_scoring", SimpleNamespace(goes_straight=lambda _: True))
     base = RecipeVariant(Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto"))
     loaded: Any = None
-    assert module.Climb(base, loaded, standing, None, None)._goes_straight() is is_straight
+    assert module.Climb(base, loaded, standing, None, None, loaded)._goes_straight() is is_straight
 
 
 @pytest.mark.parametrize(("seconds", "folds", "trains"), [(60, 3, 5.0), (20, 3, None), (20, None, 15.8)])
@@ -166,7 +166,7 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     context = SimpleNamespace(autocast=None, startup_s=0.0, recipe=recipe)
     loaded: Any = SimpleNamespace(data=SimpleNamespace(splits=splits), context=context)
     timed = replace(standing, budget=Budget(seconds))
-    module.Climb(base, loaded, timed, None, None, costs=module.MethodCosts(row_s=0.0024))._try_for_signal()
+    module.Climb(base, loaded, timed, None, None, splits, costs=module.MethodCosts(row_s=0.0024))._try_for_signal()
     assert limits == ([] if trains is None else [pytest.approx(trains, abs=0.1)])
 
 

@@ -78,9 +78,16 @@ def test_rows_of_a_head() -> None:
     # What joins it with the linear model is left free, where full fine-tuning does not follow.
     assert scoring.head_rows(27, fine_tunes=True, joined_s=5) == 2_026
     assert scoring.head_rows(100, fine_tunes=True, joined_s=5) == 1_500
-    # Two builds and half a pass at the end; else a build, the linear model again, and what follows any training.
+    # Two builds and half a pass at the end; else a build, 128 rows, the linear model again, and what follows any training.
     assert scoring.joined_s(7, later=True) == 3.5
-    assert scoring.joined_s(7, later=False) == pytest.approx(1.5 + 7 + scoring.after_s)
+    assert scoring.joined_s(7, later=False) == pytest.approx(1.5 + 1.28 + 7 + scoring.after_s)
+
+
+def test_rows_that_are_scored_in_a_share_of_the_time() -> None:
+    scoring = Scoring(0.01, {"train": 4_000, "validation": 400}, 1.5)
+    # Two passes of validation rows, one of them in half of the time, in a fifth of 100 s; one of test rows in another fifth.
+    assert scoring.rows_scored(100) == {"validation": 1_300, "test": 2_000}
+    assert scoring.rows_scored(10) == {"validation": 300, "test": 300}
 
 
 def test_a_network_is_left_where_its_judgement_takes_the_time() -> None:
@@ -88,12 +95,11 @@ def test_a_network_is_left_where_its_judgement_takes_the_time() -> None:
     # The features of 256 rows in half of the time of a prediction, those of 1,200 and their prediction, 3.5 s around and
     # 10 of the linear model.
     assert scoring.least_head_s == pytest.approx(1.28 + 18 + 3.5 + 10)
-    assert why_no_network(33, lambda: scoring, folds=None) is None
-    left = why_no_network(32, lambda: scoring, folds=None)
-    assert left == "left: a network takes 33 s at least, and 32 are left"
-    # Folds were chosen by the time. With next to none, no row is measured.
-    assert why_no_network(32, lambda: scoring, folds=3) is None
-    assert "5 s at least" in why_no_network(4, lambda: pytest.fail("measured"), folds=3)
+    assert why_no_network(33, lambda: scoring) is None
+    assert why_no_network(32, lambda: scoring) == "left: a network takes 33 s at least, and 32 are left"
+    # What was decided before is not measured again; with next to no time, nothing is.
+    assert why_no_network(32, None) is None
+    assert "5 s at least" in why_no_network(4, lambda: pytest.fail("measured"))
 
 
 def test_padding_of_a_few_rows_is_not_that_of_many() -> None:
