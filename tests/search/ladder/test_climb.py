@@ -82,6 +82,29 @@ def test_a_model_that_stays_the_best_is_written_at_the_end_and_by_a_killed_climb
     assert called == [True]
 
 
+def test_the_end_takes_the_linear_model_again_where_that_is_a_part_of_what_is_written(standing: Standing) -> None:
+    assert standing.later_s == 0
+    later(standing, 90)
+    assert standing.later_s == pytest.approx(standing.state.rungs[1].seconds + 2)
+    standing.judge("head", labels_and_scores(99)[1], Path("3-head"), started=0.0, finish=lambda _: None, later=True)
+    assert standing.pending is not None and standing.pending.name == "head" and standing.later_s == 2
+
+
+def test_a_head_that_was_begun_is_left_only_with_next_to_no_time(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(standing, 90)
+    monkeypatch.setattr(module.Climb, "_scoring", SimpleNamespace(least_head_s=40.0))
+    base = RecipeVariant(Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto"))
+    loaded: Any = None
+    climb = module.Climb(base, loaded, standing, None, None, loaded)
+    assert "40 s at least" in (climb._why_no_network() or "")
+    standing.state.current = {"name": "head", "epochs": None, "rows": 256}
+    assert climb._why_no_network() is None
+    late = replace(climb, standing=replace(standing, budget=Budget(3)))
+    assert "5 s at least" in (late._why_no_network() or "")
+
+
 def test_a_model_that_another_one_beats_is_not_written(standing: Standing) -> None:
     called, network = later(standing, 75), []
     scores = labels_and_scores(98)[1]

@@ -1,6 +1,7 @@
 """What a climb would do, by costs that a person can add, and on real rows."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def planned(budget_s: float, *, folds: int | None = None, joins: bool = False, *
     clock = PlannedClock(budget_s, 10.0)
     costs = NetworkCosts(SCORING, COSTS.__getitem__, lambda rows: 5 + rows * 0.01, folds, joins)
     foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3, **options)
-    return {rung.name: rung for rung in clock.rungs} | {"clock": clock}
+    return {rung.name: rung for rung in clock.rungs} | {"clock": clock, "costs": costs}
 
 
 def test_rungs_follow_each_other_within_the_budget() -> None:
@@ -53,6 +54,20 @@ def test_a_head_may_be_left_for_full_fine_tuning_but_not_with_folds() -> None:
         costs = NetworkCosts(scoring, COSTS.__getitem__, lambda rows: 5.0, folds)
         foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3)
         assert clock.rungs[1].reason.startswith(word)
+
+
+def test_what_is_written_at_the_end_is_left_free_in_each_rung_and_not_spent() -> None:
+    costs = NetworkCosts(replace(SCORING, later_s=6.0), COSTS.__getitem__, lambda rows: 11 + rows * 0.01, None)
+    clock = PlannedClock(1000, 10.0)
+    foresee(clock, {"linear": 4.0}, costs, METHODS, epochs=3)
+    assert [rung.ends_s for rung in clock.rungs[:3]] == [14, 29, 52]
+
+
+def test_a_head_is_the_first_model_where_no_other_one_can_be_saved() -> None:
+    """Of words with tags, whose linear model is measured alone."""
+    left, clock = planned(16), PlannedClock(16, 10.0)
+    foresee(clock, {"linear": 4.0}, left["costs"], METHODS, epochs=3, has_model=False)
+    assert left["head"].seconds is None and clock.rungs[1].name == "head" and clock.rungs[1].seconds == 7.6
 
 
 def test_a_plan_of_method_auto_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
