@@ -22,7 +22,7 @@ from hf_finetune.pipeline.classical.document import document
 from hf_finetune.pipeline.classical.parity import verify
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, save_predictions
-from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, note_on_folds
+from hf_finetune.pipeline.out_of_fold import OutOfFold, all_rows, cross_validate, folds_of, note_on_folds
 from hf_finetune.pipeline.parity import Check, refuse_failed
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.resume import refuse_changes
@@ -38,6 +38,8 @@ from hf_finetune.utils.messages import silenced
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
+TIMED_ROWS = 128
+"""Rows that are predicted to measure the speed."""
 
 
 def run_classical(run: ClassicalRun, launch: Launch, *, command: str | None = None) -> dict[str, Any]:
@@ -113,6 +115,33 @@ class FittedRun:
                 elif rows and only in (None, name):
                     scored[name] = self.scoring.score(self.trained.task, rows, self.trained.logits)
         return Evaluation(scored)
+
+    def judged_by(self, logits_NC: np.ndarray) -> Evaluation:
+        """Return the evaluation of validation rows by logits that are known, such as those of the same pipeline without
+        these rows. Its speed is measured on some of them."""
+        rows, started = self.run.splits.validation, time.perf_counter()
+        timed = rows.select(range(min(TIMED_ROWS, len(rows))))
+        with self.clock.measure("evaluate_s"):
+            self.trained.logits(timed)
+            rows_per_s = len(timed) / (time.perf_counter() - started)
+            scored = self.scoring.score(self.trained.task, rows, lambda _: logits_NC)
+        return Evaluation({"validation": replace(scored, rows_per_s=rows_per_s)})
+
+
+def on_held_out_rows(run: ClassicalRun) -> ClassicalRun:
+    """Return the run whose pipeline is fitted to the validation rows as well, after the same pipeline without them was
+    judged by them. The run as it is, where they were not held out from the training rows, or settle thresholds."""
+    splits = run.splits
+    if "validation" not in splits.held_out or run.task.calibrates:
+        return run
+    rows = all_rows(splits)
+    note = (
+        f"fitted to all {len(rows):,} rows at the end; the numbers of validation are of the same pipeline without the "
+        f"{len(splits.validation):,} validation rows"
+    )
+    return replace(
+        run, splits=replace(splits, train=rows), notes=(*run.notes, note), all_splits=run.all_splits or splits
+    )
 
 
 def fit_classical_run(run: ClassicalRun) -> FittedRun:

@@ -16,7 +16,13 @@ from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.errors import InputError
 from hf_finetune.features.baselines import BASELINE, BASELINE_OF_IMAGES, rows_within_limits
 from hf_finetune.features.config import BoostedTrees, Classical, ColorHistogram, GradientHistogram
-from hf_finetune.pipeline.classical.run import finalize_classical, fit_classical_run, set_aside_classical
+from hf_finetune.features.pipelines import logits_of
+from hf_finetune.pipeline.classical.run import (
+    finalize_classical,
+    fit_classical_run,
+    on_held_out_rows,
+    set_aside_classical,
+)
 from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.pipeline.evaluate import Scoring
 from hf_finetune.pipeline.run_folder import is_finished
@@ -125,15 +131,17 @@ def _judge_baseline(
     standing: Standing, run: ClassicalRun, folder: Path, *, command: str | None, started: float
 ) -> None:
     """Judge the linear model as the baseline of the networks, which is fitted in any case; it is fitted as a pipeline
-    that can be saved at the end, if no network is better."""
+    that can be saved at the end, if no network is better, and then to all rows."""
     baseline = Scoring.of(run).fitted_baselines(run.splits.validation)["linear"]
     settled_NC = standing.task.settled(baseline.scores_NC)
     write_scores(folder, settled_NC)
 
     def finish(promoted: bool) -> None:
         assert promoted, "it is written at the end"
-        fitted = fit_classical_run(run)
-        finalize_classical(fitted, folder, command=command)
+        whole = on_held_out_rows(run)
+        fitted = fit_classical_run(whole)
+        known = None if whole is run else fitted.judged_by(logits_of(baseline.scores_NC, fitted.trained.fitted.outputs))
+        finalize_classical(fitted, folder, known, command=command)
         standing.budget.exclude(fitted.clock.seconds("parity_s"))
 
     standing.judge("linear", settled_NC, folder, started=started, title=baseline.name, finish=finish, later=True)

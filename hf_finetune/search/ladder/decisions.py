@@ -84,7 +84,7 @@ def compared_rows(left_s: float) -> int:
 def writes_later(left_s: float) -> bool:
     """Whether a classical model is written at the end, unless a network is better: with little time, the seconds that
     its file, its figures and its gate take are a share of what training has."""
-    return LEAST_NETWORK_S <= left_s < MEASURED_FROM_S
+    return left_s < MEASURED_FROM_S
 
 
 def why_no_network(left_s: float, scoring: Callable[[], Scoring] | None) -> str | None:

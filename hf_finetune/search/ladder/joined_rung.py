@@ -25,7 +25,7 @@ from hf_finetune.features.encoder_states import load_encoder
 from hf_finetune.features.joined import EncoderHead, Pool, cross_fitted, fit_joined
 from hf_finetune.features.table import RowTable
 from hf_finetune.pipeline.choose_layer import layers_of_depth
-from hf_finetune.pipeline.classical.run import FittedRun, as_trained, finalize_classical
+from hf_finetune.pipeline.classical.run import FittedRun, as_trained, finalize_classical, on_held_out_rows
 from hf_finetune.pipeline.context import ClassicalRun, RunInput
 from hf_finetune.pipeline.run_folder import is_finished
 from hf_finetune.pipeline.stopwatch import Stopwatch
@@ -96,8 +96,7 @@ def _climb(
     except InputError as error:
         standing.record(RungRecord(JOINED_RUNG, f"left: {error}"))
         return
-    logits_NC = cross_fitted(standing.labels, *validation_scores(standing))
-    scores_NC = standing.task.settled(standing.task.scores(logits_NC))
+    scores_NC = standing.task.settled(standing.task.scores(model.logits_NC))
     write_scores(folder, scores_NC)
     finish = partial(model.finish, folder, standing.budget, command)
     standing.judge(JOINED_RUNG, scores_NC, folder, started=started, title=model.title, finish=finish, later=later)
@@ -117,6 +116,8 @@ class JoinedModel:
     run: ClassicalRun
     head: EncoderHead
     pool: Pool
+    logits_NC: np.ndarray
+    """Of the validation rows, by which it is judged, see `cross_fitted`."""
     clock: Stopwatch
 
     @classmethod
@@ -138,7 +139,8 @@ class JoinedModel:
         found = EncoderHead.of(extractor, layers, weight_CD, splits.validation.select(rows_n), head_NC[rows_n])
         run = classical_run(base.for_classical(Classical(BASELINE)), splits)
         config = Classical(BASELINE, (*RowTable.of(run.splits.train).extractors, found.extractor))
-        model = cls(run, found, Pool.fitted(standing.labels, linear_NC, head_NC), Stopwatch())
+        pool = Pool.fitted(standing.labels, linear_NC, head_NC)
+        model = cls(run, found, pool, cross_fitted(standing.labels, linear_NC, head_NC), Stopwatch())
         note = (
             f"the mean of the log-probabilities of a linear model and of a head on frozen features: {model.title}; "
             "the recipe of this rung alone would fit one model to the features of both"
@@ -158,11 +160,13 @@ class JoinedModel:
         """
         if not promoted:
             return
-        splits, config = self.run.splits, self.run.recipe.classical
+        run = on_held_out_rows(self.run)
+        splits, config = run.splits, run.recipe.classical
         with self.clock.measure("train_s", "fit the pipeline"):
             labels, names = splits.labels, splits.columns
-            fitted = fit_joined(config, splits.train, self.head, self.pool, labels=labels, names=names)
-        finalize_classical(FittedRun(self.run, as_trained(self.run, fitted), self.clock), folder, command=command)
+            pipeline = fit_joined(config, splits.train, self.head, self.pool, labels=labels, names=names)
+        fitted = FittedRun(run, as_trained(run, pipeline), self.clock)
+        finalize_classical(fitted, folder, fitted.judged_by(self.logits_NC), command=command)
         budget.exclude(self.clock.seconds("parity_s"))
 
 

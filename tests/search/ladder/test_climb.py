@@ -193,23 +193,40 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     assert limits == ([] if trains is None else [pytest.approx(trains, abs=0.1)])
 
 
+@pytest.mark.parametrize("held_out", [True, False])
 def test_with_little_time_the_baseline_judges_and_the_pipeline_is_fitted_at_the_end(
-    standing: Standing, monkeypatch: pytest.MonkeyPatch
+    held_out: bool, standing: Standing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """To all rows, where some of them were held out to judge it; its estimate stays that of the baseline."""
     baselines = {"linear": Baseline("tfidf+logistic", labels_and_scores(90)[1])}
-    fitted, written = [], []
+    fitted, written, known = [], [], []
     monkeypatch.setattr(Scoring, "of", lambda _: SimpleNamespace(fitted_baselines=lambda rows: baselines))
     monkeypatch.setattr(classical_rungs, "fit_classical_run", lambda run: fitted.append(run) or Fitted())
-    monkeypatch.setattr(classical_rungs, "finalize_classical", lambda _, folder, **__: written.append(folder.name))
+
+    def finalize(_: Any, folder: Path, evaluation: Any, **__: Any) -> None:
+        written.append(folder.name)
+        known.append(evaluation)
+
+    monkeypatch.setattr(classical_rungs, "finalize_classical", finalize)
     run = SimpleNamespace(splits=SimpleNamespace(validation=None))
+    whole = SimpleNamespace(splits=run.splits) if held_out else run
+    monkeypatch.setattr(classical_rungs, "on_held_out_rows", lambda _: whole)
     classical_rungs._rung(standing, "linear", run, command=None, ensembles=False)
     rung = standing.state.rungs[1]
     assert (rung.title, rung.is_better, rung.promoted, fitted) == ("tfidf+logistic", True, False, [])
     standing.write_pending()
-    assert fitted == [run] and written == [rung.folder] and standing.state.rungs[1].promoted
+    assert fitted == [whole] and written == [rung.folder] and standing.state.rungs[1].promoted
+    scores = None if known[0] is None else np.exp(known[0])
+    assert (scores is not None) is held_out and (
+        scores is None or scores == pytest.approx(labels_and_scores(90)[1], abs=1e-9)
+    )
 
 
 class Fitted:
     """A fitted run whose gate took no time."""
 
     clock = SimpleNamespace(seconds=lambda _: 0.0)
+    trained = SimpleNamespace(fitted=SimpleNamespace(outputs="classes"))
+
+    def judged_by(self, logits_NC: np.ndarray) -> np.ndarray:
+        return logits_NC

@@ -16,11 +16,12 @@ from scipy.special import softmax
 
 from hf_finetune import Classifier, Hub
 from hf_finetune.data.labels import labels_of
-from hf_finetune.features.baselines import BASELINE
+from hf_finetune.features.baselines import BASELINE, linear_baseline
 from hf_finetune.features.classical import fit_classical
 from hf_finetune.features.config import Classical
 from hf_finetune.features.encoder_states import encoder_features, load_encoder
 from hf_finetune.features.joined import Pool
+from hf_finetune.pipeline.out_of_fold import all_rows
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder import climb
 from hf_finetune.search.ladder.costs import Scoring
@@ -79,12 +80,20 @@ def test_both_together_become_a_pipeline_to_use(base: RecipeVariant, tmp_path: P
     assert result["method"] == "classical" and result["parity"]["reload"]["ok"] and result["parity"]["rows"]["ok"]
     assert any(f"of a head on frozen features: {rung.title}" in note for note in result["notes"])
     assert "a pipeline of scikit-learn, " in (tmp_path / "auto" / "README.md").read_text()
-    # The saved pipeline predicts what both models say together.
+    # What judged it is the estimate of the pipeline, which is fitted to all rows.
+    splits = judged.loaded.data.splits
+    everything = all_rows(splits)
+    assert result["rows"] == {"train": len(everything), "validation": 6}
+    assert result["metrics"]["validation"]["accuracy"]["value"] == rung.metrics["accuracy"]["value"]
+    assert result["throughput"]["predict_rows_per_s"] > 0
+    assert any(f"fitted to all {len(everything)} rows at the end" in note for note in result["notes"])
+    # The saved pipeline predicts what both models say together, the linear one with all rows.
     linear_NC, head_NC = judged.standing.scores["linear"], judged.standing.scores["head"]
     pool = Pool.fitted(judged.standing.labels, linear_NC, head_NC)
     assert rung.title == f"{pool.share:.0%} linear + {1 - pool.share:.0%} head"
-    model, rows = Classifier.load(str(tmp_path / "auto")), judged.loaded.data.splits.validation
-    expected_NC = softmax(pool.logits(linear_NC, head_NC), axis=1)
+    model, rows = Classifier.load(str(tmp_path / "auto")), splits.validation
+    whole_NC = linear_baseline(everything, rows, num_labels=2).scores_NC
+    expected_NC = softmax(pool.logits(whole_NC, head_NC), axis=1)
     assert np.asarray(model.predict_proba(rows["text"][:])) == pytest.approx(expected_NC, abs=1e-4)
     # Once it is climbed, it stays.
     assert judged.climb() == rung and len(judged.standing.state.rungs) == 4
