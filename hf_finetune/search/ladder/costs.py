@@ -31,6 +31,9 @@ BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
 ROWS_READ = 128
 """Validation rows that an encoder reads to find what a head reads, before it is joined with a linear model."""
+CLASS_S = 0.04
+"""What a class takes beside the rows: its intervals and plots, and its part of a fit. Runs of 30 s on 77 classes were
+1.5 s late without it."""
 VALIDATED_ROWS = 32
 PASSES = 3.0
 """What training on a row costs, in passes of its precision, by which the features of a head are computed, too."""
@@ -153,13 +156,13 @@ class Scoring:
 
         Args:
             linear_s: what the linear model took, which is fitted again.
-            later: whether it is written at the end, for which there is time: then a build and a few rows are left, a
-                fit, and saving the head beside it. Without the last, runs of 30 s were 1.5 s late.
+            later: whether it is written at the end, for which there is time: then two builds and a few rows are left,
+                and what each class takes.
         """
         # The encoder reads some rows to find what the head reads, and some to measure its speed.
         read_s = 2 * ROWS_READ * self.row_s
         if later:
-            return 3 * BUILD_S + read_s
+            return 2 * BUILD_S + read_s + self.outputs * CLASS_S
         return BUILD_S + read_s + self.rows.get("test", 0) * self.row_s + linear_s + WRITE_S + self.gate_s
 
     @property
