@@ -10,9 +10,9 @@ from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.evaluate import predict_encoded
 
 TIMED_ROWS, FEWEST_ROWS = 128, 32
-TIMES, MOST_TIMED_S = 3, 1.0
+TIMES, MOST_TIMED_S = 2, 1.0
 """How often the rows are timed, if the first passes took no longer. The least counts: what else runs on the cores comes
-and goes. Where the fewest rows take half of that, only these are timed."""
+and goes. Where the fewest rows, which are read first, take longer, only these are timed."""
 
 
 def measure_row(run: Run) -> float:
@@ -33,10 +33,9 @@ def measure_row(run: Run) -> float:
 
     order = np.random.default_rng(0).permutation(len(rows))
     few, more = (rows.select(np.sort(order[:count])) for count in (FEWEST_ROWS, TIMED_ROWS))
-    timed(few)  # at first kernels are made for each shape
-    few_s, encoded = timed(few)
-    is_long = few_s > MOST_TIMED_S / 2
-    read, seconds = (few, [few_s]) if is_long else (more, [])
+    # At first kernels are made for each shape.
+    first_s, _ = timed(few)
+    read, seconds = few if first_s > MOST_TIMED_S else more, list[float]()
     while not seconds or (len(seconds) < TIMES and sum(seconds) <= MOST_TIMED_S):
         spent_s, encoded = timed(read)
         seconds.append(spent_s)

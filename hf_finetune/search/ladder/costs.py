@@ -31,7 +31,7 @@ BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
 ROWS_READ = 128
 """Validation rows that an encoder reads to find what a head reads, before it is joined with a linear model."""
-CLASS_S = 0.04
+CLASS_S = 0.02
 """What a class takes beside the rows: its intervals and plots, and its part of a fit. Runs of 30 s on 77 classes were
 1.5 s late without it."""
 VALIDATED_ROWS = 32

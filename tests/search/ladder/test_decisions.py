@@ -80,7 +80,7 @@ def test_rows_of_a_head() -> None:
     assert scoring.head_rows(100, fine_tunes=True, joined_s=5) == 1_500
     # At the end two builds, 256 rows and a class; else a build, these rows and those of test, the linear model again, and
     # a write.
-    assert scoring.joined_s(7, later=True) == pytest.approx(3 + 2.56 + 0.04)
+    assert scoring.joined_s(7, later=True) == pytest.approx(3 + 2.56 + 0.02)
     assert scoring.joined_s(7, later=False) == pytest.approx(1.5 + 2.56 + 2 + 7 + 2)
 
 
