@@ -54,7 +54,7 @@ HEAD_SHARE = 0.1
 """Share of the time that the features of a head take at most, where full fine-tuning follows it."""
 JUDGED_SHARE = 0.1
 """Share of the time of training that judging a head takes at most."""
-VALIDATED_SHARE, TESTED_SHARE = 0.2, 0.2
+VALIDATED_SHARE, TESTED_SHARE = 0.3, 0.2
 """Shares of the time that a network takes at most to predict the rows that judge it, and those of test. Of more rows a
 part is drawn, `FEW_ROWS` at least."""
 LAYER_SHARE = 0.03

@@ -43,7 +43,7 @@ def test_a_share_of_the_time_scores_validation_and_test_rows(loaded: RunInput, f
         return rows_within(loaded, first, MethodCosts(row_s=row_s), Budget(seconds))
 
     assert (len(loaded.data.splits.validation), len(loaded.data.splits.test or ())) == (6, 10)
-    # See `test_rows_that_are_scored_in_a_share_of_the_time`.
+    # How many a share of the time holds, `test_decisions` adds up.
     assert within(20) == {"validation": 2, "test": 2}
     # There is time for all, for no network, or no limit.
     assert within(50, 0.01) == within(4) == within(math.inf) == {}
