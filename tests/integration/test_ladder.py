@@ -174,7 +174,9 @@ def test_without_time_for_a_network_the_classical_model_is_the_result(tmp_path: 
     short = replace(small, search=Search(budget="1s"), evaluate=replace(small.evaluate, baselines=True))
     document = run(short, Launch(str(tmp_path / "auto")))
     assert document is not None and [rung["name"] for rung in document["rungs"]] == ["majority", "linear", "head"]
-    assert document["rungs"][1]["title"] == "tfidf+LinearModel" and document["rungs"][2]["verdict"] == "left"
+    # The baseline has judged; the model is fitted to all rows.
+    assert document["rows"]["train"] == 60 and document["metrics"]["validation"]["accuracy"]["n"] == 6
+    assert document["rungs"][1]["title"] == "tfidf+logistic" and document["rungs"][2]["verdict"] == "left"
     assert "a network takes 5 s at least" in document["rungs"][2]["reason"]
     assert document["ladder"]["chosen"] == "linear" and document["method"] == "classical"
     assert document["parity"]["reload"]["ok"] and document["artefacts"] == ["classical"]

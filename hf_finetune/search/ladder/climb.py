@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -112,9 +112,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
         chosen, loaded, first = with_judges(chosen, loaded, first, costs, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
-        splits = loaded.data.splits
-        loaded, first = with_scored(loaded, first, state, "test")
-        ladder = Climb(chosen, loaded, standing, command, first, splits, costs=costs)
+        ladder = Climb.of(chosen, loaded, first, standing, command, costs)
         del first
         with plain_disk_errors(folder.path):
             for place in (each for each in (folder.path, folder.path / FOLDER) if not (each / "recipe.json").exists()):
@@ -190,6 +188,20 @@ class Climb:
     heads: tuple[FittedHead, ...] = ()
     """Those of the rung `head`, from which the next ones start if it reads the top layer."""
     costs: MethodCosts = field(default_factory=MethodCosts)
+
+    @classmethod
+    def of(
+        cls,
+        base: RecipeVariant,
+        loaded: RunInput,
+        first: Run,
+        standing: Standing,
+        command: str | None,
+        costs: MethodCosts,
+    ) -> Self:
+        """Return the climb on an input with all test rows, of which networks score those that there is time for."""
+        tested, first = with_scored(loaded, first, standing.state, "test")
+        return cls(base, tested, standing, command, first, loaded.data.splits, costs=costs)
 
     def run(self) -> dict[str, Any]:
         """Climb all rungs that are worth their time, and return the content of result.json."""

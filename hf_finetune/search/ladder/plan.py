@@ -83,9 +83,7 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     base, first = base.with_choices(RecipeVariant(loaded.context.recipe)), with_network(loaded)
     costs = MethodCosts()
     with silenced():
-        state = LadderState(Path())
-        base, loaded, first = with_judges(base, loaded, first, costs, budget, state)
-        loaded, first = with_scored(loaded, first, state, "test")
+        base, loaded, first = _judged(base, loaded, first, costs, budget)
     clock = PlannedClock(budget.seconds, budget.used_s)
     if candidates and not math.isinf(clock.left_s):
         clock.climb("candidates", PART_OF_BUDGET * clock.left_s, "probes on frozen features of each, at most")
@@ -109,6 +107,15 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
         estimate={"total_s": round(clock.used_s, 1), **memory(loaded.context.device)},
         environment=hardware(loaded.context.device, loaded.context.processes),
     )
+
+
+def _judged(
+    base: RecipeVariant, loaded: RunInput, first: Run, costs: MethodCosts, budget: Budget
+) -> tuple[RecipeVariant, RunInput, Run]:
+    """Return what networks read, with the rows that judge and those of test that there is time for."""
+    state = LadderState(Path())
+    base, loaded, first = with_judges(base, loaded, first, costs, budget, state)
+    return base, *with_scored(loaded, first, state, "test")
 
 
 def _foresee(
