@@ -33,7 +33,8 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, part: Part, title: str | None = None) -> Iterator[None]:
-        """Time the block, and show that it runs. A block that raises is not recorded.
+        """Time the block, and show that it runs; a part of several blocks has their sum. A block that raises is not
+        recorded.
 
         Args:
             title: None: that of the part, if it has one.
@@ -41,7 +42,7 @@ class Stopwatch:
         started, title = time.perf_counter(), title or TITLES.get(part)
         with nullcontext() if title is None else Progress(title, slow=part in SLOW):
             yield
-        self._seconds[part] = time.perf_counter() - started
+        self._seconds[part] = self.seconds(part) + time.perf_counter() - started
 
     def record(self, part: Part, seconds: float) -> None:
         """Set seconds that were measured elsewhere."""

@@ -28,3 +28,14 @@ def test_what_progress_calls_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stopwatch().measure("parity_s"), Stopwatch().measure("train_s"):
         pass
     assert titles == ["tokenize", "decode the images", "reload the saved model and compare"]
+
+
+def test_a_part_of_several_blocks_has_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the splits of a rung, which are scored before and after it is judged."""
+    times = iter([0.0, 2.0, 10.0, 13.0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(times))
+    clock = Stopwatch()
+    for _ in range(2):
+        with clock.measure("evaluate_s"):
+            pass
+    assert clock.seconds("evaluate_s") == 5.0

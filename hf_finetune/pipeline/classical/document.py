@@ -147,9 +147,12 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
     per_class = {name: split.per_class for name, split in splits.items()}
     more_rows = "label more rows of these classes"
     few: tuple[Doubt, ...] = ()
+
+    def remedy_of(split: str, more: str) -> str:
+        return doubts.MORE_TIME if split in run.splits.drawn else more
+
     if judged.per_class and metric in judged.metrics:
-        is_drawn = evaluation.judged in run.splits.drawn
-        purpose, remedy = "to judge a model by", doubts.MORE_TIME if is_drawn else "label about {rows} rows"
+        purpose, remedy = "to judge a model by", remedy_of(evaluation.judged, "label about {rows} rows")
         few = doubts.few_rows(evaluation.judged, metric, judged.metrics[metric], purpose=purpose, remedy=remedy)
     never = "label more such rows, or weigh them more: --classical.classifier.balanced with LinearModel or LinearSVM"
     return (
@@ -157,12 +160,7 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
         *(
             doubt
             for name, split in splits.items()
-            for doubt in doubts.missing_classes(
-                name,
-                split.per_class,
-                split.metrics,
-                remedy=doubts.MORE_TIME if name in run.splits.drawn else more_rows,
-            )
+            for doubt in doubts.missing_classes(name, split.per_class, split.metrics, remedy=remedy_of(name, more_rows))
         ),
         *few,
         *doubts.baseline_doubts(

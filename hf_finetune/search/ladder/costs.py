@@ -15,6 +15,7 @@ from hf_finetune.data.word_inputs import encoded_of
 from hf_finetune.pipeline import choose_layer
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.choose_kernels import default_kernels
+from hf_finetune.pipeline.classical.run import TIMED_ROWS
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.measure_costs import isolated, rows_of_steps, short_training, step_sizes, step_times
 from hf_finetune.pipeline.measure_row import measure_row
@@ -160,7 +161,7 @@ class Scoring:
                 and what each class takes.
         """
         # The encoder reads some rows to find what the head reads, and some to measure its speed.
-        read_s = 2 * ROWS_READ * self.row_s
+        read_s = (ROWS_READ + TIMED_ROWS) * self.row_s
         if later:
             return 2 * BUILD_S + read_s + self.outputs * CLASS_S
         return BUILD_S + read_s + self.rows.get("test", 0) * self.row_s + linear_s + WRITE_S + self.gate_s

@@ -33,8 +33,8 @@ def plan(method: str, left_s: float, *, epochs: float = 3):
 
 def test_full_fine_tuning_takes_the_time_that_is_left() -> None:
     assert plan("full", 500).epochs == 3
-    # 100 s, less the reserve of 8 %, less 10 s: 82 s of 0.4 s a step. The limit holds, whatever
-    # the estimate, with a fiftieth left free.
+    # 100 s, less the reserve of 8 %, less 10 s: 82 s of 0.4 s a step. The limit holds, whatever the estimate,
+    # and leaves a fiftieth free.
     fitted = plan("full", 100)
     assert fitted.epochs == 3 and fitted.limit_s == 88
     assert "2.05 epochs" in fitted.reason and "the time that is left" in fitted.reason
