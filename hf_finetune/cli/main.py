@@ -1,5 +1,7 @@
 """The command line: `hf-finetune COMMAND`, and `main(recipe)` for a recipe script."""
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,12 +50,17 @@ COMMANDS = {
     "schema": Command("schema:schema", "print the JSON Schema of a recipe file, for editors"),
 }
 
+COLLECTED_EVERY = 50_000
+"""New objects between two searches for garbage, in place of Python's 700: the libraries are half a million objects,
+to search which takes .3 s. It was done often while they were imported, and for a second at the end of each command."""
+
 LIGHT = tuple(COMMANDS[name] for name in ("list", "cp", "schema"))
 """The commands that are done before a first line would be read."""
 
 
 def main_command(arguments: Sequence[str] | None = None) -> None:
     """Run `hf-finetune` and leave with its exit status."""
+    _collect_rarely()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["help"]:
         # `help train` is `train --help`.
@@ -78,11 +85,18 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
 
 def main(recipe: Callable[[], Any]) -> None:
     """Run a script whose function returns a Recipe: `python recipe.py --train.seed 1`, or by `accelerate launch`."""
+    _collect_rarely()
     from hf_finetune.cli.run import run_job
     from hf_finetune.cli.run_job import RunJob, call_recipe
 
     with exit_status():
         run_job(RunJob(call_recipe(recipe, Path(sys.argv[0]))), sys.argv[1:], [sys.argv[0]])
+
+
+def _collect_rarely() -> None:
+    """Search for garbage rarely, and not at all when the process ends."""
+    gc.set_threshold(COLLECTED_EVERY, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)
 
 
 def _usage() -> str:

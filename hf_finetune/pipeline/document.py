@@ -39,8 +39,13 @@ Section = dict[str, Any]
 """A part of result.json."""
 
 
-def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
+def document(
+    trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check], *, plots: bool = True
+) -> Section:
     """Write the plots and the card, then result.json, whose presence marks a finished run.
+
+    Args:
+        plots: draw them. `hf-finetune card` does it at any later time.
 
     Returns:
         The content of result.json.
@@ -87,12 +92,12 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         "command": record.command,
         "artifacts": Manifest.of(trained.folder).hashes,
     }
-    return write_documents(trained.folder, RunFacts(run.recipe, result))
+    return write_documents(trained.folder, RunFacts(run.recipe, result), plots=plots)
 
 
-def write_documents(folder: Path, facts: RunFacts) -> Section:
+def write_documents(folder: Path, facts: RunFacts, *, plots: bool = True) -> Section:
     """Write the plots, the card, which shows them, and last result.json, whose content is returned."""
-    drawn = draw_plots(folder, facts)
+    drawn = draw_plots(folder, facts) if plots else {}
     write_plots(folder, drawn)
     result = {**facts.result, "plots": list(drawn)}
     write_text(folder / "README.md", render_card(replace(facts, result=result)))

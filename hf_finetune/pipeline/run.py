@@ -373,7 +373,7 @@ def finalize(trained: TrainedRun, known: Evaluation | None = None) -> dict[str, 
 
 
 def set_aside(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
-    """Save a run that another one has beaten on validation rows: without test rows, baselines and parity gate.
+    """Save a run that another one has beaten on validation rows: without test rows, baselines, parity gate and plots.
 
     Returns:
         The content of its result.json.
@@ -381,7 +381,7 @@ def set_aside(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     with plain_disk_errors(trained.folder):
         save(trained)
         save_predictions(trained.folder, evaluation)
-        result = document(trained, evaluation, {})
+        result = document(trained, evaluation, {}, plots=False)
         discard(trained.folder / "checkpoints")
     return result
 

@@ -26,6 +26,8 @@ from hf_finetune.evaluation.logits import to_device
 from hf_finetune.models.freezing import as_in_training
 
 Batch = Mapping[str, Any]
+PEAK_S, SHORT_LOOP_S, SHORT_PEAK_S = 0.6, 10.0, 0.06
+"""Seconds in which the peak is measured; after a shorter loop of training, fewer."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def measure(
         blank = {s: {"pixel_values": torch.zeros(1, *s, device=model.device)} for s in work.images}
         trained = float(sum(passes * n * training_flops(model, blank[s]) for s, n in work.images.items()))
     widths = Counter(m.in_features for m in model.modules() if isinstance(m, nn.Linear))
-    peak = gemm_peak(dtype, model.device, width=widths.most_common(1)[0][0] if widths else 768)
+    width, budget_s = widths.most_common(1)[0][0] if widths else 768, PEAK_S if seconds > SHORT_LOOP_S else SHORT_PEAK_S
+    peak = gemm_peak(dtype, model.device, width=width, budget_s=budget_s)
     return Utilization(trained, peak, str(dtype).removeprefix("torch."), seconds)
 
 
@@ -199,7 +202,7 @@ def patches(config: PreTrainedConfig, shape: tuple[int, ...]) -> int:
     return (shape[1] // height) * (shape[2] // width)
 
 
-def gemm_peak(dtype: torch.dtype, device: torch.device, *, width: int = 768, budget_s: float = 0.6) -> float:
+def gemm_peak(dtype: torch.dtype, device: torch.device, *, width: int = 768, budget_s: float = PEAK_S) -> float:
     """Measure the operations per second of the fastest of three matrix products, with the process's present settings.
 
     Once for each of them: a process of many runs, such as a search, would spend more time on it than on short runs.

@@ -22,6 +22,7 @@ from hf_finetune.data.long.sliding import VOTES
 from hf_finetune.data.long.windows import mean_of_windows
 from hf_finetune.evaluation.calibration import least_log_loss
 from hf_finetune.evaluation.logits import Collate, predict_logits
+from hf_finetune.utils.core_sharing import blas_on_one_core
 
 MOST_ROWS = 5_000
 """Rows that a head is fitted to. More change it little and cost a forward pass each."""
@@ -206,7 +207,7 @@ def _regression(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndar
     probe = LogisticRegression(C=inverse_strength, max_iter=200, tol=1e-3)
     # Of finite numbers a product of OpenBLAS once raised the flag of an invalid one. What is not finite is refused by
     # scikit-learn itself.
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), blas_on_one_core():
         return probe.fit(features_ND, labels_N, sample_weight=counts_N)
 
 

@@ -38,7 +38,7 @@ from hf_finetune.utils.messages import silenced
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
-TIMED_ROWS = 128
+TIMED_ROWS = 32
 """Rows that are predicted to measure the speed."""
 
 

@@ -444,8 +444,8 @@ class Climb:
         if head is not None and head.folder is not None and is_finished(self.state.folder / head.folder):
             result = read_json(self.state.folder / head.folder / "result.json", "start anew")
             self.costs.row_s = 1 / result["throughput"]["predict_rows_per_s"]
-        later_s = self.standing.later_s
-        return scoring_of(self.loaded, self.costs.row(self.first), self.budget.excludable_s, later_s=later_s)
+        row_s = self.costs.row(self.first, self.budget.left_s)
+        return scoring_of(self.loaded, row_s, self.budget.excludable_s, later_s=self.standing.later_s)
 
 
 def _finish(trained: TrainedRun, evaluation: Evaluation, budget: Budget, promoted: bool) -> None:

@@ -18,7 +18,7 @@ from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.classical.run import TIMED_ROWS
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.measure_costs import isolated, rows_of_steps, short_training, step_sizes, step_times
-from hf_finetune.pipeline.measure_row import measure_row
+from hf_finetune.pipeline.measure_row import MOST_TIMED_S, measure_row
 from hf_finetune.pipeline.parity import gate_seconds
 from hf_finetune.pipeline.run import fit_dry
 from hf_finetune.search.ladder.judgement import FEW_ROWS
@@ -30,7 +30,7 @@ from hf_finetune.utils.console import Progress
 logger = logging.getLogger("hf_finetune.run")
 BUILD_S, WRITE_S = 1.5, 2.0
 """Seconds to build a network, and to save it with its card and plots."""
-ROWS_READ = 128
+ROWS_READ = 64
 """Validation rows that an encoder reads to find what a head reads, before it is joined with a linear model."""
 CLASS_S = 0.02
 """What a class takes beside the rows: its intervals and plots, and its part of a fit. Runs of 30 s on 77 classes were
@@ -58,6 +58,8 @@ JUDGED_SHARE = 0.1
 VALIDATED_SHARE, TESTED_SHARE = 0.3, 0.2
 """Shares of the time that a network takes at most to predict the rows that judge it, and those of test. Of more rows a
 part is drawn, `FEW_ROWS` at least."""
+ROW_SHARE = 0.03
+"""Share of the time that measuring a row takes, about."""
 LAYER_SHARE = 0.03
 """Share of the time in which rows are read to compare layers."""
 ENOUGH_COMPARED = 200
@@ -256,16 +258,17 @@ class MethodCosts:
     row_s: float | None = None
     """Seconds to predict a row. None: not measured yet."""
 
-    def row(self, run: Run | None) -> float:
+    def row(self, run: Run | None, left_s: float) -> float:
         """Return the seconds to predict a row.
 
         Args:
             run: a prepared one, by which they are measured if they are not yet.
+            left_s: seconds of the budget.
         """
         if self.row_s is None:
             assert run is not None, "nothing is trained yet"
             with Progress("measure a row"):
-                self.row_s = measure_row(run)
+                self.row_s = measure_row(run, min(MOST_TIMED_S, ROW_SHARE * left_s))
         return self.row_s
 
     def of(

@@ -102,7 +102,7 @@ def choose_folds(base: RecipeVariant, run: Run, costs: MethodCosts, budget: Budg
         return None
     epochs = base.recipe.train.num_train_epochs
     assert epochs is not None, "settled for these rows"
-    row_s = 0.0 if math.isinf(budget.seconds) else costs.row(run)
+    row_s = 0.0 if math.isinf(budget.seconds) else costs.row(run, budget.left_s)
     scoring, left_s = scoring_of(run, row_s, budget.excludable_s), budget.left_s
     times = FoldTimes(len(splits.train) + validation, epochs, scoring, fine_tunes)
     folds = times.fitting(left_s)

@@ -52,7 +52,7 @@ def rows_within(loaded: RunInput, run: Run, costs: MethodCosts, budget: Budget) 
     large = [name for name in large if len(getattr(splits, name) or ()) > FEW_ROWS]
     if not large or math.isinf(budget.seconds) or budget.left_s < decisions.LEAST_NETWORK_S:
         return {}
-    fitting = scoring_of(loaded, costs.row(run), budget.excludable_s).rows_scored(budget.left_s)
+    fitting = scoring_of(loaded, costs.row(run, budget.left_s), budget.excludable_s).rows_scored(budget.left_s)
     return {name: fitting[name] for name in large if fitting[name] < len(getattr(splits, name))}
 
 

@@ -88,7 +88,7 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     if candidates and not math.isinf(clock.left_s):
         clock.climb("candidates", PART_OF_BUDGET * clock.left_s, "probes on frozen features of each, at most")
     with Progress("measure a few steps", quiet=True), silenced():
-        _foresee(clock, base, loaded, costs.row(first), costs, budget)
+        _foresee(clock, base, loaded, costs.row(first, budget.left_s), costs, budget)
     splits, folds = loaded.data.splits, base.recipe.evaluate.folds
     rows = row_counts(splits)
     judged_by = f"{rows['validation']:,} validation rows"

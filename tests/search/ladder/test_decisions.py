@@ -78,10 +78,10 @@ def test_rows_of_a_head() -> None:
     # What joins it with the linear model is left free, where full fine-tuning does not follow.
     assert scoring.head_rows(27, fine_tunes=True, joined_s=5) == 2_026
     assert scoring.head_rows(100, fine_tunes=True, joined_s=5) == 1_500
-    # At the end two builds, 256 rows and a class; else a build, these rows and those of test, the linear model again, and
+    # At the end two builds, 96 rows and a class; else a build, these rows and those of test, the linear model again, and
     # a write.
-    assert scoring.joined_s(7, later=True) == pytest.approx(3 + 2.56 + 0.02)
-    assert scoring.joined_s(7, later=False) == pytest.approx(1.5 + 2.56 + 2 + 7 + 2)
+    assert scoring.joined_s(7, later=True) == pytest.approx(3 + 0.96 + 0.02)
+    assert scoring.joined_s(7, later=False) == pytest.approx(1.5 + 0.96 + 2 + 7 + 2)
 
 
 def test_rows_that_are_scored_in_a_share_of_the_time() -> None:
