@@ -1,6 +1,7 @@
 """Messages and exit status of the command line, without training."""
 
 import errno
+import gc
 import logging
 import re
 import shlex
@@ -24,6 +25,16 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = leave(capsys, "--help")
     assert status == 0
     assert re.findall(r"^  (\w+) +\w", out, re.M) == list(main.COMMANDS)
+
+
+def test_a_command_searches_for_garbage_rarely(capsys: pytest.CaptureFixture[str]) -> None:
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, *before[1:])
+        leave(capsys, "--help")
+        assert gc.isenabled() and gc.get_threshold() == (main.COLLECTED_EVERY, *before[1:])
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_help_and_version_as_other_programs_spell_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,8 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     folder, auto = tmp_path / "auto", recipe(tmp_path)
     larger = str(tiny_text_checkpoint(tmp_path / "larger", num_hidden_layers=4))
     search = replace(auto.search, candidates=(larger, auto.model.checkpoint), ensemble=True)
-    auto = replace(auto, search=search, model=replace(auto.model, checkpoint=larger))
+    evaluate = replace(auto.evaluate, plots=True)
+    auto = replace(auto, search=search, evaluate=evaluate, model=replace(auto.model, checkpoint=larger))
     begun: list[str] = []
     train_prepared = module.train_prepared
 
@@ -95,7 +96,10 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert chosen["name"] == "student" and "pipeline.skops" in document["teacher"]["name"]
     assert (folder / "rungs" / "2-linear" / "classical" / "pipeline.skops").exists()
     for rung in ("head", "top", "lora", "full", "student"):
-        assert (folder / "rungs" / rungs[rung]["folder"] / "model" / "config.json").exists()
+        rung_folder = folder / "rungs" / rungs[rung]["folder"]
+        assert (rung_folder / "model" / "config.json").exists()
+        # A run that is set aside is not drawn.
+        assert (rung_folder / "plots").exists() == rungs[rung]["promoted"]
     card, ranked = (folder / "README.md").read_text(), document["candidates"]
     assert "## What was tried" in card and "## Checkpoints compared" in card and "all-MiniLM" not in card
     head = read(folder / "rungs" / rungs["head"]["folder"])

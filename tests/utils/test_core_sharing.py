@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hf_finetune.utils.core_sharing import OtherPrograms, available_cores
+from hf_finetune.utils.core_sharing import OtherPrograms, available_cores, blas_on_one_core
 
 two_cores = pytest.mark.skipif(
     not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
@@ -124,3 +124,16 @@ print(torch.get_num_threads())
     assert run(script, LOKY_MAX_CPU_COUNT="1") == [["1"], ["3"]]
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     assert available_cores() == 1
+
+
+def test_blas_computes_on_one_core_in_the_block() -> None:
+    import sklearn.linear_model  # noqa: F401, it brings a BLAS
+    from threadpoolctl import threadpool_info
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with blas_on_one_core():
+        assert threads() == [1] * len(before)
+    assert threads() == before

@@ -422,11 +422,14 @@ class Climb:
 
     def _cost(self, method: SingleMethod) -> RungCost:
         """Return the cost of a method, measured once, if it can be worth measuring at all."""
-        if self.encoded is None:  # in an earlier process, or of fewer rows
-            splits, inputs = self.loaded.data.splits, self.loaded.data.inputs
-            self.encoded = inputs.encode(splits.train), inputs.encode(splits.validation)
-        prepared, left_s = partial(self._prepare, method, RungPlan("")), self.budget.left_s
-        return self.costs.of(method, self._scoring, prepared, self.encoded[0], left_s=left_s, folded=self._folded)
+
+        def prepared() -> Run:
+            if self.encoded is None:  # in an earlier process, or of fewer rows
+                splits, inputs = self.loaded.data.splits, self.loaded.data.inputs
+                self.encoded = inputs.encode(splits.train), inputs.encode(splits.validation)
+            return self._prepare(method, RungPlan(""))
+
+        return self.costs.of(method, self._scoring, prepared, left_s=self.budget.left_s, folded=self._folded)
 
     def _folded(self, cost: RungCost) -> RungCost:
         """Return the cost of a rung with that of its folds, and of the fit of a head of its own."""

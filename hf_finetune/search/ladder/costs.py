@@ -202,9 +202,9 @@ class Scoring:
         """
         if math.isinf(left_s):
             return self.rows["train"]
-        # The features of the validation rows are cached, too.
         feature_s = cost * self._pass * self.row_s
-        usable_s = left_s * (1 - RESERVE) - self.rows["validation"] * feature_s - self.after_s
+        # The features of the validation rows are cached, too, in place of one of the passes afterwards.
+        usable_s = left_s * (1 - RESERVE) - self.after_s
         short_s = min(usable_s, max(HEAD_SHARE * left_s, LEAST_ROWS * feature_s))
         is_first = fine_tunes and self._fine_tunes_within(usable_s - short_s)
         usable_s = short_s if is_first else usable_s - joined_s
@@ -276,7 +276,6 @@ class MethodCosts:
         method: str,
         scoring: Scoring,
         prepared: Callable[[], Run],
-        encoded: Dataset,
         *,
         left_s: float,
         folded: Callable[[RungCost], RungCost],
@@ -285,8 +284,7 @@ class MethodCosts:
         of full fine-tuning, where there is no time to measure it.
 
         Args:
-            prepared: builds its run.
-            encoded: training rows.
+            prepared: builds its run, with encoded rows.
             left_s: seconds of the budget.
             folded: adds the trainings of the folds to a cost, see `folds.with_folds`.
         """
@@ -297,7 +295,7 @@ class MethodCosts:
             if method == "full" and left_s < MEASURED_FROM_S:
                 return folded(scoring.usual())
             with Progress(f"measure {method}"):
-                self.measured[method] = measure(prepared(), encoded, scoring)
+                self.measured[method] = measure(prepared(), scoring)
             gc.collect()
         return folded(self.measured[method])
 
@@ -338,10 +336,11 @@ def with_few_validated(run: Run) -> Run:
     return run.variant(splits=replace(splits, validation=few, test=None))
 
 
-def measure(run: Run, encoded: Dataset, scoring: Scoring) -> RungCost:
-    """Measure the cost of a prepared run by a few of its steps. Its network is changed."""
+def measure(run: Run, scoring: Scoring) -> RungCost:
+    """Measure the cost of a prepared run, with encoded rows, by a few of its steps. Its network is changed."""
+    assert run.encoded is not None, "encoded before"
     started = time.perf_counter()
-    epoch_s, cache_s, steps = measure_epoch(run, encoded)
+    epoch_s, cache_s, steps = measure_epoch(run, run.encoded[0])
     logger.debug("measured in %.1f s", time.perf_counter() - started)
     # With folds no rows are scored after an epoch.
     validated = scoring.rows["validation"] if run.recipe.evaluate.folds is None else 0

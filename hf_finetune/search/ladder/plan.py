@@ -138,7 +138,7 @@ def _foresee(
 
     def cost(method: SingleMethod) -> RungCost:
         build = partial(prepared, method)
-        return costs.of(method, scoring, build, encoded[0], left_s=clock.left_s, folded=folded)
+        return costs.of(method, scoring, build, left_s=clock.left_s, folded=folded)
 
     def head_s(rows: int) -> float:
         if evaluate.folds is None:
