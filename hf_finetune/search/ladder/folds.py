@@ -31,6 +31,10 @@ COUNTS = (5, 3, 2)
 FEWEST = 2
 """Folds where all epochs of full fine-tuning do not fit: three trainings alone share what is left. Models of half the
 rows are judged too low, all of them alike."""
+LEAST_OF_CLASS = 20
+"""Rows of a class without which a short fine-tuning does not outweigh the estimate out of fold. On 8 labels of each of
+77 classes an epoch or two had .8315, a head in folds, which is fitted to the held-out label, too, .8402; on 75 of each
+of 20 fine-tuning had .8085, the head .774 (docs/benchmarks.md#method-auto)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class FoldTimes:
     def fitting(self, left_s: float) -> int | None:
         """Return how many folds fit into a time: of all rungs, else the fewest with an epoch of fine-tuning, else of
         the head alone. None: not even these, or an epoch of fine-tuning fits without them alone, which is worth more
-        than the estimate."""
+        than the estimate, see `LEAST_OF_CLASS`."""
         usable_s = left_s * (1 - RESERVE)
 
         def fit(folds: int, epochs: float) -> bool:
@@ -81,7 +85,8 @@ class FoldTimes:
             return whole
         if self.least_s <= usable_s:
             return FEWEST
-        if self.fine_tunes and fit(1, min(1.0, self.epochs)):
+        is_enough = self.rows >= LEAST_OF_CLASS * self.scoring.outputs
+        if self.fine_tunes and is_enough and fit(1, min(1.0, self.epochs)):
             return None
         return next((folds for folds in COUNTS[1:] if fit(folds, 0)), None)
 

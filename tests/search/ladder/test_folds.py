@@ -28,6 +28,9 @@ def test_folds_that_fit() -> None:
     # An epoch less, in two folds; without folds, in 8 + 11.5 s; the head alone, in three or two; not even that.
     assert [TIMES.fitting(seconds) for seconds in (30, 29, 22, 21, 12, 11, 10)] == [2, None, None, 3, 3, 2, None]
     assert replace(TIMES, fine_tunes=False).fitting(16) == 5
+    # With 19 rows of a class a head out of fold says more than an epoch or two.
+    few = replace(TIMES, scoring=replace(SCORING, outputs=26))
+    assert [few.fitting(seconds) for seconds in (30, 29, 22, 10)] == [2, 3, 3, None]
 
 
 def test_a_rung_costs_as_much_as_all_its_trainings() -> None:
