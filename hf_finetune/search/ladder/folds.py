@@ -19,7 +19,16 @@ from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.out_of_fold import all_rows, folds_of
 from hf_finetune.search.budget import Budget
-from hf_finetune.search.ladder.costs import BUILD_S, RESERVE, MethodCosts, RungCost, Scoring, scoring_of
+from hf_finetune.search.ladder.costs import (
+    BUILD_S,
+    CLASS_S,
+    RESERVE,
+    WRITE_S,
+    MethodCosts,
+    RungCost,
+    Scoring,
+    scoring_of,
+)
 from hf_finetune.search.ladder.judgement import FEW_ROWS
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
@@ -50,12 +59,12 @@ class FoldTimes:
 
     def head_s(self, folds: int) -> float:
         """Return the seconds of a head in each fold and on all rows: they share frozen features, in float32."""
-        return (folds + 1) * BUILD_S + self.rows * self.scoring.row_s + self.scoring.gate_s
+        return (folds + 1) * BUILD_S + self.rows * self.scoring.row_s + self._end_s
 
     def full_s(self, folds: int, epochs: float) -> float:
         """Return those of full fine-tuning. Each fold fits a head to features of its rows first."""
         row_s = self.scoring.row_s
-        around_s = (folds + 1) * BUILD_S + folds * self.rows * row_s + self.scoring.gate_s
+        around_s = (folds + 1) * BUILD_S + folds * self.rows * row_s + self._end_s
         return around_s + folds * epochs * self.rows * self.scoring.trained_row * row_s
 
     def seconds(self, folds: int, epochs: float) -> float:
@@ -65,6 +74,11 @@ class FoldTimes:
             folds: 1 for a single training on the training rows.
         """
         return self.head_s(folds) + (self.full_s(folds, epochs) if epochs else 0)
+
+    @property
+    def _end_s(self) -> float:
+        """Save a model with its card and plots, and verify it."""
+        return WRITE_S + CLASS_S * self.scoring.outputs + self.scoring.gate_s
 
     @property
     def least_s(self) -> float:
