@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from book import Book, read
-from rivals import SIDES, Fitted, draw, read_split, stock_trainer
+from rivals import SIDES, Fitted, draw, read_split, sampled_test, stock_trainer
 
 from hf_finetune.data.labels import labels_of
 from hf_finetune.evaluation.intervals import Interval
@@ -102,6 +102,13 @@ def rival(data: Path, seed: int, *, fit: Callable[..., Fitted]) -> dict[str, Any
     return {**fitted.facts, "correct": correct.astype(int).tolist(), "cpu_s": seconds}
 
 
+def on_all_rows(fit: Callable[[], dict[str, Any]], is_known_n: np.ndarray) -> dict[str, Any]:
+    """Measure, and count the test rows of a class without training rows as wrong: the same rows for all seeds."""
+    line, correct_n = fit(), np.zeros(len(is_known_n), int)
+    correct_n[is_known_n] = line["correct"]
+    return {**line, "correct": correct_n.tolist()}
+
+
 def measure(options: argparse.Namespace) -> None:
     """One line a side and seed."""
     logging.getLogger("hf_finetune").setLevel(logging.ERROR)
@@ -119,13 +126,14 @@ def measure(options: argparse.Namespace) -> None:
     size = f"{options.rows} rows" if options.per_class is None else f"{options.per_class} a class"
     for seed in options.seeds:
         drawn = draw(options.folder, options.rows, options.per_class, seed, TEST_ROWS)
+        is_known_n = sampled_test(options.folder, TEST_ROWS).index.isin(drawn[1].index)
         for side, fit in sides.items():
             named = options.named if side == "ours" and options.named else side
             key = {"data": options.folder.name, "size": size, "seed": seed, "side": named, "flags": options.flags}
             with tempfile.TemporaryDirectory() as folder:
                 for name, rows in zip(("train", "test"), drawn, strict=True):
                     rows.to_csv(Path(folder) / f"{name}.csv", index=False)
-                book.measure(key, partial(fit, Path(folder), seed))
+                book.measure(key, partial(on_all_rows, partial(fit, Path(folder), seed), is_known_n))
 
 
 def table(path: Path) -> None:

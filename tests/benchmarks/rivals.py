@@ -37,12 +37,17 @@ def read_split(folder: Path, name: str) -> pd.DataFrame:
     return table[["text", "label"]].astype(str)
 
 
+def sampled_test(folder: Path, rows: int) -> pd.DataFrame:
+    """The test rows that are the same for all seeds."""
+    test = read_split(folder, "test")
+    return test.sample(min(rows, len(test)), random_state=0)
+
+
 def draw(
     folder: Path, rows: int | None, per_class: int | None, seed: int, test_rows: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The training rows of a seed, all where no number is given; and the test rows of their classes, of any seed."""
-    train, test = read_split(folder, "train"), read_split(folder, "test")
-    test = test.sample(min(test_rows, len(test)), random_state=0)
+    train, test = read_split(folder, "train"), sampled_test(folder, test_rows)
     if per_class is not None:
         train = train.groupby("label").sample(per_class, random_state=seed).sample(frac=1, random_state=seed)
     elif rows is not None:
