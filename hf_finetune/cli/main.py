@@ -51,8 +51,9 @@ COMMANDS = {
 }
 
 COLLECTED_EVERY = 50_000
-"""New objects between two searches for garbage, in place of Python's 700: the libraries are half a million objects,
-to search which takes .3 s. It was done often while they were imported, and for a second at the end of each command."""
+"""New objects between two searches for garbage, in place of Python's 700 to 2,000: the libraries are half a million
+objects, to search which takes .3 s. It was done often while they were imported, and for a second at the end of each
+command."""
 
 LIGHT = tuple(COMMANDS[name] for name in ("list", "cp", "schema"))
 """The commands that are done before a first line would be read."""

@@ -85,7 +85,7 @@ def blas_on_one_core() -> Iterator[None]:
     """Let NumPy and SciPy compute on one core in the block.
 
     For the small products of a logistic regression, OpenBLAS's threads wait for each other, and for those of torch, far
-    longer than they compute: on two cores the fits of a head to 616 rows of 77 classes took 3.8 s, and .4 on one.
+    longer than they compute: on two cores the fits of a head to 616 rows of 77 classes took 3.8 s, and .4 to .8 on one.
     """
     with _blas().limit(limits=1, user_api="blas"):
         yield

@@ -41,9 +41,9 @@ FEWEST = 2
 """Folds where all epochs of full fine-tuning do not fit: three trainings alone share what is left. Models of half the
 rows are judged too low, all of them alike."""
 LEAST_OF_CLASS = 20
-"""Rows of a class without which a short fine-tuning does not outweigh the estimate out of fold. On 8 labels of each of
-77 classes an epoch or two had .8315, a head in folds, which is fitted to the held-out label, too, .8402; on 75 of each
-of 20 fine-tuning had .8085, the head .774 (docs/benchmarks.md#method-auto)."""
+"""Rows of a class, on average, without which a short fine-tuning does not outweigh the estimate out of fold. On 8
+labels of each of 77 classes an epoch or two had .8315, a head in folds, which is fitted to the held-out label, too,
+.8402; on 75 of each of 20 fine-tuning had .8085, the head .774 (docs/benchmarks.md#method-auto)."""
 
 
 @dataclass(frozen=True)
