@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from scipy.special import entr
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -70,8 +71,15 @@ class LayerChoice:
     """Those of the checkpoint."""
     log_loss: dict[str, float]
     """Of a head on each layer that was compared, on rows that it was not fitted to, in nats."""
+    entropy: float
+    """Of the labels of these rows, in nats: the log loss of their frequencies."""
     rows: int
     seconds: float
+
+    @property
+    def explains(self) -> bool:
+        """Whether the features of a layer say more of the labels than their frequencies."""
+        return min(self.log_loss.values()) < self.entropy
 
     @property
     def is_lower(self) -> bool:
@@ -90,6 +98,7 @@ class LayerChoice:
             "chosen": self.chosen,
             "layers": self.layers,
             "log_loss": losses,
+            "entropy": round(self.entropy, 4),
             "rows": self.rows,
             "seconds": round(self.seconds, 2),
         }
@@ -133,7 +142,8 @@ def choose_layer(loaded: RunInput, *, most_rows: int = MOST_ROWS) -> tuple[RunIn
     # Another process may round differently.
     (chosen,) = broadcast_object_list([min(losses, key=lambda layer: losses[layer])])
     named = {str(layer): loss for layer, loss in losses.items()}
-    choice = LayerChoice(chosen, layers[0], named, len(rows), time.perf_counter() - started)
+    entropy = float(entr(np.unique(labels_N, return_counts=True)[1] / len(labels_N)).sum())
+    choice = LayerChoice(chosen, layers[0], named, entropy, len(rows), time.perf_counter() - started)
     return _with_layer(loaded, network.config, choice), choice
 
 

@@ -15,7 +15,7 @@ from hf_finetune.config.recipe import Launch
 from hf_finetune.models.surgery.gather_mean import GatherMean
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import choose_layer as module
-from hf_finetune.pipeline.choose_layer import choose_layer, layers_of_depth
+from hf_finetune.pipeline.choose_layer import LayerChoice, choose_layer, layers_of_depth
 from hf_finetune.pipeline.run import load_input, prepare
 from hf_finetune.search.run import run
 
@@ -39,11 +39,17 @@ def test_the_layer_with_the_least_log_loss_is_read(recipe: Recipe, tmp_path: Pat
     assert (choice["chosen"], choice["layers"], choice["rows"]) == (3, 4, 145)
     # The classes are as frequent.
     assert choice["log_loss"]["4"] == pytest.approx(np.log(2), abs=0.01) and choice["log_loss"]["3"] < 0.65
+    assert choice["entropy"] == pytest.approx(np.log(2), abs=0.001)
     assert any(note.startswith("model.pooling auto: layer 3 of 4: log loss of heads") for note in result["notes"])
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
     # And the layer that gathers the mean.
     assert type(network).__name__ == "BertForSequenceClassification" and network.config.num_hidden_layers == 4
     assert list(Classifier.load(str(tmp_path / "out")).predict(["good", "bad"])) == ["good", "bad"]
+
+
+def test_features_that_say_less_than_the_frequencies_of_the_labels_explain_nothing() -> None:
+    choice = LayerChoice(3, 4, {"4": 0.75, "3": 0.70}, 0.69, rows=100, seconds=1.0)
+    assert not choice.explains and replace(choice, log_loss={"4": 0.75, "3": 0.68}).explains
 
 
 def test_the_features_are_those_of_the_network_without_the_layers_above(recipe: Recipe) -> None:

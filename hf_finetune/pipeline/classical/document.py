@@ -165,7 +165,7 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
         *few,
         *doubts.baseline_doubts(
             _other_models(run, evaluation),
-            remedy="other --classical.extractors or --classifier, or a network: leave out --method classical",
+            remedy="more rows, other --classical.extractors or --classifier, or a network; if none helps, check labels",
         ),
     )
 

@@ -28,7 +28,7 @@ from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.errors import StoppedBySignal
-from hf_finetune.pipeline.choose_layer import choose_layer, lower_layer
+from hf_finetune.pipeline.choose_layer import LayerChoice, choose_layer, lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
@@ -43,6 +43,7 @@ from hf_finetune.search.checkpoints.choose import with_best_checkpoint
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
 from hf_finetune.search.ladder.costs import (
+    DOUBTED_HEAD_S,
     MethodCosts,
     RungCost,
     Scoring,
@@ -251,7 +252,7 @@ class Climb:
         else:
             self._rung("head", "head", RungPlan("the first network"))
         self._join()
-        if self._fine_tunes and decisions.has_no_signal(self.state, self.heads[0].explained if self.heads else None):
+        if self._fine_tunes and decisions.has_no_signal(self.state, self._explained):
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
@@ -276,9 +277,9 @@ class Climb:
         rows, layer_rows = None, 0
         if method == "head":
             layer_rows = begun.get("layer_rows", 0) if is_resumed else self._scoring.layer_rows(self.budget.left_s)
-            head_cost = self._choose_layer(layer_rows)
+            choice = self._choose_layer(layer_rows)
             if self.state.folds is None:
-                rows = begun["rows"] if is_resumed else self._head_rows(head_cost)
+                rows = begun["rows"] if is_resumed else self._head_rows(choice)
         prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
         if rows is not None:
             prepared = with_rows(prepared, rows)
@@ -319,14 +320,21 @@ class Climb:
         layer = lower_layer(read_json(folder / "result.json", "start anew")["data"].get("pooling_choice"))
         self.standing.judge(name, read_scores(folder), folder, started=started, layer=layer)
 
-    def _choose_layer(self, most_rows: int) -> float:
-        """Let the head read the layer that says most, and return what its network costs, as a share of the others'."""
+    def _choose_layer(self, most_rows: int) -> LayerChoice | None:
+        """Let the head read the layer that says most."""
         assert self.first is not None, "nothing is trained yet"
         loaded, choice = choose_layer(self.loaded.variant(self.first.recipe), most_rows=most_rows)
-        if choice is None:
-            return 1.0
-        self.first = with_network(loaded)
-        return choice.cost
+        if choice is not None:
+            self.first = with_network(loaded)
+        return choice
+
+    @property
+    def _explained(self) -> float | None:
+        return self.heads[0].explained if self.heads else None
+
+    @property
+    def _starts_from_head(self) -> bool:
+        return decisions.starts_from_head(self.state, self._explained)
 
     @property
     def _reads_lower_layer(self) -> bool:
@@ -342,7 +350,7 @@ class Climb:
         if plan.epochs is not None:
             variant = variant.with_length(plan.epochs)
         heads = () if self._reads_lower_layer else self.heads
-        if not decisions.starts_from_head(self.state, heads[0].explained if heads else None):
+        if not self._starts_from_head:
             variant, heads = variant.with_random_head, ()
         run = with_network(self.loaded.variant(variant.recipe))
         return replace(run, encoded=self.encoded, start_heads=heads, is_noted=True)
@@ -352,18 +360,25 @@ class Climb:
         signal the head, and a trial, say sooner that there is none."""
         state = self.state
         is_open = self.standing.has_model and state.find("head") is None and state.current is None
-        may_be = is_open and self._fine_tunes and state.folds is None and state.best is not state.rungs[0]
+        may_be = is_open and self._fine_tunes and state.folds is None and state.beats_constant
         return may_be and self._scoring.goes_straight(self.budget.left_s)
 
     @property
     def _fine_tunes(self) -> bool:
         return "full" in decisions.methods_of(self.base.recipe.search.preset)
 
-    def _head_rows(self, cost: float) -> int:
+    def _head_rows(self, choice: LayerChoice | None) -> int:
+        is_doubted = choice is not None and not choice.explains and not self.state.beats_constant
         scoring, linear, joined_s = self._scoring, self.state.find("linear"), 0.0
         if self._may_join and linear is not None and linear.folder is not None:
             joined_s = scoring.joined_s(linear.seconds, later=self.standing.pending is not None)
-        return scoring.head_rows(self.budget.left_s, fine_tunes=self._fine_tunes, joined_s=joined_s, cost=cost)
+        return scoring.head_rows(
+            self.budget.left_s,
+            fine_tunes=self._fine_tunes,
+            joined_s=joined_s,
+            cost=1.0 if choice is None else choice.cost,
+            most_s=DOUBTED_HEAD_S if is_doubted else math.inf,
+        )
 
     @property
     def _may_join(self) -> bool:
@@ -411,9 +426,10 @@ class Climb:
 
     def _try_for_signal(self) -> None:
         """Fine-tune for a short time, which decides whether the climb goes on."""
-        around = self._folded(self._scoring.usual()).seconds(0)
-        seconds = min(decisions.TRIAL_S, self.budget.left_s - around)
-        if seconds < 1:
+        around_s = self._folded(self._scoring.usual()).seconds(0)
+        so_far_s = seconds_since_start() + self._scoring.judged_s
+        seconds = decisions.trial_seconds(self.budget.left_s, around_s, so_far_s)
+        if not seconds:
             return
         reason = f"nothing beats {self.state.rungs[0].name} so far: fine-tuning for {seconds:.0f} s decides"
         logger.info("%s", reason)
@@ -435,7 +451,7 @@ class Climb:
         """Return the cost of a rung with that of its folds, and of the fit of a head of its own."""
         splits, evaluate = self.loaded.data.splits, self.base.recipe.evaluate
         train, validation = len(splits.train), len(splits.validation)
-        if self._reads_lower_layer and evaluate.folds is None:
+        if self._reads_lower_layer and self._starts_from_head and evaluate.folds is None:
             cost = replace(cost, before_s=cost.before_s + self._scoring.fit_s)
         return with_folds(cost, evaluate, train=train, rows=train + validation, row_s=self._scoring.row_s)
 

@@ -45,8 +45,11 @@ PRIOR = {
 LEFT_FREE = 0.02
 """Share of the time that is left which a training's limit leaves free: what surrounds it is not measured exactly."""
 STRAIGHT = "left: full fine-tuning needs the time"
-TRIAL_S = 20.0
-"""Seconds of training by which a climb without a signal so far decides whether to go on."""
+TRIAL_S, LEAST_TRIAL_S = 20.0, 8.0
+"""Seconds of training by which a climb without a signal so far decides whether to go on: the most, and the least to
+which they are cut so that the climb ends after `NO_SIGNAL_S`."""
+NO_SIGNAL_S = 55.0
+"""Seconds from the start within which a climb without a signal is to end."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,19 @@ def describe(rung: RungRecord, metric: str) -> str:
 
 def has_no_signal(state: LadderState, explained: float | None) -> bool:
     """Return whether nothing beats the constant so far, and frozen features explain nothing."""
-    best = state.best
-    is_constant = best is None or best.name == state.rungs[0].name
-    return is_constant and explained is not None and explained < LEAST_EXPLAINED
+    return not state.beats_constant and explained is not None and explained < LEAST_EXPLAINED
+
+
+def trial_seconds(left_s: float, around_s: float, so_far_s: float) -> float:
+    """Return for how long a trial trains, which decides whether there is a signal. 0: there is no time for one.
+
+    Args:
+        left_s: seconds of the budget.
+        around_s: what surrounds a training, if its model is the result.
+        so_far_s: seconds since the start, with those of judging the trial.
+    """
+    most_s = min(TRIAL_S, left_s - around_s)
+    return 0.0 if most_s < 1 else min(most_s, max(LEAST_TRIAL_S, NO_SIGNAL_S - so_far_s))
 
 
 def starts_from_head(state: LadderState, explained: float | None) -> bool:

@@ -151,6 +151,11 @@ class LadderState:
         return next((rung for rung in reversed(self.rungs) if rung.promoted), None)
 
     @property
+    def beats_constant(self) -> bool:
+        """Whether a rung so far is better than the constant."""
+        return self.best is not None and self.best.name != self.rungs[0].name
+
+    @property
     def has_signal(self) -> bool:
         """Whether a short fine-tuning, where one was needed, has found a signal."""
         trial = self.find("trial")

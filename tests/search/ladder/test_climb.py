@@ -1,6 +1,6 @@
 """What a climb computes before its first rung, and when its models are written."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.single_label import SingleLabel
 from hf_finetune.training import precision
 from hf_finetune.training.precision import settings_restored
+from hf_finetune.training.warm_start import FittedHead
 
 
 @pytest.mark.parametrize(("setting", "switched"), [("auto", "medium"), ("highest", "highest")])
@@ -182,6 +183,7 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
 ) -> None:
     """Four trainings on 1,500 rows, each with its head and its predictions, take 20 s beside their steps."""
     limits: list[float | None] = []
+    monkeypatch.setattr(module, "seconds_since_start", lambda: 0.0)
     monkeypatch.setattr(module.Climb, "_rung", lambda *arguments: limits.append(arguments[-1].limit_s))
     recipe = Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto")
     base = RecipeVariant(replace(recipe, evaluate=replace(recipe.evaluate, folds=folds)))
@@ -191,6 +193,30 @@ def test_a_trial_leaves_the_time_of_what_surrounds_its_trainings(
     timed = replace(standing, budget=Budget(seconds))
     module.Climb(base, loaded, timed, None, None, splits, costs=module.MethodCosts(row_s=0.0024))._try_for_signal()
     assert limits == ([] if trains is None else [pytest.approx(trains, abs=0.1)])
+
+
+@pytest.mark.parametrize(("explained", "fits"), [(0.0, False), (0.3, True)])
+def test_no_head_is_fitted_again_where_the_features_of_a_lower_layer_explain_little(
+    explained: float, fits: bool, standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be set aside, after seconds of features."""
+    trained: list[bool] = []
+    heads = (FittedHead(torch.zeros(2, 3), torch.zeros(2), explained),)
+    loaded: Any = SimpleNamespace(variant=lambda recipe: trained.append(recipe.train.head_warm_start))
+    monkeypatch.setattr(module, "with_network", lambda _: Built())
+    standing.state.rungs.append(RungRecord("head", "of layer 4", "2-head", layer=4, comparison={"verdict": "no worse"}))
+    base = RecipeVariant(Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto"))
+    built = module.Climb(base, loaded, standing, None, None, loaded, heads=heads)._prepare("full", module.RungPlan(""))
+    assert trained == [fits] and built.start_heads == ()
+
+
+@dataclass
+class Built:
+    """A run with its network, as far as a climb fills it in."""
+
+    encoded: Any = None
+    start_heads: Any = None
+    is_noted: bool = False
 
 
 @pytest.mark.parametrize("held_out", [True, False])

@@ -16,6 +16,7 @@ from hf_finetune.search.ladder.decisions import (
     has_no_signal,
     methods_within,
     starts_from_head,
+    trial_seconds,
     weigh,
     why_no_network,
     why_preferred,
@@ -75,6 +76,12 @@ def test_rows_of_a_head() -> None:
     assert scoring.head_rows(27, fine_tunes=True) == scoring.head_rows(27, fine_tunes=False) == 2_876
     assert replace(scoring, trained_row=3.5).head_rows(27, fine_tunes=False) == 1_884
     assert scoring.head_rows(1, fine_tunes=True) == 256
+    # 8 s where a signal is doubted, whatever the time.
+    assert [scoring.head_rows(left_s, fine_tunes=True, most_s=8) for left_s in (math.inf, 300, 1)] == [
+        1_200,
+        1_200,
+        256,
+    ]
     # What joins it with the linear model is left free, where full fine-tuning does not follow.
     assert scoring.head_rows(27, fine_tunes=True, joined_s=5) == 2_126
     assert scoring.head_rows(100, fine_tunes=True, joined_s=5) == 1_500
@@ -191,6 +198,11 @@ def test_what_the_accuracy_cannot_decide_the_log_loss_may() -> None:
 def record(name: str, verdict: str | None = None, **fields) -> RungRecord:
     comparison = None if verdict is None else {"against": "majority", "verdict": verdict, **dict.fromkeys("x")}
     return RungRecord(name, "why", f"1-{name}", comparison=comparison, **fields)
+
+
+def test_a_trial_is_short_where_it_would_end_late() -> None:
+    assert trial_seconds(200, 10, 30) == 20 and trial_seconds(200, 10, 43) == 12 and trial_seconds(200, 10, 70) == 8
+    assert trial_seconds(15, 10, 30) == trial_seconds(15, 10, 70) == 5 and trial_seconds(10.5, 10, 30) == 0
 
 
 def test_verdicts(tmp_path) -> None:
