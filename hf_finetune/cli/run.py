@@ -15,7 +15,9 @@ from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
+from hf_finetune.search.first_gate import first_gate
 from hf_finetune.utils.console import Progress, say_loading
+from hf_finetune.utils.fresh_process import started_early
 from hf_finetune.utils.messages import silenced_logs
 
 # A headline, and an image beside the folder of the data, that are none of the quickstart's rows.
@@ -103,10 +105,11 @@ def start(job: RunJob, command: Sequence[str]) -> dict[str, Any] | None:
     if job.find_lr:
         _find_rate(job)
         return None
-    with importing():
-        from hf_finetune.search.run import run as run_recipe
+    with started_early(first_gate(job.recipe)):
+        with importing():
+            from hf_finetune.search.run import run as run_recipe
 
-    result = run_recipe(job.recipe, job.launch, command=public_command(command))
+        result = run_recipe(job.recipe, job.launch, command=public_command(command))
     if result is not None:
         _report(job, result)
     return result

@@ -28,13 +28,13 @@ from hf_finetune.pipeline.parity import (
     TOLERANCE,
     Check,
     compare,
-    load_in_fresh_process,
     plain_rows,
     reference_logits,
     rows_to_load,
 )
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import exact_float32
+from hf_finetune.utils.fresh_process import run_in_fresh_process
 
 EXAMPLE_ROWS = 16
 """Rows of the fresh process."""
@@ -164,7 +164,7 @@ def example_outputs(folder: Path, rows: Sequence[Any], function: str) -> list[np
     with tempfile.TemporaryDirectory(prefix="hf_finetune_export_") as name:
         job = Path(name) / "job.json"
         job.write_text(json.dumps({"folder": str(folder.resolve()), "rows": list(rows), "function": function}))
-        error = load_in_fresh_process(job, run_example.__file__)
+        error = run_in_fresh_process(Path(run_example.__file__), job)
         if error is not None:
             return error
         with np.load(job.with_suffix(".npz")) as archive:

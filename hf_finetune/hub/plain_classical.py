@@ -1,6 +1,7 @@
 """Load a saved pipeline with plain skops and scikit-learn and write what it predicts: a script, run in a fresh process.
 
 python plain_classical.py JOB.json     writes JOB.npz, the scores (N, C)
+python plain_classical.py              the same of the job that its input names, when it does
 """
 
 import json
@@ -22,4 +23,5 @@ def main(job_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if name := sys.argv[1] if len(sys.argv) > 1 else sys.stdin.readline().rstrip("\n"):
+        main(Path(name))

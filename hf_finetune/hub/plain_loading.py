@@ -3,6 +3,7 @@
 It imports nothing of this package, so what it loads loads for anyone who has the folder.
 
     python plain_loading.py JOB.json     writes JOB.npz, logits (N, C) by artifact, and labels.json next to it
+    python plain_loading.py              the same of the job that its input names, when it does
 """
 
 import json
@@ -233,4 +234,8 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) == 1:
+        # Imported by their first use, which can come before the job.
+        _ = transformers.AutoModelForSequenceClassification, transformers.AutoTokenizer, transformers.pipeline
+    if name := sys.argv[1] if len(sys.argv) > 1 else sys.stdin.readline().rstrip("\n"):
+        main(Path(name))

@@ -204,6 +204,8 @@ class Run:
     """With the training rows that time left out, to which baselines are fitted, too. None: there are none."""
     is_noted: bool = False
     """Whether the notes were logged with an earlier variant of this run."""
+    row_s: float | None = None
+    """Seconds to predict a row, see `measure_row`. None: not measured so far."""
 
     @property
     def recipe(self) -> Recipe:

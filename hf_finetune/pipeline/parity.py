@@ -6,8 +6,6 @@ Legend: N rows, C classes.
 import io
 import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,12 +24,14 @@ from hf_finetune.data.word_inputs import PLACES
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.hub import plain_loading
+from hf_finetune.hub.plain_scripts import NETWORK
 from hf_finetune.pipeline.context import RunContext
 from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
 from hf_finetune.utils.files import read_object
+from hf_finetune.utils.fresh_process import run_in_fresh_process
 
 TOLERANCE = 1e-4
 LOAD_S = 1.0
@@ -135,7 +135,7 @@ def check_artifacts(
             "artifacts": [artifact.to_job() for artifact in artifacts],
         }
         job.write_text(json.dumps(description))
-        error = load_in_fresh_process(job)
+        error = run_in_fresh_process(NETWORK, job)
         if error is not None:
             return {artifact.name: Check(ok=False, error=error) for artifact in artifacts}
         with np.load(job.with_suffix(".npz")) as archive:
@@ -221,14 +221,6 @@ def _compare_labels(predicted: Sequence[str], expected_NC: np.ndarray, labels: S
     is_tie = ordered[:, -1] - ordered[:, -2] <= 2 * TOLERANCE if len(labels) > 1 else np.zeros(len(predicted), bool)
     agree = sum(one == other or bool(tie) for one, other, tie in zip(predicted, expected, is_tie, strict=True))
     return Check(ok=agree == len(predicted), rows=len(predicted), labels_agree=agree)
-
-
-def load_in_fresh_process(job: Path, script: str = plain_loading.__file__) -> str | None:
-    """Run `hub.plain_loading` in a new process, or another script on the job. Return the last line of its error, or
-    None on success."""
-    # -P keeps the script's folder, a part of this package, out of sys.path.
-    child = subprocess.run([sys.executable, "-P", script, str(job)], capture_output=True, text=True)
-    return None if child.returncode == 0 else (child.stderr.strip().splitlines()[-1:] or ["no output"])[0]
 
 
 def recorded_checks(result: Mapping[str, Any]) -> dict[str, Check]:

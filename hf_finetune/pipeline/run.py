@@ -186,7 +186,8 @@ def _cross_validate(prepared: Run, folder: Path, record: RunRecord) -> tuple[Run
     if not (folder / "recipe.json").exists():
         record.write(folder)
     whole = on_all_rows(prepared)
-    logits = partial(_trained_logits, whole, cache(partial(measure_row, whole)))
+    row_s = cache(lambda: measure_row(whole) if prepared.row_s is None else prepared.row_s)
+    logits = partial(_trained_logits, whole, row_s)
     return whole, cross_validate(prepared.data.splits, folds_of(prepared), folder, logits)
 
 

@@ -6,18 +6,20 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from hf_finetune.cli import run as cli_run
 from hf_finetune.compression import gate as export_gate
 from hf_finetune.compression import run_example
 from hf_finetune.hub import plain_loading
+from hf_finetune.hub.plain_scripts import CLASSICAL
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.classical import parity as classical_parity
 from hf_finetune.training.precision import exact_float32
 
 
-def _here(job: Path, script: str = plain_loading.__file__) -> None:
-    if Path(script) == Path(run_example.__file__):
+def _here(script: Path, job: Path) -> None:
+    if script == Path(run_example.__file__):
         return run_example.main(job)
-    if Path(script) != Path(plain_loading.__file__):
+    if script == CLASSICAL:
         from hf_finetune.hub import plain_classical  # skops takes seconds to import
 
         return plain_classical.main(job)
@@ -40,7 +42,8 @@ def run_here(replace=setattr) -> None:
         replace: as `setattr`, or a monkeypatch's.
     """
     for module in (parity, classical_parity, export_gate):
-        replace(module, "load_in_fresh_process", _here)
+        replace(module, "run_in_fresh_process", _here)
+    replace(cli_run, "first_gate", lambda _: None)
 
 
 def measure_here(replace=setattr) -> None:

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hf_finetune import hub
 from hf_finetune.features.pipelines import placed
 from hf_finetune.features.skops_file import trusted_types
+from hf_finetune.hub.plain_scripts import CLASSICAL
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.evaluate import Evaluation
-from hf_finetune.pipeline.parity import Check, compare, load_in_fresh_process, with_small_images
+from hf_finetune.pipeline.parity import Check, compare, with_small_images
 from hf_finetune.tasks.trained_pipeline import TrainedPipeline, load_trained_pipeline
 from hf_finetune.utils.artifacts import PIPELINE_FILE
+from hf_finetune.utils.fresh_process import run_in_fresh_process
 
-SCRIPT = Path(hub.__file__).with_name("plain_classical.py")
-"""Not imported: skops takes seconds to import, and only the fresh process reads by it."""
 TOLERANCE = 1e-6
 """Of probabilities, and of numbers relative to their size."""
 
@@ -44,7 +43,7 @@ def verify(run: ClassicalRun, trained: TrainedPipeline, folder: Path, evaluation
             "outputs": trained.fitted.outputs,
         }
         job.write_text(json.dumps(description))
-        if (error := load_in_fresh_process(job, str(SCRIPT))) is not None:
+        if (error := run_in_fresh_process(CLASSICAL, job)) is not None:
             return {"reload": Check(ok=False, error=error), **checks}
         with np.load(job.with_suffix(".npz")) as archive:
             scores, classes = archive["scores"], archive["classes"].tolist()

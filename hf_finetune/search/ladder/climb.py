@@ -274,13 +274,16 @@ class Climb:
         if not is_resumed:
             # What came before it was not written before a kill, and is other.
             discard(folder)
-        rows, layer_rows = None, 0
+        rows, row_s, layer_rows = None, None, 0
         if method == "head":
             layer_rows = begun.get("layer_rows", 0) if is_resumed else self._scoring.layer_rows(self.budget.left_s)
             choice = self._choose_layer(layer_rows)
+            # Of a network that ends at the top layer.
+            row_s = self.costs.row_s if choice is None or not choice.is_lower else None
             if self.state.folds is None:
                 rows = begun["rows"] if is_resumed else self._head_rows(choice)
         prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
+        prepared = replace(prepared, row_s=row_s)
         if rows is not None:
             prepared = with_rows(prepared, rows)
         rows = len(prepared.data.splits.train)

@@ -48,8 +48,8 @@ STRAIGHT = "left: full fine-tuning needs the time"
 TRIAL_S, LEAST_TRIAL_S = 20.0, 8.0
 """Seconds of training by which a climb without a signal so far decides whether to go on: the most, and the least to
 which they are cut so that the climb ends after `NO_SIGNAL_S`."""
-NO_SIGNAL_S = 55.0
-"""Seconds from the start within which a climb without a signal is to end."""
+NO_SIGNAL_S = 50.0
+"""Seconds from the start after which a climb without a signal is to end; its end takes some more."""
 
 
 @dataclass(frozen=True)
