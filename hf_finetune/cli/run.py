@@ -16,6 +16,7 @@ from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.errors import InputError
 from hf_finetune.search.first_gate import first_gate
+from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.utils.console import Progress, say_loading
 from hf_finetune.utils.fresh_process import started_early
 from hf_finetune.utils.messages import silenced_logs
@@ -105,7 +106,7 @@ def start(job: RunJob, command: Sequence[str]) -> dict[str, Any] | None:
     if job.find_lr:
         _find_rate(job)
         return None
-    with started_early(first_gate(job.recipe)):
+    with started_early(first_gate(RecipeVariant(job.recipe))):
         with importing():
             from hf_finetune.search.run import run as run_recipe
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from hf_finetune.config.recipe import Recipe
 from hf_finetune.hub.plain_scripts import CLASSICAL, NETWORK
 from hf_finetune.search.recipe_variant import RecipeVariant
 
@@ -10,12 +9,12 @@ SHORT_S = 60.0
 """With a shorter budget a climb writes its classical model at the end, unless a network is better, and it mostly is."""
 
 
-def first_gate(recipe: Recipe) -> Path | None:
+def first_gate(variant: RecipeVariant) -> Path | None:
     """Return the script of the first gate. None: it comes after a training, during which it would hold memory."""
-    if recipe.method == "classical":
+    if variant.recipe.method == "classical":
         return CLASSICAL
-    variant = RecipeVariant(recipe)
     if not variant.climbs:
         return None
-    is_short = recipe.search.budget is not None and variant.budget_s(recipe.search.budget) < SHORT_S
+    budget = variant.recipe.search.budget
+    is_short = budget is not None and variant.budget_s(budget) < SHORT_S
     return NETWORK if is_short else CLASSICAL
