@@ -16,6 +16,7 @@ import gc
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +29,7 @@ from hf_finetune.config.recipe import Launch
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.errors import StoppedBySignal
-from hf_finetune.pipeline.choose_layer import LayerChoice, choose_layer, lower_layer
+from hf_finetune.pipeline.choose_layer import lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
@@ -42,17 +43,11 @@ from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.choose import with_best_checkpoint
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
-from hf_finetune.search.ladder.costs import (
-    DOUBTED_HEAD_S,
-    MethodCosts,
-    RungCost,
-    Scoring,
-    scoring_of,
-    with_rows,
-)
+from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, scoring_of
 from hf_finetune.search.ladder.decisions import RungPlan
 from hf_finetune.search.ladder.ensemble import plan_student
 from hf_finetune.search.ladder.folds import judging_rows, trainings_of, with_folds
+from hf_finetune.search.ladder.head_rung import prepare_head
 from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
 from hf_finetune.search.ladder.judges import with_judges, with_scored
 from hf_finetune.search.ladder.standing import Standing
@@ -269,26 +264,17 @@ class Climb:
         if is_finished(folder):
             self._take_finished(name, folder, started)
             return
-        begun = self.state.current or {}
-        is_resumed = begun.get("name") == name
-        if not is_resumed:
+        begun, layer_rows = self.state.current, 0
+        if begun is None or begun["name"] != name:
             # What came before it was not written before a kill, and is other.
+            begun = None
             discard(folder)
-        rows, row_s, layer_rows = None, None, 0
         if method == "head":
-            layer_rows = begun.get("layer_rows", 0) if is_resumed else self._scoring.layer_rows(self.budget.left_s)
-            choice = self._choose_layer(layer_rows)
-            # Of a network that ends at the top layer.
-            row_s = self.costs.row_s if choice is None or not choice.is_lower else None
-            if self.state.folds is None:
-                rows = begun["rows"] if is_resumed else self._head_rows(choice)
-        prepared = self._prepare(method, replace(plan, epochs=begun["epochs"]) if is_resumed else plan)
-        prepared = replace(prepared, row_s=row_s)
-        if rows is not None:
-            prepared = with_rows(prepared, rows)
+            prepared, layer_rows = self._prepare_head(begun)
+        else:
+            prepared = self._prepare(method, plan if begun is None else replace(plan, epochs=begun["epochs"]))
         rows = len(prepared.data.splits.train)
-        new = {"name": name, "epochs": plan.epochs, "rows": rows, "layer_rows": layer_rows}
-        self.standing.begin(begun if is_resumed else new)
+        self.standing.begin(begun or {"name": name, "epochs": plan.epochs, "rows": rows, "layer_rows": layer_rows})
         with train_prepared(prepared, Launch(str(folder), resume=folder.exists()), command=self.command) as trained:
             self._keep(trained, folder)
             self._judge(name, trained, folder, started)
@@ -323,14 +309,6 @@ class Climb:
         layer = lower_layer(read_json(folder / "result.json", "start anew")["data"].get("pooling_choice"))
         self.standing.judge(name, read_scores(folder), folder, started=started, layer=layer)
 
-    def _choose_layer(self, most_rows: int) -> LayerChoice | None:
-        """Let the head read the layer that says most."""
-        assert self.first is not None, "nothing is trained yet"
-        loaded, choice = choose_layer(self.loaded.variant(self.first.recipe), most_rows=most_rows)
-        if choice is not None:
-            self.first = with_network(loaded)
-        return choice
-
     @property
     def _explained(self) -> float | None:
         return self.heads[0].explained if self.heads else None
@@ -345,10 +323,22 @@ class Climb:
         head = self.state.find("head")
         return head is not None and head.layer is not None
 
+    def _prepare_head(self, begun: Mapping[str, Any] | None) -> tuple[Run, int]:
+        assert self.first is not None, "nothing is trained yet"
+        prepared = prepare_head(
+            self.first,
+            self.loaded,
+            self.standing,
+            lambda: self._scoring,
+            begun,
+            row_s=self.costs.row_s,
+            fine_tunes=self._fine_tunes,
+            joins=self._may_join,
+        )
+        self.first = None
+        return prepared
+
     def _prepare(self, method: SingleMethod, plan: RungPlan) -> Run:
-        if method == "head" and self.first is not None:
-            first, self.first = self.first, None
-            return first
         variant = self.base.for_rung(method, seconds=plan.limit_s)
         if plan.epochs is not None:
             variant = variant.with_length(plan.epochs)
@@ -369,19 +359,6 @@ class Climb:
     @property
     def _fine_tunes(self) -> bool:
         return "full" in decisions.methods_of(self.base.recipe.search.preset)
-
-    def _head_rows(self, choice: LayerChoice | None) -> int:
-        is_doubted = choice is not None and not choice.explains and not self.state.beats_constant
-        scoring, linear, joined_s = self._scoring, self.state.find("linear"), 0.0
-        if self._may_join and linear is not None and linear.folder is not None:
-            joined_s = scoring.joined_s(linear.seconds, later=self.standing.pending is not None)
-        return scoring.head_rows(
-            self.budget.left_s,
-            fine_tunes=self._fine_tunes,
-            joined_s=joined_s,
-            cost=1.0 if choice is None else choice.cost,
-            most_s=DOUBTED_HEAD_S if is_doubted else math.inf,
-        )
 
     @property
     def _may_join(self) -> bool:
