@@ -53,7 +53,7 @@ MEASURED_FROM_S = 45.0
 """With less time left, steps are not measured, which takes seconds: `TRAINED_ROW` is taken for full fine-tuning."""
 HEAD_SHARE = 0.1
 """Share of the time that the features of a head take at most, where full fine-tuning follows it."""
-DOUBTED_HEAD_S = 8.0
+DOUBTED_HEAD_S = 5.0
 """Seconds that the features of a head take at most, where nothing beats the constant so far, and those of the rows by
 which its layer was chosen explain nothing: 4,000 rows with random labels took 79 s."""
 JUDGED_SHARE = 0.1

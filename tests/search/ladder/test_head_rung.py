@@ -52,7 +52,7 @@ def choice_of(chosen: int, loss: float) -> LayerChoice:
 def test_a_head_without_a_signal_reads_rows_for_a_short_time(prepared: Any) -> None:
     """If neither the linear model nor the features of the rows that chose the layer say anything."""
     run, layer_rows = prepared(choice_of(6, 0.75), signal=False)
-    assert (run.rows, layer_rows) == (1_200, 1_000)
+    assert (run.rows, layer_rows) == (750, 1_000)
     assert (
         prepared(choice_of(6, 0.75), signal=True)[0].rows == prepared(choice_of(6, 0.6), signal=False)[0].rows == 4_000
     )
