@@ -45,7 +45,7 @@ PRIOR = {
 LEFT_FREE = 0.02
 """Share of the time that is left which a training's limit leaves free: what surrounds it is not measured exactly."""
 STRAIGHT = "left: full fine-tuning needs the time"
-TRIAL_S, LEAST_TRIAL_S = 20.0, 8.0
+TRIAL_S, LEAST_TRIAL_S = 20.0, 6.0
 """Seconds of training by which a climb without a signal so far decides whether to go on: the most, and the least to
 which they are cut so that the climb ends after `NO_SIGNAL_S`."""
 NO_SIGNAL_S = 50.0

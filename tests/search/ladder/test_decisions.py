@@ -201,7 +201,7 @@ def record(name: str, verdict: str | None = None, **fields) -> RungRecord:
 
 
 def test_a_trial_is_short_where_it_would_end_late() -> None:
-    assert trial_seconds(200, 10, 30) == 20 and trial_seconds(200, 10, 38) == 12 and trial_seconds(200, 10, 70) == 8
+    assert trial_seconds(200, 10, 30) == 20 and trial_seconds(200, 10, 38) == 12 and trial_seconds(200, 10, 70) == 6
     assert trial_seconds(15, 10, 30) == trial_seconds(15, 10, 70) == 5 and trial_seconds(10.5, 10, 30) == 0
 
 
