@@ -169,12 +169,17 @@ def why_preferred(name: str, comparison: Comparison | None, *, folds: int | None
     return f"{few}; it is taken, as {PRIOR[name]}"
 
 
-def why_judged(comparison: Comparison | None) -> str:
-    """Return what the verdict on a rung means, which is not preferred."""
+def why_judged(comparison: Comparison | None, kept: str | None = None) -> str:
+    """Return what the verdict on a rung means, which is not preferred.
+
+    Args:
+        kept: the rung that stays the result, see `Standing.judge`.
+    """
     if comparison is None:
         return "what every other model has to beat"
     if comparison.verdict == "better":
-        return f"better than {comparison.against}"
+        stays = "" if kept is None else f"; {kept}, whose estimate is no lower, stays"
+        return f"better than {comparison.against}{stays}"
     if comparison.verdict == "worse":
         return f"worse than {comparison.against}, which stays"
     return f"not better than {comparison.against} by the paired test, so that the simpler one stays"
@@ -230,6 +235,8 @@ def final_verdict(state: LadderState) -> str:
     if best is None or best.name == constant:
         tried = listed(climbed(state)[1:])
         return f"no signal: none of {tried} is better than {constant} by a paired test on {on}"
+    if chosen is not None and state.rungs.index(chosen) < state.rungs.index(best):
+        return f"{best.name}: {best.reason}"
     if chosen is not None and best.name != chosen.name:
         # Of words, whose linear model is measured alone.
         return (

@@ -114,8 +114,9 @@ class Standing:
         comparison = self._compare(scores_NC)
         preference = decisions.why_preferred(name, comparison, folds=self.state.folds)
         is_better = comparison is None or comparison.verdict == "better"
+        kept = self._kept_beside(scores_NC) if is_better else None
         # The first model that can be saved is the result whatever its verdict.
-        promoted = is_model and (is_better or preference is not None or not self.has_model)
+        promoted = is_model and ((is_better and kept is None) or preference is not None or not self.has_model)
         if finish is not None:
             since = name if self.pending is None else self.pending.since
             promoted = self._finish(Pending(name, finish, since), promoted, later=later)
@@ -123,7 +124,7 @@ class Standing:
             self.pending = None
         record = RungRecord(
             name,
-            preference or decisions.why_judged(comparison),
+            preference or decisions.why_judged(comparison, kept),
             folder.name,
             title,
             self._metrics(scores_NC),
@@ -186,6 +187,15 @@ class Standing:
             comparisons=self.state.comparisons_left,
             is_constant=best is self.state.rungs[0],
         )
+
+    def _kept_beside(self, scores_NC: Any) -> str | None:
+        """Return the rung that stays the result beside a better one than the best: it was taken without a proof, as the
+        first model or by a prior, and its estimate is no lower. None: there is none."""
+        result = self.state.chosen if self.pending is None else self.state.find(self.pending.name)
+        if result is None or self.state.best is None or result.name == self.state.best.name:
+            return None
+        is_above = self.task.difference(self.labels, scores_NC, self.scores[result.name]).value > 0
+        return None if is_above else result.name
 
     def _metrics(self, scores_NC: Any) -> dict[str, Any]:
         intervals = self.task.intervals(self.labels, scores_NC, resamples=self.resamples)

@@ -16,6 +16,7 @@ from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder import classical_rungs
 from hf_finetune.search.ladder import climb as module
 from hf_finetune.search.ladder import standing as standing_module
+from hf_finetune.search.ladder.decisions import final_verdict
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import LadderState, RungRecord
 from hf_finetune.search.recipe_variant import RecipeVariant
@@ -116,6 +117,23 @@ def test_a_model_that_another_one_beats_is_not_written(standing: Standing) -> No
     # The linear model has beaten the constant, the network both: one comparison of three is left.
     assert standing.state.rungs[2].comparison["comparisons"] == 2 and standing.state.comparisons_left == 1
     assert LadderState.read(standing.state.folder).rungs == standing.state.rungs
+
+
+@pytest.mark.parametrize(("right", "is_result"), [(64, False), (65, False), (66, True)])
+def test_a_model_without_a_proof_stays_beside_a_proven_one_that_is_no_better(
+    right: int, is_result: bool, standing: Standing
+) -> None:
+    """The first one is right on 65 rows, and on 20 of the constant's it is not, so that nothing is proven."""
+    labels, _ = labels_and_scores(50)
+    numbers = np.arange(100)
+    scores = np.eye(2)[np.where((numbers >= 20) & (numbers < 85), labels, 1 - labels)]
+    standing.judge("head", scores, Path("2-head"), started=0.0, finish=lambda _: None)
+    assert standing.state.chosen is standing.state.rungs[1] and not standing.state.beats_constant
+    standing.judge("full", labels_and_scores(right)[1], Path("3-full"), started=0.0, finish=lambda _: None)
+    full = standing.state.rungs[2]
+    assert full.is_better and standing.state.best is full and full.promoted is is_result
+    reason = "better than majority" if is_result else "better than majority; head, whose estimate is no lower, stays"
+    assert full.reason == reason and final_verdict(standing.state).startswith(f"full: {reason}")
 
 
 def test_a_killed_climb_fits_both_models_again_of_which_none_is_written(standing: Standing) -> None:
