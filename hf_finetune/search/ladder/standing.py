@@ -189,8 +189,8 @@ class Standing:
         )
 
     def _kept_beside(self, scores_NC: Any) -> str | None:
-        """Return the rung that stays the result although the one with these scores is better than the best so far: it was
-        taken without a proof, as the first model or by a prior, and its estimate is no lower. None: there is none."""
+        """Return the rung that stays the result although the one with these scores is better than the best so far: it
+        was taken without a proof, as the first model or by a prior, and its estimate is no lower. None: none does."""
         result = self.state.chosen if self.pending is None else self.state.find(self.pending.name)
         if result is None or self.state.best is None or result.name == self.state.best.name:
             return None
