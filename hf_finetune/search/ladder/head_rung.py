@@ -43,9 +43,7 @@ def prepare_head(
     if choice is None or not choice.is_lower:
         run = replace(run, row_s=row_s)
     if standing.state.folds is None:
-        rows = (
-            _rows(scoring(), standing, choice, fine_tunes=fine_tunes, joins=joins) if begun is None else begun["rows"]
-        )
+        rows = begun["rows"] if begun else _rows(scoring(), standing, choice, fine_tunes=fine_tunes, joins=joins)
         run = with_rows(run, rows)
     return run, layer_rows
 

@@ -76,7 +76,7 @@ def test_rows_of_a_head() -> None:
     assert scoring.head_rows(27, fine_tunes=True) == scoring.head_rows(27, fine_tunes=False) == 2_876
     assert replace(scoring, trained_row=3.5).head_rows(27, fine_tunes=False) == 1_884
     assert scoring.head_rows(1, fine_tunes=True) == 256
-    # 8 s where a signal is doubted, whatever the time.
+    # At most 8 s of features, whatever the time.
     assert [scoring.head_rows(left_s, fine_tunes=True, most_s=8) for left_s in (math.inf, 300, 1)] == [
         1_200,
         1_200,
