@@ -1,8 +1,9 @@
 """Document a finished run: result.json, and the model card that renders it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ Section = dict[str, Any]
 
 
 def document(
-    trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check], *, plots: bool = True
+    trained: TrainedRun, evaluation: Evaluation, checks: Callable[[], Mapping[str, Check]], *, plots: bool = True
 ) -> Section:
     """Write the plots and the card, then result.json, whose presence marks a finished run.
 
     Args:
+        checks: waits for the parity gate, beside which the plots are drawn.
         plots: draw them. `hf-finetune card` does it at any later time.
 
     Returns:
@@ -57,11 +59,7 @@ def document(
         "schema": 1,
         **_identity(run, evaluation),
         **quality_section(
-            trained.task,
-            evaluation,
-            run_doubts(trained, evaluation),
-            checks,
-            resamples=run.recipe.evaluate.resamples,
+            trained.task, evaluation, run_doubts(trained, evaluation), resamples=run.recipe.evaluate.resamples
         ),
         # Null: none was fitted.
         "temperature_scaling": _temperature(trained, evaluation),
@@ -78,7 +76,6 @@ def document(
         "best": _best(trained),
         "steps": trainer.state.global_step,
         "parameters": {"trained": trainable, "total": total},
-        **_cost(trained, evaluation),
         "kernels": record.kernels.to_dict(),
         # Null: not fitted before training.
         "head": None if record.head is None else asdict(record.head) | {"gain_of_training": trained.gain},
@@ -92,14 +89,29 @@ def document(
         "command": record.command,
         "artifacts": Manifest.of(trained.folder).hashes,
     }
-    return write_documents(trained.folder, RunFacts(run.recipe, result), plots=plots)
+    facts = RunFacts(run.recipe, result)
+    return write_documents(trained.folder, facts, checks, partial(_cost, trained, evaluation), plots=plots)
 
 
-def write_documents(folder: Path, facts: RunFacts, *, plots: bool = True) -> Section:
-    """Write the plots, the card, which shows them, and last result.json, whose content is returned."""
+def write_documents(
+    folder: Path,
+    facts: RunFacts,
+    checks: Callable[[], Mapping[str, Check]],
+    cost: Callable[[], Section],
+    *,
+    plots: bool = True,
+) -> Section:
+    """Write the plots, the card, which shows them, and last result.json, whose content is returned.
+
+    Args:
+        facts: what is known before the parity gate ends.
+        checks: waits for the gate, beside which the plots are drawn.
+        cost: returns what the run took.
+    """
     drawn = draw_plots(folder, facts) if plots else {}
     write_plots(folder, drawn)
-    result = {**facts.result, "plots": list(drawn)}
+    parity = {name: check.to_dict() for name, check in checks().items()}
+    result = {**facts.result, "parity": parity, **cost(), "plots": list(drawn)}
     write_text(folder / "README.md", render_card(replace(facts, result=result)))
     write_json(folder / "result.json", result)
     return result
@@ -130,10 +142,8 @@ def _identity(run: Run, evaluation: Evaluation) -> Section:
     }
 
 
-def quality_section(
-    task: Task, evaluation: Evaluation, doubts: Sequence[Doubt], checks: Mapping[str, Check], *, resamples: int
-) -> Section:
-    """Return metrics, doubts, baselines, calibration and parity of a run.
+def quality_section(task: Task, evaluation: Evaluation, doubts: Sequence[Doubt], *, resamples: int) -> Section:
+    """Return metrics, doubts, baselines and calibration of a run.
 
     Args:
         task: with what the validation rows have settled.
@@ -160,7 +170,6 @@ def quality_section(
         "confused": task.confused(judged.labels, judged.scores_NC),
         "residuals": task.residuals(judged.labels, judged.scores_NC),
         **task.marks(),
-        "parity": {name: check.to_dict() for name, check in checks.items()},
     }
 
 

@@ -7,7 +7,8 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
 from hf_finetune.utils.files import read_object
-from hf_finetune.utils.fresh_process import run_in_fresh_process
+from hf_finetune.utils.fresh_process import fresh_process
 
 TOLERANCE = 1e-4
 LOAD_S = 1.0
 """Seconds to load a model in a fresh process, whose imports take as long as those of this one."""
+Checks = dict[str, "Check"]
+"""A check by the name of each artifact."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def rows_to_load(rows: Dataset, encoded: Dataset) -> Dataset:
     return encoded.select_columns(["text", PLACES]) if PLACES in encoded.column_names else rows
 
 
-def check_artifacts(
+@contextmanager
+def checking(
     artifacts: Sequence[Artifact],
     *,
     rows: Dataset,
@@ -109,8 +113,8 @@ def check_artifacts(
     long: dict[str, int] | None = None,
     pipeline_NC: np.ndarray | None = None,
     trust_remote_code: bool = False,
-) -> dict[str, Check]:
-    """Load all artifacts in a fresh process and compare their logits with `expected_NC`.
+) -> Iterator[Callable[[], Checks]]:
+    """Load all artifacts in a fresh process, beside the block, to compare their logits with `expected_NC`.
 
     Args:
         rows: see `rows_to_load`, N of them.
@@ -120,9 +124,24 @@ def check_artifacts(
         long: how long texts are read, see `plain_settings`. None: they are cut off.
         pipeline_NC: logits of the first rows as `pipeline` reads them, which cuts off long texts. None: the same.
 
-    Returns:
-        A check by the name of each artifact, and one of the predicted labels by the name `pipeline`.
+    Yields:
+        Waits for the process, and returns a check of each artifact, and one of the predicted labels by the name
+        `pipeline`.
     """
+
+    def checks() -> Checks:
+        error = end()
+        if error is not None:
+            return {artifact.name: Check(ok=False, error=error) for artifact in artifacts}
+        with np.load(job.with_suffix(".npz")) as archive:
+            logits = {artifact.name: archive[artifact.name] for artifact in artifacts}
+        predicted = json.loads((job.parent / "labels.json").read_text())
+        found = {name: compare(logits_NC, expected_NC, TOLERANCE * size) for name, logits_NC in logits.items()}
+        if predicted is not None:
+            plain_NC = expected_NC if pipeline_NC is None else pipeline_NC
+            found["pipeline"] = _compare_labels(predicted, plain_NC[: len(predicted)], labels)
+        return found
+
     with tempfile.TemporaryDirectory(prefix="hf_finetune_parity_") as name:
         job = Path(name) / "job.json"
         description: plain_loading.Job = {
@@ -135,17 +154,8 @@ def check_artifacts(
             "artifacts": [artifact.to_job() for artifact in artifacts],
         }
         job.write_text(json.dumps(description))
-        error = run_in_fresh_process(NETWORK, job)
-        if error is not None:
-            return {artifact.name: Check(ok=False, error=error) for artifact in artifacts}
-        with np.load(job.with_suffix(".npz")) as archive:
-            logits = {artifact.name: archive[artifact.name] for artifact in artifacts}
-        predicted = json.loads((job.parent / "labels.json").read_text())
-    checks = {name: compare(logits_NC, expected_NC, TOLERANCE * size) for name, logits_NC in logits.items()}
-    if predicted is not None:
-        plain_NC = expected_NC if pipeline_NC is None else pipeline_NC
-        checks["pipeline"] = _compare_labels(predicted, plain_NC[: len(predicted)], labels)
-    return checks
+        with fresh_process(NETWORK, job) as end:
+            yield checks
 
 
 def gate_seconds(context: RunContext, row_s: float) -> float:
@@ -158,10 +168,17 @@ def gate_seconds(context: RunContext, row_s: float) -> float:
     return context.startup_s + LOAD_S + rows * row_s
 
 
-def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evaluation) -> dict[str, Check]:
-    """Compare the artifacts with the network on the judged rows, and on training rows where these are few."""
-    run, recipe = trained.run, trained.run.recipe
-    with trained.clock.measure("parity_s"):
+@contextmanager
+def verifying(
+    trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evaluation
+) -> Iterator[Callable[[], Checks]]:
+    """Compare the artifacts with the network on the judged rows, and on training rows where these are few.
+
+    Yields:
+        As `checking`. The time that the block does not wait is none of the gate.
+    """
+    run, recipe, clock = trained.run, trained.run.recipe, trained.clock
+    with clock.measure("parity_s", shown=False):
         rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
         rows = with_small_images(rows.select(range(min(recipe.evaluate.parity_rows, len(rows)))))
         inputs = run.data.inputs.for_inference()
@@ -171,17 +188,18 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
             assert isinstance(inputs, TextInputs), "images are not long"
             first, plain = rows.select(range(min(plain_loading.BATCH_ROWS, len(rows)))), inputs.truncating()
             pipeline_NC = reference_logits(trained.network, plain, plain.encode(first))
-        return check_artifacts(
-            artifacts,
-            rows=rows_to_load(rows, encoded),
-            expected_NC=expected_NC,
-            size=trained.task.logit_size(expected_NC),
-            labels=run.data.splits.labels,
-            task=run.hub_task,
-            long=long,
-            pipeline_NC=pipeline_NC,
-            trust_remote_code=recipe.model.trust_remote_code,
-        )
+    with checking(
+        artifacts,
+        rows=rows_to_load(rows, encoded),
+        expected_NC=expected_NC,
+        size=trained.task.logit_size(expected_NC),
+        labels=run.data.splits.labels,
+        task=run.hub_task,
+        long=long,
+        pipeline_NC=pipeline_NC,
+        trust_remote_code=recipe.model.trust_remote_code,
+    ) as checks:
+        yield clock.measure("parity_s")(checks)
 
 
 def plain_settings(inputs: Inputs) -> dict[str, int] | None:

@@ -52,7 +52,7 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
             artifacts.append(_pulled_adapter(folder, sent["adapter"], on_named_base=has_named_base))
         encoded = local.inputs.encode(rows)
         expected_NC = parity.reference_logits(local.model, local.inputs, encoded)
-        checks = parity.check_artifacts(
+        with parity.checking(
             artifacts,
             rows=parity.rows_to_load(rows, encoded),
             expected_NC=expected_NC,
@@ -60,8 +60,8 @@ def push_run(folder: Path, target: Hub, *, include_predictions: bool = False) ->
             labels=local.labels,
             long=parity.plain_settings(local.inputs),
             task=local.task.hub_task(local.kind),
-        )
-        parity.refuse_failed(checks)
+        ) as checks:
+            parity.refuse_failed(checks())
 
     if (classical := artifacts_in(folder).get("classical")) is not None:
         refuse_local_checkpoints(classical)

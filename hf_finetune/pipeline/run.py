@@ -58,7 +58,7 @@ from hf_finetune.pipeline.load_data import load_data, load_splits
 from hf_finetune.pipeline.measure_row import measure_row
 from hf_finetune.pipeline.origin import find_origin
 from hf_finetune.pipeline.out_of_fold import OutOfFold, cross_validate, folds_of, on_all_rows
-from hf_finetune.pipeline.parity import refuse_failed, verify
+from hf_finetune.pipeline.parity import recorded_checks, refuse_failed, verifying
 from hf_finetune.pipeline.pretrain import pretrain
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
@@ -360,11 +360,10 @@ def finalize(trained: TrainedRun, known: Evaluation | None = None) -> dict[str, 
             with Progress("save"):
                 artifacts = save(trained)
             evaluation = evaluate(trained, known)
-            checks = verify(trained, artifacts, evaluation)
-            with Progress("write the card"):
+            with verifying(trained, artifacts, evaluation) as checks, Progress("write the card"):
                 result = document(trained, evaluation, checks)
             trained.setup.trackers.log_results(results_for_trackers(result, folder))
-            refuse_failed(checks)
+            refuse_failed(recorded_checks(result))
             if not recipe.train.keep_checkpoints:
                 discard(folder / "checkpoints")
     except KeyboardInterrupt:
@@ -382,7 +381,7 @@ def set_aside(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     with plain_disk_errors(trained.folder):
         save(trained)
         save_predictions(trained.folder, evaluation)
-        result = document(trained, evaluation, {}, plots=False)
+        result = document(trained, evaluation, dict, plots=False)
         discard(trained.folder / "checkpoints")
     return result
 

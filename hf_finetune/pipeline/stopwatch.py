@@ -32,15 +32,16 @@ class Stopwatch:
         self._seconds: dict[Part, float] = {}
 
     @contextmanager
-    def measure(self, part: Part, title: str | None = None) -> Iterator[None]:
+    def measure(self, part: Part, title: str | None = None, *, shown: bool = True) -> Iterator[None]:
         """Time the block, and show that it runs; a part of several blocks has their sum. A block that raises is not
         recorded.
 
         Args:
             title: None: that of the part, if it has one.
+            shown: False: another block of the part is shown.
         """
         started, title = time.perf_counter(), title or TITLES.get(part)
-        with nullcontext() if title is None else Progress(title, slow=part in SLOW):
+        with Progress(title, slow=part in SLOW) if shown and title is not None else nullcontext():
             yield
         self._seconds[part] = self.seconds(part) + time.perf_counter() - started
 

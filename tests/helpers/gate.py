@@ -1,6 +1,8 @@
 """The gate's own script in the process that asks for it."""
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +18,13 @@ from hf_finetune.pipeline.classical import parity as classical_parity
 from hf_finetune.training.precision import exact_float32
 
 
-def _here(script: Path, job: Path) -> None:
+@contextmanager
+def _here(script: Path, job: Path) -> Iterator[Callable[[], None]]:
+    _run(script, job)
+    yield lambda: None
+
+
+def _run(script: Path, job: Path) -> None:
     if script == Path(run_example.__file__):
         return run_example.main(job)
     if script == CLASSICAL:
@@ -42,7 +50,7 @@ def run_here(replace=setattr) -> None:
         replace: as `setattr`, or a monkeypatch's.
     """
     for module in (parity, classical_parity, export_gate):
-        replace(module, "run_in_fresh_process", _here)
+        replace(module, "fresh_process", _here)
     replace(cli_run, "first_gate", lambda _: None)
 
 

@@ -76,7 +76,7 @@ def check(classifier: TrainedModel, folder: Path, rows: CompressRows) -> dict[st
         expected_NC = parity.reference_logits(classifier.model, classifier.inputs, encoded)
         head = folder / HEAD_FILE if "encoder" in artifacts else None
         place = artifacts.get("model") or artifacts["encoder"]
-        checks = parity.check_artifacts(
+        with parity.checking(
             [parity.Artifact("reload", place, head=head)],
             rows=parity.rows_to_load(few, encoded),
             expected_NC=expected_NC,
@@ -84,7 +84,8 @@ def check(classifier: TrainedModel, folder: Path, rows: CompressRows) -> dict[st
             task=classifier.task.hub_task(classifier.kind),
             size=classifier.task.logit_size(expected_NC),
             long=parity.plain_settings(classifier.inputs),
-        )
+        ) as found:
+            checks = found()
     parity.refuse_failed(checks)
     return checks
 
@@ -124,7 +125,7 @@ def _result(
     checks: Mapping[str, parity.Check],
 ) -> dict[str, Any]:
     task = evaluation.judged_split.task
-    quality = quality_section(task, evaluation, (), checks, resamples=Evaluate().resamples)
+    quality = quality_section(task, evaluation, (), resamples=Evaluate().resamples)
     parts = list(artifacts_in(folder))
     is_graph = "onnx" in parts
     has_stock_class = "model" in parts
@@ -132,6 +133,7 @@ def _result(
     return {
         **{name: value for name, value in source.items() if name not in ONLY_SOURCE},
         **quality,
+        "parity": {name: check.to_dict() for name, check in checks.items()},
         "doubts": source.get("doubts") or [],
         "rows": counts,
         "standalone": has_stock_class,

@@ -1,7 +1,8 @@
 """Document a run of method classical: result.json, and the model card that renders it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,16 @@ def document(
     trained: TrainedPipeline,
     folder: Path,
     evaluation: Evaluation,
-    checks: Mapping[str, Check],
+    checks: Callable[[], Mapping[str, Check]],
     *,
     clock: Stopwatch,
     record: Mapping[str, Any],
     out_of_fold: Section | None,
 ) -> Section:
     """Write the plots and the card, then result.json, whose presence marks a finished run.
+
+    Args:
+        checks: waits for the parity gate, beside which the plots are drawn.
 
     Returns:
         The content of result.json.
@@ -49,7 +53,7 @@ def document(
     result = {
         "schema": 1,
         **_identity(run, evaluation),
-        **quality_section(trained.task, evaluation, doubtful, checks, resamples=resamples),
+        **quality_section(trained.task, evaluation, doubtful, resamples=resamples),
         "standalone": False,
         "why_not_standalone": "it is a pipeline of scikit-learn, without a network",
         "artefacts": ["classical"],
@@ -58,13 +62,6 @@ def document(
         # Null: no folds.
         "out_of_fold": out_of_fold,
         "notes": list(run.notes),
-        "time": {"total_s": round(environment.seconds_since_start(), 2), **clock.to_dict()},
-        "throughput": {
-            "train_rows_per_s": round(len(run.splits.train) / max(clock.seconds("train_s"), 1e-9), 2),
-            "train_tokens_per_s": None,
-            "predict_rows_per_s": round(evaluation.judged_split.rows_per_s, 2),
-        },
-        "memory": environment.memory(device),
         "environment": {
             "versions": record["versions"],
             "commit": environment.package_commit(),
@@ -73,7 +70,20 @@ def document(
         "command": record["command"],
         "artifacts": Manifest.of(folder).hashes,
     }
-    return write_documents(folder, RunFacts(recipe, result))
+    cost = partial(_cost, run, evaluation, clock, device)
+    return write_documents(folder, RunFacts(recipe, result), checks, cost)
+
+
+def _cost(run: ClassicalRun, evaluation: Evaluation, clock: Stopwatch, device: torch.device) -> Section:
+    return {
+        "time": {"total_s": round(environment.seconds_since_start(), 2), **clock.to_dict()},
+        "throughput": {
+            "train_rows_per_s": round(len(run.splits.train) / max(clock.seconds("train_s"), 1e-9), 2),
+            "train_tokens_per_s": None,
+            "predict_rows_per_s": round(evaluation.judged_split.rows_per_s, 2),
+        },
+        "memory": environment.memory(device),
+    }
 
 
 def _identity(run: ClassicalRun, evaluation: Evaluation) -> Section:

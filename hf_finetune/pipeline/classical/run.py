@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -19,11 +19,11 @@ from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.features.classical import FittedClassical, fit_classical
 from hf_finetune.pipeline.classical.document import document
-from hf_finetune.pipeline.classical.parity import verify
+from hf_finetune.pipeline.classical.parity import verifying
 from hf_finetune.pipeline.context import ClassicalRun
 from hf_finetune.pipeline.evaluate import Evaluation, Scoring, save_predictions
 from hf_finetune.pipeline.out_of_fold import OutOfFold, all_rows, cross_validate, folds_of, note_on_folds
-from hf_finetune.pipeline.parity import Check, refuse_failed
+from hf_finetune.pipeline.parity import Check, recorded_checks, refuse_failed
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.pipeline.run_folder import owned_folder, plain_disk_errors, replacing
@@ -194,10 +194,9 @@ def finalize_classical(
         baselines = fitted.scoring.baselines(evaluation.judged_split, fitted.out_of_fold)
     evaluation = replace(evaluation, baselines=baselines)
     save_predictions(folder, evaluation)
-    with fitted.clock.measure("parity_s"):
-        checks: Mapping[str, Check] = verify(fitted.run, fitted.trained, folder, evaluation)
-    result = _document(fitted, folder, evaluation, checks, record)
-    refuse_failed(checks)
+    with verifying(fitted.run, fitted.trained, folder, evaluation, fitted.clock) as checks:
+        result = _document(fitted, folder, evaluation, checks, record)
+    refuse_failed(recorded_checks(result))
     return result
 
 
@@ -211,14 +210,14 @@ def set_aside_classical(
     """
     record = _save(fitted, folder, command)
     save_predictions(folder, evaluation)
-    return _document(fitted, folder, evaluation, {}, record)
+    return _document(fitted, folder, evaluation, dict, record)
 
 
 def _document(
     fitted: FittedRun,
     folder: Path,
     evaluation: Evaluation,
-    checks: Mapping[str, Check],
+    checks: Callable[[], Mapping[str, Check]],
     record: Mapping[str, Any],
 ) -> dict[str, Any]:
     run, trained, predicted = fitted.run, fitted.trained, fitted.out_of_fold

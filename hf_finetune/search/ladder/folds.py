@@ -100,7 +100,8 @@ class FoldTimes:
         if self.least_s <= usable_s:
             return FEWEST
         is_enough = self.rows >= LEAST_OF_CLASS * self.scoring.outputs
-        if self.fine_tunes and is_enough and fit(1, min(1.0, self.epochs)):
+        # It may come straight after a linear model: a head that costs it too much is left.
+        if self.fine_tunes and is_enough and self.full_s(1, min(1.0, self.epochs)) <= usable_s:
             return None
         return next((folds for folds in COUNTS[1:] if fit(folds, 0)), None)
 
