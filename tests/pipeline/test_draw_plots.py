@@ -15,7 +15,9 @@ from helpers.hub_run import RECIPE, example_result, write_run
 from hf_finetune import Evaluate
 from hf_finetune.cli.card import card
 from hf_finetune.hub.run_facts import RunFacts
+from hf_finetune.pipeline.document import write_documents
 from hf_finetune.pipeline.draw_plots import draw_plots
+from hf_finetune.pipeline.parity import Check
 
 
 @pytest.fixture
@@ -37,6 +39,18 @@ def test_card_draws_the_plots_of_an_old_run_and_shows_them(run: Path, capsys: py
     assert files == sorted(f"{name}.{format}" for name in names for format in ("png", "svg"))
     text = (run / "README.md").read_text()
     assert text == capsys.readouterr().out and all(f"](plots/{name}.png)" in text for name in names)
+
+
+def test_they_are_there_before_the_gate_is_waited_for(run: Path) -> None:
+    def checks() -> dict[str, Check]:
+        assert (run / "plots" / "confusion_matrix.png").exists()
+        (run / "result.json").unlink()
+        return {"reload": Check(ok=False, error="no such class")}
+
+    cost = {"time": {"parity_s": 2.5}}
+    result = write_documents(run, RunFacts(RECIPE, example_result()), checks, lambda: cost)
+    assert result == json.loads((run / "result.json").read_text())
+    assert result["parity"] == {"reload": {"ok": False, "error": "no such class"}} and result["time"] == cost["time"]
 
 
 def test_a_run_without_data_or_with_plots_off_has_none(run: Path) -> None:

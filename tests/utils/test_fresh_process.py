@@ -58,6 +58,20 @@ def test_a_process_that_has_ended_before_its_job_is_an_error(script: Path, tmp_p
         assert _ended(script, tmp_path / "job") == "no output"
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "passive"), ("active", "active")])
+def test_its_threads_sleep_where_they_wait(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
+) -> None:
+    """They would take the core from the one that they wait for, as this process computes beside it."""
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nPath(sys.argv[1]).write_text(os.environ['OMP_WAIT_POLICY'])"
+    )
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    assert _ended(script, tmp_path / "job") is None and (tmp_path / "job").read_text() == expected
+
+
 @pytest.mark.parametrize("is_early", [False, True])
 def test_it_runs_beside_the_block_and_ends_with_it(script: Path, tmp_path: Path, is_early: bool) -> None:
     job = tmp_path / "job"
