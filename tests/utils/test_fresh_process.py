@@ -77,7 +77,8 @@ def test_it_runs_beside_the_block_and_ends_with_it(script: Path, tmp_path: Path,
     job = tmp_path / "job"
     script.write_text(SCRIPT + "import time\ntime.sleep(60)")
     with started_early(script if is_early else None), pytest.raises(KeyError), fresh_process(script, job):
-        while not job.exists() or not job.read_text():
+        deadline = time.monotonic() + 30
+        while (not job.exists() or not job.read_text()) and time.monotonic() < deadline:
             time.sleep(0.01)
         child = psutil.Process(int(job.read_text()))
         raise KeyError
