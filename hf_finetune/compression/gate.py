@@ -34,7 +34,7 @@ from hf_finetune.pipeline.parity import (
 )
 from hf_finetune.tasks.trained_model import TrainedModel
 from hf_finetune.training.precision import exact_float32
-from hf_finetune.utils.fresh_process import fresh_process
+from hf_finetune.utils.fresh_process import in_fresh_process
 
 EXAMPLE_ROWS = 16
 """Rows of the fresh process."""
@@ -164,7 +164,7 @@ def example_outputs(folder: Path, rows: Sequence[Any], function: str) -> list[np
     with tempfile.TemporaryDirectory(prefix="hf_finetune_export_") as name:
         job = Path(name) / "job.json"
         job.write_text(json.dumps({"folder": str(folder.resolve()), "rows": list(rows), "function": function}))
-        with fresh_process(Path(run_example.__file__), job) as end:
+        with in_fresh_process(Path(run_example.__file__), job) as end:
             error = end()
         if error is not None:
             return error

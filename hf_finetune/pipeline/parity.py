@@ -32,7 +32,7 @@ from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import ArtifactKind
 from hf_finetune.utils.files import read_object
-from hf_finetune.utils.fresh_process import fresh_process
+from hf_finetune.utils.fresh_process import in_fresh_process
 
 TOLERANCE = 1e-4
 LOAD_S = 1.0
@@ -154,7 +154,7 @@ def checking(
             "artifacts": [artifact.to_job() for artifact in artifacts],
         }
         job.write_text(json.dumps(description))
-        with fresh_process(NETWORK, job) as end:
+        with in_fresh_process(NETWORK, job) as end:
             yield checks
 
 

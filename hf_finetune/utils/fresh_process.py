@@ -34,7 +34,7 @@ def started_early(script: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def fresh_process(script: Path, job: Path) -> Iterator[Callable[[], str | None]]:
+def in_fresh_process(script: Path, job: Path) -> Iterator[Callable[[], str | None]]:
     """Run a script on a job beside the block, in a new process or in the one that was started early.
 
     Yields:

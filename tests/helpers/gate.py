@@ -50,7 +50,7 @@ def run_here(replace=setattr) -> None:
         replace: as `setattr`, or a monkeypatch's.
     """
     for module in (parity, classical_parity, export_gate):
-        replace(module, "fresh_process", _here)
+        replace(module, "in_fresh_process", _here)
     replace(cli_run, "first_gate", lambda _: None)
 
 

@@ -10,7 +10,7 @@ from hf_finetune.hub import plain_classical, plain_loading
 from hf_finetune.hub.plain_scripts import CLASSICAL, NETWORK
 from hf_finetune.search.first_gate import first_gate
 from hf_finetune.search.recipe_variant import RecipeVariant
-from hf_finetune.utils.fresh_process import fresh_process, started_early
+from hf_finetune.utils.fresh_process import in_fresh_process, started_early
 
 RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto")
 
@@ -32,6 +32,6 @@ def test_the_scripts_are_there() -> None:
 
 @pytest.mark.parametrize("script", [NETWORK, CLASSICAL])
 def test_they_wait_for_their_job(script, tmp_path) -> None:
-    with started_early(script), fresh_process(script, tmp_path / "missing.json") as end:
+    with started_early(script), in_fresh_process(script, tmp_path / "missing.json") as end:
         error = end()
     assert error is not None and error.startswith("FileNotFoundError") and "missing.json" in error

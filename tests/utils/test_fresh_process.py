@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hf_finetune.utils import fresh_process as processes
-from hf_finetune.utils.fresh_process import fresh_process, started_early
+from hf_finetune.utils import fresh_process
+from hf_finetune.utils.fresh_process import in_fresh_process, started_early
 
 SCRIPT = """
 import os, sys
@@ -32,14 +32,14 @@ def script(tmp_path: Path) -> Path:
 
 
 def _ended(script: Path, job: Path) -> str | None:
-    with fresh_process(script, job) as end:
+    with in_fresh_process(script, job) as end:
         return end()
 
 
 def test_the_first_job_has_the_process_that_was_started_early(script: Path, tmp_path: Path) -> None:
     early, later = tmp_path / "early", tmp_path / "the later one"
     with started_early(script):
-        child = processes._early[script].pid
+        child = fresh_process._early[script].pid
         assert _ended(script, early) is None and _ended(script, later) is None
     assert early.read_text() == str(child) and later.read_text() not in (str(child), str(os.getpid()))
     assert _ended(script, early) is None and early.read_text() != str(child)
@@ -54,7 +54,7 @@ def test_the_end_of_an_error_is_returned(script: Path, tmp_path: Path) -> None:
 def test_a_process_that_has_ended_before_its_job_is_an_error(script: Path, tmp_path: Path) -> None:
     script.write_text("raise SystemExit(3)")
     with started_early(script):
-        processes._early[script].wait()
+        fresh_process._early[script].wait()
         assert _ended(script, tmp_path / "job") == "no output"
 
 
@@ -76,7 +76,7 @@ def test_its_threads_sleep_where_they_wait(
 def test_it_runs_beside_the_block_and_ends_with_it(script: Path, tmp_path: Path, is_early: bool) -> None:
     job = tmp_path / "job"
     script.write_text(SCRIPT + "import time\ntime.sleep(60)")
-    with started_early(script if is_early else None), pytest.raises(KeyError), fresh_process(script, job):
+    with started_early(script if is_early else None), pytest.raises(KeyError), in_fresh_process(script, job):
         deadline = time.monotonic() + 30
         while (not job.exists() or not job.read_text()) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -87,22 +87,22 @@ def test_it_runs_beside_the_block_and_ends_with_it(script: Path, tmp_path: Path,
 
 def test_without_a_job_it_ends_with_the_block(script: Path) -> None:
     with pytest.raises(KeyError), started_early(script):
-        child = processes._early[script]
+        child = fresh_process._early[script]
         assert child.poll() is None
         raise KeyError
-    assert child.returncode == -signal.SIGKILL and not processes._early
+    assert child.returncode == -signal.SIGKILL and not fresh_process._early
     with started_early(None):
-        assert not processes._early
+        assert not fresh_process._early
 
 
 def test_it_does_not_outlive_a_process_that_is_killed(script: Path) -> None:
     code = f"""
 from pathlib import Path
-from hf_finetune.utils import fresh_process as processes
+from hf_finetune.utils import fresh_process
 
 script = Path({str(script)!r})
-with processes.started_early(script):
-    print(processes._early[script].pid, flush=True)
+with fresh_process.started_early(script):
+    print(fresh_process._early[script].pid, flush=True)
     input()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:

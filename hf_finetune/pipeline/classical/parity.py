@@ -18,7 +18,7 @@ from hf_finetune.pipeline.parity import Check, Checks, compare, with_small_image
 from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.tasks.trained_pipeline import TrainedPipeline, load_trained_pipeline
 from hf_finetune.utils.artifacts import PIPELINE_FILE
-from hf_finetune.utils.fresh_process import fresh_process
+from hf_finetune.utils.fresh_process import in_fresh_process
 
 TOLERANCE = 1e-6
 """Of probabilities, and of numbers relative to their size."""
@@ -47,7 +47,7 @@ def verifying(
             "outputs": trained.fitted.outputs,
         }
         job.write_text(json.dumps(description))
-        end = stack.enter_context(fresh_process(CLASSICAL, job))
+        end = stack.enter_context(in_fresh_process(CLASSICAL, job))
         expected_NC = trained.fitted.scores(rows)
         tolerance = TOLERANCE * max(1.0, float(np.abs(expected_NC).max()))
         again_NC = load_trained_pipeline(folder / "classical", str(folder)).fitted.scores(rows)
