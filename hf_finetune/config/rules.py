@@ -175,7 +175,15 @@ UNUSED: tuple[Unused, ...] = (
     *pretraining.UNUSED,
     Unused("data.validation_fraction", "data.validation names the rows", lambda r: r.data.validation is not None),
     Unused("evaluate.repeats", "evaluate.folds is null", lambda r: r.evaluate.folds is None),
-    Unused("evaluate.group", "evaluate.folds is null", lambda r: r.evaluate.folds is None),
+    Unused(
+        "evaluate.group",
+        "evaluate.folds is null, and no rows are held out",
+        lambda r: (
+            r.evaluate.folds is None
+            and r.data.validation is not None
+            and (r.data.test is not None or r.data.test_fraction == 0)
+        ),
+    ),
     Unused("data.test_fraction", "data.test names the rows", lambda r: r.data.test is not None),
     Unused(
         "data.low_resolution_share",

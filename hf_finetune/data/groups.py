@@ -1,7 +1,8 @@
 """A column of the source that says which rows belong together: of one author, patient or thread."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
-from datasets import Dataset
 
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.layout import role_of
@@ -11,12 +12,12 @@ from hf_finetune.utils.messages import did_you_mean
 
 
 def group_numbers(
-    source: Source, kind: Kind, column: str, rows: dict[str, Dataset], held_out: tuple[Role, ...]
+    source: Source, kind: Kind, column: str, rows: Mapping[str, Sequence[int]], held_out: tuple[Role, ...]
 ) -> np.ndarray:
     """Return the number of the group of each row, those of the first split first, shape (N,).
 
     Args:
-        rows: canonical rows by split. Each without a value is a group of its own.
+        rows: row numbers by split. Each row without a value is a group of its own.
         held_out: splits that were held out from train.
 
     Raises:
@@ -33,6 +34,26 @@ def group_numbers(
                 f"evaluate.group: {split.place} has no column {column!r}{did_you_mean(column, list(split.columns))}"
             )
         cells = [cell for chunk in split.chunks([column]) for cell in chunk.columns[column]]
-        values += [f"={cells[row]}" if cells[row] not in (None, "") else f"{role} {row}" for row in part["row"][:]]
+        values += [f"={cells[row]}" if cells[row] not in (None, "") else f"{role} {row}" for row in part]
     numbers_N: np.ndarray = np.unique(values, return_inverse=True)[1]
     return numbers_N
+
+
+def joined_groups(groups_N: np.ndarray, others_N: np.ndarray) -> np.ndarray:
+    """Return a number for each row, shape (N,): rows that share either group, also by way of others, have the same.
+
+    Args:
+        groups_N, others_N: numbers from 0.
+
+    Examples:
+        >>> joined_groups(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2])).tolist()  # rows 1 and 2 join 0 and 1
+        [0, 0, 0, 1]
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first = int(groups_N.max()) + 1
+    size = first + int(others_N.max()) + 1
+    edges = coo_array((np.ones(len(groups_N)), (groups_N, first + others_N)), shape=(size, size))
+    joined_N: np.ndarray = connected_components(edges, directed=False)[1][groups_N]
+    return joined_N

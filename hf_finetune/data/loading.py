@@ -12,6 +12,7 @@ from datasets import Dataset
 from hf_finetune.data.columns import require_columns
 from hf_finetune.data.config import Kind, Role, Source, SplitOptions, TaskName
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
+from hf_finetune.data.groups import group_numbers, joined_groups
 from hf_finetune.data.labels import may_be_ordered
 from hf_finetune.data.rows import (
     SplitRows,
@@ -24,7 +25,7 @@ from hf_finetune.data.rows import (
     with_label,
 )
 from hf_finetune.data.split_selection import Selection, select_splits
-from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class
+from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class, hold_out_groups
 from hf_finetune.data.targets.base import LabelColumn, LabelReader, Targets
 from hf_finetune.data.targets.choose import check_label_kind, infer_task
 from hf_finetune.data.targets.single_label import SingleLabel
@@ -82,7 +83,14 @@ class Splits:
         return {**self.columns, **({"label": list(self.label_columns)} if self.label_columns else {})}
 
 
-def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, keep_left_out: bool = False) -> Splits:
+def load(
+    source: Source,
+    kind: Kind,
+    options: SplitOptions | None = None,
+    *,
+    keep_left_out: bool = False,
+    group: str | None = None,
+) -> Splits:
     """Find, read, check and split labeled rows.
 
     Splits come from the data when it has them. Test rows are held out from train only with a `test_fraction`, and
@@ -90,13 +98,15 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
 
     Args:
         keep_left_out: return the rows that `rows_per_class` and `max_train_rows` leave out as well.
+        group: column whose rows of one value are on one side where some are held out.
 
     Raises:
         InputError: the rows cannot be used; names file, row or field, and the remedy.
     """
     options, notes = options or SplitOptions(), Notes()
     data = read_labeled(source, kind, options, notes)
-    rows = _hold_out_missing(data, options, notes)
+    groups_N = None if group is None else _groups(source, kind, group, data.rows["train"])
+    rows = _hold_out_missing(data, options, notes, groups_N)
     drawn_N = _draw_train(data.targets, rows["train"].labels, options, notes)
     left_out = rows["train"].where(~drawn_N) if keep_left_out and not drawn_N.all() else None
     if not drawn_N.all():
@@ -131,22 +141,45 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, kee
     )
 
 
-def _hold_out_missing(data: LabeledData, options: SplitOptions, notes: Notes) -> dict[Role, SplitRows]:
-    """Return the splits of the data, with missing test and validation rows held out from train."""
-    rows = dict(data.rows)
+def _groups(source: Source, kind: Kind, column: str, train: SplitRows) -> np.ndarray:
+    """Return numbers of the training rows, of which equal ones stay together: rows of one value of a column, and equal
+    rows."""
+    named_N = group_numbers(source, kind, column, {"train": train.table["row"].to_pylist()}, ())
+    return joined_groups(named_N, first_occurrences(train.digests))
+
+
+def _hold_out_missing(
+    data: LabeledData, options: SplitOptions, notes: Notes, groups_N: np.ndarray | None
+) -> dict[Role, SplitRows]:
+    """Return the splits of the data, with missing test and validation rows held out from train.
+
+    Args:
+        groups_N: numbers of training rows, of which equal ones stay together. None: equal rows do.
+    """
+    rows, missing = dict(data.rows), list[Role]()
     if "test" not in rows and options.test_fraction > 0:
-        rows["train"], rows["test"] = _hold_out(data, rows["train"], "test", options, notes)
+        missing.append("test")
     if "validation" not in rows:
-        rows["train"], rows["validation"] = _hold_out(data, rows["train"], "validation", options, notes)
+        missing.append("validation")
+    for role in missing:
+        train = rows["train"]
+        mask_N = _held_out(data, train, role, options, notes, groups_N)
+        rows["train"], rows[role] = train.where(~mask_N), train.where(mask_N)
+        groups_N = None if groups_N is None else groups_N[~mask_N]
     if "test" not in rows:
         notes.add("no labeled test rows: nothing is claimed about test")
     return rows
 
 
-def _hold_out(
-    data: LabeledData, train: SplitRows, role: Role, options: SplitOptions, notes: Notes
-) -> tuple[SplitRows, SplitRows]:
-    """Split train into the rows that stay and those held out for `role`."""
+def _held_out(
+    data: LabeledData,
+    train: SplitRows,
+    role: Role,
+    options: SplitOptions,
+    notes: Notes,
+    groups_N: np.ndarray | None,
+) -> np.ndarray:
+    """Return the mask (N,) of the training rows that are held out for `role`."""
     fraction = options.test_fraction if role == "test" else options.validation_fraction
     if fraction <= 0:
         raise InputError(
@@ -156,13 +189,20 @@ def _hold_out(
     source, first_N = data.selection.labeled["train"], first_occurrences(train.digests)
     try:
         seed = (options.split_seed, SEED_STREAMS[role])
-        mask_N = data.targets.hold_out(train.labels, first_N, fraction=fraction, seed=seed)
+        if groups_N is None:
+            mask_N = data.targets.hold_out(train.labels, first_N, fraction=fraction, seed=seed)
+        else:
+            mask_N = hold_out_groups(data.targets.strata(train.labels), groups_N, fraction=fraction, seed=seed)
     except InputError as error:
         raise InputError(f"{source.place}: no {role} split, and its {error}; name a split by --{role}") from None
-    more = ", one row at least" if mask_N.sum() > round(fraction * len(mask_N)) else ""
+    how = f"each {data.targets.stratum} by its share"
+    if groups_N is not None:
+        how = f"whole groups, {how} as far as these allow"
+    elif mask_N.sum() > round(fraction * len(mask_N)):
+        how += ", one row at least"
     notes.add(
-        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, each {data.targets.stratum} "
-        f"by its share{more} (fraction {fraction:g}, split_seed {options.split_seed})"
+        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, {how} "
+        f"(fraction {fraction:g}, split_seed {options.split_seed})"
     )
     if repeated := int((first_N != np.arange(len(first_N))).sum()):
         repeats = counted(repeated, "row repeats", "rows repeat")
@@ -170,7 +210,7 @@ def _hold_out(
         notes.add(f"{role}: {repeats} an earlier one exactly; {stay} in the same split")
     if single := data.targets.single_rows(train.labels, data.labels):
         notes.add(f"classes of a single row, which stays in train: {listed(single)}")
-    return train.where(~mask_N), train.where(mask_N)
+    return mask_N
 
 
 def _draw_train(targets: Targets, labels: Any, options: SplitOptions, notes: Notes) -> np.ndarray:

@@ -3,6 +3,8 @@
 Legend: N rows, C classes.
 """
 
+import warnings
+
 import numpy as np
 
 from hf_finetune.data.config import Role
@@ -13,6 +15,8 @@ from hf_finetune.utils.messages import counted
 SEED_STREAMS: dict[Role, int] = {"test": 0, "validation": 1, "train": 2}
 # The rows on which augmentation search scores trials, or pretraining its loss; search does not pretrain.
 SEED_STREAM_WITHIN_TRAIN = 3
+MOST_PARTS = 20
+"""Into which groups are dealt to hold out some: as many as are held out are the share of rows, to a twentieth."""
 
 
 def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:
@@ -45,6 +49,50 @@ def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed
     count = min(max(1, round(fraction * int(counts_C.sum()))), int(most_C.sum()))
     take_C = _at_least(_shares(counts_C, count, most_C), np.minimum(most_C, 1), count)
     return _draw(candidates, labels_N, take_C, seed)[first_N]
+
+
+def hold_out_groups(
+    labels_N: np.ndarray, groups_N: np.ndarray, *, fraction: float, seed: tuple[int, int]
+) -> np.ndarray:
+    """Select whole groups to hold out, so that every class has about its share of the held-out rows.
+
+    They are parts of scikit-learn's `StratifiedGroupKFold`. A class keeps at least one group.
+
+    Args:
+        labels_N: class of each row.
+        groups_N: number of the group of each row.
+        fraction: share of the rows, above 0 and below 1, as near as whole groups allow.
+
+    Returns:
+        Mask (N,) of the rows to hold out.
+
+    Raises:
+        InputError: no group can be held out.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = len(np.unique(groups_N))
+    parts = min(MOST_PARTS, groups, int(np.bincount(labels_N).max()))
+    mask_N, wanted = np.zeros(len(labels_N), dtype=bool), fraction * len(labels_N)
+    if parts > 1:
+        generator = np.random.default_rng(seed)
+        kind = StratifiedGroupKFold(parts, shuffle=True, random_state=int(generator.integers(2**31)))
+        with warnings.catch_warnings():
+            # A class of fewer rows is in as many parts as it has rows.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            dealt = [rows for _, rows in kind.split(mask_N, labels_N, groups_N) if len(rows)]
+        # A part that brings the share no nearer, as that of one large group, stays.
+        for number in generator.permutation(len(dealt)):
+            held = int(mask_N.sum())
+            if abs(held + len(dealt[number]) - wanted) < abs(held - wanted):
+                mask_N[dealt[number]] = True
+        if not mask_N.any():
+            mask_N[min(dealt, key=len)] = True
+    for gone in np.setdiff1d(labels_N, labels_N[~mask_N]):
+        mask_N[groups_N == groups_N[labels_N == gone][0]] = False
+    if not mask_N.any():
+        raise InputError(f"{counted(groups, 'group is', 'groups are')} too few to hold some out; a class needs two")
+    return mask_N
 
 
 def hold_out_tags(hot_NC: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:

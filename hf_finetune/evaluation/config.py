@@ -49,7 +49,8 @@ class Evaluate:
     repeats: Annotated[Count, flag("--repeats")] = 1
     """Repeats of the folds, each with other parts. Metrics and their intervals are means over the repeats."""
     group: Annotated[str | None, flag("--group")] = None
-    """Column of the data; rows of one value, such as an author, are in one fold."""
+    """Column of the data; rows of one value, such as an author, are in one fold, and on one side where validation or
+    test rows are held out from train."""
     fold_temperature: bool = True
     """Divide the classification layer by the temperature that minimizes the log loss of the validation rows, or of all
     rows out of fold, where a paired test on them finds it lower. The saved model's probabilities become calibrated, and

@@ -11,26 +11,6 @@ from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import counted
 
 
-def joined_groups(groups_N: np.ndarray, others_N: np.ndarray) -> np.ndarray:
-    """Return a number for each row, shape (N,): rows that share either group, also by way of others, have the same.
-
-    Args:
-        groups_N, others_N: numbers from 0.
-
-    Examples:
-        >>> joined_groups(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2])).tolist()  # rows 1 and 2 join 0 and 1
-        [0, 0, 0, 1]
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    first = int(groups_N.max()) + 1
-    size = first + int(others_N.max()) + 1
-    edges = coo_array((np.ones(len(groups_N)), (groups_N, first + others_N)), shape=(size, size))
-    joined_N: np.ndarray = connected_components(edges, directed=False)[1][groups_N]
-    return joined_N
-
-
 def fold_numbers(groups_N: np.ndarray, labels_N: np.ndarray | None, *, count: int, seed: int) -> np.ndarray:
     """Return the fold of each row, shape (N,): rows of a group share one, and folds have about equal shares.
 

@@ -38,7 +38,8 @@ def load_data(context: RunContext, *, features: Sequence[str] = ()) -> tuple[Run
     """
     recipe = context.recipe
     data: Any = replace(recipe.data, features=tuple(features)) if features else recipe.data
-    splits = load_splits(data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
+    keep_left_out = recipe.pretrain.objective is not None and recipe.pretrain.left_out
+    splits = load_splits(data, keep_left_out=keep_left_out, group=recipe.evaluate.group)
     pretraining = _pretraining_rows(context, splits)
     context = _with_own_tokenizer(context, splits, pretraining)
     return context, RunData(splits, _inputs(context, splits), pretraining, recipe.evaluate)
@@ -56,13 +57,13 @@ def _with_own_tokenizer(context: RunContext, splits: Splits, pretraining: Pretra
     return replace(context, checkpoint=with_tokenizer(context.checkpoint, own, data.sequence, texts, **options))
 
 
-def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> Splits:
+def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False, group: str | None = None) -> Splits:
     """Load the splits of a recipe's data, see `data.loading.load`.
 
     Raises:
         InputError: see `data.loading.load`; or MixHalves on pairs of texts, SwapPair on others.
     """
-    splits = load(data.source, data.kind, data, keep_left_out=keep_left_out)
+    splits = load(data.source, data.kind, data, keep_left_out=keep_left_out, group=group)
     are_pairs, operations = "text_pair" in splits.train.column_names, leaves(data.augment)
     if not are_pairs and any(isinstance(o, SwapPair) for o in operations):
         raise InputError(

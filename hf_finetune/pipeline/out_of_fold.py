@@ -9,7 +9,7 @@ Legend: R repeats, N rows, C classes.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences
-from hf_finetune.data.groups import group_numbers
+from hf_finetune.data.groups import group_numbers, joined_groups
 from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.folds import fold_numbers, joined_groups
+from hf_finetune.evaluation.folds import fold_numbers
 from hf_finetune.pipeline.context import ClassicalRun, Run
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.files import atomic_file, make_folder
@@ -110,12 +110,30 @@ def folds_of(run: Run | ClassicalRun) -> np.ndarray:
     rows = all_rows(splits)
     groups_N = first_occurrences(dataset_digests(rows))
     if options.group is not None:
-        parts = {"train": splits.train, "validation": splits.validation}
+        parts = {"train": splits.train["row"][:], "validation": splits.validation["row"][:]}
         named_N = group_numbers(recipe.data.source, recipe.kind, options.group, parts, splits.held_out)
         groups_N = joined_groups(named_N, groups_N)
     labels_N = labels_of(rows) if task.has_classes else None
     seeds = range(recipe.train.seed, recipe.train.seed + options.repeats)
-    return np.stack([fold_numbers(groups_N, labels_N, count=options.folds, seed=seed) for seed in seeds])
+    fold_RN = np.stack([fold_numbers(groups_N, labels_N, count=options.folds, seed=seed) for seed in seeds])
+    if labels_N is not None:
+        _refuse_single_class(fold_RN, labels_N, task.labels)
+    return fold_RN
+
+
+def _refuse_single_class(fold_RN: np.ndarray, labels_N: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse folds of which one has all rows of the only other class.
+
+    Raises:
+        InputError: without it a model would see a single class.
+    """
+    for fold_N in fold_RN:
+        for fold in np.unique(fold_N):
+            if len(left := np.unique(labels_N[fold_N != fold])) < 2:
+                raise InputError(
+                    f"evaluate.folds: all rows but those of {names[left[0]]!r} are in one fold, without which a model "
+                    "would see a single class; label more different rows, or leave it out"
+                )
 
 
 def cross_validate(

@@ -119,7 +119,7 @@ def load_classical(recipe: Recipe, launch: Launch = Launch()) -> ClassicalRun:
         check_target(recipe.hub)
     check_recipe(recipe)
     with Progress("read the data", quiet=True):
-        run = ClassicalRun(recipe, load_splits(recipe.data), unused_options(recipe))
+        run = ClassicalRun(recipe, load_splits(recipe.data, group=recipe.evaluate.group), unused_options(recipe))
     run.task.refuse("method", is_set=True)
     return run
 

@@ -48,7 +48,7 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "pretrain.compare": (TEXT, "", "", PRETRAINED),
     "objective.contrast_temperature": (TEXT, "0.2", "", "--objective.contrast 0.5"),
     "evaluate.repeats": (TEXT, "2", "", "--folds 3"),
-    "evaluate.group": (TEXT, "author", "", "--folds 3"),
+    "evaluate.group": (TEXT, "author", "--validation dev.csv", "--validation dev.csv --folds 3"),
     "train.fit_schedule": (TEXT, "", "", "--max-time 60s"),
     "hub.private": (TEXT, "", "", "--push me/it"),
     "hub.revision": (TEXT, "next", "", "--push me/it"),

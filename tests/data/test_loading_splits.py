@@ -100,6 +100,25 @@ def test_holding_out_test_and_validation(tmp_path: Path) -> None:
     assert list(other.test["row"]) != list(splits.test["row"])
 
 
+def test_rows_of_one_author_are_held_out_together(tmp_path: Path) -> None:
+    # Two authors share a text, and one row has none.
+    rows = [(text, label, f"author {number // 5}") for number, (text, label) in enumerate(texts(200))]
+    rows[7] = (rows[2][0], rows[7][1], rows[7][2])
+    rows[0] = (*rows[0][:2], "")
+    path = csv_file(tmp_path / "a.csv", rows, ("text", "label", "author"))
+    splits = load(str(path), test_fraction=0.2, validation_fraction=0.25, group="author")
+    authors = [{rows[row][2] for row in part["row"]} - {""} for part in (splits.train, splits.validation, splits.test)]
+    assert sum(map(len, authors)) == len(set.union(*authors)) == 40
+    assert any({"author 0", "author 1"} <= each for each in authors)
+    assert 35 <= len(splits.test) <= 50 and 30 <= len(splits.validation) <= 50
+    assert noted(splits, "whole groups, each class by its share as far as these allow")
+    assert error_of(path, group="autor").endswith("has no column 'autor', did you mean 'author'?")
+    assert "1 group is too few to hold some out; a class needs two" in error_of(
+        csv_file(tmp_path / "one.csv", [(*row, "ann") for row in texts(20)], ("text", "label", "author")),
+        group="author",
+    )
+
+
 def test_too_few_rows_to_hold_out(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [("x", "a"), ("y", "b")])
     assert error_of(path) == (

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hf_finetune.data.duplicates import first_occurrences
-from hf_finetune.data.splits import at_most_per_class, hold_out, subsample
+from hf_finetune.data.splits import at_most_per_class, hold_out, hold_out_groups, subsample
 from hf_finetune.errors import InputError
 
 
@@ -123,3 +123,36 @@ def test_at_most_so_many_of_each_class() -> None:
     few, more, other = (at_most_per_class(labels, count=n, seed=(s, 2)) for n, s in ((5, 0), (20, 0), (5, 1)))
     assert np.bincount(labels[few]).tolist() == [5, 5, 5] and np.bincount(labels[more]).tolist() == [20, 20, 10]
     assert not (few & ~more).any() and (few != other).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_held_out_whole(seed: int) -> None:
+    groups_N = np.repeat(np.arange(100), 5)
+    labels_N = groups_N % 4 // 3  # a quarter of the groups are of class 1
+    mask_N = hold_out_groups(labels_N, groups_N, fraction=0.1, seed=(seed, 1))
+    assert not set(groups_N[mask_N]) & set(groups_N[~mask_N])
+    assert 45 <= mask_N.sum() <= 55 and 10 <= labels_N[mask_N].sum() <= 15
+    assert (mask_N == hold_out_groups(labels_N, groups_N, fraction=0.1, seed=(seed, 1))).all()
+    assert (mask_N != hold_out_groups(labels_N, groups_N, fraction=0.1, seed=(seed + 5, 1))).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_of_one_group_stays(seed: int) -> None:
+    groups_N, labels_N = np.repeat(np.arange(4), 3), np.array([0, 0, 0, 0, 1, 1, 0, 1, 1, 2, 2, 0])
+    mask_N = hold_out_groups(labels_N, groups_N, fraction=0.5, seed=(seed, 0))
+    assert 0 < mask_N.sum() <= 6 and not mask_N[9:].any() and {0, 1, 2} == set(labels_N[~mask_N])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_that_is_too_large_stays(seed: int) -> None:
+    groups_N = np.concatenate([np.zeros(40, dtype=int), np.arange(1, 61)])
+    mask_N = hold_out_groups(np.arange(100) % 2, groups_N, fraction=0.1, seed=(seed, 1))
+    assert not mask_N[:40].any() and 5 <= mask_N.sum() <= 15
+    # Of two the smaller one is held out, though it is too large.
+    assert hold_out_groups(np.arange(100) % 2, np.minimum(groups_N, 1), fraction=0.1, seed=(seed, 1)).sum() == 40
+
+
+def test_one_group_is_too_few_to_hold_some_out() -> None:
+    for groups in ([0] * 6, [0, 0, 0, 1, 1, 1]):
+        with pytest.raises(InputError, match=r"too few to hold some out; a class needs two"):
+            hold_out_groups(np.repeat([0, 1], 3), np.array(groups), fraction=0.1, seed=(0, 0))

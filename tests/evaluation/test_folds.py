@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from hf_finetune.data.groups import joined_groups
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.folds import fold_numbers, joined_groups
+from hf_finetune.evaluation.folds import fold_numbers
 from hf_finetune.evaluation.intervals import Interval, mean_interval
 
 

@@ -12,10 +12,12 @@ from hf_finetune.data.config import Kind, Source, SourceSplit, SplitOptions
 OPTIONS = {field.name for field in fields(SplitOptions)}
 
 
-def load(path: Any, kind: Kind = "text", *, keep_left_out: bool = False, **fields: Any) -> loading.Splits:
+def load(
+    path: Any, kind: Kind = "text", *, keep_left_out: bool = False, group: str | None = None, **fields: Any
+) -> loading.Splits:
     source = Source(str(path), **{name: value for name, value in fields.items() if name not in OPTIONS})
     options = SplitOptions(**{name: value for name, value in fields.items() if name in OPTIONS})
-    return loading.load(source, kind, options, keep_left_out=keep_left_out)
+    return loading.load(source, kind, options, keep_left_out=keep_left_out, group=group)
 
 
 def stream(

@@ -58,7 +58,8 @@ def load_rows(classifier: TrainedModel, source: Source | None, options: Compress
     """
     facts = _facts(run_folder(classifier.files))
     data = _data(classifier, facts, source)
-    splits = load_splits(data)
+    is_own = facts is not None and _place(data) == _place(facts.recipe.data)
+    splits = load_splits(data, group=facts.recipe.evaluate.group if facts is not None and is_own else None)
     splits = replace(splits, train=_with_labels(splits.train, splits, classifier))
     train = labeled_rows(splits.train)
     notes: list[str] = []
@@ -77,7 +78,6 @@ def load_rows(classifier: TrainedModel, source: Source | None, options: Compress
         raise InputError(f"{data.path}: expected {FEWEST} of each, got {few}; name more rows by --data")
     calibration = _drawn(train, CALIBRATION_ROWS, rng)
     steps = StepRows(train, calibration, classifier)
-    is_own = facts is not None and _place(data) == _place(facts.recipe.data)
     return CompressRows(steps, choosing, final, splits, splits.test is not None, is_own, tuple(notes))
 
 

@@ -123,7 +123,12 @@ def check_candidates(candidates: Sequence[str]) -> None:
 
 
 def rank(
-    candidates: Sequence[str], data: TextData | ImageData, *, cache_gb: float = 0.0, limit_s: float = math.inf
+    candidates: Sequence[str],
+    data: TextData | ImageData,
+    *,
+    cache_gb: float = 0.0,
+    limit_s: float = math.inf,
+    group: str | None = None,
 ) -> Ranking:
     """Rank checkpoints on training rows of the data.
 
@@ -131,12 +136,13 @@ def rank(
         candidates: Hub ids or folders.
         cache_gb: budget of the disk cache of features.
         limit_s: seconds that the features may take together; fewer rows are read where they would take longer.
+        group: see `data.loading.load`.
 
     Raises:
         InputError: see `check_candidates` and `load_splits`; or rows are words with tags, or differ too little.
     """
     check_candidates(candidates)
-    splits = load_splits(data)
+    splits = load_splits(data, group=group)
     task, labeled = task_of(splits), labeled_rows(splits.train)
     if task.has_words:
         raise InputError("search.candidates: expected none with words that have tags; name one checkpoint by --model")
