@@ -4,7 +4,7 @@ A doubt is no error: the run is finished, and its numbers are right. Each functi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from hf_finetune.utils.messages import counted, listed, plural
 
 Name = Literal[
     "never_predicted",
+    "never_right",
     "only_baseline_finds",
     "missing_class",
     "few_rows",
@@ -30,6 +31,8 @@ RARE = 0.2
 """A class is rare below this share of the rows of the most frequent one."""
 FEW_ROWS = 20
 """With fewer training rows than these, no weight of a class makes up for the missing ones."""
+ENOUGH_ROWS = 10
+"""Scored rows of a class, none of which is right, from which that is no chance: it is one of .03 at a recall of .3."""
 WIDEST = 0.03
 """Half the width of the 95% interval, above which rows are too few to judge a model by."""
 WIDEST_OF_CHOICE = 0.05
@@ -70,14 +73,15 @@ class Training:
     """All training rows. None: the sum over the classes, of which a row has one."""
 
 
-def never_predicted(
+def unrecognized(
     splits: Mapping[str, Sequence[ClassScores]],
     training: Training | None = None,
     *,
     weights: str | None = WEIGHTS,
     noun: str = "row",
 ) -> tuple[Doubt, ...]:
-    """Return a doubt about the classes that have rows and are predicted for no row of any split.
+    """Return a doubt about the classes that have rows and are predicted for no row of any split, and one about those
+    that are predicted for other rows only.
 
     Args:
         splits: the scores of each class, in the same order, by split.
@@ -85,32 +89,47 @@ def never_predicted(
         weights: as in `Training`, where that is unknown.
         noun: what has a class, see `Task.counted`.
     """
-    many = PLURALS[noun]
-    by_class = list(zip(*splits.values(), strict=True))
-    found = {
-        of_class[0].label: sum(each.support for each in of_class)
-        for of_class in by_class
-        if not any(each.predicted for each in of_class) and any(each.support for each in of_class)
-    }
-    if training is not None:
-        found = {label: rows for label, rows in found.items() if training.rows_per_class.get(label, 0)}
-    if not found:
-        return ()
-    names, rows, where = listed([_quoted(label) for label in found]), sum(found.values()), " and ".join(splits)
-    are, them = plural(len(found), "is", "are"), plural(len(found), "it", "them")
-    message = f"{names} {are} never predicted: 0 of {rows:,} {where} {many} of {them} are recognized"
+    many, where = PLURALS[noun], " and ".join(splits)
+    never, wrong, mistaken = dict[str, int](), dict[str, int](), 0
+    for of_class in zip(*splits.values(), strict=True):
+        label, support = of_class[0].label, sum(each.support for each in of_class)
+        predicted = sum(each.predicted for each in of_class)
+        is_found = any(each.recall is not None and each.recall.value for each in of_class)
+        if is_found or not support or (training is not None and not training.rows_per_class.get(label, 0)):
+            continue
+        if not predicted:
+            never[label] = support
+        elif support >= ENOUGH_ROWS:
+            wrong[label], mistaken = support, mistaken + predicted
+    doubts = []
+    if never:
+        are, them = plural(len(never), "is", "are"), plural(len(never), "it", "them")
+        none = f"0 of {sum(never.values()):,} {where} {many} of {them} are recognized"
+        message = f"{_named(never)} {are} never predicted: {none}"
+        doubts.append(_unrecognized("never_predicted", message, never, training, weights, many))
+    if wrong:
+        are, them = plural(len(wrong), "is", "are"), plural(len(wrong), "it", "them")
+        none = f"0 of {sum(wrong.values()):,} {where} {many} of {them}"
+        message = f"{_named(wrong)} {are} predicted for {mistaken:,} {many} of other classes, and for {none}"
+        doubts.append(_unrecognized("never_right", message, wrong, training, weights, many))
+    return tuple(doubts)
+
+
+def _unrecognized(
+    name: Name, message: str, labels: Iterable[str], training: Training | None, weights: str | None, many: str
+) -> Doubt:
+    """Return a doubt about classes with their training rows, if these are known, and the remedy for that."""
     if training is None:
         how = f"with {weights}, " if weights else ""
-        return (Doubt("never_predicted", message, f"train {how}for more --epochs, or with more such {many}"),)
-    counts = {label: training.rows_per_class[label] for label in found}
+        return Doubt(name, message, f"train {how}for more --epochs, or with more such {many}")
+    counts = [training.rows_per_class[label] for label in labels]
     largest, most = max(training.rows_per_class.items(), key=lambda item: item[1])
-    shown = listed([f"{count:,}" for count in counts.values()])
     all_rows = sum(training.rows_per_class.values()) if training.rows is None else training.rows
     message += (
-        f"; {plural(len(found), 'it has', 'they have')} {shown} of "
+        f"; {plural(len(counts), 'it has', 'they have')} {listed([f'{count:,}' for count in counts])} of "
         f"{all_rows:,} training {many}, {_quoted(largest)} has {most:,}"
     )
-    return (Doubt("never_predicted", message, _learn_rare(min(counts.values()), most, training)),)
+    return Doubt(name, message, _learn_rare(min(counts), most, training))
 
 
 def _learn_rare(fewest: int, most: int, training: Training) -> str:
@@ -249,6 +268,10 @@ def truncation_doubts(truncation: Truncation | None, texts: str = "training text
         f"{truncation.alternative}"
     )
     return (Doubt("truncated", message, remedy),)
+
+
+def _named(labels: Iterable[str]) -> str:
+    return listed([_quoted(label) for label in labels])
 
 
 def _quoted(label: str) -> str:

@@ -167,7 +167,7 @@ def _doubts(
     rows, metric = next(iter(metrics.values())).n, task.epoch_metric
     return (
         *doubts.leaked_rows(scored.num_leaked, rows),
-        *doubts.never_predicted({"scored": scores}, weights=task.rare_remedy, noun=task.counted),
+        *doubts.unrecognized({"scored": scores}, weights=task.rare_remedy, noun=task.counted),
         *doubts.missing_classes(
             "scored", scores, metrics, remedy="score rows of these classes, too", noun=task.counted
         ),

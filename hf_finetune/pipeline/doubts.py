@@ -35,7 +35,7 @@ def run_doubts(trained: TrainedRun, evaluation: Evaluation) -> tuple[Doubt, ...]
         rows=len(train_labels) if task.counted == "row" else None,
     )
     return (
-        *doubts.never_predicted({name: split.per_class for name, split in splits.items()}, training, noun=task.counted),
+        *doubts.unrecognized({name: split.per_class for name, split in splits.items()}, training, noun=task.counted),
         *(
             doubt
             for name, split in splits.items()

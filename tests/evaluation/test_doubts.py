@@ -22,7 +22,7 @@ TRAINING = Training({"bad": 600, "good": 580, "neutral": 30}, epochs=3)
 
 
 def test_a_class_that_is_never_predicted() -> None:
-    (doubt,) = doubts.never_predicted({"test": TEST}, TRAINING)
+    (doubt,) = doubts.unrecognized({"test": TEST}, TRAINING)
     assert doubt.name == "never_predicted"
     assert doubt.message == (
         "'neutral' is never predicted: 0 of 45 test rows of it are recognized; it has 30 of 1,210 training rows, "
@@ -30,9 +30,9 @@ def test_a_class_that_is_never_predicted() -> None:
     )
     assert doubt.remedy.startswith("--objective.class-weights Balanced; more --epochs (now 3) or a higher --train.lear")
     # A row may have several tags.
-    (doubt,) = doubts.never_predicted({"test": TEST}, replace(TRAINING, rows=700))
+    (doubt,) = doubts.unrecognized({"test": TEST}, replace(TRAINING, rows=700))
     assert "it has 30 of 700 training rows" in doubt.message
-    (doubt,) = doubts.never_predicted({"test": TEST}, weights=None)
+    (doubt,) = doubts.unrecognized({"test": TEST}, weights=None)
     assert doubt.remedy == "train for more --epochs, or with more such rows"
 
 
@@ -46,19 +46,34 @@ def test_a_class_that_is_never_predicted() -> None:
     ],
 )
 def test_the_remedy_is_that_of_the_cause(training: Training | None, remedy: str) -> None:
-    assert doubts.never_predicted({"test": TEST}, training)[0].remedy.startswith(remedy)
+    assert doubts.unrecognized({"test": TEST}, training)[0].remedy.startswith(remedy)
 
 
 def test_a_class_that_is_predicted_in_another_split_or_has_no_rows_is_no_doubt() -> None:
     others = per_class([0, 1, 2], [0, 1, 2], NAMES)
-    assert doubts.never_predicted({"validation": others, "test": TEST}, TRAINING) == ()
-    assert doubts.never_predicted({"test": per_class([0, 1], [0, 1], NAMES)}, TRAINING) == ()
-    assert doubts.never_predicted({"test": TEST}, Training({"bad": 600, "good": 580, "neutral": 0}, 3)) == ()
+    assert doubts.unrecognized({"validation": others, "test": TEST}, TRAINING) == ()
+    assert doubts.unrecognized({"test": per_class([0, 1], [0, 1], NAMES)}, TRAINING) == ()
+    assert doubts.unrecognized({"test": TEST}, Training({"bad": 600, "good": 580, "neutral": 0}, 3)) == ()
+
+
+def test_a_class_that_is_predicted_for_other_rows_only() -> None:
+    labels, predicted = [0] * 50 + [2] * 12, [0] * 47 + [2] * 3 + [0] * 12
+    (doubt,) = doubts.unrecognized({"test": per_class(labels, predicted, NAMES)}, TRAINING)
+    assert doubt.name == "never_right"
+    assert doubt.message == (
+        "'neutral' is predicted for 3 rows of other classes, and for 0 of 12 test rows of it; it has 30 of 1,210 "
+        "training rows, 'bad' has 600"
+    )
+    assert doubt.remedy.startswith("--objective.class-weights Balanced")
+    few = per_class(labels[:59], predicted[:59], NAMES)
+    assert doubts.unrecognized({"test": few}, TRAINING) == ()
+    # Right once in another split.
+    assert doubts.unrecognized({"validation": per_class([2], [2], NAMES), "test": TEST}, TRAINING) == ()
 
 
 def test_many_classes_are_counted() -> None:
     names = [f"c{i}" for i in range(9)]
-    message = doubts.never_predicted({"test": per_class(range(9), [0] * 9, names)})[0].message
+    message = doubts.unrecognized({"test": per_class(range(9), [0] * 9, names)})[0].message
     assert message == (
         "'c1', 'c2', 'c3', 'c4', 'c5' and 3 more are never predicted: 0 of 8 test rows of them are recognized"
     )
@@ -160,7 +175,7 @@ def test_remedies_name_real_flags(tmp_path_factory: pytest.TempPathFactory) -> N
     (folder / "rows.csv").write_text("text,label\na,x\nb,y\n")
     remedies = " ".join(
         [
-            doubts.never_predicted({"test": TEST}, TRAINING)[0].remedy,
+            doubts.unrecognized({"test": TEST}, TRAINING)[0].remedy,
             doubts.truncation_doubts(Truncation(128, 0.3, 300, 0.99, 1.8, "--max-length 300"))[0].remedy,
         ]
     )

@@ -166,7 +166,7 @@ def _doubts(run: ClassicalRun, trained: TrainedPipeline, evaluation: Evaluation)
         few = doubts.few_rows(evaluation.judged, metric, judged.metrics[metric], purpose=purpose, remedy=remedy)
     never = "label more such rows, or weigh them more: --classical.classifier.balanced with LinearModel or LinearSVM"
     return (
-        *(replace(doubt, remedy=never) for doubt in doubts.never_predicted(per_class)),
+        *(replace(doubt, remedy=never) for doubt in doubts.unrecognized(per_class)),
         *(
             doubt
             for name, split in splits.items()
