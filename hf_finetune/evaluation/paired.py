@@ -177,6 +177,38 @@ def mcnemar(correct_a: Any, correct_b: Any) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def association(labels: Any, log_scores: Any, *, draws: int = 1_999, enough: int = 100, seed: int = 0) -> float:
+    """Return the p-value of a permutation test that scores say nothing of the labels.
+
+    The statistic is the sum of the scores of the true classes, which is compared with that of shuffled labels (Ojala
+    and Garriga 2010, "Permutation tests for studying classifier performance", with fixed predictions). Scores that are
+    the same for every row, whatever frequencies they name, have a p-value of 1: unlike the accuracy, the test knows no
+    majority to beat, and it sees a rare class that is told apart. Shuffling ends where `enough` shuffled labels fit as
+    well (Besag and Clifford 1991, "Sequential Monte Carlo p-values").
+
+    Args:
+        labels: class ids, shape (N,).
+        log_scores: log-probabilities, shape (N, C).
+        draws: most shuffles; the smallest p-value is 1 / (draws + 1).
+
+    Examples:
+        >>> rare = [1] * 4 + [0] * 96
+        >>> found = np.log([[0.1, 0.9]] * 3 + [[0.9, 0.1]] * 97)
+        >>> association(rare, found)
+        0.0005
+    """
+    labels, log_NC = np.asarray(labels), np.asarray(log_scores)
+    generator, rows = np.random.default_rng(seed), np.arange(len(labels))
+    observed = log_NC[rows, labels].sum()
+    # Sums in another order differ in the last bits.
+    near, as_good = observed - 1e-9 * abs(observed), 0
+    for drawn in range(1, draws + 1):
+        as_good += bool(log_NC[rows, generator.permutation(labels)].sum() >= near)
+        if as_good == enough:
+            return enough / drawn
+    return (1 + as_good) / (1 + draws)
+
+
 def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
     """Judge the first model of a paired difference.
 

@@ -192,6 +192,11 @@ class Task(TaskTraits, ABC):
         on fewer rows than the accuracy. None: there is none, of tags and of numbers."""
         return None
 
+    def association(self, labels: Any, scores_NC: Any) -> float | None:
+        """Return the p-value of a test that scores say nothing of the labels, which knows no majority to beat. None:
+        there is none, of tags and of numbers."""
+        return None
+
     @property
     def compared_by(self) -> tuple[str, ...]:
         """Metrics by which several runs are compared over rows and seeds."""

@@ -33,6 +33,7 @@ class Ordinal(SingleLabel):
     epoch_metric = "quadratic_kappa"
     summary = ("quadratic_kappa", "mae", "accuracy")
     judged_by = "quadratic_kappa"
+    baseline_is_pipeline = False
     default_loss = Coral()
     other_losses = ("single-label",)
     outputs = "levels"

@@ -14,8 +14,15 @@ from datasets import Dataset
 from hf_finetune.data.config import TaskName
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap
-from hf_finetune.evaluation.metrics import METRICS, SUMMARY_METRICS, Metric, classification_metrics, row_log_losses
-from hf_finetune.evaluation.paired import paired_difference, paired_scores
+from hf_finetune.evaluation.metrics import (
+    EPSILON,
+    METRICS,
+    SUMMARY_METRICS,
+    Metric,
+    classification_metrics,
+    row_log_losses,
+)
+from hf_finetune.evaluation.paired import association, paired_difference, paired_scores
 from hf_finetune.evaluation.per_class import ClassScores, per_class
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import Baseline, linear_baseline, majority
@@ -32,6 +39,7 @@ class SingleLabel(Task):
     problem_type = "single_label_classification"
     metrics: ClassVar[Mapping[str, Metric]] = METRICS
     epoch_metric = "accuracy"
+    baseline_is_pipeline: ClassVar[bool] = True
     summary = SUMMARY_METRICS
     judged_by = "accuracy"
     default_loss: ClassVar[Loss] = CrossEntropy()
@@ -101,6 +109,10 @@ class SingleLabel(Task):
     def log_loss_gain(self, labels: np.ndarray, scores_NC: np.ndarray, others_NC: np.ndarray) -> Interval:
         """Return the difference of log losses."""
         return paired_scores(-row_log_losses(labels, scores_NC), -row_log_losses(labels, others_NC))
+
+    def association(self, labels: np.ndarray, scores_NC: np.ndarray) -> float:
+        """Return the p-value of a permutation test by the log loss."""
+        return association(labels, np.log(np.maximum(scores_NC, EPSILON)))
 
     @property
     def compared_by(self) -> tuple[str, ...]:

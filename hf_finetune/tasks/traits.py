@@ -31,6 +31,8 @@ class TaskTraits:
     """Further tasks, whose losses fit as well."""
     has_classes: ClassVar[bool] = False
     """Whether a row has exactly one class, which many techniques read."""
+    baseline_is_pipeline: ClassVar[bool] = False
+    """Whether `Task.linear_baseline` is what method classical fits by default, with the same predictions."""
     has_words: ClassVar[bool] = False
     """Whether a row has a label for each of its words."""
     model_noun: ClassVar[str]

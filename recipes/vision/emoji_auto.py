@@ -25,8 +25,8 @@ def recipe() -> Recipe:
         name="emoji-auto",
         data=ImageData(
             path=twemoji(),
-            # The emoji have no split of their own. With 300 validation rows these choose the rung; with fewer the rungs
-            # would be judged out of fold, and full fine-tuning would not fit into the time.
+            # The emoji have no split of their own. With 300 validation rows these choose the rung, with fewer all rows
+            # may, in folds.
             test_fraction=0.3,
             validation_fraction=0.27,
             license=TWEMOJI_LICENSE,

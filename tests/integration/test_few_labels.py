@@ -99,6 +99,7 @@ def test_every_row_is_predicted_out_of_fold(tmp_path: Path, monkeypatch: pytest.
 def test_folds_of_a_head_share_frozen_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are computed once for all folds and the run on all rows, and predict the rows that are held out: as the whole
     network does, up to rounding. No fold starts from a head that has seen its rows."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = small_recipe(tmp_path)
     recipe = replace(recipe, method="head", evaluate=replace(recipe.evaluate, folds=3))
     filled: list[int] = []

@@ -104,7 +104,7 @@ def _rung(standing: Standing, name: str, run: ClassicalRun, *, command: str | No
         return
     # A student reads its teachers from the disk.
     later = decisions.writes_later(standing.budget.left_s) and not ensembles
-    if later and name == "linear" and standing.state.folds is None:
+    if later and name == "linear" and standing.state.folds is None and standing.task.baseline_is_pipeline:
         _judge_baseline(standing, run, folder, command=command, started=started)
         return
     try:

@@ -33,6 +33,7 @@ from hf_finetune.pipeline.choose_layer import lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
+from hf_finetune.pipeline.parity import recorded_checks
 from hf_finetune.pipeline.push import push_if_asked
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.resume import refuse_changes
@@ -92,10 +93,10 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
         InputError, TrainingError, GateError, PushError: see `search.run.run`.
         StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
     """
-    _refuse(base, launch)
+    known = _known(base, launch)
     budget = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start())
-    base, ranking = with_best_checkpoint(base, launch, limit_s=budget.left_s)
-    loaded = load(base, budget)
+    base, ranking = with_best_checkpoint(base, known.folder, limit_s=budget.left_s)
+    loaded = load(base, budget, known)
     chosen = base.with_choices(RecipeVariant(loaded.context.recipe))
     first, costs = with_network(loaded), MethodCosts()
     with ExitStack() as stack:
@@ -104,7 +105,7 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
             record = replace(RunRecord.from_run(first, command), recipe=to_plain(base.recipe))
             if folder.is_unfinished and (folder.path / FOLDER / "recipe.json").exists():
                 refuse_changes(folder.path / FOLDER, record.to_dict())
-            state = LadderState.read(folder.path / FOLDER)
+            state = replace(LadderState.read(folder.path / FOLDER), compared_rows=known.compared_rows)
         budget = Budget(budget.seconds, budget.used_s + state.used_s)
         chosen, loaded, first = with_judges(chosen, loaded, first, costs, budget, state)
         standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
@@ -121,9 +122,15 @@ def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None
     return {**result, "folder": str(folder.path)}
 
 
-def load(base: RecipeVariant, budget: Budget) -> RunInput:
+def load(base: RecipeVariant, budget: Budget, state: LadderState) -> RunInput:
     """Load the input of all rungs. With little time what the head reads is compared on few rows, or not at all: the
-    checkpoint decides."""
+    checkpoint decides. The state keeps on how many."""
+
+    def compared_rows() -> int:
+        if state.compared_rows is None:
+            state.compared_rows = decisions.compared_rows(budget.left_s)
+        return state.compared_rows
+
     recipe = base.for_rung("head").with_float32(fastest_exact_float32()).recipe
     # What is computed before a training counts, too.
     torch.set_float32_matmul_precision(recipe.precision.float32_matmul)
@@ -133,29 +140,31 @@ def load(base: RecipeVariant, budget: Budget) -> RunInput:
         return load_input(
             recipe,
             features=features,
-            compared_rows=lambda: decisions.compared_rows(budget.left_s),
+            compared_rows=compared_rows,
             layer_rows=0,
         )
 
 
-def _refuse(base: RecipeVariant, launch: Launch) -> None:
-    """Refuse what no climb can have.
+def _known(base: RecipeVariant, launch: Launch) -> LadderState:
+    """Return what a killed climb has left, or an empty state.
 
     Raises:
         InputError: several processes, or an output folder that is in use.
     """
     refuse_processes("method auto", launch.num_processes)
-    output_folder(base.recipe.name, launch.output, resume=launch.resume)
+    return LadderState.read(output_folder(base.recipe.name, launch.output, resume=launch.resume) / FOLDER)
 
 
 def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
     task = run.data.task
     search = base.recipe.search
     splits = run.data.splits
-    classical = 1 if task.has_words else len(classical_candidates(splits)) + may_join(base, task, splits)
+    classical = ("linear",) if task.has_words else classical_candidates(splits)
+    joined = (decisions.JOINED_RUNG,) if may_join(base, task, splits) else ()
+    ensemble = ("ensemble", "student") if search.ensemble else ()
     methods = decisions.methods_within(search.preset, budget.left_s)
-    # More where a resumed climb has a larger budget.
-    state.comparisons = max(state.comparisons, classical + 1 + len(methods) + 2 * search.ensemble)
+    # More where a resumed climb has a larger budget. A trial is instead of those that come after it.
+    state.tested = list(dict.fromkeys([*state.tested, *classical, "head", *joined, *methods, *ensemble]))
     return Standing(
         base.recipe.name,
         folder,
@@ -164,6 +173,7 @@ def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state
         task,
         labels_of(judging_rows(run)),
         run.recipe.evaluate.resamples,
+        run.recipe.evaluate.group is not None,
     )
 
 
@@ -261,8 +271,7 @@ class Climb:
         if self.state.find(name):
             return
         started, folder = time.perf_counter(), self.state.folder / self.state.next_folder(name)
-        if is_finished(folder):
-            self._take_finished(name, folder, started)
+        if self._take_finished(name, folder, started):
             return
         begun, layer_rows = self.state.current, 0
         if begun is None or begun["name"] != name:
@@ -303,11 +312,18 @@ class Climb:
             self._join()
             self.standing.settle(name, finish)
 
-    def _take_finished(self, name: str, folder: Path, started: float) -> None:
-        """Judge a rung that a kill left finished, and not recorded."""
+    def _take_finished(self, name: str, folder: Path, started: float) -> bool:
+        """Judge a rung that a kill left finished, and not recorded. Return whether that is done: one that was set aside
+        is not verified, so that it cannot become the result."""
+        if not is_finished(folder):
+            return False
+        result, scores_NC = read_json(folder / "result.json", "start anew"), read_scores(folder)
+        if not recorded_checks(result) and self.standing.would_take(name, scores_NC):
+            return False
         self.heads = read_heads(folder) or self.heads
-        layer = lower_layer(read_json(folder / "result.json", "start anew")["data"].get("pooling_choice"))
-        self.standing.judge(name, read_scores(folder), folder, started=started, layer=layer)
+        layer = lower_layer(result["data"].get("pooling_choice"))
+        self.standing.judge(name, scores_NC, folder, started=started, layer=layer)
+        return True
 
     @property
     def _explained(self) -> float | None:
@@ -391,7 +407,9 @@ class Climb:
 
     def _weigh(self, method: SingleMethod) -> None:
         """Climb a rung if it is worth its time, or record why it is left."""
-        if self.state.find(method):
+        folder = self.state.folder / self.state.next_folder(method)
+        # What is finished is taken, also where no time is left.
+        if self.state.find(method) or self._take_finished(method, folder, time.perf_counter()):
             return
         if not self.state.has_signal:
             plan = RungPlan("left: there is no signal so far")
@@ -411,7 +429,8 @@ class Climb:
         seconds = decisions.trial_seconds(self.budget.left_s, around_s, so_far_s)
         if not seconds:
             return
-        reason = f"nothing beats {self.state.rungs[0].name} so far: fine-tuning for {seconds:.0f} s decides"
+        constant = self.state.best or self.state.rungs[0]
+        reason = f"nothing beats {constant.name} so far: fine-tuning for {seconds:.0f} s decides"
         logger.info("%s", reason)
         limit_s = seconds / trainings_of(self.base.recipe.evaluate)
         self._rung("trial", "full", RungPlan(reason, self.base.recipe.train.epochs, limit_s))

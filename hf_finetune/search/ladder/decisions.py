@@ -10,7 +10,7 @@ from hf_finetune.config.search import Preset
 from hf_finetune.pipeline.choose_pooling import MOST_ROWS
 from hf_finetune.search.ladder.costs import MEASURED_FROM_S, RESERVE, RungCost, Scoring
 from hf_finetune.search.ladder.judgement import FEW_ROWS, Comparison
-from hf_finetune.search.ladder.state import LadderState, RungRecord
+from hf_finetune.search.ladder.state import CONSTANTS, LadderState, RungRecord
 from hf_finetune.search.recipe_variant import SingleMethod
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.messages import listed
@@ -144,17 +144,22 @@ def _fitting(cost: RungCost, seconds: float, epochs: float) -> float:
 def why_preferred(name: str, comparison: Comparison | None, *, folds: int | None = None) -> str | None:
     """Return why a rung takes the place of a simpler one without a proof by `Task.judged_by`. None: it does not.
 
-    First, its log loss is lower by the paired test, which tells models apart on fewer rows, and its accuracy no lower.
-    Second, with few rows no test can decide: then a head on frozen features is preferred to a classical model, as a
-    pretrained network knows words that the rows lack; and full fine-tuning to the head, where a tenth of some hundred
-    rows judges: on 500 rows it was better by 3 points on movie reviews and by 10 on package descriptions, on 16 by
-    nothing. Rows that speak against it, by half of what would prove it worse, outweigh that: its checkpoint may never
-    have seen such text.
+    First, it tells classes apart, which a constant does not. Second, its log loss is lower by the paired test, which
+    tells models apart on fewer rows, and its accuracy no lower. Third, with few rows no test can decide: then a head on
+    frozen features is preferred to a classical model, as a pretrained network knows words that the rows lack; and full
+    fine-tuning to the head, where a tenth of some hundred rows judges: on 500 rows it was better by 3 points on movie
+    reviews and by 10 on package descriptions, on 16 by nothing. Rows that speak against it, by half of what would prove
+    it worse, outweigh that: its checkpoint may never have seen such text.
 
     Args:
         folds: in which the rungs are judged. None: by rows that are held out.
     """
-    if comparison is None or comparison.verdict in ("better", "worse"):
+    if comparison is None or comparison.verdict == "better" or comparison.is_blind:
+        return None
+    if comparison.is_constant and comparison.tells_apart:
+        found = f"it tells classes apart (p = {comparison.association:.4f} by permutation)"
+        return f"{found}, though its {comparison.metric} is not proven higher than that of {comparison.against}"
+    if comparison.verdict == "worse":
         return None
     difference, gain, other = comparison.difference, comparison.log_loss_gain, comparison.against
     if gain is not None and gain.low > 0 and difference.value >= 0:
@@ -169,17 +174,14 @@ def why_preferred(name: str, comparison: Comparison | None, *, folds: int | None
     return f"{few}; it is taken, as {PRIOR[name]}"
 
 
-def why_judged(comparison: Comparison | None, kept: str | None = None) -> str:
-    """Return what the verdict on a rung means, which is not preferred.
-
-    Args:
-        kept: the rung that stays the result, see `Standing.judge`.
-    """
+def why_judged(comparison: Comparison | None) -> str:
+    """Return what the verdict on a rung means, which is not preferred."""
     if comparison is None:
         return "what every other model has to beat"
+    if comparison.is_blind:
+        return f"not shown to tell classes apart, as {comparison.against} does, which stays"
     if comparison.verdict == "better":
-        stays = "" if kept is None else f"; {kept}, whose estimate is no lower, stays"
-        return f"better than {comparison.against}{stays}"
+        return f"better than {comparison.against}"
     if comparison.verdict == "worse":
         return f"worse than {comparison.against}, which stays"
     return f"not better than {comparison.against} by the paired test, so that the simpler one stays"
@@ -231,9 +233,10 @@ def starts_from_head(state: LadderState, explained: float | None) -> bool:
 def final_verdict(state: LadderState) -> str:
     """Return what the climb has found, in a sentence."""
     on = "the validation rows" if state.folds is None else f"all rows in {state.folds} folds"
-    best, constant, chosen = state.best, state.rungs[0].name, state.chosen
-    if best is None or best.name == constant:
-        tried = listed(climbed(state)[1:])
+    best, chosen = state.best, state.chosen
+    if best is None or best.is_constant:
+        tried = listed([name for name in climbed(state) if name not in CONSTANTS])
+        constant = state.rungs[0].name if best is None else best.name
         return f"no signal: none of {tried} is better than {constant} by a paired test on {on}"
     if chosen is not None and state.rungs.index(chosen) < state.rungs.index(best):
         return f"{best.name}: {best.reason}"

@@ -3,7 +3,7 @@
 Legend: N rows, C classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_finetune.evaluation.intervals import Interval
@@ -12,6 +12,8 @@ from hf_finetune.tasks.base import Task
 
 FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
+LEVEL = 0.025
+"""Of one side, as that of the bound of a 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class Comparison:
     log_loss_gain: Interval | None = None
     """By how much the log loss is lower, with an interval of half the level, as it is the second test of a rung. None:
     the other is a constant, or no accuracy judges: the log loss ignores the order of levels."""
+    association: float | None = None
+    """The p-value of `Task.association`, where the other is a constant that is not proven worse, or a model that took
+    the place of one by this test. None: it is neither, or no accuracy judges."""
+    is_constant: bool = False
+    """Whether the other is a constant."""
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether scores say something of the labels, at half the level, as it is the second test of a rung. Where one
+        class has nearly all rows, a model that finds the others may be right no more often than a constant."""
+        return self.association is not None and self.association <= LEVEL / (2 * self.comparisons)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the other one tells classes apart, and this one is not shown to: it may be right more often as a
+        constant is."""
+        return not self.is_constant and self.association is not None and not self.tells_apart
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section of result.json."""
@@ -37,6 +56,7 @@ class Comparison:
             "metric": self.metric,
             "comparisons": self.comparisons,
             **({} if self.log_loss_gain is None else {"log_loss_gain": self.log_loss_gain.to_dict()}),
+            **({} if self.association is None else {"association": self.association, "tells_apart": self.tells_apart}),
         }
 
 
@@ -49,6 +69,7 @@ def compare(
     against: str,
     comparisons: int,
     is_constant: bool = False,
+    shuffles: bool = False,
 ) -> Comparison:
     """Compare a rung with the best one before it.
 
@@ -58,17 +79,18 @@ def compare(
         scores_NC, best_NC: settled scores of both, see `Task.settled`.
         against: name of the best one.
         comparisons: those of the whole climb, by which the level is divided.
-        is_constant: whether the best one is a constant, which only the accuracy can beat: a model that tells no class
+        is_constant: whether the best one is a constant, whose log loss proves nothing: a model that tells no class
             apart may know their frequencies better.
+        shuffles: whether a permutation test counts, see `Comparison.association`.
     """
     difference = corrected(task.difference(labels, scores_NC, best_NC), comparisons)
-    has_gain = task.judged_by == "accuracy" and not is_constant
-    gain = task.log_loss_gain(labels, scores_NC, best_NC) if has_gain else None
-    return Comparison(
-        against,
-        difference,
-        verdict(difference, margin=task.margin()),
-        task.judged_by,
-        comparisons,
-        None if gain is None else corrected(gain, 2 * comparisons),
+    by_accuracy = task.judged_by == "accuracy"
+    gain = task.log_loss_gain(labels, scores_NC, best_NC) if by_accuracy and not is_constant else None
+    found, p_value = verdict(difference, margin=task.margin()), None
+    if shuffles and by_accuracy and not (is_constant and found == "better"):
+        p_value = task.association(labels, scores_NC)
+    gain = None if gain is None else corrected(gain, 2 * comparisons)
+    comparison = Comparison(
+        against, difference, found, task.judged_by, comparisons, gain, association=p_value, is_constant=is_constant
     )
+    return replace(comparison, verdict="undecided") if comparison.is_blind and found == "better" else comparison

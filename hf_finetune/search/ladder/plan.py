@@ -79,7 +79,7 @@ def plan_climb(base: RecipeVariant) -> LadderPlan:
     if candidates:
         base = base.with_checkpoint(candidates[0])
         clock_notes.append(f"the rungs are those of {candidates[0]}; the probes may choose another candidate")
-    loaded = load(base, budget)
+    loaded = load(base, budget, LadderState(Path()))
     base, first = base.with_choices(RecipeVariant(loaded.context.recipe)), with_network(loaded)
     costs = MethodCosts()
     with silenced():

@@ -53,6 +53,8 @@ class Standing:
     labels: Any
     """Of the rows that judge."""
     resamples: int
+    has_groups: bool = False
+    """Whether rows of a group depend on each other, so that no permutation tests them."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Settled scores of the rows that judge, by rung."""
     ranking: Ranking | None = None
@@ -80,11 +82,16 @@ class Standing:
         for rung in self.state.rungs:
             if rung.folder is not None:
                 self.scores[rung.name] = read_scores(self.state.folder / rung.folder)
-        if (chosen := self.state.chosen) is not None:
-            assert chosen.folder is not None, "it was trained"
-            result = read_object(self.folder / "result.json") or {}
-            if (result.get("ladder") or {}).get("chosen") != chosen.name:
-                promote(self.state.folder / chosen.folder, self.folder, self.sections(unfinished=True))
+        self._promote_chosen()
+
+    def _promote_chosen(self) -> None:
+        """Promote the result, if a kill or a signal kept it from its place."""
+        if (chosen := self.state.chosen) is None:
+            return
+        assert chosen.folder is not None, "it was trained"
+        result = read_object(self.folder / "result.json") or {}
+        if (result.get("ladder") or {}).get("chosen") != chosen.name:
+            promote(self.state.folder / chosen.folder, self.folder, self.sections(unfinished=True))
 
     def judge(
         self,
@@ -112,11 +119,10 @@ class Standing:
             later: finish it at the end, if no other model is better.
         """
         comparison = self._compare(scores_NC)
-        preference = decisions.why_preferred(name, comparison, folds=self.state.folds)
-        is_better = comparison is None or comparison.verdict == "better"
-        kept = self._kept_beside(scores_NC) if is_better else None
-        # The first model that can be saved is the result whatever its verdict.
-        promoted = is_model and ((is_better and kept is None) or preference is not None or not self.has_model)
+        reason, preferred, taken = self._decided(name, comparison, scores_NC)
+        promoted = is_model and taken
+        # Before anything is finished: a signal in between would lose the model that it takes the place of.
+        metrics = self._metrics(scores_NC)
         if finish is not None:
             since = name if self.pending is None else self.pending.since
             promoted = self._finish(Pending(name, finish, since), promoted, later=later)
@@ -124,14 +130,14 @@ class Standing:
             self.pending = None
         record = RungRecord(
             name,
-            preference or decisions.why_judged(comparison, kept),
+            reason,
             folder.name,
             title,
-            self._metrics(scores_NC),
+            metrics,
             None if comparison is None else comparison.to_dict(),
             epochs=epochs,
             out_of_fold=self.state.folds is not None,
-            preferred=preference is not None,
+            preferred=preferred,
             layer=layer,
             promoted=promoted,
         )
@@ -140,6 +146,21 @@ class Standing:
         self.record(replace(record, seconds=round(time.perf_counter() - started, 2), ended_s=ended_s))
         if promoted:
             promote(folder, self.folder, self.sections(unfinished=True))
+
+    def would_take(self, name: str, scores_NC: Any) -> bool:
+        """Return whether a model with these scores would be the result."""
+        return self._decided(name, self._compare(scores_NC), scores_NC)[-1]
+
+    def _decided(self, name: str, comparison: Comparison | None, scores_NC: Any) -> tuple[str, bool, bool]:
+        """Return the reason of a judgement, whether a rung is preferred without a proof, and whether its model becomes
+        the result."""
+        preference = decisions.why_preferred(name, comparison, folds=self.state.folds)
+        reason, is_preferred = preference or decisions.why_judged(comparison), preference is not None
+        is_better = comparison is None or comparison.verdict == "better"
+        if is_better and (kept := self._kept_beside(scores_NC)) is not None:
+            return f"{reason}; {kept}, whose estimate is no lower, stays", is_preferred, not self.has_model
+        # The first model that can be saved is the result whatever its verdict.
+        return reason, is_preferred, is_better or is_preferred or not self.has_model
 
     def _finish(self, model: Pending, promoted: bool, *, later: bool) -> bool:
         """Save the run of a rung, or put that off, and return whether it is the result on the disk."""
@@ -185,7 +206,8 @@ class Standing:
             self.scores[best.name],
             against=best.name,
             comparisons=self.state.comparisons_left,
-            is_constant=best is self.state.rungs[0],
+            is_constant=best.is_constant,
+            shuffles=not self.has_groups and (best.is_constant or best.tells_apart),
         )
 
     def _kept_beside(self, scores_NC: Any) -> str | None:
@@ -257,4 +279,5 @@ class Standing:
         self.write_pending()
         if (chosen := self.state.chosen) is None:
             return "stopped before there was a model; --resume goes on from there"
+        self._promote_chosen()
         return f"stopped; the best model so far ({chosen.name}) is in {self.folder}; --resume goes on from there"

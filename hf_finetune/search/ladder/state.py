@@ -24,6 +24,8 @@ from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils.files import read_json, write_bytes, write_json
 
 FOLDER, FILE = "rungs", "ladder.json"
+CONSTANTS = ("majority", "mean", "median")
+"""Rungs that are the same for every row, or for every occurrence of a word, see `Task.constants`."""
 SCORES, HEADS = "scores.npz", "heads.npz"
 SCHEMA = 1
 
@@ -33,7 +35,8 @@ class RungRecord:
     """A rung that was climbed or left."""
 
     name: str
-    """majority, linear, trees, histograms, head, linear+head, trial (a short fine-tuning), top, lora, full, student."""
+    """One of `CONSTANTS`, linear, trees, histograms, head, linear+head, trial (a short fine-tuning), top, lora, full,
+    student."""
     reason: str
     """What its verdict means, or why it was left."""
     folder: str | None = None
@@ -62,6 +65,16 @@ class RungRecord:
         """Whether the paired test found it better than the best one before it; the first one has none before it."""
         return self.folder is not None and (self.comparison is None or self.comparison["verdict"] == "better")
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether a permutation test found so, see `Comparison`."""
+        return self.comparison is not None and bool(self.comparison.get("tells_apart"))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it reads no features."""
+        return self.name in CONSTANTS
+
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of result.json: `verdict` is left where there was no time or no need for the rung."""
         verdict = "left" if self.folder is None else "first" if self.comparison is None else self.comparison["verdict"]
@@ -82,16 +95,19 @@ class LadderState:
     """In how many folds all rows judge. None: the validation rows do."""
     scored: dict[str, int] = field(default_factory=dict)
     """How many rows of a split are scored, where the time holds a part of them."""
-    comparisons: int = 0
-    """Those of the whole climb, by which the level of the paired tests is divided."""
+    tested: list[str] = field(default_factory=list)
+    """What the whole climb may compare, by whose number the level of the paired tests is divided."""
+    compared_rows: int | None = None
+    """On how many rows it is compared what the head reads: a resumed climb with more time reads the same."""
 
     @property
     def comparisons_left(self) -> int:
         """By how many the level of the next test is divided: a comparison that has found a better model leaves its
         share of the level to the others, which keeps the level of all together (Holm, 1979). So does a rung that was
         left for want of time, which no result has decided."""
-        free = sum(rung.folder is None or (rung.comparison is not None and rung.is_better) for rung in self.rungs)
-        return max(1, self.comparisons - free)
+        counted = [rung for rung in self.rungs if rung.name in self.tested]
+        free = sum(rung.folder is None or (rung.comparison is not None and rung.is_better) for rung in counted)
+        return max(1, len(self.tested) - free)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -108,7 +124,7 @@ class LadderState:
             raise InputError(f"{path}: schema {plain.get('schema')}, expected {SCHEMA}; {remedy}")
         try:
             rungs = [RungRecord(**rung) for rung in plain["rungs"]]
-            known = plain.get("folds"), plain.get("scored", {}), plain.get("comparisons", 0)
+            known = plain.get("folds"), plain.get("scored", {}), plain.get("tested", []), plain.get("compared_rows")
             return cls(folder, rungs, float(plain["seconds"]), plain["current"], *known)
         except (LookupError, TypeError, ValueError):
             raise InputError(f"{path}: damaged; {remedy}") from None
@@ -126,7 +142,8 @@ class LadderState:
             "rungs": [asdict(rung) for rung in rungs],
             "folds": self.folds,
             "scored": self.scored,
-            "comparisons": self.comparisons,
+            "tested": self.tested,
+            "compared_rows": self.compared_rows,
             "current": self.current,
         }
         write_json(self.folder / FILE, plain)
@@ -142,8 +159,9 @@ class LadderState:
         return next((rung for rung in reversed(self.rungs) if rung.is_better or self._is_preferred(rung)), None)
 
     def _is_preferred(self, rung: RungRecord) -> bool:
-        # What is not better than the constant may have no signal.
-        return rung.preferred and rung.comparison is not None and rung.comparison["against"] != self.rungs[0].name
+        # What is preferred to the constant by a prior may have no signal.
+        is_model = rung.comparison is not None and rung.comparison["against"] not in CONSTANTS
+        return rung.preferred and (is_model or rung.tells_apart)
 
     @property
     def chosen(self) -> RungRecord | None:
@@ -152,14 +170,14 @@ class LadderState:
 
     @property
     def beats_constant(self) -> bool:
-        """Whether a rung so far is better than the constant."""
-        return self.best is not None and self.best.name != self.rungs[0].name
+        """Whether a rung so far is better than the constant, or tells classes apart."""
+        return self.best is not None and not self.best.is_constant
 
     @property
     def has_signal(self) -> bool:
         """Whether a short fine-tuning, where one was needed, has found a signal."""
         trial = self.find("trial")
-        return trial is None or trial.is_better
+        return trial is None or trial.is_better or trial.tells_apart
 
     def next_folder(self, name: str) -> str:
         """Return the folder of the next rung."""

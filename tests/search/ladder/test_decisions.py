@@ -195,6 +195,27 @@ def test_what_the_accuracy_cannot_decide_the_log_loss_may() -> None:
     assert found.log_loss_gain is None and why_preferred("full", found) is None
 
 
+def test_what_tells_classes_apart_takes_the_place_of_a_constant_that_is_right_as_often() -> None:
+    difference = Interval(0.0, -0.01, 0.01, 500)
+    comparison = Comparison("majority", difference, "no worse", "accuracy", 5, association=0.0005, is_constant=True)
+    reason = "it tells classes apart (p = 0.0005 by permutation), though its accuracy is not proven higher than that of majority"
+    for name, found in (("linear", comparison), ("full", replace(comparison, verdict="worse"))):
+        assert why_preferred(name, found) == reason
+    assert why_preferred("linear", replace(comparison, association=0.003)) is None
+    # Against a model that does, too, it is no reason.
+    assert why_preferred("linear", replace(comparison, is_constant=False)) is None
+
+
+def test_a_second_constant_is_no_signal(tmp_path) -> None:
+    rungs = [record("mean"), record("median", "better"), record("linear", "undecided", promoted=True)]
+    state = LadderState(tmp_path, rungs)
+    assert state.best is rungs[1] and not state.beats_constant
+    assert (
+        final_verdict(state)
+        == "no signal: none of linear is better than median by a paired test on the validation rows"
+    )
+
+
 def record(name: str, verdict: str | None = None, **fields) -> RungRecord:
     comparison = None if verdict is None else {"against": "majority", "verdict": verdict, **dict.fromkeys("x")}
     return RungRecord(name, "why", f"1-{name}", comparison=comparison, **fields)
@@ -226,11 +247,16 @@ def test_verdicts(tmp_path) -> None:
     # Not better than the constant, it is no signal.
     state.rungs[2].comparison["against"] = "majority"
     assert state.best is state.rungs[1] and state.chosen is state.rungs[2]
+    state.rungs[2].comparison["tells_apart"] = True
+    assert state.best is state.chosen is state.rungs[2] and state.beats_constant
+    trial = replace(state.rungs[2], name="trial")
+    assert LadderState(tmp_path, [record("majority"), trial]).has_signal
+    assert not LadderState(tmp_path, [record("majority"), record("trial", "no worse")]).has_signal
     assert describe(RungRecord("top", "left: no time"), "accuracy") == "top: left: no time"
 
 
 def test_a_comparison_that_is_proven_leaves_its_level_to_the_others(tmp_path) -> None:
-    state = LadderState(tmp_path, [record("majority")], comparisons=3)
+    state = LadderState(tmp_path, [record("majority")], tested=["linear", "head", "lora"])
     assert state.comparisons_left == 3
     state.rungs.append(record("linear", "better"))
     assert state.comparisons_left == 2
@@ -239,13 +265,18 @@ def test_a_comparison_that_is_proven_leaves_its_level_to_the_others(tmp_path) ->
     # No result has decided that there is no time for it.
     state.rungs.append(RungRecord("lora", "left"))
     assert state.comparisons_left == 1
+    # One that was never to be compared had no share.
+    state.rungs.append(RungRecord("top", "left"))
+    assert state.comparisons_left == 1 and len(state.tested) == 3
+    state.tested.append("full")
+    assert state.comparisons_left == 2
     assert methods_within("best", 44) == methods_within("good", 60) == ("full",)
     assert methods_within(None, 60) == ("top", "lora", "full") and methods_within("fast", 60) == ()
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path) -> None:
     state = LadderState(tmp_path, [record("majority"), RungRecord("top", "left")], 12.5, {"name": "full", "epochs": 1})
-    state.comparisons = 4
+    state.tested, state.compared_rows = ["linear", "full"], 300
     state.save()
     assert LadderState.read(tmp_path) == state and LadderState.read(tmp_path / "other").rungs == []
     assert state.next_folder("full") == "2-full" and state.find("top") is state.rungs[1] and state.has_signal

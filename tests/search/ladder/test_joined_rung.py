@@ -45,7 +45,7 @@ class Judged:
 
     def __init__(self, base: RecipeVariant, folder: Path, seconds: float = 300.0) -> None:
         budget = Budget(seconds)
-        self.base, self.loaded = base, climb.load(base, budget)
+        self.base, self.loaded = base, climb.load(base, budget, LadderState(folder / "rungs"))
         splits, task = self.loaded.data.splits, self.loaded.data.task
         source = load_encoder(base.recipe.model.checkpoint, "text", 32)
         features_ND = encoder_features(source, splits.validation, [(-1, "mean")])[-1, "mean"]
@@ -58,7 +58,7 @@ class Judged:
             "linear": linear.scores(splits.validation),
             "head": softmax(logits_NC - logits_NC.mean(axis=0), axis=1),
         }
-        state = LadderState(folder / "rungs", comparisons=1)
+        state = LadderState(folder / "rungs", tested=["linear+head"])
         self.standing = Standing("small", folder, budget, state, task, labels_of(splits.validation), 100)
         for name, scores_NC in scores.items():
             place = state.folder / state.next_folder(name)
@@ -126,7 +126,7 @@ def test_without_a_head_nothing_is_said(base: RecipeVariant, tmp_path: Path) -> 
 
 
 def test_what_may_have_it(base: RecipeVariant) -> None:
-    loaded = climb.load(base, Budget(300))
+    loaded = climb.load(base, Budget(300), LadderState(Path()))
     task, splits = loaded.data.task, loaded.data.splits
     recipe = base.recipe
     assert may_join(base, task, splits)
