@@ -69,10 +69,12 @@ def held_out_scores(
     scores_NC = np.zeros((len(features_ND), len(task.labels)))
     for fold in np.unique(fold_N):
         fitted_N = fold_N != fold
-        # A regression needs two classes. All that is compared lacks these rows.
-        if not task.has_classes or len(np.unique(labels[fitted_N])) > 1:
-            fit = HeadFit(inverse_strength, explains=False)
-            head = task.fit_head(features_ND[fitted_N], labels[fitted_N], fit)
-            logits_NC = features_ND[~fitted_N] @ head.weight_CD.numpy().T + head.bias_C.numpy()
-            scores_NC[~fitted_N] = task.training_scores(logits_NC)
+        if task.has_classes and len(only := np.unique(labels[fitted_N])) == 1:
+            # A regression needs two classes. Of all that is compared these rows have the same scores.
+            scores_NC[~fitted_N, only] = 1
+            continue
+        fit = HeadFit(inverse_strength, explains=False)
+        head = task.fit_head(features_ND[fitted_N], labels[fitted_N], fit)
+        logits_NC = features_ND[~fitted_N] @ head.weight_CD.numpy().T + head.bias_C.numpy()
+        scores_NC[~fitted_N] = task.training_scores(logits_NC)
     return scores_NC
