@@ -104,13 +104,17 @@ def unrecognized(
     doubts = []
     if never:
         are, them = plural(len(never), "is", "are"), plural(len(never), "it", "them")
-        none = f"0 of {sum(never.values()):,} {where} {many} of {them} are recognized"
-        message = f"{_named(never)} {are} never predicted: {none}"
+        message = (
+            f"{_named(never)} {are} never predicted: 0 of {sum(never.values()):,} {where} {many} of {them} are "
+            "recognized"
+        )
         doubts.append(_unrecognized("never_predicted", message, never, training, weights, many))
     if wrong:
         are, them = plural(len(wrong), "is", "are"), plural(len(wrong), "it", "them")
-        none = f"0 of {sum(wrong.values()):,} {where} {many} of {them}"
-        message = f"{_named(wrong)} {are} predicted for {mistaken:,} {many} of other classes, and for {none}"
+        message = (
+            f"{_named(wrong)} {are} predicted for {mistaken:,} {many} of other classes, and for 0 of "
+            f"{sum(wrong.values()):,} {where} {many} of {them}"
+        )
         doubts.append(_unrecognized("never_right", message, wrong, training, weights, many))
     return tuple(doubts)
 
