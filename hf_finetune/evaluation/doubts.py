@@ -103,20 +103,25 @@ def unrecognized(
             wrong[label], mistaken = support, mistaken + predicted
     doubts = []
     if never:
-        are, them = plural(len(never), "is", "are"), plural(len(never), "it", "them")
-        message = (
-            f"{_named(never)} {are} never predicted: 0 of {sum(never.values()):,} {where} {many} of {them} are "
-            "recognized"
-        )
+        message = _never_predicted(never, f"{where} {many}")
         doubts.append(_unrecognized("never_predicted", message, never, training, weights, many))
     if wrong:
-        are, them = plural(len(wrong), "is", "are"), plural(len(wrong), "it", "them")
-        message = (
-            f"{_named(wrong)} {are} predicted for {mistaken:,} {many} of other classes, and for 0 of "
-            f"{sum(wrong.values()):,} {where} {many} of {them}"
-        )
+        message = _never_right(wrong, mistaken, where, many)
         doubts.append(_unrecognized("never_right", message, wrong, training, weights, many))
     return tuple(doubts)
+
+
+def _never_predicted(rows: Mapping[str, int], many: str) -> str:
+    are, them, total = plural(len(rows), "is", "are"), plural(len(rows), "it", "them"), sum(rows.values())
+    return f"{_named(rows)} {are} never predicted: 0 of {total:,} {many} of {them} are recognized"
+
+
+def _never_right(rows: Mapping[str, int], mistaken: int, where: str, many: str) -> str:
+    are, them, total = plural(len(rows), "is", "are"), plural(len(rows), "it", "them"), sum(rows.values())
+    return (
+        f"{_named(rows)} {are} predicted for {mistaken:,} {many} of other classes, and for 0 of {total:,} {where} {many} "
+        f"of {them}"
+    )
 
 
 def _unrecognized(
