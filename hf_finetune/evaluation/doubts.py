@@ -119,8 +119,8 @@ def _never_predicted(rows: Mapping[str, int], many: str) -> str:
 def _never_right(rows: Mapping[str, int], mistaken: int, where: str, many: str) -> str:
     are, them, total = plural(len(rows), "is", "are"), plural(len(rows), "it", "them"), sum(rows.values())
     return (
-        f"{_named(rows)} {are} predicted for {mistaken:,} {many} of other classes, and for 0 of {total:,} {where} {many} "
-        f"of {them}"
+        f"{_named(rows)} {are} predicted for {mistaken:,} {many} of other classes, and for 0 of {total:,} "
+        f"{where} {many} of {them}"
     )
 
 
