@@ -1,9 +1,7 @@
 """The processes of a launched run: they end with their launcher, and some runs cannot have several."""
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -11,28 +9,18 @@ from hf_finetune.errors import InputError
 
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 """Variable with the process id of our launcher, for the processes that it starts."""
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def end_with_launcher() -> None:
     """Send this process SIGTERM when the launcher that has started it dies, even by SIGKILL.
 
-    Nothing is done in a process that neither our launcher nor Accelerate or torchrun has started.
+    Nothing is done in a process that neither our launcher nor Accelerate or torchrun has started. Linux's own signal
+    for this (PR_SET_PDEATHSIG) is not used: it comes for each thread of the launcher that ends, and a second signal
+    ends training without a checkpoint.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
-    if not _signal_on_death():
-        threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
-    elif not _runs(launcher):  # it died before
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _signal_on_death() -> bool:
-    """Let the system send the signal; return whether it can."""
-    if not sys.platform.startswith("linux"):
-        return False
-    return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) == 0
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+        threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
 
 
 def _runs(launcher: int) -> bool:

@@ -1,6 +1,7 @@
 """Exit status of the launcher after a process failed, and its port."""
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils import launch as accelerate_utils
-from helpers.forks import Child
+from helpers.forks import HANG_S, Child
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from hf_finetune.cli.launcher import launch
@@ -91,13 +92,14 @@ with exit_status():
     try:
         time.sleep(60)
     except KeyboardInterrupt:
+        time.sleep(2)  # in which a second signal would come
         note.with_suffix(".left").touch()
         raise
 """
 
 
 def test_processes_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
-    """They get SIGTERM, after which training saves a checkpoint."""
+    """They get SIGTERM, after which training saves a checkpoint; not a second one, which would end it at once."""
     script = tmp_path / "wait.py"
     script.write_text(WAITING)
     code = "import sys; from hf_finetune.cli.launcher import launch; launch(sys.argv[1:], 2, mixed_precision='no')"
@@ -113,7 +115,7 @@ def test_processes_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     assert all(note.with_suffix(".left").exists() for note in notes)
 
 
-def test_without_linux_the_launcher_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_signal_comes_once_when_the_launcher_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, sent = [True, True, False], []
     monkeypatch.setattr(launched, "_runs", lambda launcher: launcher == 7 and runs.pop(0))
     monkeypatch.setattr(launched.os, "kill", lambda *args: sent.append(args))
@@ -121,23 +123,28 @@ def test_without_linux_the_launcher_is_watched(monkeypatch: pytest.MonkeyPatch) 
     assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
-def test_only_a_dead_launcher_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that has called `launch` may start others, by Accelerate or itself: this launcher is further up."""
+def test_only_a_dead_launcher_does_not_run() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
-    sent: list[tuple] = []
+    assert launched._runs(os.getpid()) and not launched._runs(dead.pid)
+
+
+def test_the_launcher_that_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that has called `launch` may start others, by Accelerate or itself: our launcher is further up."""
+    watched: queue.Queue[int] = queue.Queue()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
-    monkeypatch.setattr(launched, "_signal_on_death", lambda: True)
-    monkeypatch.setattr(launched.os, "kill", lambda *args: sent.append(args))
-    for launcher, expected in ((os.getpid(), []), (dead.pid, [(os.getpid(), signal.SIGTERM)])):
-        monkeypatch.setenv(launched.LAUNCHER, str(launcher))
-        launched.end_with_launcher()
-        assert sent == expected
+    monkeypatch.setattr(launched, "_watch", watched.put)
+    monkeypatch.delenv(launched.LAUNCHER, raising=False)
+    launched.end_with_launcher()
+    assert watched.get(timeout=HANG_S) == os.getppid()
+    monkeypatch.setenv(launched.LAUNCHER, "7")
+    launched.end_with_launcher()
+    assert watched.get(timeout=HANG_S) == 7
 
 
 def test_processes_without_a_launcher_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.setattr(launched, "_signal_on_death", lambda: pytest.fail("no launcher"))
+    monkeypatch.setattr(launched, "_watch", lambda _: pytest.fail("no launcher"))
     launched.end_with_launcher()
 
 
