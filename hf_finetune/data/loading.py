@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,8 +107,8 @@ def load(
     """
     options, notes = options or SplitOptions(), Notes()
     data = read_labeled(source, kind, options, notes)
-    groups_N = None if group is None else _groups(source, kind, group, data.rows["train"])
-    rows = _hold_out_missing(data, options, notes, groups_N)
+    groups = None if group is None else partial(_groups, source, kind, group)
+    rows = _hold_out_missing(data, options, notes, groups)
     drawn_N = _draw_train(data.targets, rows["train"].labels, options, notes)
     left_out = rows["train"].where(~drawn_N) if keep_left_out and not drawn_N.all() else None
     if not drawn_N.all():
@@ -149,12 +151,12 @@ def _groups(source: Source, kind: Kind, column: str, train: SplitRows) -> np.nda
 
 
 def _hold_out_missing(
-    data: LabeledData, options: SplitOptions, notes: Notes, groups_N: np.ndarray | None
+    data: LabeledData, options: SplitOptions, notes: Notes, groups: Callable[[SplitRows], np.ndarray] | None
 ) -> dict[Role, SplitRows]:
     """Return the splits of the data, with missing test and validation rows held out from train.
 
     Args:
-        groups_N: numbers of training rows, of which equal ones stay together. None: equal rows do.
+        groups: returns numbers of training rows, of which equal ones stay together. None: equal rows do.
     """
     rows, missing = dict(data.rows), list[Role]()
     if "test" not in rows and options.test_fraction > 0:
@@ -163,9 +165,8 @@ def _hold_out_missing(
         missing.append("validation")
     for role in missing:
         train = rows["train"]
-        mask_N = _held_out(data, train, role, options, notes, groups_N)
+        mask_N = _held_out(data, train, role, options, notes, None if groups is None else groups(train))
         rows["train"], rows[role] = train.where(~mask_N), train.where(mask_N)
-        groups_N = None if groups_N is None else groups_N[~mask_N]
     if "test" not in rows:
         notes.add("no labeled test rows: nothing is claimed about test")
     return rows

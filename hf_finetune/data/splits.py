@@ -73,7 +73,7 @@ def hold_out_groups(
 
     groups = len(np.unique(groups_N))
     parts = min(MOST_PARTS, groups, int(np.bincount(labels_N).max()))
-    mask_N, wanted = np.zeros(len(labels_N), dtype=bool), fraction * len(labels_N)
+    mask_N, target = np.zeros(len(labels_N), dtype=bool), fraction * len(labels_N)
     if parts > 1:
         generator = np.random.default_rng(seed)
         kind = StratifiedGroupKFold(parts, shuffle=True, random_state=int(generator.integers(2**31)))
@@ -84,7 +84,7 @@ def hold_out_groups(
         # A part that brings the share no nearer, as that of one large group, stays.
         for number in generator.permutation(len(dealt)):
             held = int(mask_N.sum())
-            if abs(held + len(dealt[number]) - wanted) < abs(held - wanted):
+            if abs(held + len(dealt[number]) - target) < abs(held - target):
                 mask_N[dealt[number]] = True
         if not mask_N.any():
             mask_N[min(dealt, key=len)] = True

@@ -183,8 +183,8 @@ def association(labels: Any, log_scores: Any, *, draws: int = 1_999, enough: int
     The statistic is the sum of the scores of the true classes, which is compared with that of shuffled labels (Ojala
     and Garriga 2010, "Permutation tests for studying classifier performance", with fixed predictions). Scores that are
     the same for every row, whatever frequencies they name, have a p-value of 1: unlike the accuracy, the test knows no
-    majority to beat, and it sees a rare class that is told apart. Shuffling ends where `enough` shuffled labels fit as
-    well (Besag and Clifford 1991, "Sequential Monte Carlo p-values").
+    majority to beat, and it detects a model that recognizes a rare class. Shuffling ends where `enough` shuffled labels
+    fit as well (Besag and Clifford 1991, "Sequential Monte Carlo p-values").
 
     Args:
         labels: class ids, shape (N,).

@@ -12,7 +12,7 @@ from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.context import setup_context
 from hf_finetune.pipeline.resume import resume_finished
 from hf_finetune.pipeline.run_folder import finished_folder
-from hf_finetune.search.ladder.climb import climb
+from hf_finetune.search.ladder.run import climb
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.seeds import run_seeds
 from hf_finetune.tasks.trained_pipeline import load_finished

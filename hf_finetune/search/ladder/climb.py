@@ -17,43 +17,33 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from hf_finetune.config.recipe import Launch
-from hf_finetune.data.labels import labels_of
 from hf_finetune.data.loading import Splits
-from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline.choose_layer import lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
 from hf_finetune.pipeline.fold_temperature import trained_heads
 from hf_finetune.pipeline.parity import recorded_checks
-from hf_finetune.pipeline.push import push_if_asked
-from hf_finetune.pipeline.record import RunRecord
-from hf_finetune.pipeline.resume import refuse_changes
-from hf_finetune.pipeline.run import finalize, load_input, set_aside, train_prepared, with_network
-from hf_finetune.pipeline.run_folder import is_finished, output_folder, owned_folder, plain_disk_errors
+from hf_finetune.pipeline.run import finalize, set_aside, train_prepared, with_network
+from hf_finetune.pipeline.run_folder import is_finished
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.search.budget import Budget
-from hf_finetune.search.checkpoints.choose import with_best_checkpoint
 from hf_finetune.search.ladder import decisions
-from hf_finetune.search.ladder.classical_rungs import classical_candidates, climb_classical
+from hf_finetune.search.ladder.classical_rungs import climb_classical
 from hf_finetune.search.ladder.costs import MethodCosts, RungCost, Scoring, scoring_of
 from hf_finetune.search.ladder.decisions import RungPlan
 from hf_finetune.search.ladder.ensemble import plan_student
-from hf_finetune.search.ladder.folds import judging_rows, trainings_of, with_folds
+from hf_finetune.search.ladder.folds import trainings_of, with_folds
 from hf_finetune.search.ladder.head_rung import prepare_head
 from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
-from hf_finetune.search.ladder.judges import with_judges, with_scored
+from hf_finetune.search.ladder.judges import with_scored
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
-    FOLDER,
     LadderState,
     RungRecord,
     read_heads,
@@ -62,119 +52,14 @@ from hf_finetune.search.ladder.state import (
     write_scores,
 )
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
-from hf_finetune.training.precision import fastest_exact_float32, settings_restored
 from hf_finetune.training.warm_start import FittedHead
-from hf_finetune.utils.console import Progress, show_board
-from hf_finetune.utils.core_sharing import shared_cores
+from hf_finetune.utils.console import show_board
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.environment import seconds_since_start
-from hf_finetune.utils.exit_status import notes_afterwards
 from hf_finetune.utils.files import discard, read_json
-from hf_finetune.utils.launched import refuse_processes
 from hf_finetune.utils.messages import listed
-from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
-DEFAULT_BUDGET = "5m"
-
-
-@settings_restored()
-@shared_cores()
-def climb(base: RecipeVariant, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any]:
-    """Climb the ladder within the budget of the recipe.
-
-    Args:
-        command: the command line, for the card.
-
-    Returns:
-        The content of result.json, and its `folder`.
-
-    Raises:
-        InputError, TrainingError, GateError, PushError: see `search.run.run`.
-        StoppedBySignal: the best rung so far is in the folder; `launch.resume` goes on.
-    """
-    known = _known(base, launch)
-    budget = Budget(base.budget_s(DEFAULT_BUDGET), seconds_since_start())
-    base, ranking = with_best_checkpoint(base, known.folder, limit_s=budget.left_s)
-    loaded = load(base, budget, known)
-    chosen = base.with_choices(RecipeVariant(loaded.context.recipe))
-    first, costs = with_network(loaded), MethodCosts()
-    with ExitStack() as stack:
-        with notes_afterwards():
-            folder = stack.enter_context(owned_folder(base.recipe.name, launch.output, resume=launch.resume))
-            record = replace(RunRecord.from_run(first, command), recipe=to_plain(base.recipe))
-            if folder.is_unfinished and (folder.path / FOLDER / "recipe.json").exists():
-                refuse_changes(folder.path / FOLDER, record.to_dict())
-            state = replace(LadderState.read(folder.path / FOLDER), compared_rows=known.compared_rows)
-        budget = Budget(budget.seconds, budget.used_s + state.used_s)
-        chosen, loaded, first = with_judges(chosen, loaded, first, costs, budget, state)
-        standing = replace(_standing(chosen, first, folder.path, budget, state), ranking=ranking)
-        ladder = Climb.of(chosen, loaded, first, standing, command, costs)
-        del first
-        with plain_disk_errors(folder.path):
-            for place in (each for each in (folder.path, folder.path / FOLDER) if not (each / "recipe.json").exists()):
-                record.write(place)
-            try:
-                result = ladder.run()
-            except (KeyboardInterrupt, StoppedBySignal):
-                raise StoppedBySignal(standing.stop()) from None
-    push_if_asked(folder.path, base.recipe.hub)
-    return {**result, "folder": str(folder.path)}
-
-
-def load(base: RecipeVariant, budget: Budget, state: LadderState) -> RunInput:
-    """Load the input of all rungs. With little time what the head reads is compared on few rows, or not at all: the
-    checkpoint decides. The state keeps on how many."""
-
-    def compared_rows() -> int:
-        if state.compared_rows is None:
-            state.compared_rows = decisions.compared_rows(budget.left_s)
-        return state.compared_rows
-
-    recipe = base.for_rung("head").with_float32(fastest_exact_float32()).recipe
-    # What is computed before a training counts, too.
-    torch.set_float32_matmul_precision(recipe.precision.float32_matmul)
-    features = base.recipe.data.features
-    with Progress("read the data and the checkpoint", quiet=True):
-        # What layer the head reads is chosen where there is a head, for it alone.
-        return load_input(
-            recipe,
-            features=features,
-            compared_rows=compared_rows,
-            layer_rows=0,
-        )
-
-
-def _known(base: RecipeVariant, launch: Launch) -> LadderState:
-    """Return what a killed climb has left, or an empty state.
-
-    Raises:
-        InputError: several processes, or an output folder that is in use.
-    """
-    refuse_processes("method auto", launch.num_processes)
-    return LadderState.read(output_folder(base.recipe.name, launch.output, resume=launch.resume) / FOLDER)
-
-
-def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state: LadderState) -> Standing:
-    task = run.data.task
-    search = base.recipe.search
-    splits = run.data.splits
-    classical = ("linear",) if task.has_words else classical_candidates(splits)
-    joined = (decisions.JOINED_RUNG,) if may_join(base, task, splits) else ()
-    ensemble = ("ensemble", "student") if search.ensemble else ()
-    methods = decisions.methods_within(search.preset, budget.left_s)
-    # More where a resumed climb has a larger budget. A trial is instead of those that come after it.
-    state.tested = list(dict.fromkeys([*state.tested, *classical, "head", *joined, *methods, *ensemble]))
-    return Standing(
-        base.recipe.name,
-        folder,
-        budget,
-        state,
-        task,
-        labels_of(judging_rows(run)),
-        run.recipe.evaluate.resamples,
-        run.recipe.evaluate.group is not None,
-    )
 
 
 @dataclass

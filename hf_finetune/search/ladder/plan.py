@@ -18,12 +18,12 @@ from hf_finetune.search.budget import Budget
 from hf_finetune.search.checkpoints.choose import PART_OF_BUDGET
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.classical_rungs import classical_candidates, classical_run
-from hf_finetune.search.ladder.climb import DEFAULT_BUDGET, load
 from hf_finetune.search.ladder.costs import BUILD_S, WRITE_S, MethodCosts, RungCost, scoring_of
 from hf_finetune.search.ladder.folds import FoldTimes, with_folds
 from hf_finetune.search.ladder.foresee import NetworkCosts, PlannedClock, PlannedRung, foresee
 from hf_finetune.search.ladder.joined_rung import may_join
 from hf_finetune.search.ladder.judges import with_judges, with_scored
+from hf_finetune.search.ladder.run import DEFAULT_BUDGET, load
 from hf_finetune.search.ladder.state import LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant, SingleMethod
 from hf_finetune.tasks.base import Task

@@ -23,7 +23,7 @@ from hf_finetune.features.encoder_states import encoder_features, load_encoder
 from hf_finetune.features.joined import Pool
 from hf_finetune.pipeline.out_of_fold import all_rows
 from hf_finetune.search.budget import Budget
-from hf_finetune.search.ladder import climb
+from hf_finetune.search.ladder import run
 from hf_finetune.search.ladder.costs import Scoring
 from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
 from hf_finetune.search.ladder.standing import Standing
@@ -45,7 +45,7 @@ class Judged:
 
     def __init__(self, base: RecipeVariant, folder: Path, seconds: float = 300.0) -> None:
         budget = Budget(seconds)
-        self.base, self.loaded = base, climb.load(base, budget, LadderState(folder / "rungs"))
+        self.base, self.loaded = base, run.load(base, budget, LadderState(folder / "rungs"))
         splits, task = self.loaded.data.splits, self.loaded.data.task
         source = load_encoder(base.recipe.model.checkpoint, "text", 32)
         features_ND = encoder_features(source, splits.validation, [(-1, "mean")])[-1, "mean"]
@@ -126,7 +126,7 @@ def test_without_a_head_nothing_is_said(base: RecipeVariant, tmp_path: Path) -> 
 
 
 def test_what_may_have_it(base: RecipeVariant) -> None:
-    loaded = climb.load(base, Budget(300), LadderState(Path()))
+    loaded = run.load(base, Budget(300), LadderState(Path()))
     task, splits = loaded.data.task, loaded.data.splits
     recipe = base.recipe
     assert may_join(base, task, splits)
