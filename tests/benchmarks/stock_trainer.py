@@ -168,19 +168,23 @@ def main() -> None:
     if fast:
         # Imported late: the rival's clock has stopped.
         from hf_finetune.data.inputs import Rows
-        from hf_finetune.training.flops import measure
+        from hf_finetune.training.flops import WorkCounter, measure
 
+        work = WorkCounter()
+        work.rows = consumed
+        if kind != "text":
+            work.images[tuple(encoded["train"][0]["pixel_values"].shape)] = consumed
         columns = [name for name in encoded["train"].column_names if name not in ("length", "labels")]
         used = measure(
             trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False),
+            work,
+            passes=1,
             rows=Rows(encoded["train"], columns),
             # Token columns are bytes in the table.
             collate=lambda one: {
                 n: torch.tensor(np.array(v)).to(torch.long if kind == "text" else None) for n, v in one.items()
             },
             lengths=np.array(encoded["train"]["length"][:]) if kind == "text" else None,
-            rows_trained=consumed,
-            images={} if kind == "text" else {tuple(encoded["train"][0]["pixel_values"].shape): consumed},
             seconds=clock.inside,
             dtype=torch.bfloat16 if arguments.bf16 else torch.float32,
         )
