@@ -190,15 +190,17 @@ def _held_out(
     source, first_N = data.selection.labeled["train"], first_occurrences(train.digests)
     try:
         seed = (options.split_seed, SEED_STREAMS[role])
+        strata_N = data.targets.strata(train.labels)
         if groups_N is None:
             mask_N = data.targets.hold_out(train.labels, first_N, fraction=fraction, seed=seed)
         else:
-            mask_N = hold_out_groups(data.targets.strata(train.labels), groups_N, fraction=fraction, seed=seed)
+            mask_N = hold_out_groups(strata_N, groups_N, fraction=fraction, seed=seed)
     except InputError as error:
         raise InputError(f"{source.place}: no {role} split, and its {error}; name a split by --{role}") from None
     how = f"each {data.targets.stratum} by its share"
     if groups_N is not None:
-        how = f"whole groups, {how} as far as these allow"
+        # Of tags and of words there are no strata.
+        how = f"whole groups, {how} as far as these allow" if strata_N.any() else "whole groups"
     elif mask_N.sum() > round(fraction * len(mask_N)):
         how += ", one row at least"
     notes.add(

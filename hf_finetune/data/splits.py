@@ -15,8 +15,9 @@ from hf_finetune.utils.messages import counted
 SEED_STREAMS: dict[Role, int] = {"test": 0, "validation": 1, "train": 2}
 # The rows on which augmentation search scores trials, or pretraining its loss; search does not pretrain.
 SEED_STREAM_WITHIN_TRAIN = 3
-MOST_PARTS = 20
-"""Into which groups are dealt to hold out some: as many as are held out are the share of rows, to a twentieth."""
+PARTS = 20
+"""Into which groups are dealt to hold out some, so that the share of rows is met to a twentieth; more for a smaller
+share than that."""
 
 
 def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:
@@ -56,12 +57,13 @@ def hold_out_groups(
 ) -> np.ndarray:
     """Select whole groups to hold out, so that every class has about its share of the held-out rows.
 
-    They are parts of scikit-learn's `StratifiedGroupKFold`. A class keeps at least one group.
+    They are parts of scikit-learn's `StratifiedGroupKFold`. A class keeps at least one group, so the only group of a
+    class is never held out.
 
     Args:
         labels_N: class of each row.
         groups_N: number of the group of each row.
-        fraction: share of the rows, above 0 and below 1, as near as whole groups allow.
+        fraction: share of the rows, above 0 and below 1; to a twentieth, or as near as whole groups allow.
 
     Returns:
         Mask (N,) of the rows to hold out.
@@ -69,30 +71,40 @@ def hold_out_groups(
     Raises:
         InputError: no group can be held out.
     """
+    pairs_2P = np.unique(np.stack([labels_N, groups_N]), axis=1)
+    is_only_P = np.bincount(pairs_2P[0])[pairs_2P[0]] == 1
+    movable = np.flatnonzero(~np.isin(groups_N, pairs_2P[1, is_only_P]))
+    if len(movable) == 0:
+        groups = len(np.unique(groups_N))
+        raise InputError(f"{counted(groups, 'group is', 'groups are')} too few to hold some out; a class needs two")
+    generator = np.random.default_rng(seed)
+    parts = _dealt(labels_N[movable], groups_N[movable], max(PARTS, round(1 / fraction)), generator)
+    mask_N, target = np.zeros(len(labels_N), dtype=bool), fraction * len(labels_N)
+    # A part that brings the share no nearer, as that of one large group, stays.
+    for number in generator.permutation(len(parts)):
+        held = int(mask_N.sum())
+        if abs(held + len(parts[number]) - target) < abs(held - target):
+            mask_N[movable[parts[number]]] = True
+    if not mask_N.any():
+        mask_N[movable[min(parts, key=len)]] = True
+    for gone in np.setdiff1d(labels_N, labels_N[~mask_N]):
+        if mask_N[labels_N == gone].all():
+            mask_N[groups_N == groups_N[labels_N == gone][0]] = False
+    return mask_N
+
+
+def _dealt(labels_N: np.ndarray, groups_N: np.ndarray, parts: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Deal groups into so many parts at most, stratified by class, and return the rows of each."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = len(np.unique(groups_N))
-    parts = min(MOST_PARTS, groups, int(np.bincount(labels_N).max()))
-    mask_N, target = np.zeros(len(labels_N), dtype=bool), fraction * len(labels_N)
-    if parts > 1:
-        generator = np.random.default_rng(seed)
-        kind = StratifiedGroupKFold(parts, shuffle=True, random_state=int(generator.integers(2**31)))
-        with warnings.catch_warnings():
-            # A class of fewer rows is in as many parts as it has rows.
-            warnings.filterwarnings("ignore", message="The least populated class")
-            dealt = [rows for _, rows in kind.split(mask_N, labels_N, groups_N) if len(rows)]
-        # A part that brings the share no nearer, as that of one large group, stays.
-        for number in generator.permutation(len(dealt)):
-            held = int(mask_N.sum())
-            if abs(held + len(dealt[number]) - target) < abs(held - target):
-                mask_N[dealt[number]] = True
-        if not mask_N.any():
-            mask_N[min(dealt, key=len)] = True
-    for gone in np.setdiff1d(labels_N, labels_N[~mask_N]):
-        mask_N[groups_N == groups_N[labels_N == gone][0]] = False
-    if not mask_N.any():
-        raise InputError(f"{counted(groups, 'group is', 'groups are')} too few to hold some out; a class needs two")
-    return mask_N
+    parts = min(parts, len(np.unique(groups_N)), int(np.bincount(labels_N).max()))
+    if parts == 1:
+        return [np.flatnonzero(groups_N == group) for group in np.unique(groups_N)]
+    kind = StratifiedGroupKFold(parts, shuffle=True, random_state=int(generator.integers(2**31)))
+    with warnings.catch_warnings():
+        # A class of fewer rows is in as many parts as it has rows.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return [rows for _, rows in kind.split(groups_N, labels_N, groups_N) if len(rows)]
 
 
 def hold_out_tags(hot_NC: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:

@@ -39,8 +39,9 @@ def promote(rung: Path, folder: Path, sections: Mapping[str, Any]) -> dict[str, 
     (folder / "result.json").unlink(missing_ok=True)
     link_files(rung, folder)
     result |= sections
+    # The result last: with it all is there.
+    write_text(folder / "README.md", render_card(RunFacts(RunFacts.read(rung).recipe, result)))
     write_json(folder / "result.json", result)
-    write_text(folder / "README.md", render_card(RunFacts.read(folder)))
     return result
 
 

@@ -9,7 +9,7 @@ Legend: N rows, B rows of a batch, C outputs (classes, tags or targets), D featu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -192,9 +192,13 @@ class Task(TaskTraits, ABC):
         on fewer rows than the accuracy. None: there is none, of tags and of numbers."""
         return None
 
-    def association(self, labels: Any, scores_NC: Any) -> float | None:
+    def association(self, labels: Any, scores_NC: Any, inputs: Callable[[], np.ndarray]) -> float | None:
         """Return the p-value of a test that scores say nothing of the labels, which knows no majority to beat. None:
-        there is none, of tags and of numbers."""
+        there is none, of tags and of numbers.
+
+        Args:
+            inputs: returns for each row the index of the first row with the same input, shape (N,).
+        """
         return None
 
     @property

@@ -3,7 +3,7 @@
 Legend: N rows, C classes, D features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
@@ -15,7 +15,6 @@ from hf_finetune.data.config import TaskName
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap
 from hf_finetune.evaluation.metrics import (
-    EPSILON,
     METRICS,
     SUMMARY_METRICS,
     Metric,
@@ -110,9 +109,15 @@ class SingleLabel(Task):
         """Return the difference of log losses."""
         return paired_scores(-row_log_losses(labels, scores_NC), -row_log_losses(labels, others_NC))
 
-    def association(self, labels: np.ndarray, scores_NC: np.ndarray) -> float:
-        """Return the p-value of a permutation test by the log loss."""
-        return association(labels, np.log(np.maximum(scores_NC, EPSILON)))
+    def association(self, labels: np.ndarray, scores_NC: np.ndarray, inputs: Callable[[], np.ndarray]) -> float:
+        """Return the p-value of a permutation test by the log loss, on one row of each input: others depend on it.
+
+        Out of fold no model has seen a class of a single row, whose scores say in which fold it is: such rows are left
+        out, and a probability counts as 1 / N at least.
+        """
+        first_N = inputs()
+        kept_N = (first_N == np.arange(len(labels))) & (np.bincount(labels)[labels] > 1)
+        return association(labels[kept_N], np.log(np.maximum(scores_NC[kept_N], 1 / len(labels))))
 
     @property
     def compared_by(self) -> tuple[str, ...]:

@@ -143,6 +143,29 @@ def test_a_class_of_one_group_stays(seed: int) -> None:
     assert 0 < mask_N.sum() <= 6 and not mask_N[9:].any() and {0, 1, 2} == set(labels_N[~mask_N])
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_classes_of_one_group_leave_the_share_to_the_others(seed: int) -> None:
+    # Two groups of class 0 among thirty classes of one group each.
+    groups_N = np.concatenate([np.repeat([0, 1], 10), np.repeat(np.arange(2, 32), 5)])
+    labels_N = np.maximum(groups_N - 1, 0)
+    mask_N = hold_out_groups(labels_N, groups_N, fraction=0.05, seed=(seed, 1))
+    assert mask_N.sum() == 10 and (labels_N[mask_N] == 0).all()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.3, 0.5, 0.8])
+def test_shares_of_many_groups(fraction: float) -> None:
+    rows = np.arange(1_000)
+    mask_N = hold_out_groups(rows % 3, rows, fraction=fraction, seed=(0, 1))
+    assert mask_N.mean() == pytest.approx(fraction, abs=0.002)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_classes_whose_groups_are_all_drawn_keep_one(seed: int) -> None:
+    labels_N, groups_N = np.array([0, 1, 1, 0, 2, 2]), np.array([0, 0, 1, 1, 2, 3])
+    mask_N = hold_out_groups(labels_N, groups_N, fraction=0.8, seed=(seed, 1))
+    assert mask_N.any() and set(labels_N[~mask_N]) == {0, 1, 2}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_group_that_is_too_large_stays(seed: int) -> None:
     groups_N = np.concatenate([np.zeros(40, dtype=int), np.arange(1, 61)])

@@ -132,6 +132,8 @@ class Climb:
     # Rungs
 
     def _climb_networks(self) -> None:
+        # What is finished is taken, also where no time is left.
+        self._take_finished("head")
         if (reason := self._why_no_network()) is not None:
             self.standing.record(RungRecord("head", reason))
             return
@@ -146,21 +148,19 @@ class Climb:
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
-        if self.base.recipe.search.ensemble and self.state.find("student") is None:
+        if self.base.recipe.search.ensemble and not self._take_finished("student"):
             student = plan_student(self.standing, self.base, self.loaded, self._cost, self._scoring)
             if student is not None:
                 replace(self, base=student.base, loaded=student.loaded)._rung("student", "full", student.plan)
 
     def _rung(self, name: str, method: SingleMethod, plan: RungPlan) -> None:
         """Train by a method, and judge it, unless that is done."""
-        if self.state.find(name):
+        if self._take_finished(name):
             return
         started, folder = time.perf_counter(), self.state.folder / self.state.next_folder(name)
-        if self._take_finished(name, folder, started):
-            return
         begun, layer_rows = self.state.current, 0
-        if begun is None or begun["name"] != name:
-            # What came before it was not written before a kill, and is other.
+        if begun is None or begun["name"] != name or is_finished(folder):
+            # What came before it was not written before a kill, and is other; or it was set aside, and is wanted now.
             begun = None
             discard(folder)
         if method == "head":
@@ -197,9 +197,12 @@ class Climb:
             self._join()
             self.standing.settle(name, finish)
 
-    def _take_finished(self, name: str, folder: Path, started: float) -> bool:
-        """Judge a rung that a kill left finished, and not recorded. Return whether that is done: one that was set aside
-        is not verified, so that it cannot become the result."""
+    def _take_finished(self, name: str) -> bool:
+        """Judge a rung that a kill left finished, and not recorded. Return whether it is on record: one that was set
+        aside is not verified, so that it cannot become the result."""
+        if self.state.find(name):
+            return True
+        started, folder = time.perf_counter(), self.state.folder / self.state.next_folder(name)
         if not is_finished(folder):
             return False
         result, scores_NC = read_json(folder / "result.json", "start anew"), read_scores(folder)
@@ -292,9 +295,7 @@ class Climb:
 
     def _weigh(self, method: SingleMethod) -> None:
         """Climb a rung if it is worth its time, or record why it is left."""
-        folder = self.state.folder / self.state.next_folder(method)
-        # What is finished is taken, also where no time is left.
-        if self.state.find(method) or self._take_finished(method, folder, time.perf_counter()):
+        if self._take_finished(method):
             return
         if not self.state.has_signal:
             plan = RungPlan("left: there is no signal so far")
@@ -309,6 +310,8 @@ class Climb:
 
     def _try_for_signal(self) -> None:
         """Fine-tune for a short time, which decides whether the climb goes on."""
+        if self._take_finished("trial"):
+            return
         around_s = self._folded(self._scoring.usual()).seconds(0)
         so_far_s = seconds_since_start() + self._scoring.judged_s
         seconds = decisions.trial_seconds(self.budget.left_s, around_s, so_far_s)

@@ -10,7 +10,7 @@ from hf_finetune.config.search import Preset
 from hf_finetune.pipeline.choose_pooling import MOST_ROWS
 from hf_finetune.search.ladder.costs import MEASURED_FROM_S, RESERVE, RungCost, Scoring
 from hf_finetune.search.ladder.judgement import FEW_ROWS, Comparison
-from hf_finetune.search.ladder.state import CONSTANTS, LadderState, RungRecord
+from hf_finetune.search.ladder.state import CONSTANTS, JOINED_RUNG, LadderState, RungRecord
 from hf_finetune.search.recipe_variant import SingleMethod
 from hf_finetune.utils.durations import format_duration
 from hf_finetune.utils.messages import listed
@@ -21,7 +21,6 @@ METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
     "best": ("top", "lora", "full"),
 }
 """What each preset trains after the head. Without a preset: all that there is time for."""
-JOINED_RUNG = "linear+head"
 """The rung of the linear model and the head together, see `joined_rung`."""
 NETWORKS = ("head", "top", "lora", "full")
 """Rungs whose models an ensemble has as members."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.costs import BUILD_S, RungCost, Scoring
+from hf_finetune.search.ladder.state import JOINED_RUNG
 from hf_finetune.search.recipe_variant import SingleMethod
 
 
@@ -125,4 +126,4 @@ def _add_head(clock: PlannedClock, costs: NetworkCosts, linear_s: float | None, 
     part = "" if rows >= train else f" of {rows:,} of {train:,} rows"
     clock.climb("head", costs.head_s(rows) - scoring.later_s, f"a linear head on frozen features{part}")
     if costs.joins and linear_s is not None:
-        clock.climb(decisions.JOINED_RUNG, BUILD_S, "the linear model and the head together")
+        clock.climb(JOINED_RUNG, BUILD_S, "the linear model and the head together")

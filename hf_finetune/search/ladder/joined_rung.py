@@ -32,9 +32,8 @@ from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.ladder.classical_rungs import classical_run
 from hf_finetune.search.ladder.costs import BUILD_S, MEASURED_FROM_S, ROWS_READ, Scoring
-from hf_finetune.search.ladder.decisions import JOINED_RUNG
 from hf_finetune.search.ladder.standing import Standing
-from hf_finetune.search.ladder.state import RungRecord, read_scores, write_scores
+from hf_finetune.search.ladder.state import JOINED_RUNG, RungRecord, read_scores, write_scores
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.tasks.base import Task
 from hf_finetune.training.warm_start import FittedHead

@@ -3,8 +3,11 @@
 Legend: N rows, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.paired import Verdict, corrected, verdict
@@ -13,7 +16,8 @@ from hf_finetune.tasks.base import Task
 FEW_ROWS = 300
 """With fewer rows a paired test rarely decides."""
 LEVEL = 0.025
-"""Of one side, as that of the bound of a 95% interval."""
+"""Of one side, as that of the bound of a 95% interval. The first tests of all rungs share it; their second tests, by
+the log loss or by permutation, share another half of it."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Comparison:
 
     against: str
     difference: Interval
-    """Of `Task.judged_by`, with an interval that holds for all comparisons of the climb together."""
+    """Of `Task.judged_by`, with an interval that holds for these of all comparisons of the climb together."""
     verdict: Verdict
     metric: str
     comparisons: int
@@ -69,7 +73,7 @@ def compare(
     against: str,
     comparisons: int,
     is_constant: bool = False,
-    shuffles: bool = False,
+    inputs: Callable[[], np.ndarray] | None = None,
 ) -> Comparison:
     """Compare a rung with the best one before it.
 
@@ -81,14 +85,14 @@ def compare(
         comparisons: those of the whole climb, by which the level is divided.
         is_constant: whether the best one is a constant, whose log loss proves nothing: a model that tells no class
             apart may know their frequencies better.
-        shuffles: whether a permutation test counts, see `Comparison.association`.
+        inputs: see `Task.association`. None: no permutation test counts, see `Comparison.association`.
     """
     difference = corrected(task.difference(labels, scores_NC, best_NC), comparisons)
     by_accuracy = task.judged_by == "accuracy"
     gain = task.log_loss_gain(labels, scores_NC, best_NC) if by_accuracy and not is_constant else None
     found, p_value = verdict(difference, margin=task.margin()), None
-    if shuffles and by_accuracy and not (is_constant and found == "better"):
-        p_value = task.association(labels, scores_NC)
+    if inputs is not None and by_accuracy and not (is_constant and found == "better"):
+        p_value = task.association(labels, scores_NC, inputs)
     gain = None if gain is None else corrected(gain, 2 * comparisons)
     comparison = Comparison(
         against, difference, found, task.judged_by, comparisons, gain, association=p_value, is_constant=is_constant

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_finetune.config.recipe import Launch
+from hf_finetune.data.duplicates import dataset_digests, first_occurrences
 from hf_finetune.data.labels import labels_of
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline.context import Run, RunInput
@@ -28,7 +30,7 @@ from hf_finetune.search.ladder.folds import judging_rows
 from hf_finetune.search.ladder.joined_rung import may_join
 from hf_finetune.search.ladder.judges import with_judges
 from hf_finetune.search.ladder.standing import Standing
-from hf_finetune.search.ladder.state import FOLDER, LadderState
+from hf_finetune.search.ladder.state import FOLDER, JOINED_RUNG, LadderState
 from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.training.precision import fastest_exact_float32, settings_restored
 from hf_finetune.utils.console import Progress
@@ -123,18 +125,19 @@ def _standing(base: RecipeVariant, run: Run, folder: Path, budget: Budget, state
     search = base.recipe.search
     splits = run.data.splits
     classical = ("linear",) if task.has_words else classical_candidates(splits)
-    joined = (decisions.JOINED_RUNG,) if may_join(base, task, splits) else ()
+    joined = (JOINED_RUNG,) if may_join(base, task, splits) else ()
     ensemble = ("ensemble", "student") if search.ensemble else ()
     methods = decisions.methods_within(search.preset, budget.left_s)
     # More where a resumed climb has a larger budget. A trial is instead of those that come after it.
     state.tested = list(dict.fromkeys([*state.tested, *classical, "head", *joined, *methods, *ensemble]))
+    rows, evaluate = judging_rows(run), run.recipe.evaluate
     return Standing(
         base.recipe.name,
         folder,
         budget,
         state,
         task,
-        labels_of(judging_rows(run)),
-        run.recipe.evaluate.resamples,
-        run.recipe.evaluate.group is not None,
+        labels_of(rows),
+        evaluate.resamples,
+        None if evaluate.group is not None else cache(lambda: first_occurrences(dataset_digests(rows))),
     )

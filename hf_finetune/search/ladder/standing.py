@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_finetune.evaluation.report import rungs_table
 from hf_finetune.pipeline.promotion import promote, write_result
 from hf_finetune.pipeline.run_folder import UNFINISHED
@@ -18,7 +20,7 @@ from hf_finetune.search.checkpoints.ranking import Ranking
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.costs import WRITE_S
 from hf_finetune.search.ladder.judgement import Comparison, compare
-from hf_finetune.search.ladder.state import LadderState, RungRecord, read_scores
+from hf_finetune.search.ladder.state import JOINED_RUNG, LadderState, RungRecord, read_scores
 from hf_finetune.tasks.base import Task
 from hf_finetune.utils.console import show_board
 from hf_finetune.utils.files import discard, read_json, read_object
@@ -53,8 +55,9 @@ class Standing:
     labels: Any
     """Of the rows that judge."""
     resamples: int
-    has_groups: bool = False
-    """Whether rows of a group depend on each other, so that no permutation tests them."""
+    inputs: Callable[[], np.ndarray] | None = None
+    """Of the rows that judge, see `Task.association`. None: rows of a group depend on each other, so that no
+    permutation tests them."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Settled scores of the rows that judge, by rung."""
     ranking: Ranking | None = None
@@ -72,7 +75,7 @@ class Standing:
         """Seconds to write the pending model: what has a linear model fits it again, with it what was fitted once."""
         if self.pending is None:
             return 0.0
-        linear = self.state.find("linear") if self.pending.name in ("linear", decisions.JOINED_RUNG) else None
+        linear = self.state.find("linear") if self.pending.name in ("linear", JOINED_RUNG) else None
         return WRITE_S + (0.0 if linear is None else linear.seconds)
 
     def take_up(self) -> None:
@@ -158,7 +161,7 @@ class Standing:
         reason, is_preferred = preference or decisions.why_judged(comparison), preference is not None
         is_better = comparison is None or comparison.verdict == "better"
         if is_better and (kept := self._kept_beside(scores_NC)) is not None:
-            return f"{reason}; {kept}, whose estimate is no lower, stays", is_preferred, not self.has_model
+            return f"{reason}; {kept}, whose estimate is no lower, stays", is_preferred, False
         # The first model that can be saved is the result whatever its verdict.
         return reason, is_preferred, is_better or is_preferred or not self.has_model
 
@@ -207,7 +210,7 @@ class Standing:
             against=best.name,
             comparisons=self.state.comparisons_left,
             is_constant=best.is_constant,
-            shuffles=not self.has_groups and (best.is_constant or best.tells_apart),
+            inputs=self.inputs if best.is_constant or best.tells_apart else None,
         )
 
     def _kept_beside(self, scores_NC: Any) -> str | None:

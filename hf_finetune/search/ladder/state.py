@@ -26,6 +26,7 @@ from hf_finetune.utils.files import read_json, write_bytes, write_json
 FOLDER, FILE = "rungs", "ladder.json"
 CONSTANTS = ("majority", "mean", "median")
 """Rungs that are the same for every row, or for every occurrence of a word, see `Task.constants`."""
+JOINED_RUNG = "linear+head"
 SCORES, HEADS = "scores.npz", "heads.npz"
 SCHEMA = 1
 
@@ -104,10 +105,11 @@ class LadderState:
     def comparisons_left(self) -> int:
         """By how many the level of the next test is divided: a comparison that has found a better model leaves its
         share of the level to the others, which keeps the level of all together (Holm, 1979). So does a rung that was
-        left for want of time, which no result has decided."""
-        counted = [rung for rung in self.rungs if rung.name in self.tested]
-        free = sum(rung.folder is None or (rung.comparison is not None and rung.is_better) for rung in counted)
-        return max(1, len(self.tested) - free)
+        left for want of time, which no result has decided, and what needs it."""
+        free = {rung.name for rung in self.rungs if rung.folder is None or (rung.comparison and rung.is_better)}
+        if (head := self.find("head")) is not None and head.folder is None:
+            free.add(JOINED_RUNG)
+        return max(1, len(set(self.tested) - free))
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune import InputError, Model, Recipe, TextData
+from hf_finetune import InputError, Model, Recipe, Search, TextData
 from hf_finetune.features.baselines import Baseline
 from hf_finetune.pipeline.evaluate import Scoring
 from hf_finetune.search.budget import Budget
@@ -37,7 +37,8 @@ def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standing:
     monkeypatch.setattr(standing_module, "promote", lambda *_: None)
     labels, scores = labels_and_scores(50)
     state = LadderState(tmp_path / "rungs", tested=["linear", "head", "full"])
-    standing = Standing("a", tmp_path, Budget(30), state, SingleLabel(("bad", "good")), labels, 100)
+    task, inputs = SingleLabel(("bad", "good")), lambda: np.arange(100)
+    standing = Standing("a", tmp_path, Budget(30), state, task, labels, 100, inputs)
     standing.judge("majority", scores, tmp_path / "rungs" / "1-majority", started=0.0, is_model=False)
     return standing
 
@@ -171,7 +172,7 @@ def test_what_is_right_as_often_as_a_constant_takes_no_place_of_what_tells_class
 
 def test_rows_of_groups_are_not_shuffled(standing: Standing) -> None:
     scores, _ = rare(standing)
-    grouped = replace(standing, has_groups=True)
+    grouped = replace(standing, inputs=None)
     grouped.judge("linear", scores, Path("2-linear"), started=0.0, finish=lambda _: None)
     assert "association" not in grouped.state.rungs[1].comparison and not grouped.state.beats_constant
 
@@ -231,6 +232,66 @@ def test_a_finished_network_is_taken_without_any_time_left_unless_it_would_be_an
     module.Climb(base, loaded, replace(standing, budget=Budget(0)), None, None, loaded)._weigh("full")
     full = standing.state.find("full")
     assert (full.folder is not None) is folder.exists() is is_taken and full.promoted is (is_taken and right == 98)
+
+
+@pytest.mark.parametrize("name", ["head", "trial", "student"])
+def test_what_else_is_finished_is_taken_without_any_time_left(
+    name: str, standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later(standing, 80)
+    if name != "head":
+        standing.record(RungRecord("head", "left"))
+    write_scores(folder := standing.state.folder / f"3-{name}", labels_and_scores(60)[1])
+    (folder / "result.json").write_text('{"metrics": {}, "data": {}}')
+    monkeypatch.setattr(module.decisions, "has_no_signal", lambda *_: True)
+    monkeypatch.setattr(module.Climb, "_join", lambda _: None)
+    monkeypatch.setattr(module.Climb, "_why_no_network", lambda _: None)
+    monkeypatch.setattr(module.Climb, "_goes_straight", lambda _: False)
+    monkeypatch.setattr(module.Climb, "_weigh", lambda *_: None)
+    recipe = Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto", search=Search(ensemble=True))
+    loaded: Any = None
+    monkeypatch.setattr(module, "plan_student", lambda *_: None)
+    monkeypatch.setattr(module.decisions, "trial_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(module.Climb, "_scoring", Scored())
+    monkeypatch.setattr(module.Climb, "_folded", lambda _, cost: cost)
+    module.Climb(
+        RecipeVariant(recipe), loaded, replace(standing, budget=Budget(0)), None, None, loaded
+    )._climb_networks()
+    rung = standing.state.find(name)
+    assert rung is not None and rung.folder == f"3-{name}" and folder.exists()
+
+
+class Scored:
+    """Of a head that is measured."""
+
+    judged_s = 0.0
+
+    def usual(self) -> Any:
+        """A rung that takes no time."""
+        return SimpleNamespace(seconds=lambda _: 0.0)
+
+
+def test_a_network_that_was_set_aside_and_would_be_the_result_now_is_trained_again(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill came before it was recorded, and a resumed climb decides otherwise: there is nothing to resume in it."""
+    launches: list[Any] = []
+
+    def train(_: Any, launch: Any, **__: Any) -> Any:
+        launches.append(launch)
+        raise InputError("trains")
+
+    write_scores(folder := standing.state.folder / "2-full", labels_and_scores(98)[1])
+    (folder / "result.json").write_text('{"metrics": {}, "data": {}}')
+    standing.begin({"name": "full", "epochs": 3.0, "rows": 9, "layer_rows": 0})
+    monkeypatch.setattr(module, "train_prepared", train)
+    prepared = SimpleNamespace(data=SimpleNamespace(splits=SimpleNamespace(train=range(9))))
+    monkeypatch.setattr(module.Climb, "_prepare", lambda *_: prepared)
+    base = RecipeVariant(Recipe(name="a", data=TextData(path="x"), model=Model("m"), method="auto"))
+    loaded: Any = None
+    with pytest.raises(InputError, match="trains"):
+        module.Climb(base, loaded, standing, None, None, loaded)._rung("full", "full", module.RungPlan("", 3.0))
+    assert not launches[0].resume and not folder.exists()
 
 
 def test_a_signal_before_a_model_is_in_its_place_puts_it_there(

@@ -270,6 +270,11 @@ def test_a_comparison_that_is_proven_leaves_its_level_to_the_others(tmp_path) ->
     assert state.comparisons_left == 1 and len(state.tested) == 3
     state.tested.append("full")
     assert state.comparisons_left == 2
+    # Without a head there is none with a linear model.
+    state.tested.append("linear+head")
+    assert state.comparisons_left == 3
+    state.rungs[2] = RungRecord("head", "left")
+    assert state.comparisons_left == 1
     assert methods_within("best", 44) == methods_within("good", 60) == ("full",)
     assert methods_within(None, 60) == ("top", "lora", "full") and methods_within("fast", 60) == ()
 

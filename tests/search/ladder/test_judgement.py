@@ -12,7 +12,7 @@ from hf_finetune.search.ladder.judgement import Comparison, compare
 from hf_finetune.tasks.single_label import SingleLabel
 
 TASK = SingleLabel(("bad", "good"))
-CONSTANT = {"is_constant": True, "shuffles": True}
+CONSTANT = {"is_constant": True, "inputs": lambda: np.arange(200)}
 
 
 def scores(correct: int, rows: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +77,34 @@ def test_a_model_that_finds_a_rare_class_beats_no_majority_and_tells_classes_apa
         found = compare(TASK, labels, scores_NC, majority_NC, against="majority", comparisons=5, **CONSTANT)
         assert found.association is not None and not found.tells_apart
     assert association(labels, np.log(frequencies_NC)) == 1
+
+
+def test_equal_inputs_are_one_row_of_the_permutation() -> None:
+    """Chance decides on 20 texts, not on ten times as many."""
+    labels = np.tile(np.arange(20) % 2, 10)
+    scores_NC = np.where(labels[:, None] == [0, 1], 0.6, 0.4)
+    scores_NC[np.arange(200) % 20 > 5] = 0.5
+    first_N = np.tile(np.arange(20), 10)
+    assert TASK.association(labels, scores_NC, lambda: np.arange(200)) == 0.0005
+    once = TASK.association(labels, scores_NC, lambda: first_N)
+    assert once == TASK.association(labels[:20], scores_NC[:20], lambda: np.arange(20)) > 0.0005
+
+
+@pytest.mark.parametrize("unseen", [1e-12, 0.3])
+def test_a_class_that_no_model_of_its_fold_has_seen_is_no_signal(unseen: float) -> None:
+    """Out of fold, where ten classes have a single row, and the scores say no more than in which fold it is."""
+    task, folds_N = SingleLabel(tuple(f"class {number}" for number in range(12))), np.arange(200) % 5
+    labels = np.concatenate([np.arange(190) % 2, np.arange(2, 12)])
+    scores_NC = np.full((200, 12), 0.002)
+    scores_NC[:, 0], scores_NC[:, 1] = 0.49, 0.49
+    for label, row in zip(range(2, 12), range(190, 200), strict=True):
+        scores_NC[folds_N == folds_N[row], label] = unseen
+    log_NC = np.log(scores_NC)
+    assert abs(association(labels, log_NC) - 0.5) > 0.4
+    assert task.association(labels, scores_NC, lambda: np.arange(200)) == 1
+    # What is found of a class of several rows is found beside them, too.
+    scores_NC[labels == 1, 1] = 0.6
+    assert task.association(labels, scores_NC, lambda: np.arange(200)) == 0.0005
 
 
 def test_what_is_proven_by_the_accuracy_or_compared_with_a_model_is_not_shuffled() -> None:
