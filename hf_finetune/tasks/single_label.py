@@ -115,8 +115,9 @@ class SingleLabel(Task):
         Out of fold no model has seen a class of a single row, whose scores say in which fold it is: such rows are left
         out, and a probability counts as 1 / N at least.
         """
-        first_N = inputs()
-        kept_N = (first_N == np.arange(len(labels))) & (np.bincount(labels)[labels] > 1)
+        is_first_N = inputs() == np.arange(len(labels))
+        counts_C = np.bincount(labels[is_first_N], minlength=len(self.labels))
+        kept_N = is_first_N & (counts_C[labels] > 1)
         return association(labels[kept_N], np.log(np.maximum(scores_NC[kept_N], 1 / len(labels))))
 
     @property

@@ -160,7 +160,8 @@ class Climb:
         started, folder = time.perf_counter(), self.state.folder / self.state.next_folder(name)
         begun, layer_rows = self.state.current, 0
         if begun is None or begun["name"] != name or is_finished(folder):
-            # What came before it was not written before a kill, and is other; or it was set aside, and is wanted now.
+            # What came before it was not written before a kill, and is other; or it was set aside, and would now be
+            # the result.
             begun = None
             discard(folder)
         if method == "head":

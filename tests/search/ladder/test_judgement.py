@@ -102,6 +102,9 @@ def test_a_class_that_no_model_of_its_fold_has_seen_is_no_signal(unseen: float) 
     log_NC = np.log(scores_NC)
     assert abs(association(labels, log_NC) - 0.5) > 0.4
     assert task.association(labels, scores_NC, lambda: np.arange(200)) == 1
+    # Neither is one whose rows are all the same.
+    twice, same = np.append(labels, 2), np.append(np.arange(200), 190)
+    assert task.association(twice, np.vstack([scores_NC, scores_NC[190]]), lambda: same) == 1
     # What is found of a class of several rows is found beside them, too.
     scores_NC[labels == 1, 1] = 0.6
     assert task.association(labels, scores_NC, lambda: np.arange(200)) == 0.0005
