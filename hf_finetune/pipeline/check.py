@@ -21,6 +21,7 @@ from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft.compatibility import virtual_tokens
 from hf_finetune.models.processors import position_limit
 from hf_finetune.pipeline.add_adapter import with_adapter
+from hf_finetune.pipeline.average_runs import check_averaged_runs
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
 from hf_finetune.pipeline.context import Run, RunContext, RunData
 from hf_finetune.pipeline.optimization import penalized_parameters
@@ -153,6 +154,7 @@ def check_run(run: Run, trial: PreTrainedModel) -> None:
     training_loss(run)
     penalized_parameters(run, trial)
     check_mix(run, trial)
+    check_averaged_runs(run)
     _check_distillation(run)
     if recipe.regularize.mixout and not pretrained_layers(trial, run.model.fresh):
         raise InputError(

@@ -14,6 +14,7 @@ from hf_finetune.data.word_inputs import by_row, word_counts
 from hf_finetune.distillation.cache.logits import WordLogits
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.pipeline.augment import run_augmenter
+from hf_finetune.pipeline.average_runs import average_with_runs
 from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
 from hf_finetune.pipeline.build_hooks import build_hooks
 from hf_finetune.pipeline.context import Run
@@ -127,6 +128,7 @@ def train(setup: RunSetup) -> tuple[ClassifierTrainer, Task, dict[str, Any] | No
     try:
         with setup.clock.measure("train_s"):
             train_until_stopped(trainer, setup.resume_from, SaveInterval.of(setup.run.recipe.train))
+            average_with_runs(setup, trainer)
             gain, logits_NC = keep_better_start(setup, trainer)
             task, temperature = _finish_task(setup, trainer, logits_NC)
     finally:
@@ -210,7 +212,7 @@ def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
 def _latest_epoch(setup: RunSetup) -> LatestEpoch | None:
     """Return the choice of the epoch where the recipe names no metric, nor anything that compares epochs by one."""
     recipe, task, labels = setup.run.recipe, setup.run.data.task, labels_of(setup.rows.validation)
-    compares = recipe.train.early_stopping_patience or recipe.averaging != Averaging()
+    compares = recipe.train.early_stopping_patience or recipe.averaging.in_run
     if recipe.evaluate.metric is not None or compares or task.has_words:
         return None
 

@@ -149,6 +149,11 @@ class RecipeVariant:
         """Return the variant with another seed."""
         return RecipeVariant(replace(self.recipe, train=replace(self.recipe.train, seed=seed)))
 
+    def averaged_with(self, run: str, *, seed: int) -> RecipeVariant:
+        """Return the variant with another seed, whose weights are averaged with those of a finished run."""
+        averaging = replace(self.recipe.averaging, runs=(*self.recipe.averaging.runs, run))
+        return RecipeVariant(replace(self.with_seed(seed).recipe, averaging=averaging))
+
     def without_push(self) -> RecipeVariant:
         """Return the variant that pushes nothing."""
         return RecipeVariant(replace(self.recipe, hub=replace(self.recipe.hub, repo_id=None)))

@@ -185,3 +185,12 @@ class Averaging:
     soup: bool = False
     """Average the weights of the epochs (greedy soup, arXiv:2203.05482). Epochs are tried best first, and one is added
     unless the validation metric falls. Takes disk space for the trained weights of every epoch."""
+    runs: tuple[str, ...] = ()
+    """Folders of finished runs whose weights are averaged with those of this one, once it is trained (uniform soup,
+    arXiv:2203.05482). They started from the same checkpoint and have the same classes, such as runs with other values
+    of `--seed`. The average is taken unless a paired test on the validation rows finds it worse."""
+
+    @property
+    def in_run(self) -> bool:
+        """Whether weights of several steps of the run are averaged."""
+        return self.ema_decay is not None or self.tail_share > 0 or self.soup

@@ -32,6 +32,8 @@ class TrainingRecipe(ModelRecipe, Protocol):
     def averaging(self) -> Averaging: ...
     @property
     def fits_head(self) -> bool: ...
+    @property
+    def uses_adapter(self) -> bool: ...
 
 
 Conflict = rules.Conflict[TrainingRecipe]
@@ -39,7 +41,7 @@ Unused = rules.Unused[TrainingRecipe]
 
 
 def _averages_weights(recipe: TrainingRecipe) -> bool:
-    return recipe.averaging != Averaging()
+    return recipe.averaging.in_run
 
 
 def _ends_within(recipe: TrainingRecipe, epochs: int) -> bool:
@@ -115,6 +117,11 @@ AVERAGING = (
         "averaging.soup",
         "false with model.unfreeze_every: weights of epochs that trained other layers cannot be averaged",
         lambda r: r.model.unfreeze_every is not None,
+    ),
+    Conflict(
+        "averaging.runs",
+        lambda r: f"none with {r.effective_method}, which saves its network with the adapter merged",
+        lambda r: r.uses_adapter,
     ),
     Conflict("averaging.tail_every", "step while averaging.tail_share is 0", lambda r: not r.averaging.tail_share),
     Conflict(

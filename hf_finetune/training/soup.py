@@ -21,7 +21,7 @@ class Candidate:
     """Weights that a run could end with."""
 
     weights: str
-    """checkpoint (the best epoch), ema, tail or soup."""
+    """checkpoint (the best epoch), ema, tail, soup, or runs (with those of other runs)."""
     steps: tuple[int, ...]
     """Optimizer steps after which the weights were taken: a soup's in the order of joining; a running average's last
     one."""
@@ -36,7 +36,7 @@ class Candidate:
     @property
     def is_average(self) -> bool:
         """Whether the weights are those of several steps. A soup of one epoch is that epoch's checkpoint."""
-        return self.weights in ("ema", "tail") or len(self.steps) > 1
+        return self.weights in ("ema", "tail", "runs") or len(self.steps) > 1
 
     def to_dict(self, metric: str) -> dict[str, Any]:
         """Return the candidate as result.json stores it, with the value under the metric's name."""

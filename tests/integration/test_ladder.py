@@ -89,7 +89,8 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert read(folder) == {name: value for name, value in document.items() if name != "folder"}
     assert UNFINISHED not in document and document["ladder"]["verdict"]
     rungs = {rung["name"]: rung for rung in document["rungs"]}
-    assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full", "student"]
+    assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full", "soup", "student"]
+    assert rungs.pop("soup")["reason"] == "left: full fine-tuning is not the best model so far"
     assert all(rung["folder"] and rung["metrics"]["accuracy"]["n"] == 6 for rung in rungs.values())
     chosen = next(rung for rung in reversed(document["rungs"]) if rung["promoted"])
     assert document["ladder"]["chosen"] == chosen["name"] and document["parity"]["reload"]["ok"]
@@ -108,6 +109,36 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert document["ladder"]["verdict"] in " ".join(str(Classifier.load(str(folder)).result).split())
     with pytest.raises(InputError, match="the run in it is finished"):
         run(auto, Launch(str(folder), resume=True))
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_the_mean_of_two_full_fine_tunings_is_the_last_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second one, the first is the result; the resumed climb trains the second one alone."""
+    folder, auto, begun = tmp_path / "auto", recipe(tmp_path), []
+    train_prepared = module.train_prepared
+
+    def noted(prepared: Run, launch: Launch, **options: Any) -> Any:
+        begun.append((prepared.recipe.method, prepared.recipe.train.seed, len(prepared.recipe.averaging.runs)))
+        return train_prepared(prepared, launch, **options)
+
+    monkeypatch.setattr(module, "train_prepared", noted)
+    monkeypatch.setattr(judges, "choose_folds", lambda *_, **__: None)
+    verdicts = ["better", "better", "no worse", "no worse", "better", "better"]
+    monkeypatch.setattr(standing, "compare", judging(*verdicts))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "plan_soup", _stopping(patch, module.plan_soup))
+        with pytest.raises(StoppedBySignal, match=r"the best model so far \(full\) is in"):
+            run(auto, Launch(str(folder)))
+    assert begun[-2:] == [("full", 0, 0), ("full", 1, 1)]
+    begun.clear()
+    document = run(auto, Launch(str(folder), resume=True))
+    assert document is not None and begun == [("full", 1, 1)]
+    soup = document["rungs"][-1]
+    assert soup["name"] == "soup" == document["ladder"]["chosen"]
+    # Its share of the level was not asked of the rungs before it, but of those that are not proven better.
+    shares = {rung["name"]: rung["comparison"]["comparisons"] for rung in document["rungs"] if rung["comparison"]}
+    assert [shares[name] for name in ("head", "top", "lora", "full", "soup")] == [5, 3, 3, 3, 3]
+    assert read(folder)["best"]["weights"] == "runs" and document["parity"]["reload"]["ok"]
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -238,6 +269,14 @@ def judging(*verdicts: str):
         return replace(found, difference=level) if found.verdict == "no worse" else found
 
     return compare
+
+
+def _stopping(patch: pytest.MonkeyPatch, plan):
+    def plan_and_stop(*given, **options):
+        stop_after(patch, 9)
+        return plan(*given, **options)
+
+    return plan_and_stop
 
 
 def _stopping_at_full(patch: pytest.MonkeyPatch, weigh):

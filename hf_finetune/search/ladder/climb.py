@@ -4,6 +4,7 @@
     head             a linear head on frozen features, which are computed once
     linear+head      the linear model and the head together
     top, lora, full  from the head of the rung before, as long as the time that is left holds
+    soup             the mean of full fine-tuning and of a second one, if there is time for that
 
 A rung is a run of a variant of the recipe in DIR/rungs/. A paired test on the validation rows, corrected for the number
 of rungs, promotes it; else the simpler one stays. The best one so far is always in DIR, verified and usable. A killed
@@ -42,8 +43,10 @@ from hf_finetune.search.ladder.folds import trainings_of, with_folds
 from hf_finetune.search.ladder.head_rung import prepare_head
 from hf_finetune.search.ladder.joined_rung import climb_joined, may_join
 from hf_finetune.search.ladder.judges import with_scored
+from hf_finetune.search.ladder.soup_rung import plan_soup
 from hf_finetune.search.ladder.standing import Standing
 from hf_finetune.search.ladder.state import (
+    SOUP_RUNG,
     LadderState,
     RungRecord,
     read_heads,
@@ -148,6 +151,7 @@ class Climb:
             self._try_for_signal()
         for method in decisions.methods_of(self.base.recipe.search.preset):
             self._weigh(method)
+        self._average()
         if self.base.recipe.search.ensemble and not self._take_finished("student"):
             student = plan_student(self.standing, self.base, self.loaded, self._cost, self._scoring)
             if student is not None:
@@ -271,6 +275,14 @@ class Climb:
 
     def _join(self) -> None:
         climb_joined(self.standing, self.base, self.loaded, self.heads, self._scoring, command=self.command)
+
+    def _average(self) -> None:
+        if not decisions.averages(self.base.recipe.search.preset) or self._take_finished(SOUP_RUNG):
+            return
+        alike = self._starts_from_head
+        second = plan_soup(self.standing, self.base, self._cost, lambda: self._scoring, starts_alike=alike)
+        if second is not None:
+            replace(self, base=second.base)._rung(SOUP_RUNG, "full", second.plan)
 
     def _keep(self, trained: TrainedRun, folder: Path) -> None:
         """Keep what later rungs start from."""

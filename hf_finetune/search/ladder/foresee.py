@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hf_finetune.search.ladder import decisions
 from hf_finetune.search.ladder.costs import BUILD_S, RungCost, Scoring
-from hf_finetune.search.ladder.state import JOINED_RUNG
+from hf_finetune.search.ladder.state import JOINED_RUNG, SOUP_RUNG
 from hf_finetune.search.recipe_variant import SingleMethod
 
 
@@ -43,7 +43,7 @@ class PlannedClock:
         return self.budget_s - self.used_s
 
     def climb(self, name: str, seconds: float, reason: str, *, epochs: float | None = None) -> None:
-        """Add a rung that is climbed."""
+        """Add a rung that is full_epochs."""
         self.used_s += seconds
         self.rungs.append(PlannedRung(name, reason, round(seconds, 1), round(self.used_s, 1), epochs))
 
@@ -74,6 +74,7 @@ def foresee(
     methods: Sequence[SingleMethod],
     *,
     epochs: float,
+    averages: bool = False,
     ensemble: bool = False,
     has_model: bool = True,
 ) -> None:
@@ -83,6 +84,7 @@ def foresee(
         classical: seconds of each model without a network.
         methods: see `decisions.methods_of`.
         epochs: those of the recipe.
+        averages: see `decisions.averages`.
         ensemble: whether a student of the rungs may be the last one.
         has_model: whether a model without a network can be the result.
     """
@@ -93,19 +95,38 @@ def foresee(
         clock.leave("head", reason)
         return
     _add_head(clock, costs, classical["linear"] if has_model else None, fine_tunes="full" in methods)
+    full_epochs = 0.0
     for method in methods:
         left_s, started = clock.left_s, time.perf_counter()
         plan = decisions.weigh(method, costs.of, left_s=left_s, epochs=epochs)
         # The climb measures its costs, too.
         clock.used_s += time.perf_counter() - started
-        if plan.epochs is None:
-            clock.leave(method, plan.reason)
-        else:
-            # What is written at the end was counted, and not spent.
-            seconds = costs.of(method).seconds(plan.expected) - costs.scoring.later_s
-            clock.climb(method, seconds, plan.reason, epochs=round(plan.expected, 3))
+        _add(clock, method, costs.of(method), plan, costs.scoring.later_s)
+        full_epochs = plan.expected
+    if averages and full_epochs and costs.folds is None:
+        _add_second(clock, costs, full_epochs)
     if ensemble:
         clock.leave("student", "only if the mean of some rungs is better than the best one, and time is left")
+
+
+def _add_second(clock: PlannedClock, costs: NetworkCosts, epochs: float) -> None:
+    """Add a second full fine-tuning, of no more epochs than the first."""
+    plan = decisions.weigh_soup(costs.of, left_s=clock.left_s, epochs=epochs)
+    if plan.epochs is not None:
+        plan = replace(plan, reason=f"{plan.reason}; only if full fine-tuning is the best model")
+    _add(clock, SOUP_RUNG, costs.of("full"), plan)
+
+
+def _add(clock: PlannedClock, name: str, cost: RungCost, plan: decisions.RungPlan, later_s: float = 0.0) -> None:
+    """Add a network that trains, or why it is left.
+
+    Args:
+        later_s: for what is written at the end, which was counted, and is not spent.
+    """
+    if plan.epochs is None:
+        clock.leave(name, plan.reason)
+    else:
+        clock.climb(name, cost.seconds(plan.expected) - later_s, plan.reason, epochs=round(plan.expected, 3))
 
 
 def _add_head(clock: PlannedClock, costs: NetworkCosts, linear_s: float | None, *, fine_tunes: bool) -> None:

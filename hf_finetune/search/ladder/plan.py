@@ -148,7 +148,16 @@ def _foresee(
     joins = may_join(base, loaded.data.task, splits)
     networks = NetworkCosts(scoring, cost, head_s, evaluate.folds, joins)
     methods = decisions.methods_of(search.preset)
-    foresee(clock, classical, networks, methods, epochs=epochs, ensemble=search.ensemble, has_model=has_model)
+    foresee(
+        clock,
+        classical,
+        networks,
+        methods,
+        epochs=epochs,
+        averages=decisions.averages(search.preset),
+        ensemble=search.ensemble,
+        has_model=has_model,
+    )
 
 
 def _classical_seconds(base: RecipeVariant, splits: Splits, task: Task) -> dict[str, float]:

@@ -27,6 +27,9 @@ FOLDER, FILE = "rungs", "ladder.json"
 CONSTANTS = ("majority", "mean", "median")
 """Rungs that are the same for every row, or for every occurrence of a word, see `Task.constants`."""
 JOINED_RUNG = "linear+head"
+"""The linear model and the head together, see `joined_rung`."""
+SOUP_RUNG = "soup"
+"""The mean of two full fine-tunings, see `soup_rung`."""
 SCORES, HEADS = "scores.npz", "heads.npz"
 SCHEMA = 1
 
@@ -37,7 +40,7 @@ class RungRecord:
 
     name: str
     """One of `CONSTANTS`, linear, trees, histograms, head, linear+head, trial (a short fine-tuning), top, lora, full,
-    student."""
+    soup, student."""
     reason: str
     """What its verdict means, or why it was left."""
     folder: str | None = None

@@ -179,6 +179,16 @@ def test_full_fine_tuning_is_preferred_to_a_head_where_few_held_out_rows_decide_
     assert "fine-tuning is mostly better" in why_preferred("full", replace(held_out, against="linear+head"))
 
 
+def test_the_mean_of_two_runs_needs_no_proof_but_a_lower_log_loss() -> None:
+    gain = Interval(0.01, -0.02, 0.04, 848)
+    found = Comparison("full", Interval(-0.002, -0.02, 0.016, 848), "undecided", "accuracy", 2, gain)
+    reason = "its log loss is lower than that of full, by 0.010; it is taken, as the mean of two runs"
+    assert why_preferred("soup", found).startswith(reason) and why_preferred("full", found) is None
+    assert why_preferred("soup", replace(found, log_loss_gain=Interval(-0.01, -0.04, 0.02, 848))) is None
+    assert why_preferred("soup", replace(found, difference=Interval(-0.01, -0.021, 0.009, 848))) is None
+    assert why_preferred("soup", replace(found, verdict="worse")) is None
+
+
 def test_what_the_accuracy_cannot_decide_the_log_loss_may() -> None:
     gain = Interval(0.044, 0.010, 0.078, 848)
     comparison = Comparison("linear", Interval(0.028, -0.004, 0.060, 848), "undecided", "accuracy", 2, gain)

@@ -47,6 +47,21 @@ def test_what_is_left_has_its_reason() -> None:
     assert short["head"].seconds is None and "a network takes 5 s at least" in short["head"].reason
 
 
+def test_a_second_run_follows_if_half_of_the_first_one_fits() -> None:
+    """Full fine-tuning ends at 288 s, and takes 10 s beside 40 s an epoch."""
+    whole = planned(1000, averages=True)["soup"]
+    assert (whole.seconds, whole.ends_s, whole.epochs) == (
+        130,
+        418,
+        3,
+    ) and "if full fine-tuning is the best" in whole.reason
+    # 92% of 94 s, less 10 s, hold 1.9 epochs; of 64 s, 1.2.
+    assert planned(382, averages=True)["soup"].epochs == pytest.approx(1.91, abs=0.01)
+    assert planned(352, averages=True)["soup"].reason == "left: there is time for 1.2 epochs of a second run, of 3"
+    assert "it would take" in planned(100, averages=True)["soup"].reason
+    assert "soup" not in planned(1000, averages=True, folds=3) and "soup" not in planned(1000)
+
+
 def test_a_head_may_be_left_for_full_fine_tuning_but_not_with_folds() -> None:
     scoring = Scoring(0.01, {"train": 1000, "validation": 1000}, 3.5)
     for folds, word in ((None, "left: full fine-tuning needs the time"), (3, "a linear head on frozen features")):
@@ -81,7 +96,7 @@ def test_a_plan_of_method_auto_writes_nothing(tmp_path: Path, monkeypatch: pytes
     options: dict[str, Any] = {"model": checkpoint, "max_length": 16, "method": "auto"}
     plan = hf_finetune.plan(frame, budget="10m", **options)
     assert list(folder.iterdir()) == [folder / "runs"]
-    assert [rung.name for rung in plan.rungs] == ["linear", "head", "top", "lora", "full"]
+    assert [rung.name for rung in plan.rungs] == ["linear", "head", "top", "lora", "full"], "in folds no second run"
     assert plan.rungs[-1].epochs and plan.estimate["total_s"] == pytest.approx(plan.rungs[-1].ends_s, abs=1)
     assert plan.judged_by == "all 120 rows, in 5 folds" and plan.budget_s == 600
     assert "rung    seconds  ends at" in str(plan) and "of 10m" in str(plan)
