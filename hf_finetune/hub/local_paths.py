@@ -16,7 +16,7 @@ _PATH_IN_TEXT = re.compile(
 _PATH_FIELDS = frozenset(
     {
         *("path", "validation", "test", "unlabelled", "unlabeled", "checkpoint", "candidates"),
-        *("there", "back", "teacher", "output"),
+        *("there", "back", "teacher", "output", "runs"),
     }
 )
 # Class names may look like paths.

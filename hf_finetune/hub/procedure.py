@@ -11,6 +11,7 @@ from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.training.optim.schedule_config import resolve
+from hf_finetune.utils.messages import counted
 from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
 # These decide a result. All other fields are in recipe.json.
@@ -52,6 +53,8 @@ NEVER_SHOWN = (
     "train.report_to",
     "train.keep_checkpoints",
     "train.save_",
+    # Of folders that nobody else has.
+    "averaging.runs",
     "objective.labels_weight.",
 )
 
@@ -137,7 +140,11 @@ def _outcomes(run: RunFacts) -> Iterator[tuple[str, Any]]:
         yield "optimizer steps", result["steps"]
     if "candidates" in (best := result.get("best", {})):
         after, candidates = ", ".join(map(number, best["steps"])), len(best["candidates"])
-        yield "selected weights", f"{best['weights']}, after step {after}: the best of {candidates} on validation"
+        chosen = f"{best['weights']}, after step {after}: the best of {candidates} on validation"
+        if best["weights"] == "runs":
+            runs = counted(len(run.recipe.averaging.runs), "more run")
+            chosen = f"the mean of those after step {after} and of {runs} from the same start"
+        yield "selected weights", chosen
     if zeros := result.get("elastic_net"):
         yield (
             "weights at exactly 0",

@@ -22,11 +22,12 @@ from hf_finetune.utils.plain import flatten
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Fields without influence on the trained weights. A teacher may move: its weights are compared.
+# Fields without influence on the trained weights. A teacher may move: its weights are compared. So may a run whose
+# weights are averaged with them.
 MAY_CHANGE = frozenset(
     {
         *("evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "evaluate.plots"),
-        "objective.teacher",
+        *("objective.teacher", "averaging.runs"),
         "compress",
         *("train.keep_checkpoints", "train.save_steps", "train.save_every", "train.max_time", "train.fit_schedule"),
         "train.report_to",

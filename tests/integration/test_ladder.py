@@ -90,7 +90,7 @@ def test_stopped_in_the_last_rung_and_resumed(tmp_path: Path, monkeypatch: pytes
     assert UNFINISHED not in document and document["ladder"]["verdict"]
     rungs = {rung["name"]: rung for rung in document["rungs"]}
     assert list(rungs) == ["majority", "linear", "head", "top", "lora", "full", "soup", "student"]
-    assert rungs.pop("soup")["reason"] == "left: full fine-tuning is not the best model so far"
+    assert "unlike random heads" in rungs.pop("soup")["reason"]
     assert all(rung["folder"] and rung["metrics"]["accuracy"]["n"] == 6 for rung in rungs.values())
     chosen = next(rung for rung in reversed(document["rungs"]) if rung["promoted"])
     assert document["ladder"]["chosen"] == chosen["name"] and document["parity"]["reload"]["ok"]
@@ -131,7 +131,8 @@ def test_the_mean_of_two_full_fine_tunings_is_the_last_rung(tmp_path: Path, monk
             run(auto, Launch(str(folder)))
     assert begun[-2:] == [("full", 0, 0), ("full", 1, 1)]
     begun.clear()
-    document = run(auto, Launch(str(folder), resume=True))
+    # By another name of the folder.
+    document = run(auto, Launch(str(tmp_path / "bert" / ".." / "auto"), resume=True))
     assert document is not None and begun == [("full", 1, 1)]
     soup = document["rungs"][-1]
     assert soup["name"] == "soup" == document["ladder"]["chosen"]

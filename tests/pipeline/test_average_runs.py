@@ -44,6 +44,8 @@ def test_mean_of_the_weights_of_runs(recipe: Recipe, tmp_path: Path) -> None:
     assert furthest(averaged, mean(*alone)) < 1e-6 < furthest(averaged, alone[2])
     best = read_json(tmp_path / "mean" / "result.json", "")["best"]
     assert best["weights"] == "runs" and [c["weights"] for c in best["candidates"]] == ["checkpoint", "runs"]
+    card = (tmp_path / "mean" / "README.md").read_text()
+    assert "of 2 more runs from the same start" in card and str(tmp_path) not in card
     texts = [row["text"] for row in text_rows(20, seed=1)]
     own, saved = (Classifier.load(str(tmp_path / name)).predict_proba(texts) for name in ("2", "mean"))
     assert abs(saved - own).max() > 1e-5

@@ -23,6 +23,9 @@ METHODS: dict[Preset, tuple[SingleMethod, ...]] = {
 """What each preset trains after the head. Without a preset: all that there is time for."""
 NETWORKS = ("head", "top", "lora", "full", SOUP_RUNG)
 """Rungs whose models an ensemble has as members."""
+FINE_TUNED = ("top", "lora", "full", SOUP_RUNG)
+"""Those that predict at the same cost, whatever their training took."""
+NOT_SIMPLER = "which is no simpler"
 LEAST_EXPLAINED = 0.01
 """Share of the labels' entropy: frozen features that explain less, out of fold, have no signal."""
 START_EXPLAINED = 0.2
@@ -38,7 +41,6 @@ PRIOR = {
     "head": "pretrained features need fewer rows",
     JOINED_RUNG: "words and frozen features mostly complete each other",
     "full": "fine-tuning is mostly better from some hundred rows on",
-    SOUP_RUNG: "the mean of two runs is mostly better than one of them, and no slower",
 }
 """Why a rung is taken without a proof."""
 SOUP_SHARE = 0.5
@@ -165,8 +167,8 @@ def why_preferred(name: str, comparison: Comparison | None, *, folds: int | None
     """Return why a rung takes the place of a simpler one without a proof by `Task.judged_by`. None: it does not.
 
     First, it tells classes apart, which a constant does not. Second, its log loss is lower by the paired test, which
-    tells models apart on fewer rows, and its accuracy no lower. The mean of two runs needs no proof of that: it is no
-    less simple than one of them. Third, with few rows no test can decide: then a head on
+    tells models apart on fewer rows, and its accuracy no lower. Of two fine-tuned
+    networks neither is simpler, so that estimates decide. Third, with few rows no test can decide: then a head on
     frozen features is preferred to a classical model, as a pretrained network knows words that the rows lack; and full
     fine-tuning to the head, where a tenth of some hundred rows judges: on 500 rows it was better by 3 points on movie
     reviews and by 10 on package descriptions, on 16 by nothing. Rows that speak against it, by half of what would prove
@@ -189,8 +191,11 @@ def why_preferred(name: str, comparison: Comparison | None, *, folds: int | None
         return f"its log loss is lower than that of {other}, by {lower}, and its {comparison.metric} is no lower"
     is_held_out = folds is None and difference.n >= LEAST_HELD_OUT and other in ("head", JOINED_RUNG)
     lowers = gain is not None and gain.value > 0
-    if name == SOUP_RUNG and gain is not None and gain.value > 0 and not speaks_against:
-        return f"its log loss is lower than that of {other}, by {gain.value:.3f}; it is taken, as {PRIOR[name]}"
+    if name in FINE_TUNED and other in FINE_TUNED:
+        if difference.value > 0:
+            return f"its {comparison.metric} is higher than that of {other}, {NOT_SIMPLER}"
+        if gain is not None and gain.value > 0 and not speaks_against:
+            return f"its log loss is lower than that of {other}, {NOT_SIMPLER}"
     may_be = name == "head" or (name == JOINED_RUNG and lowers) or (name == "full" and is_held_out)
     if not may_be or difference.n >= FEW_ROWS or speaks_against:
         return None

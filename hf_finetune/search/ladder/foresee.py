@@ -43,7 +43,7 @@ class PlannedClock:
         return self.budget_s - self.used_s
 
     def climb(self, name: str, seconds: float, reason: str, *, epochs: float | None = None) -> None:
-        """Add a rung that is full_epochs."""
+        """Add a rung that is climbed."""
         self.used_s += seconds
         self.rungs.append(PlannedRung(name, reason, round(seconds, 1), round(self.used_s, 1), epochs))
 
