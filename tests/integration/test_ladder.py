@@ -1,5 +1,6 @@
 """Method auto, from its rungs to its result: stopped, killed and resumed, and what it leaves."""
 
+import csv
 import json
 import os
 from dataclasses import replace
@@ -129,17 +130,35 @@ def test_the_mean_of_two_full_fine_tunings_is_the_last_rung(tmp_path: Path, monk
         patch.setattr(module, "plan_soup", _stopping(patch, module.plan_soup))
         with pytest.raises(StoppedBySignal, match=r"the best model so far \(full\) is in"):
             run(auto, Launch(str(folder)))
-    assert begun[-2:] == [("full", 0, 0), ("full", 1, 1)]
+    assert begun[-2:] == [("full", 0, 0), ("full", 1000, 1)]
     begun.clear()
     # By another name of the folder.
     document = run(auto, Launch(str(tmp_path / "bert" / ".." / "auto"), resume=True))
-    assert document is not None and begun == [("full", 1, 1)]
+    assert document is not None and begun == [("full", 1000, 1)]
     soup = document["rungs"][-1]
     assert soup["name"] == "soup" == document["ladder"]["chosen"]
     # Its share of the level was not asked of the rungs before it, but of those that are not proven better.
     shares = {rung["name"]: rung["comparison"]["comparisons"] for rung in document["rungs"] if rung["comparison"]}
     assert [shares[name] for name in ("head", "top", "lora", "full", "soup")] == [5, 3, 3, 3, 3]
     assert read(folder)["best"]["weights"] == "runs" and document["parity"]["reload"]["ok"]
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_climb_whose_second_run_is_refused_goes_on_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here of numbers, in whose units the last layer of the first one answers."""
+    auto = recipe(tmp_path)
+    lengths = [f"{text},{len(text)}.5" for text, _ in csv.reader((tmp_path / "train.csv").read_text().splitlines()[1:])]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lengths]) + "\n")
+    monkeypatch.setattr(judges, "choose_folds", lambda *_, **__: None)
+    compared = judging(*["better"] * 6)
+    monkeypatch.setattr(standing, "compare", compared)
+    document = run(auto, Launch(str(tmp_path / "auto")))
+    assert document is not None and document["problem_type"] == "regression"
+    assert document["ladder"]["chosen"] == "full" and UNFINISHED not in document
+    assert document["rungs"][-1]["reason"].startswith("left: averaging.runs: expected none with numbers")
+    assert len(list((tmp_path / "auto" / "rungs").glob("*-soup"))) == 0
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_finetune.config.recipe import Launch
+from hf_finetune.config.rules import check
 from hf_finetune.data.loading import Splits
+from hf_finetune.errors import InputError
 from hf_finetune.pipeline.choose_layer import lower_layer
 from hf_finetune.pipeline.context import Run, RunInput
 from hf_finetune.pipeline.evaluate import Evaluation, evaluate_validation
@@ -281,8 +283,14 @@ class Climb:
             return
         alike = self._starts_from_head
         second = plan_soup(self.standing, self.base, self._cost, lambda: self._scoring, starts_alike=alike)
-        if second is not None:
+        if second is None:
+            return
+        try:
+            check(second.base.for_rung("full").recipe)
             replace(self, base=second.base)._rung(SOUP_RUNG, "full", second.plan)
+        except InputError as error:
+            # Of networks and targets whose weights have no mean.
+            self.standing.record(RungRecord(SOUP_RUNG, f"left: {error}"))
 
     def _keep(self, trained: TrainedRun, folder: Path) -> None:
         """Keep what later rungs start from."""
