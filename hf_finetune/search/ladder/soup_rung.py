@@ -44,7 +44,7 @@ def plan_soup(
     state, full = standing.state, standing.state.find("full")
     if full is None or full.folder is None:
         return None
-    if (reason := _why_not(state, starts_alike=starts_alike)) is not None:
+    if (reason := _why_not(state)) is not None:
         plan = decisions.RungPlan(reason)
     else:
         # The trained weights and the mean predict the validation rows.
@@ -52,6 +52,8 @@ def plan_soup(
         compared_s = 2 * known.rows["validation"] * known.row_s
         left_s, epochs = standing.budget.left_s - compared_s, full.epochs or base.recipe.train.epochs
         plan = decisions.weigh_soup(cost, left_s=left_s, epochs=epochs)
+    if plan.epochs is not None and not starts_alike:
+        plan = decisions.RungPlan("left: the mean of two runs from unlike random heads is of no use")
     if plan.epochs is not None:
         # Only now: the others need not share their level with what is never judged.
         state.tested = list(dict.fromkeys([*state.tested, SOUP_RUNG]))
@@ -62,10 +64,10 @@ def plan_soup(
     return None
 
 
-def _why_not(state: LadderState, *, starts_alike: bool) -> str | None:
+def _why_not(state: LadderState) -> str | None:
     """Return why no second run would help, whatever the time. None: it may."""
     if state.folds is not None:
         return "left: out of fold, networks keep their last weights"
     if state.best is None or state.best.name != "full":
         return "left: full fine-tuning is not the best model so far"
-    return None if starts_alike else "left: the mean of two runs from unlike random heads is of no use"
+    return None
